@@ -1,0 +1,174 @@
+"""An artifact store in a directory: the embedded default.
+
+A blob is written to `<root>/.tmp` and synced, then renamed to its place, whose folder is synced: a rename is atomic, so
+nobody sees half a blob. A writer holds a lock on its temporary file for as long as it lives; opening a store removes
+the temporary files that nobody holds, which writers left that were killed. Needs a file system with POSIX rename and
+`flock` semantics.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from common.artifacts.artifact import Artifact
+from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, blob_key
+from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound, ResourceExhausted, Unavailable
+from common.names import new_id
+
+_BLOB_NAME = re.compile(r"[0-9a-f]{64}")
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class DirectoryStore(ArtifactStore):
+    """Blobs as files below a directory.
+
+    Args:
+        root: The directory; made, for this user only, if it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        # No tenant's name starts with a dot.
+        self._temporary = root / ".tmp"
+        with self._errors():
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._remove_orphans()
+
+    def check(self) -> None:
+        """Returns if the directory is there."""
+        with self._errors(), os.scandir(self._root):
+            pass
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: OSError) -> MeshError:
+        if error.errno in FULL:
+            return ResourceExhausted("STORE_FULL", f"no space left in the store at {self._root}; free some")
+        if error.errno in _READ_ONLY:
+            return FailedPrecondition("STORE_READ_ONLY", f"the store at {self._root} does not let us: {error.strerror}")
+        return Unavailable(
+            "STORE_UNREACHABLE", f"the store at {self._root} does not answer: {error.strerror}", retry_delay_s=1
+        )
+
+    @contextlib.contextmanager
+    def _spool(self) -> Iterator[BinaryIO]:
+        with self._errors():
+            self._temporary.mkdir(mode=0o700, exist_ok=True)
+            path, file = self._open_temporary()
+        try:
+            yield file
+        finally:
+            path.unlink(missing_ok=True)
+            # What is still buffered was not wanted; on a full disk flushing it would fail again.
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _open_temporary(self) -> tuple[Path, BinaryIO]:
+        while True:
+            path = self._temporary / new_id()
+            file = path.open("xb")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Someone who removes orphans may have found the file before it was locked.
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+            file.close()
+
+    def _publish(self, file: BinaryIO, artifact: Artifact) -> None:
+        os.fchmod(file.fileno(), 0o400)
+        os.fsync(file.fileno())
+        path = self._root / blob_key(artifact.tenant, artifact.sha256)
+        self._make_folder(path.parent)
+        os.replace(file.name, path)
+        _sync_folder(path.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for made in reversed(missing):
+            made.mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(made.parent)
+
+    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+        # Reading costs less than writing and syncing, and so a damaged blob is replaced by whoever has it whole.
+        try:
+            if not super()._holds(tenant, sha256, size_bytes):
+                return False
+            for _ in self._verified(tenant, sha256):
+                pass
+        except (NotFound, DataLoss):
+            return False
+        # Another writer may have renamed it and not yet synced the folder.
+        with self._errors():
+            _sync_folder((self._root / blob_key(tenant, sha256)).parent)
+        return True
+
+    def _open(self, tenant: str, sha256: str) -> Iterator[bytes]:
+        try:
+            file = (self._root / blob_key(tenant, sha256)).open("rb", buffering=0)
+        except FileNotFoundError:
+            self._check_root()
+            raise self._not_found(tenant, sha256) from None
+        with file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def _size(self, tenant: str, sha256: str) -> int | None:
+        try:
+            return (self._root / blob_key(tenant, sha256)).stat().st_size
+        except FileNotFoundError:
+            self._check_root()
+            return None
+
+    def _list(self, tenant: str) -> Iterator[str]:
+        with self._errors():
+            try:
+                folders = sorted((self._root / tenant / "sha256").iterdir())
+            except FileNotFoundError:
+                self._check_root()
+                return
+            for folder in folders:
+                yield from sorted(name for name in os.listdir(folder) if _BLOB_NAME.fullmatch(name))
+
+    def _delete(self, tenant: str, sha256: str) -> None:
+        (self._root / blob_key(tenant, sha256)).unlink(missing_ok=True)
+
+    def _check_root(self) -> None:
+        # A file system that is not mounted must not look like an empty store.
+        if not self._root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self._root))
+
+    def _remove_orphans(self) -> None:
+        try:
+            orphans = list(self._temporary.iterdir())
+        except FileNotFoundError:
+            return
+        for path in orphans:
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+            except (FileNotFoundError, BlockingIOError):
+                continue
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""From a URL to a store. S3 is imported only where it is used: a laptop needs no client for it."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from common.artifacts.store import ArtifactStore
+from common.errors import FailedPrecondition, InvalidArgument
+
+
+def open_store(url: str, *, access_key_file: Path | None = None, secret_key_file: Path | None = None) -> ArtifactStore:
+    """Opens an artifact store.
+
+    Args:
+        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`.
+        access_key_file: File that holds the S3 access key; S3 only.
+        secret_key_file: File that holds the S3 secret key; S3 only.
+
+    Returns:
+        The store. A directory is made if it is missing; S3 is not asked before its first use.
+
+    Raises:
+        InvalidArgument: BAD_STORE_URL.
+        FailedPrecondition: STORE_KEYS_MISSING; STORE_READ_ONLY if a missing directory cannot be made.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        from common.artifacts.directory import DirectoryStore
+
+        return DirectoryStore(Path(unquote(parts.path)))
+    bucket = parts.path.strip("/")
+    if parts.scheme in ("s3+http", "s3+https") and parts.hostname and bucket and "/" not in bucket:
+        from common.artifacts.s3 import S3Store
+
+        if parts.username is not None or parts.password is not None:
+            raise InvalidArgument("BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them")
+        return S3Store(
+            parts.netloc,
+            bucket,
+            access_key=_secret(access_key_file, "access"),
+            secret_key=_secret(secret_key_file, "secret"),
+            secure=parts.scheme == "s3+https",
+        )
+    raise InvalidArgument(
+        "BAD_STORE_URL",
+        f"{url!r} names no store; write file:///path or s3+http://host:port/bucket or s3+https://host/bucket",
+        field="store_url",
+    )
+
+
+def _secret(path: Path | None, kind: str) -> str:
+    field = f"store_{kind}_key_file"
+    if path is None:
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"an S3 store needs {field}", field=field)
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        message = f"the {kind} key cannot be read from {path}: {error.strerror}"
+        raise FailedPrecondition("STORE_KEYS_MISSING", message, field=field) from error
+    if not secret:
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"{path} is empty", field=field)
+    return secret

@@ -1,0 +1,152 @@
+"""An artifact store in an S3 bucket, through the `minio` client.
+
+S3 shows an object only once its upload is complete, which makes a put atomic; content is spooled locally first, in
+memory while it is small, because an object cannot be renamed and its name is its digest. Parts of an upload that was
+cut off are never visible; a bucket wants a lifecycle rule that drops them (AbortIncompleteMultipartUpload).
+
+The bucket is made by whoever runs the S3 server, not here.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+from common.artifacts.artifact import Artifact
+from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, blob_key
+from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+
+_MEMORY_BYTES = 8 << 20
+_PART_BYTES = 16 << 20
+_MAX_PARTS = 10_000
+_HTTP_INSUFFICIENT_STORAGE = 507
+
+_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
+_DENIED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
+_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
+_READ_ONLY = frozenset({"MethodNotAllowed", "ObjectLocked"})
+
+
+class S3Store(ArtifactStore):
+    """Blobs as objects of one bucket.
+
+    Args:
+        endpoint: `host:port` of the S3 server.
+        bucket: The bucket; it exists.
+        access_key: S3 access key.
+        secret_key: S3 secret key.
+        secure: Whether to talk TLS.
+        timeout_s: Seconds to wait for a connection, and for each answer.
+    """
+
+    def __init__(
+        self, endpoint: str, bucket: str, *, access_key: str, secret_key: str, secure: bool, timeout_s: float = 30
+    ) -> None:
+        self._endpoint = endpoint
+        self._bucket = bucket
+        http = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=min(timeout_s, 5), read=timeout_s),
+            maxsize=32,
+            # A put of the same content is idempotent, so all calls may be repeated.
+            retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+        )
+        self._client = Minio(endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=http)
+
+    def check(self) -> None:
+        """Returns if the server answers, takes our keys and has the bucket."""
+        with self._errors():
+            # Unlike a HEAD request, a listing says what is wrong.
+            next(iter(self._client.list_objects(self._bucket, prefix=".check")), None)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise self._translate(error) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            message = f"no space left for uploads in {tempfile.gettempdir()}; free some, or set TMPDIR"
+            raise ResourceExhausted("STORE_FULL", message) from error
+
+    def _translate(self, error: Exception) -> MeshError:
+        where = f"the S3 store at {self._endpoint}"
+        code = error.code if isinstance(error, S3Error) else None
+        status = _status(error)
+        if code == "NoSuchBucket":
+            return FailedPrecondition("STORE_BUCKET_MISSING", f"{where} has no bucket {self._bucket}; create it")
+        if code in _DENIED or status in (401, 403):
+            return FailedPrecondition("STORE_ACCESS_DENIED", f"{where} refuses our keys: {code or status}")
+        if code in _FULL or status == _HTTP_INSUFFICIENT_STORAGE:
+            return ResourceExhausted("STORE_FULL", f"no space left in {where}; free some")
+        if code in _READ_ONLY:
+            return FailedPrecondition("STORE_READ_ONLY", f"{where} takes no writes: {code}")
+        what = code or status or type(error).__name__
+        return Unavailable("STORE_UNREACHABLE", f"{where} does not answer: {what}", retry_delay_s=1)
+
+    @contextlib.contextmanager
+    def _spool(self) -> Iterator[BinaryIO]:
+        with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:
+            yield cast(BinaryIO, file)
+
+    def _publish(self, file: BinaryIO, artifact: Artifact) -> None:
+        if self._size(artifact.tenant, artifact.sha256) == artifact.size_bytes:
+            return
+        file.seek(0)
+        self._client.put_object(
+            self._bucket,
+            blob_key(artifact.tenant, artifact.sha256),
+            file,
+            artifact.size_bytes,
+            content_type=artifact.media_type,
+            part_size=max(_PART_BYTES, -(-artifact.size_bytes // _MAX_PARTS)),
+        )
+
+    def _open(self, tenant: str, sha256: str) -> Iterator[bytes]:
+        try:
+            response = self._client.get_object(self._bucket, blob_key(tenant, sha256))
+        except S3Error as error:
+            if error.code in _MISSING:
+                raise self._not_found(tenant, sha256) from error
+            raise
+        try:
+            yield from response.stream(CHUNK_BYTES)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _size(self, tenant: str, sha256: str) -> int | None:
+        try:
+            return cast(int, self._client.stat_object(self._bucket, blob_key(tenant, sha256)).size)
+        except S3Error as error:
+            if error.code not in _MISSING:
+                raise
+        # The answer to a HEAD request has no body that would tell a missing bucket from a missing object.
+        self.check()
+        return None
+
+    def _list(self, tenant: str) -> Iterator[str]:
+        prefix = f"{tenant}/sha256/"
+        with self._errors():
+            for listed in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+                yield cast(str, listed.object_name).rpartition("/")[2]
+
+    def _delete(self, tenant: str, sha256: str) -> None:
+        self._client.remove_object(self._bucket, blob_key(tenant, sha256))
+
+
+def _status(error: Exception) -> int | None:
+    match error:
+        case S3Error():
+            return cast(int, error.response.status)
+        case ServerError():
+            return cast(int, error.status_code)
+        case InvalidResponseError():
+            return cast(int, error._code)  # the client offers no other way to it
+        case _:
+            return None

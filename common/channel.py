@@ -1,0 +1,251 @@
+"""Channels to services: a default deadline, retries while a service is away, and errors as MeshErrors.
+
+A stub on such a channel raises the class that the server raised (`common.errors`), with its reason, fields and retry
+delay; no caller sees a `grpc.RpcError`. A call that finds the service UNAVAILABLE is tried again with exponential
+backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Self, cast
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from common.errors import ERROR_CLASSES, Internal, MeshError, Violation
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest message that is sent or taken unless a caller says otherwise."""
+
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# Reasons of errors that gRPC makes itself, without details.
+_OWN_REASONS = {
+    "UNAVAILABLE": "SERVICE_UNREACHABLE",
+    "RESOURCE_EXHAUSTED": "TOO_MANY_CALLS",
+    "UNIMPLEMENTED": "UNKNOWN_METHOD",
+    "UNKNOWN": "INTERNAL",
+}
+
+
+def open_channel(
+    address: str, *, deadline_s: float = 30, max_message_bytes: int = MAX_MESSAGE_BYTES, retry: bool = True
+) -> grpc.Channel:
+    """Opens a channel; it connects when first used.
+
+    Args:
+        address: `host:port`.
+        deadline_s: Seconds that a unary call may take unless its caller gives a `timeout`; streams have no deadline
+            unless one is given.
+        max_message_bytes: Largest message that is sent or taken.
+        retry: Try calls again while the service is UNAVAILABLE, for about 1.5 s.
+
+    Returns:
+        A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.enable_retries", int(retry)),
+        # Channels to one address must not share a connection: one that backs off would hold up a new one.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if retry:
+        options.append(("grpc.service_config", json.dumps(_RETRIES)))
+    return _Channel(grpc.insecure_channel(address, options), address, deadline_s)
+
+
+def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
+    """Turns the status of a failed call back into the error that the server raised.
+
+    Args:
+        error: A failed call.
+        address: Where the server is, for the message if nothing answers there.
+    """
+    code = error.code().name
+    reason, message = _OWN_REASONS.get(code, code), error.details() or code
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in message:
+        reason = "MESSAGE_TOO_LARGE"
+    violations: list[Violation] = []
+    retry_delay_s = None
+    try:
+        status = rpc_status.from_call(cast(grpc.Call, error))
+    except (ValueError, DecodeError):
+        status = None  # details that do not belong to the status: something in between has answered
+    for detail in status.details if status else ():
+        info, request, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(request):
+            violations = [Violation(one.field, one.description) for one in request.field_violations]
+        elif detail.Unpack(retry):
+            delay: Duration = retry.retry_delay
+            retry_delay_s = delay.seconds + delay.nanos / 1e9
+    if reason == "SERVICE_UNREACHABLE" and address and not status:
+        message = f"nothing answers at {address}; start the mesh with `deepseek up`"
+    return ERROR_CLASSES.get(code, Internal)(reason, message, violations=violations, retry_delay_s=retry_delay_s)
+
+
+class _CapturingIterator:
+    """Passes requests on and keeps what the caller's iterator raised, which gRPC would only log."""
+
+    def __init__(self, requests: Iterator[Any]) -> None:
+        self.error: Exception | None = None
+        self._requests = iter(requests)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class _Call:
+    """A call under way that raises MeshErrors, as a stream of responses or as a future; all else is gRPC's."""
+
+    def __init__(self, call: Any, address: str, requests: "_CapturingIterator | None" = None) -> None:
+        self._call = call
+        self._address = address
+        self._requests = requests
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise _cause(error, self._address, self._requests) from None
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._call.result(timeout)
+        except grpc.RpcError as error:
+            raise _cause(error, self._address, self._requests) from None
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        error = self._call.exception(timeout)
+        return _cause(error, self._address, self._requests) if isinstance(error, grpc.RpcError) else error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class _Method:
+    """A method of a service, called as gRPC's are."""
+
+    def __init__(
+        self, method: Any, address: str, *, streams_requests: bool = False, deadline_s: float | None = None
+    ) -> None:
+        self._method = method
+        self._address = address
+        self._streams_requests = streams_requests
+        self._deadline_s = deadline_s
+
+    def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
+        return self.with_call(request, timeout, **options)[0]
+
+    def with_call(self, request: Any, timeout: float | None = None, **options: Any) -> tuple[Any, Any]:
+        requests = self._captured(request)
+        try:
+            response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
+        except grpc.RpcError as error:
+            raise _cause(error, self._address, requests) from None
+        return response, call
+
+    def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
+        requests = self._captured(request)
+        call = self._method.future(requests or request, timeout=self._limit(timeout), **options)
+        return _Call(call, self._address, requests)
+
+    def stream(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
+        requests = self._captured(request)
+        call = self._method(requests or request, timeout=self._limit(timeout), **options)
+        return _Call(call, self._address, requests)
+
+    def _captured(self, request: Any) -> "_CapturingIterator | None":
+        return _CapturingIterator(request) if self._streams_requests else None
+
+    def _limit(self, timeout: float | None) -> float | None:
+        return self._deadline_s if timeout is None else timeout
+
+
+def _cause(error: grpc.RpcError, address: str, requests: "_CapturingIterator | None") -> Exception:
+    """Why a call failed: its caller's own iterator, or what the server said."""
+    return requests.error if requests and requests.error else from_status(error, address=address)
+
+
+class _Channel(grpc.Channel):
+    """Wraps every method once, when a stub is made.
+
+    gRPC's own client interceptors look the method up anew in each call, which costs more than all else here, and on a
+    closed channel that look-up crashes the process (grpcio 1.85).
+    """
+
+    def __init__(self, channel: grpc.Channel, address: str, deadline_s: float) -> None:
+        self._channel = channel
+        self._address = address
+        self._deadline_s = deadline_s
+        self._closed = False
+
+    def unary_unary(self, *args: Any, **options: Any) -> Any:
+        return _Method(self._open().unary_unary(*args, **options), self._address, deadline_s=self._deadline_s)
+
+    def stream_unary(self, *args: Any, **options: Any) -> Any:
+        return _Method(self._open().stream_unary(*args, **options), self._address, streams_requests=True)
+
+    def unary_stream(self, *args: Any, **options: Any) -> Any:
+        return _Method(self._open().unary_stream(*args, **options), self._address).stream
+
+    def stream_stream(self, *args: Any, **options: Any) -> Any:
+        return _Method(self._open().stream_stream(*args, **options), self._address, streams_requests=True).stream
+
+    def subscribe(self, callback: Any, try_to_connect: Any = False) -> None:
+        self._channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Any) -> None:
+        self._channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> grpc.Channel:
+        if self._closed:
+            raise ValueError("the channel is closed")
+        return self._channel

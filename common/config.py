@@ -1,0 +1,178 @@
+"""Settings of the services: frozen, validated once at start, and then passed in.
+
+A setting comes from a flag, else from the environment (`DEEPSEEK_<SERVICE>_<FIELD>`), else from a TOML file, else it
+has its default. Together with pydantic-settings, which it configures, this is the only module that reads the
+environment. Secrets are settings only as paths of files.
+"""
+
+import ipaddress
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from common.errors import FailedPrecondition, InvalidArgument, Violation
+
+S = TypeVar("S", bound="ServiceSettings")
+Port = Annotated[int, Field(description="Port to listen on; 0 takes a free one", ge=0, le=65535)]
+Address = Annotated[
+    str, Field(description="host:port of another service", pattern=r"^[^:/\s]+:\d{1,5}$|^\[.+\]:\d{1,5}$")
+]
+
+
+def home() -> Path:
+    """The directory of a mesh on this machine: `DEEPSEEK_HOME`, else `~/.deepseek`."""
+    return Path(os.environ.get("DEEPSEEK_HOME") or Path.home() / ".deepseek").absolute()
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+    service: ClassVar[str]
+
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback only, as there is no TLS yet")
+    port: Port
+    home: Path = Field(default_factory=home, description="Directory of state, store and caches; made if missing")
+    state_url: str = Field("", description="SQLAlchemy URL of the state; default: an SQLite file in home")
+    store_url: str = Field("", description="Artifact store: file:///path or s3+https://host/bucket; default: in home")
+    store_access_key_file: Path | None = Field(None, description="File with the S3 access key")
+    store_secret_key_file: Path | None = Field(None, description="File with the S3 secret key")
+    max_message_bytes: int = Field(64 << 20, description="Largest message, bytes", gt=0)
+    unary_workers: int = Field(8, description="Threads for unary calls", gt=0)
+    max_streams: int = Field(32, description="Streams at the same time; more are refused", gt=0)
+    deadline_s: float = Field(30, description="Deadline of calls that bring none, and of calls to others", gt=0)
+    drain_s: float = Field(10, description="Seconds that accepted calls get to finish on SIGTERM", ge=0)
+    address_file: Path | None = Field(None, description="File to write the bound address to, as JSON")
+    parent_pid: int | None = Field(None, description="End when this process ends", gt=0)
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    config: Path | None = Field(None, description="TOML file; its table of the service's name holds settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_places(cls, values: Any) -> Any:
+        place = Path(values.get("home") or home()).absolute()
+        return {
+            **values,
+            "home": place,
+            "state_url": values.get("state_url") or f"sqlite:///{place / 'state' / f'{cls.service}.db'}",
+            "store_url": values.get("store_url") or (place / "store").as_uri(),
+        }
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, which pydantic-settings puts first, then what a program sets, the environment, and the file."""
+        return init_settings, env_settings, _TomlTable(settings_cls)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.model_config["env_prefix"] = cls.variable("")
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """Name of the environment variable of a setting."""
+        return f"DEEPSEEK_{cls.service}_{field}".upper()
+
+    @model_validator(mode="after")
+    def _listen_on_loopback(self) -> Self:
+        if not _is_loopback(self.host):
+            raise FailedPrecondition(
+                "INSECURE_BIND",
+                f"{self.host} is not a loopback address, and without TLS and authentication a service listens on "
+                "loopback only; use 127.0.0.1",
+                field="host",
+            )
+        return self
+
+    def prepare(self) -> Self:
+        """Makes the directories that the settings name, for the owner alone.
+
+        Raises:
+            FailedPrecondition: HOME_NOT_WRITABLE.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.home / "state").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise FailedPrecondition("HOME_NOT_WRITABLE", f"{self.home}: {error.strerror}", field="home") from error
+        return self
+
+
+def load_settings(cls: type[S], argv: Sequence[str] | None = None) -> S:
+    """Reads the settings of a service. `--help` prints them all and ends the process.
+
+    Args:
+        cls: The service's settings.
+        argv: Its flags; None means those of this process.
+
+    Raises:
+        InvalidArgument: BAD_SETTING, UNKNOWN_SETTING with every setting that is wrong; BAD_CONFIG_FILE.
+        FailedPrecondition: INSECURE_BIND if the host is not loopback; HOME_NOT_WRITABLE.
+    """
+    flags = list(sys.argv[1:] if argv is None else argv)
+    prefix = cls.variable("")
+    unknown = [
+        name for name in os.environ if name.startswith(prefix) and name[len(prefix) :].lower() not in cls.model_fields
+    ]
+    if unknown:
+        known = ", ".join(map(cls.variable, cls.model_fields))
+        violations = [Violation(name, "is not a setting of this service") for name in unknown]
+        raise InvalidArgument(
+            "UNKNOWN_SETTING", f"{', '.join(unknown)} is not a setting; known are {known}", violations=violations
+        )
+    try:
+        parsing: dict[str, Any] = {
+            "_cli_parse_args": flags,
+            "_cli_prog_name": f"python -m services.{cls.service}",
+            "_cli_kebab_case": True,
+            "_cli_hide_none_type": True,
+        }
+        settings = cls(**parsing)
+    except ValidationError as error:
+        violations = [Violation(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise InvalidArgument("BAD_SETTING", f"wrong settings: {text}", violations=violations) from error
+    return settings.prepare()
+
+
+class _TomlTable(PydanticBaseSettingsSource):
+    """The service's table of the TOML file that a flag or the environment names."""
+
+    def __call__(self) -> dict[str, Any]:
+        named = self.current_state.get("config") or os.environ.get("DEEPSEEK_CONFIG")
+        if not named:
+            return {}
+        service = cast(type[ServiceSettings], self.settings_cls).service
+        try:
+            table = tomllib.loads(Path(named).read_text(encoding="utf-8")).get(service, {})
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(
+                "BAD_CONFIG_FILE", f"{named} cannot be read as TOML: {error}", field="config"
+            ) from error
+        if not isinstance(table, dict):
+            raise InvalidArgument("BAD_CONFIG_FILE", f"{named}: {service} is not a table", field="config")
+        return table
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Never called: the table is taken whole, so that unknown keys are refused."""
+        raise NotImplementedError
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,46 @@
+"""Alembic without its command line: several folders of revisions, one upgrade, in the caller's transaction.
+
+Each folder is a branch of its own with its own base, so a service's tables and the common ones evolve apart. A revision
+id starts with the folder's area (`requests_1`, `registry_2`): ids are unique across folders. Revisions are code that
+ships in the wheel, so a folder has an `__init__.py`.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from common.errors import FailedPrecondition
+
+_HERE = Path(__file__).parent
+_COMMON = (_HERE / "migrations", _HERE.parent / "jobs" / "migrations")
+
+# `alembic.op`, which revisions use, is one for the whole process.
+_OP = threading.Lock()
+
+
+def upgrade(connection: Connection, locations: Sequence[Path]) -> None:
+    """Runs all revisions that the database does not have yet.
+
+    Args:
+        connection: In a transaction, which makes it all or nothing and keeps other processes out.
+        locations: Folders with revisions, besides the common ones.
+
+    Raises:
+        FailedPrecondition: DATABASE_TOO_NEW if the database has a revision that is in no folder.
+    """
+    script = ScriptDirectory(_HERE, version_locations=[*_COMMON, *locations])
+    context = MigrationContext.configure(
+        connection, opts={"script": script, "fn": lambda heads, _: script._upgrade_revs("heads", heads)}
+    )
+    try:
+        with _OP, Operations.context(context):
+            context.run_migrations()
+    except CommandError as error:
+        message = "the database was migrated by a newer release; install that one, or restore the backup from before"
+        raise FailedPrecondition("DATABASE_TOO_NEW", f"{message} ({error})") from error

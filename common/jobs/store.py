@@ -1,0 +1,216 @@
+"""Jobs as callers see them, and the claims that workers make.
+
+The table is the only truth: a service that was restarted, or a second one beside it, goes on from there. Leases end by
+a clock that all processes of one database share.
+"""
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from common.database import Database, decode_page_token, encode_page_token, now_us
+from common.database import page_size as checked_page_size
+from common.errors import NotFound
+from common.jobs.job import HELD, Job, JobRow, JobState
+from common.jobs.lease import Lease
+from common.names import new_id, parse
+
+_WATCH_S = 0.2
+"""Seconds between two looks of a watcher."""
+
+
+class JobStore:
+    """The jobs of one service. Thread-safe.
+
+    Args:
+        database: The service's database, migrated.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "") -> Job:
+        """Adds a job in the caller's transaction; call `JobRunner.wake` once that is committed.
+
+        Args:
+            session: The transaction of the call that creates the job.
+            tenant: Whose job it is.
+            kind: What kind of work; a runner takes the kinds that it has handlers for.
+            spec: What to do, JSON text.
+            result: Resource name of what the job makes, where it is known beforehand.
+        """
+        row = JobRow(
+            job_id=new_id(),
+            tenant=tenant,
+            kind=kind,
+            state=JobState.PENDING.value,
+            progress=0.0,
+            message="",
+            error_code="",
+            error_reason="",
+            error_message="",
+            error_field="",
+            result=result,
+            attempt=0,
+            spec=spec,
+            owner="",
+            lease_until_us=0,
+            create_us=now_us(),
+        )
+        session.add(row)
+        session.flush()
+        return row.job()
+
+    def get(self, tenant: str, name: str) -> Job:
+        """Returns a job.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            InvalidArgument: BAD_NAME.
+        """
+        with self._database.snapshot() as session:
+            return _row(session, tenant, name).job()
+
+    def list(
+        self, tenant: str, *, page_size: int, page_token: str, kind: str = "", state: JobState | None = None
+    ) -> tuple[Sequence[Job], str]:
+        """Lists jobs, newest first.
+
+        Args:
+            tenant: Whose.
+            page_size: At most this many; 0 means 50, more than 1000 means 1000.
+            page_token: Token that came with the page before; empty for the first.
+            kind: Only this kind; empty for all.
+            state: Only in this state; None for all.
+
+        Returns:
+            The jobs and the token of the next page, empty on the last.
+
+        Raises:
+            InvalidArgument: BAD_PAGE_TOKEN, BAD_VALUE.
+        """
+        num_rows = checked_page_size(page_size)
+        query = select(JobRow).where(JobRow.tenant == tenant)
+        if kind:
+            query = query.where(JobRow.kind == kind)
+        if state is not None:
+            query = query.where(JobRow.state == state.value)
+        if after := decode_page_token(page_token, (int, str)):
+            query = query.where(tuple_(JobRow.create_us, JobRow.job_id) < tuple_(*after))
+        query = query.order_by(JobRow.create_us.desc(), JobRow.job_id.desc()).limit(num_rows + 1)
+        with self._database.snapshot() as session:
+            rows = session.scalars(query).all()
+        token = ""
+        if len(rows) > num_rows:
+            rows = rows[:num_rows]
+            token = encode_page_token((rows[-1].create_us, rows[-1].job_id))
+        return [row.job() for row in rows], token
+
+    def cancel(self, tenant: str, name: str) -> Job:
+        """Asks a job to stop. Idempotent; a finished job stays as it is.
+
+        Returns:
+            The job: CANCELLED if no worker had it, else CANCELLING until its worker has stopped.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            InvalidArgument: BAD_NAME.
+        """
+        with self._database.transaction() as session:
+            row = _row(session, tenant, name)
+            if row.state == JobState.PENDING.value:
+                row.finish(JobState.CANCELLED, self._database.clock_us(session))
+            elif row.state == JobState.RUNNING.value:
+                row.state = JobState.CANCELLING.value
+            return row.job()
+
+    def watch(self, tenant: str, name: str, *, stop: threading.Event | None = None) -> Iterator[Job]:
+        """Yields the job at once and after every change, until it is final or `stop` is set.
+
+        Changes that follow each other faster than a watcher looks (0.2 s) arrive as one; the final one always does.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            InvalidArgument: BAD_NAME.
+        """
+        stop = stop or threading.Event()
+        last = None
+        while not stop.is_set():
+            job = self.get(tenant, name)
+            if job != last:
+                yield job
+                last = job
+            if job.state.final:
+                return
+            stop.wait(_WATCH_S)
+
+    def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
+        """Takes up the oldest job that waits, or whose worker let its lease end.
+
+        Args:
+            owner: Who claims; unique to a worker process and its start.
+            kinds: Kinds of job that the worker can do.
+            lease_s: Seconds for which nobody else can take the job up, unless the lease is renewed.
+
+        Returns:
+            The lease, or None if there is nothing to do.
+        """
+        # Looking first spares the write lock while there is nothing to do, which is most of the time.
+        with self._database.snapshot() as session:
+            if session.scalar(select(JobRow.job_id).where(self._claimable(session, kinds)).limit(1)) is None:
+                return None
+        deadline = time.monotonic() + lease_s
+        with self._database.transaction() as session:
+            query = select(JobRow).where(self._claimable(session, kinds)).order_by(JobRow.create_us, JobRow.job_id)
+            row = session.scalars(query.limit(1)).first()
+            if row is None:
+                return None
+            now = self._database.clock_us(session)
+            if row.state == JobState.PENDING.value:
+                row.state = JobState.RUNNING.value
+                row.start_us = now
+            row.attempt += 1
+            row.owner = owner
+            row.lease_until_us = now + round(lease_s * 1_000_000)
+            job = row.job()
+        return Lease(self._database, job, owner, deadline=deadline)
+
+    def renew(self, leases: Collection[Lease], lease_s: float) -> None:
+        """Extends leases, and sets `lost` and `cancelled` of those that are.
+
+        Args:
+            leases: Leases that this process holds.
+            lease_s: Seconds from now for which they then hold.
+        """
+        if not leases:
+            return
+        deadline = time.monotonic() + lease_s
+        held = []
+        with self._database.transaction() as session:
+            until_us = self._database.clock_us(session) + round(lease_s * 1_000_000)
+            for lease in leases:
+                row = session.get(JobRow, lease.job_id)
+                if row is None or not lease.holds(row):
+                    lease.lost.set()
+                    continue
+                row.lease_until_us = until_us
+                held.append(lease)
+                if row.state == JobState.CANCELLING.value:
+                    lease.cancelled.set()
+        for lease in held:
+            lease.deadline = deadline
+
+    def _claimable(self, session: Session, kinds: Collection[str]) -> ColumnElement[bool]:
+        orphaned = and_(JobRow.state.in_(HELD), JobRow.lease_until_us <= self._database.clock_us(session))
+        return and_(JobRow.kind.in_(kinds), or_(JobRow.state == JobState.PENDING.value, orphaned))
+
+
+def _row(session: Session, tenant: str, name: str) -> JobRow:
+    (job_id,) = parse(name, "jobs/{}")
+    row = session.get(JobRow, job_id)
+    if row is None or row.tenant != tenant:
+        raise NotFound("JOB_NOT_FOUND", f"there is no job {name}; list them to see what there is", field="name")
+    return row

@@ -1,0 +1,231 @@
+"""Making, running and draining a server; health and reflection come with every one."""
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from common.config import ServiceSettings, load_settings
+from common.errors import FailedPrecondition, MeshError
+from common.processes import die_with
+from common.server.interceptor import Interceptor
+from common.server.readiness import Readiness
+from common.telemetry import configure_logging
+
+S = TypeVar("S", bound=ServiceSettings)
+_MAX_WAITING = 1000
+"""Calls that may wait for a thread; more are refused with RESOURCE_EXHAUSTED."""
+
+_SIGNAL_POLL_S = 0.2
+_THREAD_PREFIX = "rpc"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """One gRPC service of a server.
+
+    Attributes:
+        name: Its full name, e.g. `deepseek.registry.v1.RegistryService`.
+        add: The generated function that adds a servicer to a server.
+        servicer: The servicer.
+    """
+
+    name: str
+    add: Callable[[Any, grpc.Server], None]
+    servicer: object
+
+
+class MeshServer:
+    """A bound server. Made by `make_server`; a context manager that starts and stops it.
+
+    Attributes:
+        port: The port that was bound.
+        address: `host:port`.
+    """
+
+    def __init__(
+        self,
+        server: grpc.Server,
+        host: str,
+        port: int,
+        hosted: Sequence[Hosted],
+        ready: Callable[[], bool],
+        on_stop: Sequence[Callable[[], None]],
+        pool: futures.ThreadPoolExecutor,
+    ) -> None:
+        self.port = port
+        self.address = f"{host}:{port}"
+        self._server = server
+        self._pool = pool
+        self._on_stop = on_stop
+        names = [one.name for one in hosted]
+        self._readiness = Readiness(names, ready)
+        health_pb2_grpc.add_HealthServicer_to_server(self._readiness, server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+
+    def start(self) -> None:
+        """Starts answering. Health: `""` is alive from now on, each service's name serves while the server is ready."""
+        self._server.start()
+        self._readiness.start()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Refuses new calls, gives accepted ones `grace_s` seconds to finish (None: no time), and stops."""
+        self._readiness.stop()
+        for end in self._on_stop:
+            end()
+        self._server.stop(grace_s).wait()
+        self._pool.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def make_server(
+    settings: ServiceSettings,
+    hosted: Sequence[Hosted],
+    *,
+    ready: Callable[[], bool],
+    on_stop: Sequence[Callable[[], None]] = (),
+) -> MeshServer:
+    """Binds a server; it does not answer until it is started.
+
+    Args:
+        settings: Address, limits and pool sizes.
+        hosted: The gRPC services it offers, besides health and reflection.
+        ready: Whether what the services depend on answers; may raise a MeshError. Called twice a second.
+        on_stop: Called when the server begins to drain; each ends streams that would otherwise wait for news.
+
+    Raises:
+        FailedPrecondition: PORT_TAKEN, or BIND_FAILED for another reason.
+    """
+    num_threads = settings.unary_workers + settings.max_streams
+    # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
+    pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)
+    server = grpc.server(
+        pool,
+        interceptors=[Interceptor(settings.max_streams, settings.deadline_s)],
+        maximum_concurrent_rpcs=num_threads + _MAX_WAITING,
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    for one in hosted:
+        one.add(one.servicer, server)
+    # gRPC would take as success that one of localhost's two addresses is free.
+    host = {"localhost": "127.0.0.1"}.get(settings.host, settings.host)
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        port = server.add_insecure_port(f"{shown}:{settings.port}")
+    except RuntimeError as error:
+        raise _bind_error(host, settings.port) from error
+    return MeshServer(server, shown, port, hosted, ready, on_stop, pool)
+
+
+def _bind_error(host: str, port: int) -> FailedPrecondition:
+    """Why gRPC, which does not say it, could not bind a port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                message = f"cannot listen on port {port} of {host}: {error.strerror}"
+                return FailedPrecondition("BIND_FAILED", message, field="port")
+    # A port that was just given free counts as taken too.
+    message = f"port {port} of {host} is taken; stop what listens there, or choose another port (0 takes a free one)"
+    return FailedPrecondition("PORT_TAKEN", message, field="port")
+
+
+def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], None]) -> int:
+    """Runs a server until SIGTERM or SIGINT, then drains it.
+
+    Args:
+        settings: The drain time, and where to write the bound address.
+        server: A bound server.
+        close: Releases what the server used; called once it has stopped.
+
+    Returns:
+        The exit status, 0.
+    """
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    server.start()
+    _logger.info("%s listens on %s", settings.service, server.address, extra={"address": server.address})
+    file = settings.address_file
+    if file:
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"service": settings.service, "address": server.address, "pid": os.getpid()}))
+        temporary.replace(file)
+    try:
+        # Not one endless wait: a signal that another thread receives, or that comes as the wait begins, wakes nobody.
+        while not asked.wait(_SIGNAL_POLL_S):
+            pass
+    finally:
+        if file:
+            file.unlink(missing_ok=True)
+        server.stop(settings.drain_s)
+        close()
+    _logger.info("%s has stopped", settings.service)
+    return 0
+
+
+def run(cls: type[S], build: Callable[[S, ExitStack], MeshServer], argv: Sequence[str] | None = None) -> int:
+    """The whole life of a service's process: settings, build, serve, close.
+
+    Args:
+        cls: The service's settings.
+        build: Binds the server, and registers on the stack what has to be closed after it.
+        argv: Flags; None means those of this process.
+
+    Returns:
+        The exit status: 0 after a drain, 1 if the service could not start (the last log line tells why).
+    """
+    configure_logging(cls.service, "INFO")
+    try:
+        settings = load_settings(cls, argv)
+        if settings.parent_pid:
+            die_with(settings.parent_pid)
+        configure_logging(cls.service, settings.log_level)
+        with ExitStack() as owned:
+            status = serve(settings, build(settings, owned), close=owned.close)
+    except MeshError as error:
+        _logger.error("%s", error.message, extra={"code": error.code, "reason": error.reason, "field": error.field})
+        return 1
+    _leave_stuck_calls_behind(status)
+    return status
+
+
+def _leave_stuck_calls_behind(status: int) -> None:
+    """Ends the process if a call outlived its grace: the interpreter would wait for its thread."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(_THREAD_PREFIX):
+            thread.join(1)
+            if thread.is_alive():
+                _logger.warning("a call did not end in time; leaving it behind")
+                logging.shutdown()
+                os._exit(status)

@@ -1,0 +1,51 @@
+"""`deepseek`: run a mesh, feed it, train, serve and ask, from a terminal.
+
+Commands print tables and progress for people, and one JSON object as the last line with `--json` for programs. An error
+is one message with its code and reason on standard error, and exit status 1; wrong usage is 2.
+"""
+
+import sys
+
+import typer
+
+from common.errors import MeshError
+from deepseek.cli import ask, dataset, demo, doctor, infer, mesh, model, train
+from deepseek.cli.output import print_error
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by the shell's convention of 128 and the signal's number."""
+
+app = typer.Typer(
+    name="deepseek",
+    help="A self-hosted AI development platform: data in, a served model out.\n\nStart with `deepseek demo`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("up")(mesh.up)
+app.command("down")(mesh.down)
+app.command("status")(mesh.status)
+app.command("ask")(ask.ask)
+app.command("train")(train.train)
+app.command("infer")(infer.infer)
+app.command("doctor")(doctor.doctor)
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(model.app, name="model")
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except MeshError as error:
+        print_error(error)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print_error("stopped")
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`deepseek dataset`: list, upload and look into data sets."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
+from deepseek.client import connect
+
+app = typer.Typer(help="List, upload and read data sets.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_datasets(as_json: AsJson = False) -> None:
+    """List the data sets and their newest versions."""
+    with connect() as mesh:
+        rows = []
+        for dataset in mesh.datasets.list():
+            newest = next(mesh.datasets.versions(dataset.name.partition("/")[2]), None)
+            rows.append((dataset.name, newest.name if newest else "", newest.num_samples if newest else 0))
+    if as_json:
+        print_json([{"dataset": name, "version": version, "num_samples": count} for name, version, count in rows])
+    else:
+        print_table(["data set", "newest version", "samples"], rows)
+
+
+@app.command()
+def upload(
+    dataset: Annotated[str, typer.Argument(help="Id of the data set; it need not exist.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.", exists=True, file_okay=False)],
+    questions: Annotated[
+        Path,
+        typer.Option(help="UTF-8 TSV: image, question, answer; a header is optional.", exists=True, dir_okay=False),
+    ],
+    split: Annotated[str, typer.Option(help="Split that the samples belong to.")] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """Upload images with questions and answers as a new version of a data set."""
+    from deepseek.data.multimodal import MultiModalDataset
+
+    files = MultiModalDataset(images, questions)
+    with connect() as mesh, progress_bar() as bar:
+        task = bar.add_task("uploading", total=files.num_images, note="")
+        version = mesh.datasets.upload(
+            dataset, files.fields, files.samples(split), on_sample=lambda number: bar.update(task, completed=number)
+        )
+    if as_json:
+        print_json({"version": version.name, "num_samples": version.num_samples, "sha256": version.manifest.sha256})
+    else:
+        console.print(f"{version.name}: {version.num_samples} samples")
+
+
+@app.command()
+def read(
+    version: Annotated[str, typer.Argument(help="e.g. datasets/easy-vqa/versions/1")],
+    split: Annotated[str, typer.Option(help="Split to read.")] = "train",
+    limit: Annotated[int, typer.Option(help="How many samples to show.", min=1)] = 5,
+) -> None:
+    """Show the first samples of a version, one JSON object a line; bytes are shown by their length."""
+    with connect() as mesh:
+        for sample, _ in zip(mesh.datasets.read(version, split), range(limit), strict=False):
+            shown = {
+                value.field: [
+                    f"{len(v.data)} bytes" if v.HasField("data") else getattr(v, str(v.WhichOneof("kind")))
+                    for v in value.values
+                ]
+                for value in sample.fields
+            }
+            print(json.dumps({"key": sample.key, "sha256": sample.sha256, **shown}, ensure_ascii=False))

@@ -1,0 +1,199 @@
+"""`deepseek demo`: the main job on real data, from an empty folder to a served model and a report."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from common.config import home
+from deepseek import embedded
+from deepseek.cli.mesh import FreePorts
+from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
+from deepseek.cli.train import show_run
+from deepseek.client import Mesh
+from deepseek.models.manifest import Measurement, ModelManifest
+
+
+def demo(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running.")] = False,
+    free_ports: FreePorts = False,
+    report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job: upload 5,000 images with 48,248 questions, train, export, serve, and ask every test question.
+
+    It starts a mesh, and stops it at the end unless --keep. A second run finds the data and the trained model again.
+    Stopped or killed half-way, it goes on from the last checkpoint when run again.
+    """
+    start = time.perf_counter()
+    with running_mesh(keep=keep, free_ports=free_ports) as mesh:
+        figures = run(mesh, report, fresh=fresh)
+    figures["total_s"] = time.perf_counter() - start
+    from deepseek.demo.report import write_json
+
+    write_json(report / "report.json", figures)
+    print_report(figures, report, keep=keep)
+    if as_json:
+        print_json(figures)
+
+
+@contextmanager
+def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
+    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept."""
+    console.rule("mesh", align="left")
+    mesh = embedded.start_mesh(
+        home(),
+        stay=keep,
+        free_ports=free_ports,
+        on_ready=lambda s: console.print(f"{s.name:<10} {s.address}  (process {s.pid})", highlight=False),
+    )
+    try:
+        with mesh.connect() as client:
+            yield client
+    except BaseException:
+        mesh.stop()
+        raise
+    if not keep:
+        mesh.stop()
+
+
+def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
+    """The steps of the main job on a running mesh.
+
+    Args:
+        mesh: The mesh.
+        folder: Where the pictures go; made if missing.
+        fresh: Train even if an equal run exists.
+
+    Returns:
+        The report's figures, without `total_s`.
+    """
+    from deepseek.demo import easy_vqa, report, serving
+
+    name = easy_vqa.DATASET
+    folder.mkdir(parents=True, exist_ok=True)
+    blobs_before = _num_blobs(mesh)
+
+    console.rule("ingest", align="left")
+    samples = list(easy_vqa.samples())
+    with progress_bar() as bar:
+        task = bar.add_task("uploading", total=len(samples), note="")
+        version = mesh.datasets.upload(
+            name, easy_vqa.fields(), samples, on_sample=lambda number: bar.update(task, completed=number)
+        )
+    console.print(f"{version.name}: {version.num_samples} samples, manifest {version.manifest.sha256[:12]}")
+
+    console.rule("train", align="left")
+    spec = json.loads(resources.files("deepseek.demo").joinpath("spec.json").read_text(encoding="utf-8"))
+    submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
+    with progress_bar() as bar:
+        events = show_run(bar, mesh.runs.watch(submitted.name))
+    trained = mesh.runs.wait(submitted.name)
+    origin = "found again" if reused else f"trained in {trained.train_s:.1f} s"
+    console.print(f"{trained.name}: {origin}, {', '.join(f'{m.name} {m.value:.4f}' for m in trained.metrics)}")
+
+    console.rule("export", align="left")
+    with progress_bar() as bar:
+        task = bar.add_task("exporting", total=1, note="")
+        model_version = mesh.runs.export(
+            trained.name,
+            name,
+            int8=True,
+            on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
+        )
+    manifest = mesh.models.manifest(model_version)
+    console.print(f"{model_version.name}: {', '.join(f.name for f in manifest.files)}; serves {manifest.served}")
+
+    console.rule("serve", align="left")
+    mesh.inference.load(name, model_version.name.rpartition("/")[2])
+    test = [sample for sample in samples if sample.split == "test"]
+    num_questions = sum(len(sample.values["question"]) for sample in test)
+    with progress_bar() as bar:
+        task = bar.add_task("asking", total=num_questions, note="")
+        asked = serving.ask_served(mesh, name, manifest, test, lambda number: bar.update(task, completed=number))
+    served, offline = serving.accuracy(asked), _offline_accuracy(mesh, manifest, test)
+    console.print(
+        f"{num_questions} test questions: accuracy {served:.4%}; the same file without a server {offline:.4%}"
+    )
+
+    (folder / "example.png").write_bytes(test[0].values["image"])
+    report.write_learning_curve(folder / "learning-curve.png", events)
+    report.write_contact_sheet(folder / "contact-sheet.png", asked)
+    p50_ms, p99_ms = (float(value) for value in np.percentile([one.latency_s * 1000 for one in asked], [50, 99]))
+    return {
+        "test_accuracy": served,
+        "served_equals_offline": served == offline,
+        "train_s": trained.train_s,
+        "total_s": None,
+        "p50_ms": p50_ms,
+        "p99_ms": p99_ms,
+        **_int8_figures(manifest),
+        "blobs_added": _num_blobs(mesh) - blobs_before,
+        "offline_accuracy": offline,
+        "num_questions": num_questions,
+        "reused_run": reused,
+        "dataset_version": version.name,
+        "run": trained.name,
+        "model_version": model_version.name,
+        "served_file": manifest.served,
+    }
+
+
+def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
+    """Prints the figures and the next commands."""
+    console.rule("report", align="left")
+    yes_no = {True: "yes", False: "NO"}
+    rows = [
+        ("test accuracy", f"{figures['test_accuracy']:.4%} of {figures['num_questions']} questions"),
+        ("served equals offline", yes_no[figures["served_equals_offline"]]),
+        ("training", f"{figures['train_s']:.1f} s" + (" (an earlier run)" if figures["reused_run"] else "")),
+        ("latency p50, p99", f"{figures['p50_ms']:.2f} ms, {figures['p99_ms']:.2f} ms"),
+        ("int8 speed-up, loss", _int8_text(figures)),
+        ("blobs added", figures["blobs_added"]),
+        ("whole demo", f"{figures['total_s']:.1f} s"),
+    ]
+    print_table(["figure", "value"], rows)
+    console.print(f"\nreport.json, learning-curve.png and contact-sheet.png lie in {folder}/\n", highlight=False)
+    image = folder / "example.png"
+    console.print("next:" if keep else "next:\n  deepseek up", markup=False, highlight=False)
+    console.print(f'  deepseek ask {image} "what shape is it?"', markup=False, highlight=False)
+    if keep:
+        console.print("  deepseek down", markup=False, highlight=False)
+
+
+def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
+    by_variant: dict[str, Measurement] = {measurement.variant: measurement for measurement in manifest.measurements}
+    if "fp32" not in by_variant or "int8" not in by_variant:
+        return {"int8_speedup": None, "int8_loss_points": None}
+    fp32, int8 = by_variant["fp32"], by_variant["int8"]
+    return {
+        "int8_speedup": fp32.latency_ms / int8.latency_ms,
+        "int8_loss_points": (fp32.value - int8.value) * 100,
+    }
+
+
+def _int8_text(figures: dict[str, Any]) -> str:
+    if figures["int8_speedup"] is None:
+        return "not measured"
+    verdict = "served" if "int8" in figures["served_file"] else "not promoted"
+    return f"{figures['int8_speedup']:.2f}x, {figures['int8_loss_points']:.2f} points: {verdict}"
+
+
+def _num_blobs(mesh: Mesh) -> int:
+    return sum(1 for _ in mesh.store.list(mesh.tenant))
+
+
+def _offline_accuracy(mesh: Mesh, manifest: ModelManifest, test: list[Any]) -> float:
+    from deepseek.demo import serving
+
+    with tempfile.TemporaryDirectory() as folder, console.status("checking offline"):
+        path = mesh.store.fetch(mesh.tenant, manifest.file().sha256, Path(folder) / manifest.served)
+        return serving.offline_accuracy(path, manifest, test)

@@ -1,0 +1,67 @@
+"""`deepseek model`: list models, see where one comes from, move aliases, load for serving."""
+
+from typing import Annotated
+
+import typer
+
+from deepseek.cli.output import AsJson, console, print_json, print_table
+from deepseek.client import connect
+
+app = typer.Typer(help="List models, their versions and lineage; move aliases; load and unload.", no_args_is_help=True)
+Model = Annotated[str, typer.Argument(help="Id of the model, e.g. easy-vqa.")]
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the models with their versions and figures."""
+    with connect() as mesh:
+        versions = [v for model in mesh.models.list() for v in mesh.models.versions(model.name.partition("/")[2])]
+    if as_json:
+        print_json([{"version": v.name, "metrics": {m.name: m.value for m in v.metrics}} for v in versions])
+    else:
+        rows = [
+            (v.name, ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics), ", ".join(v.sources)) for v in versions
+        ]
+        print_table(["version", "figures", "made from"], rows)
+
+
+@app.command()
+def lineage(version: Annotated[str, typer.Argument(help="e.g. models/easy-vqa/versions/1")]) -> None:
+    """Show what a version was made from, and what was made from it."""
+    with connect() as mesh:
+        print_table(["source", "target"], [(edge.source, edge.target) for edge in mesh.models.lineage(version)])
+
+
+@app.command()
+def alias(
+    model: Model,
+    alias: Annotated[str, typer.Argument(help="Id of the alias, e.g. production.")],
+    version: Annotated[int, typer.Argument(help="Number of the version it shall stand for.")],
+    expected: Annotated[int, typer.Option(help="Number it stands for now; 0 if it is new.")] = 0,
+) -> None:
+    """Point an alias at a version, if it still stands where you expect it."""
+    parent = f"models/{model}/versions"
+    with connect() as mesh:
+        moved = mesh.models.set_alias(
+            model, alias, f"{parent}/{version}", expected=f"{parent}/{expected}" if expected else ""
+        )
+    console.print(f"{moved.name} -> {moved.version}")
+
+
+@app.command()
+def load(
+    model: Model,
+    version: Annotated[str, typer.Option(help="A version number or an alias; empty means the latest.")] = "",
+) -> None:
+    """Load a version for serving; the old one answers until the new one is ready."""
+    with connect() as mesh:
+        mesh.inference.load(model, version)
+        console.print(f"{model} version {mesh.inference.metadata(model).versions[0]} is served")
+
+
+@app.command()
+def unload(model: Model) -> None:
+    """Stop serving a model."""
+    with connect() as mesh:
+        mesh.inference.unload(model)
+    console.print(f"{model} is not served any more")

@@ -1,0 +1,55 @@
+"""How commands speak: tables for people, one JSON line for programs, errors on standard error."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from common.errors import MeshError
+
+console = Console()
+error_console = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def print_json(document: Any) -> None:
+    """Prints a document on one line of standard output."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints rows under headings."""
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def print_error(error: MeshError | str) -> None:
+    """Prints an error with its code, reason and fields on standard error."""
+    if isinstance(error, str):
+        error_console.print(error, style="bold red", markup=False)
+        return
+    error_console.print(f"error: {error.message}", style="bold red", markup=False, soft_wrap=True)
+    error_console.print(f"  {error.code}: {error.reason}", markup=False)
+    for violation in error.violations:
+        error_console.print(f"  field: {violation.field}", markup=False)
+
+
+def progress_bar() -> Progress:
+    """A progress bar with count, elapsed and remaining time; it goes to standard error and vanishes when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=error_console,
+        transient=True,
+    )

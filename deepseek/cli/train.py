@@ -1,0 +1,89 @@
+"""`deepseek train`: submit a run and watch it learn."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from common.errors import InvalidArgument
+from deepseek.cli.output import AsJson, console, print_json, progress_bar
+from deepseek.client import connect
+from protos.trainer.v1 import trainer_pb2
+
+
+def train(
+    spec: Annotated[
+        Path, typer.Argument(help="Run spec, JSON or TOML, with the fields of RunSpec.", exists=True, dir_okay=False)
+    ],
+    dataset: Annotated[str, typer.Option(help="Data set version; overrides the spec's.")] = "",
+    model: Annotated[str, typer.Option(help="Export the result as a version of this model.")] = "",
+    int8: Annotated[bool, typer.Option("--int8", help="Also quantise; kept only if faster and as good.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model and, with --model, export and register it.
+
+    Ctrl-C leaves the run going; `deepseek train` with the same spec finds it again.
+    """
+    document = read_spec(spec)
+    if dataset:
+        document["dataset_version"] = dataset
+    with connect() as mesh:
+        run, reused = mesh.runs.submit(document, reuse=not fresh)
+        console.print(f"{run.name} {'exists already' if reused else 'submitted'}")
+        with progress_bar() as bar:
+            show_run(bar, mesh.runs.watch(run.name))
+        run = mesh.runs.wait(run.name)
+        result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
+        if model:
+            with console.status("exporting"):
+                result["model_version"] = mesh.runs.export(run.name, model, int8=int8).name
+    if as_json:
+        print_json(result)
+    else:
+        console.print(f"{run.name}: {', '.join(f'{m.name} {m.value:.4f}' for m in run.metrics)} in {run.train_s:.1f} s")
+        if model:
+            console.print(f"registered {result['model_version']}")
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """Reads a run spec from a JSON or TOML file.
+
+    Raises:
+        InvalidArgument: BAD_SPEC_FILE if it is neither.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(
+            "BAD_SPEC_FILE", f"{path} is not {path.suffix or 'JSON'}: {error}", field="spec"
+        ) from error
+    if not isinstance(document, dict):
+        raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")
+    return document
+
+
+def show_run(bar: Progress, events: Iterable[trainer_pb2.RunEvent]) -> list[trainer_pb2.RunEvent]:
+    """Shows a run's events on a progress bar until it ends, and returns them."""
+    task = bar.add_task("training", total=None, note="starting the workers")
+    seen, accuracy = [], ""
+    for event in events:
+        seen.append(event)
+        if event.HasField("step"):
+            step = event.step
+            figures = {metric.name: metric.value for metric in step.metrics}
+            loss = figures.get("loss", float("nan"))
+            note = (
+                f"epoch {step.epoch}  loss {loss:.3f}  {step.samples_per_second:.0f} samples/s  ETA {step.eta_s:.0f} s"
+            )
+            bar.update(task, total=step.num_steps, completed=step.step, note=note + accuracy)
+        elif event.HasField("evaluation"):
+            accuracy = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
+        elif event.HasField("attempt") and event.attempt.start_step:
+            bar.update(task, note=f"resumed from step {event.attempt.start_step}")
+    return seen

@@ -1,0 +1,191 @@
+"""How a client finds the services: one mesh file, written by whoever started them.
+
+The file lies at `<home>/mesh.json` and names each service's address, and the store that they share. A client only
+reads it; channels are opened when first used, so a mesh with one service down still serves the others.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from common.artifacts import ArtifactStore, open_store
+from common.channel import open_channel
+from common.config import home
+from common.errors import FailedPrecondition, InvalidArgument
+from common.names import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from deepseek.client.datasets import Datasets
+    from deepseek.client.inference import Inference
+    from deepseek.client.models import Models
+    from deepseek.client.runs import Runs
+
+
+@dataclass(frozen=True)
+class ServiceAddress:
+    """Where one service answers.
+
+    Attributes:
+        address: `host:port`.
+        pid: Its process, if it runs on this machine; 0 otherwise.
+    """
+
+    address: str
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class MeshFile:
+    """Contents of the mesh file.
+
+    Attributes:
+        services: Address of each service by name, e.g. `registry`.
+        store_url: The artifact store, as the services know it; empty if clients cannot reach it.
+    """
+
+    services: Mapping[str, ServiceAddress]
+    store_url: str = ""
+
+    @staticmethod
+    def default_path() -> Path:
+        """Where the mesh file lies unless a caller says otherwise."""
+        return home() / "mesh.json"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a mesh file.
+
+        Raises:
+            FailedPrecondition: MESH_NOT_FOUND if there is none.
+            InvalidArgument: BAD_MESH_FILE if it is not one.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
+            return cls(services=services, store_url=document["store_url"])
+        except FileNotFoundError as error:
+            raise FailedPrecondition(
+                "MESH_NOT_FOUND", f"no mesh runs here ({path} is missing); start one with `deepseek up`"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidArgument(
+                "BAD_MESH_FILE", f"{path} is not a mesh file; run `deepseek down`, then `deepseek up`"
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Writes the file so that a reader sees the old or the new one, never a part."""
+        document = {
+            "services": {name: asdict(service) for name, service in self.services.items()},
+            "store_url": self.store_url,
+        }
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+class Mesh:
+    """A connection to every service of a mesh. Thread-safe; use it as a context manager or call `close`.
+
+    Args:
+        file: Where the services are.
+        deadline_s: Seconds that a unary call may take unless it says otherwise.
+
+    Attributes:
+        tenant: Whose data this client sees.
+    """
+
+    tenant = DEFAULT_TENANT
+
+    def __init__(self, file: MeshFile, *, deadline_s: float = 30) -> None:
+        self._file = file
+        self._deadline_s = deadline_s
+        self._channels: dict[str, grpc.Channel] = {}
+
+    def channel(self, service: str) -> grpc.Channel:
+        """The channel to a service, for stubs of your own.
+
+        Raises:
+            FailedPrecondition: SERVICE_NOT_IN_MESH if the mesh has no such service.
+        """
+        if service not in self._channels:
+            if service not in self._file.services:
+                known = ", ".join(sorted(self._file.services))
+                raise FailedPrecondition("SERVICE_NOT_IN_MESH", f"this mesh has no {service} service; it has {known}")
+            self._channels[service] = open_channel(self._file.services[service].address, deadline_s=self._deadline_s)
+        return self._channels[service]
+
+    @cached_property
+    def datasets(self) -> "Datasets":
+        """Uploads, data set versions and their samples."""
+        from deepseek.client.datasets import Datasets
+
+        return Datasets(self)
+
+    @cached_property
+    def runs(self) -> "Runs":
+        """Training runs and exports."""
+        from deepseek.client.runs import Runs
+
+        return Runs(self)
+
+    @cached_property
+    def models(self) -> "Models":
+        """Models, their versions, aliases and lineage."""
+        from deepseek.client.models import Models
+
+        return Models(self)
+
+    @cached_property
+    def inference(self) -> "Inference":
+        """Loaded models, over the Open Inference Protocol."""
+        from deepseek.client.inference import Inference
+
+        return Inference(self)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store, where this client can reach it.
+
+        Raises:
+            FailedPrecondition: STORE_NOT_IN_MESH if the mesh file names none.
+        """
+        if not self._file.store_url:
+            raise FailedPrecondition(
+                "STORE_NOT_IN_MESH", "this mesh does not tell its clients where the artifact store is"
+            )
+        return open_store(self._file.store_url)
+
+    def close(self) -> None:
+        """Closes the channels; calls under way are cancelled."""
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(path: Path | str | None = None, *, deadline_s: float = 30) -> Mesh:
+    """Connects to a mesh.
+
+    Args:
+        path: The mesh file; None means `mesh.json` in the home directory (`DEEPSEEK_HOME`, else `~/.deepseek`).
+        deadline_s: Seconds that a unary call may take unless it says otherwise.
+
+    Raises:
+        FailedPrecondition: MESH_NOT_FOUND if no mesh was started here.
+        InvalidArgument: BAD_MESH_FILE if the file is not one.
+    """
+    return Mesh(MeshFile.read(Path(path) if path else MeshFile.default_path()), deadline_s=deadline_s)

@@ -1,0 +1,244 @@
+"""The embedded mesh: every service as a process of its own on loopback, with a directory as store and SQLite as state.
+
+It is the default for a laptop and for the demo. A mesh either belongs to the process that started it and dies with it
+(`stay=False`), or stays until `stop_mesh` (`stay=True`); either way the mesh file tells clients where it is. It is not
+a supervisor: a service that was killed stays away until the mesh is started again, which starts what is missing.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.channel import open_channel
+from common.errors import FailedPrecondition, MeshError, Unavailable
+from common.processes import spawn, terminate
+from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress
+
+PORTS = {"registry": 7001, "ingest": 7002, "trainer": 7003, "inference": 8001}
+"""The services of the embedded mesh, in the order they are listed, and the ports they take by default."""
+
+GRPC_NAMES = {
+    "registry": "deepseek.registry.v1.RegistryService",
+    "ingest": "deepseek.ingest.v1.IngestService",
+    "trainer": "deepseek.trainer.v1.TrainerService",
+    "inference": "inference.GRPCInferenceService",
+}
+"""The name by which each service answers health checks."""
+
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """What can be seen of a service from outside.
+
+    Attributes:
+        name: Its name, e.g. `registry`.
+        address: `host:port` by the mesh file.
+        pid: Its process.
+        state: `serving`, `not ready` (alive, but something it needs is away) or `down`.
+    """
+
+    name: str
+    address: str
+    pid: int
+    state: str
+
+
+def status(file: MeshFile) -> list[ServiceStatus]:
+    """Asks every service of a mesh for its health."""
+    return [
+        ServiceStatus(name, service.address, service.pid, _health(name, service.address))
+        for name, service in file.services.items()
+    ]
+
+
+def start_mesh(
+    home: Path,
+    *,
+    stay: bool,
+    free_ports: bool = False,
+    on_ready: Callable[[ServiceStatus], None] = lambda status: None,
+) -> "EmbeddedMesh":
+    """Starts the services that are not running yet, and waits until all are ready.
+
+    Args:
+        home: Directory of state, store, logs and the mesh file; made if missing.
+        stay: Leave the services running when this process ends.
+        free_ports: Take any free ports instead of the default ones.
+        on_ready: Called for each service as soon as it is ready.
+
+    Raises:
+        FailedPrecondition: PORT_TAKEN or the service's own reason if one does not start; those just started are
+            stopped again.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in ("logs", "run"):
+        (home / folder).mkdir(exist_ok=True)
+    file_path = home / "mesh.json"
+    known = status(MeshFile.read(file_path)) if file_path.exists() else []
+    running = {s.name: s for s in known if s.state == "serving" and _is_service(s.pid, s.name)}
+    addresses = {
+        name: running[name].address if name in running else f"127.0.0.1:{_free_port() if free_ports else port}"
+        for name, port in PORTS.items()
+    }
+    mesh = EmbeddedMesh(home, addresses, stay=stay)
+    try:
+        for name in PORTS:
+            if name not in running:
+                mesh.start(name)
+        services = {name: running.get(name) or mesh.wait_until_ready(name) for name in PORTS}
+    except BaseException:
+        mesh.stop()
+        raise
+    for service in services.values():
+        on_ready(service)
+    mesh.file = MeshFile(
+        services={name: ServiceAddress(service.address, service.pid) for name, service in services.items()},
+        store_url=(home / "store").as_uri(),
+    )
+    mesh.file.write(file_path)
+    return mesh
+
+
+def stop_mesh(home: Path) -> list[str]:
+    """Stops every service that the mesh file of a home names.
+
+    Returns:
+        Names of the services that were stopped.
+    """
+    path = home / "mesh.json"
+    if not path.exists():
+        return []
+    pids = {
+        name: service.pid
+        for name, service in MeshFile.read(path).services.items()
+        if service.pid and _is_service(service.pid, name)
+    }
+    for pid in pids.values():
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for name, pid in pids.items():
+        while _is_service(pid, name):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+    path.unlink(missing_ok=True)
+    return list(pids)
+
+
+class EmbeddedMesh:
+    """The services that this process started. Not thread-safe.
+
+    Args:
+        home: As in `start_mesh`.
+        addresses: `host:port` of every service, running or to be started.
+        stay: As in `start_mesh`.
+    """
+
+    def __init__(self, home: Path, addresses: Mapping[str, str], *, stay: bool) -> None:
+        self.file = MeshFile(services={})
+        self._home = home
+        self._addresses = addresses
+        self._stay = stay
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        """Starts one service; returns before it is ready."""
+        argv = [sys.executable, "-m", f"services.{name}", "--port", self._addresses[name].rpartition(":")[2]]
+        argv += ["--home", str(self._home), "--address-file", str(self._address_file(name))]
+        if name != "registry":
+            argv += ["--registry", self._addresses["registry"]]
+        if not self._stay:
+            argv += ["--parent-pid", str(os.getpid())]
+        self._address_file(name).unlink(missing_ok=True)
+        self._processes[name] = spawn(
+            argv, env=None, log=self._log(name), parent_pid=None if self._stay else os.getpid(), detach=self._stay
+        )
+
+    def wait_until_ready(self, name: str) -> ServiceStatus:
+        """Waits until a service that was started serves.
+
+        Raises:
+            FailedPrecondition: With the reason the service gave, if it ended.
+            Unavailable: NOT_READY if it takes longer than a minute.
+        """
+        process, address = self._processes[name], self._addresses[name]
+        deadline = time.monotonic() + START_TIMEOUT_S
+        # The address file proves that it is our process that listens there, and not another mesh's.
+        while not (self._address_file(name).exists() and _health(name, address) == "serving"):
+            if process.poll() is not None:
+                raise self._failure(name, process.returncode)
+            if time.monotonic() > deadline:
+                raise Unavailable("NOT_READY", f"{name} is not ready after {START_TIMEOUT_S} s; see {self._log(name)}")
+            time.sleep(0.05)
+        return ServiceStatus(name, address, process.pid, "serving")
+
+    def connect(self) -> Mesh:
+        """A client of this mesh."""
+        return Mesh(self.file)
+
+    def stop(self) -> None:
+        """Stops what this object started, those that depend on others first, and removes the mesh file."""
+        for name in reversed(list(self._processes)):
+            self._processes[name].send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            terminate(process, grace_s=STOP_TIMEOUT_S)
+        if self._processes:
+            (self._home / "mesh.json").unlink(missing_ok=True)
+        self._processes.clear()
+
+    def _address_file(self, name: str) -> Path:
+        return self._home / "run" / f"{name}.json"
+
+    def _log(self, name: str) -> Path:
+        return self._home / "logs" / f"{name}.log"
+
+    def _failure(self, name: str, status: int) -> MeshError:
+        for line in reversed(self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-20:]):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and "reason" in entry:
+                return FailedPrecondition(entry["reason"], f"{name}: {entry['message']}", field=entry.get("field", ""))
+        return FailedPrecondition("SERVICE_ENDED", f"{name} ended with status {status}; see {self._log(name)}")
+
+
+def _health(name: str, address: str) -> str:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with open_channel(address, deadline_s=2) as channel:
+        try:
+            request = health_pb2.HealthCheckRequest(service=GRPC_NAMES[name])
+            serving = (
+                health_pb2_grpc.HealthStub(channel).Check(request).status == health_pb2.HealthCheckResponse.SERVING
+            )
+        except MeshError:
+            return "down"
+    return "serving" if serving else "not ready"
+
+
+def _is_service(pid: int, name: str) -> bool:
+    """Whether a process is the service it was: its number may have gone to another since."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return f"services.{name}".encode() in command and state != "Z"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,115 @@
+"""A small transformer that predicts the next character of a text.
+
+Design choices, all of today's common kind: normalisation before each sublayer (Xiong et al. 2020, arXiv:2002.04745) by
+root mean square (Zhang and Sennrich 2019, arXiv:1910.07467), rotary positions (Su et al. 2021, arXiv:2104.09864), no
+biases, and input and output sharing one embedding (Press and Wolf 2017, arXiv:1608.05859). Positions being relative, a
+text may be of any length, though not usefully longer than those it was trained on. There is no key-value cache: it is a
+model to train and score with, not to serve long texts.
+
+Shapes: B texts, L characters, V tokens, D features, N heads, K features a head.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import InvalidArgument
+
+_ROTARY_BASE = 10_000.0
+_EXPANSION = 4
+
+
+class CharacterTransformer(nn.Module):
+    """See the module. Built by `character_lm`."""
+
+    def __init__(self, vocabulary: int, width: int, depth: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.blocks = nn.ModuleList(_Block(width, num_heads, dropout) for _ in range(depth))
+        self.norm = nn.RMSNorm(width)
+        self.head_features = width // num_heads
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Scores every token as the successor of every position.
+
+        Args:
+            text: int64 [B, L], tokens.
+
+        Returns:
+            Logits, float [B, L, V]; those at position t depend on positions up to t only.
+        """
+        x_BLD = self.tokens(text)
+        rotation = _rotation(text.shape[1], self.head_features, x_BLD.device)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, rotation)
+        logits_BLV: Tensor = F.linear(self.norm(x_BLD), self.tokens.weight)
+        return logits_BLV
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_features = width // num_heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.feed_norm = nn.RMSNorm(width)
+        self.feed_in = nn.Linear(width, _EXPANSION * width, bias=False)
+        self.feed_out = nn.Linear(_EXPANSION * width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        queries_keys_values = self.query_key_value(self.attention_norm(x_BLD)).chunk(3, dim=-1)
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, self.head_features)).transpose(1, 2) for part in queries_keys_values
+        )
+        attended_BNLK = F.scaled_dot_product_attention(
+            _rotate(query, rotation), _rotate(key, rotation), value, is_causal=True
+        )
+        x_BLD = x_BLD + self.dropout(self.attention_out(attended_BNLK.transpose(1, 2).flatten(2)))
+        fed_BLD: Tensor = self.feed_out(F.gelu(self.feed_in(self.feed_norm(x_BLD))))
+        out_BLD: Tensor = x_BLD + self.dropout(fed_BLD)
+        return out_BLD
+
+
+def _rotation(length: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [L, K / 2] of the rotary positions."""
+    frequencies = _ROTARY_BASE ** (-torch.arange(0, features, 2, device=device, dtype=torch.float32) / features)
+    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x_BNLK: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (part.to(x_BNLK.dtype) for part in rotation)
+    first, second = x_BNLK.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def character_lm(
+    vocabulary: int = 128, width: int = 128, depth: int = 4, num_heads: int = 4, dropout: float = 0.0
+) -> CharacterTransformer:
+    """Builds the network; 0.8 million parameters by default.
+
+    Args:
+        vocabulary: Number of tokens, the special ones included.
+        width: Features of a position.
+        depth: Number of blocks.
+        num_heads: Attention heads; width must be a multiple of twice as many.
+        dropout: Share of the features dropped in training, from 0 to below 1.
+
+    Raises:
+        InvalidArgument: BAD_VALUE with the argument's name as the field.
+    """
+    for name, value in {"vocabulary": vocabulary, "width": width, "depth": depth, "num_heads": num_heads}.items():
+        if value < 1:
+            raise InvalidArgument("BAD_VALUE", f"{name} is {value}; at least 1 is needed", field=name)
+    if width % (2 * num_heads):
+        message = f"width {width} is not a multiple of twice the {num_heads} heads"
+        raise InvalidArgument("BAD_VALUE", message, field="width")
+    if not 0.0 <= dropout < 1.0:
+        raise InvalidArgument("BAD_VALUE", f"dropout is {dropout}; it must be from 0 to below 1", field="dropout")
+    return CharacterTransformer(vocabulary, width, depth, num_heads, dropout)

@@ -1,0 +1,124 @@
+"""The optimizers that a spec can name, out of torch, in their fused form wherever torch has one.
+
+On a CPU, fused AdamW takes a quarter of the time of torch's default (4.7 against 17.8 ms for 8 million parameters on
+two cores); it is the same arithmetic in another order of rounding.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import InvalidArgument
+from deepseek.components import OPTIMIZERS
+from deepseek.optim.interface import InterfaceAdapter, OptimizerInterface
+
+DEFAULT_LR = 1e-3
+FUSED_DEVICES = ("cpu", "cuda")
+"""Devices that torch has fused optimizers for, of those we run on."""
+
+
+def sgd(
+    params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        params: Parameters to optimize.
+        lr: Learning rate.
+        momentum: Factor of the previous update; 0 for none.
+        weight_decay: Factor of the L2 penalty.
+        nesterov: Look ahead (Sutskever et al. 2013).
+    """
+    params = list(params)
+    return torch.optim.SGD(
+        params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=can_be_fused(params)
+    )
+
+
+def adam(
+    params: Iterable[Tensor],
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015, algorithm 1).
+
+    Args:
+        params: Parameters to optimize.
+        lr: Learning rate.
+        betas: Decay rates of the two moments.
+        eps: Added to the denominator.
+        weight_decay: Factor of the L2 penalty.
+    """
+    params = list(params)
+    return torch.optim.Adam(params, lr, betas, eps, weight_decay, fused=can_be_fused(params))
+
+
+def adamw(
+    params: Iterable[Tensor],
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+    Args:
+        params: Parameters to optimize.
+        lr: Learning rate.
+        betas: Decay rates of the two moments.
+        eps: Added to the denominator.
+        weight_decay: Decay rate of the weights, a fraction of the learning rate.
+    """
+    params = list(params)
+    return torch.optim.AdamW(params, lr, betas, eps, weight_decay, fused=can_be_fused(params))
+
+
+def make_optimizer(
+    optimizer: Any, params: list[Tensor], lr: float | None, optimizer_params: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Makes an optimizer of whatever a user calls one.
+
+    Args:
+        optimizer: A name; a class or callable `(params, lr=, **optimizer_params)` that makes a torch optimizer or an
+            `OptimizerInterface`; or an instance of one of these, made already.
+        params: Parameters to optimize.
+        lr: Learning rate; None for `optimizer_params["lr"]`, else 0.001.
+        optimizer_params: Further keyword arguments. Adam and AdamW, given as classes, become fused where torch can,
+            unless these say otherwise.
+
+    Returns:
+        A torch optimizer; one of one's own is inside an `InterfaceAdapter`.
+
+    Raises:
+        InvalidArgument: BAD_VALUE at `lr`, `optimizer` or `optimizer_params`; UNKNOWN_COMPONENT and the like.
+    """
+    if lr is not None and "lr" in optimizer_params:
+        raise InvalidArgument("BAD_VALUE", "the learning rate is given twice, also in optimizer_params", field="lr")
+    made = optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer | OptimizerInterface):
+        arguments = {"lr": DEFAULT_LR if lr is None else lr, **optimizer_params}
+        if isinstance(optimizer, str):
+            made = OPTIMIZERS.build(optimizer, arguments, field="optimizer", params=params)
+        else:
+            chosen = {"fused", "foreach", "differentiable"} & set(optimizer_params)
+            if optimizer in (torch.optim.Adam, torch.optim.AdamW) and not chosen and can_be_fused(params):
+                arguments["fused"] = True
+            made = optimizer(params, **arguments)
+    elif lr is not None or optimizer_params:
+        message = "the optimizer is made already; its learning rate and parameters are its own"
+        raise InvalidArgument("BAD_VALUE", message, field="optimizer_params")
+    if isinstance(made, OptimizerInterface):
+        return InterfaceAdapter(made)
+    if not isinstance(made, torch.optim.Optimizer):
+        message = f"a {type(made).__name__} is neither a torch optimizer nor an OptimizerInterface"
+        raise InvalidArgument("BAD_VALUE", message, field="optimizer")
+    return made
+
+
+def can_be_fused(params: Iterable[Tensor]) -> bool:
+    """Tells whether torch's fused optimizers take these parameters."""
+    return all(param.is_floating_point() and param.device.type in FUSED_DEVICES for param in params)

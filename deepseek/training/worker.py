@@ -1,0 +1,29 @@
+"""One data-parallel worker: `python -m deepseek.training.worker JOB.json` under torch.distributed.run.
+
+The program of a worker process, nothing else: it dies with its agent before anything slow is imported, trains, and
+says how it ended. Training itself is `deepseek.training.session`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import MeshError
+from common.processes import die_with_parent
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carries out the job file's run; returns the exit code. Anything unforeseen is a crash with its traceback."""
+    die_with_parent()
+    from deepseek.training.session import train
+
+    try:
+        train(Path(argv[0]))
+    except MeshError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Installs the Debian packages that tests use (a PostgreSQL server), when they are missing and we may.
+# Elsewhere, tests that need them say so and are skipped.
+set -eu
+packages="postgresql-15"
+missing=""
+for package in $packages; do
+    dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests of$missing will be skipped: install it, or run as root on Debian" >&2
+    exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086  # one word a package
+apt-get install -qq --yes --no-install-recommends $missing >/dev/null

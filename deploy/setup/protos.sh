@@ -1,0 +1,17 @@
+#!/bin/sh
+# Generates Python beside each .proto; with --check, compares instead with what is committed.
+set -eu
+cd "$(dirname "$0")/../.."
+out=.
+if [ "${1:-}" = --check ]; then
+    out=$(mktemp -d)
+    trap 'rm -rf "$out"' EXIT
+fi
+.venv/bin/python -m grpc_tools.protoc -I. --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
+    $(find protos -name '*.proto' | sort)
+[ "$out" = . ] && exit 0
+status=0
+for file in $(cd "$out" && find protos -name '*.py*'; find protos -name '*_pb2*' -not -path '*/__pycache__/*'); do
+    cmp -s "$out/$file" "$file" || { echo "$file does not match its .proto: run 'make protos'" >&2; status=1; }
+done
+exit $status

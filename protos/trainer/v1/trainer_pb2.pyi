@@ -1,0 +1,275 @@
+import datetime
+
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from protos.artifact.v1 import artifact_pb2 as _artifact_pb2
+from protos.job.v1 import job_pb2 as _job_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_AUTO: _ClassVar[Precision]
+    PRECISION_FP32: _ClassVar[Precision]
+    PRECISION_BF16: _ClassVar[Precision]
+    PRECISION_FP16: _ClassVar[Precision]
+PRECISION_UNSPECIFIED: Precision
+PRECISION_AUTO: Precision
+PRECISION_FP32: Precision
+PRECISION_BF16: Precision
+PRECISION_FP16: Precision
+
+class Component(_message.Message):
+    __slots__ = ("name", "params")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    params: _struct_pb2.Struct
+    def __init__(self, name: _Optional[str] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class FieldMapping(_message.Message):
+    __slots__ = ("field", "input", "encoder", "augmentations")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
+    AUGMENTATIONS_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    input: str
+    encoder: Component
+    augmentations: _containers.RepeatedCompositeFieldContainer[Component]
+    def __init__(self, field: _Optional[str] = ..., input: _Optional[str] = ..., encoder: _Optional[_Union[Component, _Mapping]] = ..., augmentations: _Optional[_Iterable[_Union[Component, _Mapping]]] = ...) -> None: ...
+
+class RunSpec(_message.Message):
+    __slots__ = ("dataset_version", "model", "loss", "optimizer", "schedule", "metrics", "inputs", "target", "train_split", "eval_split", "epochs", "batch_size", "precision", "num_workers", "seed", "clip_norm", "checkpoint_interval_s")
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    EVAL_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    dataset_version: str
+    model: Component
+    loss: Component
+    optimizer: Component
+    schedule: Component
+    metrics: _containers.RepeatedCompositeFieldContainer[Component]
+    inputs: _containers.RepeatedCompositeFieldContainer[FieldMapping]
+    target: FieldMapping
+    train_split: str
+    eval_split: str
+    epochs: int
+    batch_size: int
+    precision: Precision
+    num_workers: int
+    seed: int
+    clip_norm: float
+    checkpoint_interval_s: float
+    def __init__(self, dataset_version: _Optional[str] = ..., model: _Optional[_Union[Component, _Mapping]] = ..., loss: _Optional[_Union[Component, _Mapping]] = ..., optimizer: _Optional[_Union[Component, _Mapping]] = ..., schedule: _Optional[_Union[Component, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[FieldMapping, _Mapping]]] = ..., target: _Optional[_Union[FieldMapping, _Mapping]] = ..., train_split: _Optional[str] = ..., eval_split: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ..., clip_norm: _Optional[float] = ..., checkpoint_interval_s: _Optional[float] = ...) -> None: ...
+
+class MetricValue(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class StepEvent(_message.Message):
+    __slots__ = ("step", "num_steps", "epoch", "metrics", "samples_per_second", "eta_s", "learning_rate", "num_skipped_steps")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ETA_S_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    num_steps: int
+    epoch: int
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    samples_per_second: float
+    eta_s: float
+    learning_rate: float
+    num_skipped_steps: int
+    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., samples_per_second: _Optional[float] = ..., eta_s: _Optional[float] = ..., learning_rate: _Optional[float] = ..., num_skipped_steps: _Optional[int] = ...) -> None: ...
+
+class EvaluationEvent(_message.Message):
+    __slots__ = ("step", "epoch", "metrics")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    epoch: int
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, step: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
+
+class CheckpointEvent(_message.Message):
+    __slots__ = ("step", "artifact")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    artifact: _artifact_pb2.Artifact
+    def __init__(self, step: _Optional[int] = ..., artifact: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ...) -> None: ...
+
+class AttemptEvent(_message.Message):
+    __slots__ = ("attempt", "start_step")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    START_STEP_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    start_step: int
+    def __init__(self, attempt: _Optional[int] = ..., start_step: _Optional[int] = ...) -> None: ...
+
+class StateEvent(_message.Message):
+    __slots__ = ("state", "error")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    state: _job_pb2.JobState
+    error: _job_pb2.JobError
+    def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
+
+class RunEvent(_message.Message):
+    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    time: _timestamp_pb2.Timestamp
+    step: StepEvent
+    evaluation: EvaluationEvent
+    checkpoint: CheckpointEvent
+    attempt: AttemptEvent
+    state: StateEvent
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ...) -> None: ...
+
+class Run(_message.Message):
+    __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    spec: RunSpec
+    job: _job_pb2.Job
+    fingerprint: str
+    checkpoint: _artifact_pb2.Artifact
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    train_s: float
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., fingerprint: _Optional[str] = ..., checkpoint: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., train_s: _Optional[float] = ...) -> None: ...
+
+class SubmitRunRequest(_message.Message):
+    __slots__ = ("spec", "reuse", "request_id")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    spec: RunSpec
+    reuse: bool
+    request_id: str
+    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., reuse: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SubmitRunResponse(_message.Message):
+    __slots__ = ("run", "reused")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    reused: bool
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., reused: _Optional[bool] = ...) -> None: ...
+
+class GetRunRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class WatchRunRequest(_message.Message):
+    __slots__ = ("name", "after_sequence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_sequence: int
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
+
+class WatchRunResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: RunEvent
+    def __init__(self, event: _Optional[_Union[RunEvent, _Mapping]] = ...) -> None: ...
+
+class StopRunRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class StopRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListRunsResponse(_message.Message):
+    __slots__ = ("runs", "next_page_token")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[Run]
+    next_page_token: str
+    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ExportModelRequest(_message.Message):
+    __slots__ = ("run", "model", "int8", "int8_max_loss", "request_id")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INT8_FIELD_NUMBER: _ClassVar[int]
+    INT8_MAX_LOSS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    model: str
+    int8: bool
+    int8_max_loss: float
+    request_id: str
+    def __init__(self, run: _Optional[str] = ..., model: _Optional[str] = ..., int8: _Optional[bool] = ..., int8_max_loss: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ExportModelResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...

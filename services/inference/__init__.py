@@ -1,0 +1,1 @@
+"""Inference: model versions of the registry, served over the Open Inference Protocol."""

@@ -1,0 +1,56 @@
+"""Serves models: `python -m services.inference`, by default on 127.0.0.1:8001."""
+
+import sys
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from common.artifacts import open_store
+from common.channel import open_channel
+from common.database import Database
+from common.server import Hosted, MeshServer, make_server, run
+from protos.inference.v2 import inference_pb2_grpc
+from services.inference.engine import Engine
+from services.inference.registry import RegistryClient
+from services.inference.repository import Repository
+from services.inference.servicer import InferenceServicer
+from services.inference.settings import InferenceSettings
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
+    """A bound server, not yet started, whose models are being restored; `owned` closes what it uses after it."""
+    database = Database(settings.state_url, schema=settings.service)
+    owned.callback(database.close)
+    database.migrate(Path(__file__).parent / "migrations")
+    channel = open_channel(settings.registry, deadline_s=settings.deadline_s)
+    owned.callback(channel.close)
+    store = open_store(
+        settings.store_url,
+        access_key_file=settings.store_access_key_file,
+        secret_key_file=settings.store_secret_key_file,
+    )
+    repository = Repository(
+        database,
+        store,
+        RegistryClient(channel),
+        settings.home / "cache" / "inference",
+        partial(Engine, device=settings.device, intra_op_threads=settings.intra_op_threads),
+    )
+
+    def ready() -> bool:
+        database.check()
+        return repository.ready
+
+    servicer = InferenceServicer(repository, version("deepseek-mesh"))
+    hosted = Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer)
+    server = make_server(settings, [hosted], ready=ready)
+    repository.start()
+    owned.callback(repository.close)
+    return server
+
+
+if __name__ == "__main__":
+    sys.exit(run(InferenceSettings, build))

@@ -1,0 +1,76 @@
+"""Local copies of model files, by tenant and digest, for as long as a model needs them.
+
+A file is verified each time it is taken up, and fetched anew if it is damaged; one that nobody holds is deleted. It is
+no least-recently-used cache: what is kept is exactly what a restart needs.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+from common.artifacts import ArtifactStore
+
+
+class FileCache:
+    """Verified local files. Safe to share between threads of the one process that owns the directory.
+
+    Args:
+        store: Where the blobs are.
+        directory: Made if missing.
+    """
+
+    def __init__(self, store: ArtifactStore, directory: Path) -> None:
+        self._store = store
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._num_holders: Counter[Path] = Counter()
+
+    def hold(self, tenant: str, sha256: str) -> Path:
+        """A verified local copy of a blob; it stays until as many `release` calls.
+
+        Raises:
+            NotFound: BLOB_NOT_FOUND if the store has no such blob.
+            DataLoss: BLOB_DAMAGED if the store's bytes do not match the digest.
+            Unavailable: STORE_UNREACHABLE.
+            ResourceExhausted: The disk is full.
+        """
+        path = self._path(tenant, sha256)
+        with self._lock:
+            self._num_holders[path] += 1
+        try:
+            if not _is_whole(path, sha256):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._store.fetch(tenant, sha256, path)
+        except BaseException:
+            self.release(tenant, sha256)
+            raise
+        return path
+
+    def release(self, tenant: str, sha256: str) -> None:
+        """Give up one hold; the last one deletes the file."""
+        path = self._path(tenant, sha256)
+        with self._lock:
+            self._num_holders[path] -= 1
+            if not self._num_holders[path]:
+                del self._num_holders[path]
+                path.unlink(missing_ok=True)
+
+    def keep_only(self, blobs: Collection[tuple[str, str]]) -> None:
+        """Delete what an earlier process left and none of these (tenant, sha256) needs."""
+        kept = {self._path(tenant, sha256) for tenant, sha256 in blobs}
+        for path in self._directory.glob("*/*"):
+            if path not in kept:
+                path.unlink()
+
+    def _path(self, tenant: str, sha256: str) -> Path:
+        return self._directory / tenant / f"{sha256}.onnx"
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False

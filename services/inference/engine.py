@@ -1,0 +1,237 @@
+"""One ONNX model on ONNX Runtime: what it takes and gives, strict checks, and running it on numpy arrays.
+
+One session serves all threads (`InferenceSession.run` is thread-safe and lets go of the GIL). A request runs in its own
+thread: one thread an operator by default, and none that spins while it waits, since cores are shared. The execution
+provider is named, for the GPU build of ONNX Runtime would try CUDA first everywhere and log errors where there is none.
+
+Inputs are checked against the graph before it runs, so that callers learn which field is wrong; a dimension that the
+graph names twice must have one size. Not here: protobuf, versions, files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
+
+from common.errors import FailedPrecondition, InvalidArgument
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+"""numpy's type of each datatype of the protocol; BYTES elements are `bytes`. numpy has no BF16."""
+
+_DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
+_ONNX_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_LOAD_ERRORS = tuple(
+    getattr(onnxruntime_errors, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+)
+_RUN_ERRORS = tuple(
+    getattr(onnxruntime_errors, name) for name in ("Fail", "InvalidArgument", "RuntimeException", "NotImplemented")
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph.
+
+    Attributes:
+        name: Its name in the graph.
+        datatype: The protocol's name of its type.
+        dims: A size, or the name of one that varies (empty if it has none), for each dimension. A graph that
+            declares no shape reads as a scalar.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int | str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes, -1 where they vary."""
+        return tuple(-1 if isinstance(dim, str) else dim for dim in self.dims)
+
+
+class Engine:
+    """A loaded model. Safe to share between threads; its memory is freed with the last reference.
+
+    Args:
+        path: An ONNX file; not needed any more once this returns.
+        device: `cpu` or `cuda`.
+        intra_op_threads: Threads an operator may use.
+
+    Raises:
+        FailedPrecondition: MODEL_BROKEN if it is no ONNX model that runs here, UNSUPPORTED_DATATYPE if an input or
+            output has no datatype in numpy, DEVICE_UNAVAILABLE if the device does not work here.
+    """
+
+    def __init__(self, path: Path, *, device: str = "cpu", intra_op_threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # a bad input is told to its caller, not written to the log
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS[device])
+        except _LOAD_ERRORS as error:
+            raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {_message(error)}") from error
+        if session.get_providers()[0] != _PROVIDERS[device][0]:
+            raise FailedPrecondition(
+                "DEVICE_UNAVAILABLE", f"ONNX Runtime cannot use {device!r} on this machine; set `device` to `cpu`"
+            )
+        self._session = session
+        self.inputs = tuple(_tensor(node) for node in session.get_inputs())
+        self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+        self._inputs = {tensor.name: (tensor, DTYPES[tensor.datatype]) for tensor in self.inputs}
+        self._has_strings = any(tensor.datatype == "BYTES" for tensor in (*self.inputs, *self.outputs))
+        self._output_names = [tensor.name for tensor in self.outputs]
+
+    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = ()) -> list[tuple[str, Array]]:
+        """Run the model once.
+
+        Args:
+            arrays: Every input by name, in the order the caller wrote them; read, never changed or kept.
+            outputs: Names of the outputs that are wanted; empty means all.
+
+        Returns:
+            Name and array of each output, in the order asked for.
+
+        Raises:
+            InvalidArgument: BAD_INPUT naming the field as `inputs[i].…` or `outputs[i].name`.
+        """
+        self._check(arrays)
+        names = self._output_names
+        if outputs:
+            names = list(outputs)
+            self._check_outputs(names)
+        feeds = _to_text(arrays) if self._has_strings else arrays
+        try:
+            results = self._session.run(names, feeds)
+        except _RUN_ERRORS as error:
+            raise InvalidArgument(
+                "BAD_INPUT", f"the model does not run on these inputs: {_message(error)}", field="inputs"
+            ) from error
+        if self._has_strings:
+            results = [_to_bytes(array) for array in results]
+        return list(zip(names, results, strict=True))
+
+    def _check(self, arrays: Mapping[str, Array]) -> None:
+        sizes: dict[str, tuple[int, str]] = {}
+        for index, (name, array) in enumerate(arrays.items()):
+            if name not in self._inputs:
+                known = ", ".join(repr(known) for known in self._inputs)
+                raise _bad(f"the model has no input {name!r}; it has {known}", f"inputs[{index}].name")
+            tensor, dtype = self._inputs[name]
+            if array.dtype != dtype:
+                given = _DATATYPES[array.dtype]
+                raise _bad(f"input {name!r} is {given}; the model takes {tensor.datatype}", f"inputs[{index}].datatype")
+            if len(array.shape) != len(tensor.dims):
+                raise _shape_mismatch(tensor, array, index)
+            for axis, (size, dim) in enumerate(zip(array.shape, tensor.dims, strict=True)):
+                if isinstance(dim, int):
+                    if size != dim:
+                        raise _shape_mismatch(tensor, array, index)
+                elif dim:
+                    same, where = sizes.setdefault(dim, (size, f"dimension {axis} of {name!r}"))
+                    if same != size:
+                        what = f"dimension {axis} of {name!r} is {size} and {where} is {same}; they must be equal"
+                        raise _bad(what, f"inputs[{index}].shape")
+        if len(arrays) < len(self._inputs):
+            missing = next(name for name in self._inputs if name not in arrays)
+            raise _bad(f"input {missing!r} is missing", "inputs")
+
+    def _check_outputs(self, names: Sequence[str]) -> None:
+        for index, name in enumerate(names):
+            if name not in self._output_names:
+                known = ", ".join(repr(known) for known in self._output_names)
+                raise _bad(f"the model has no output {name!r}; it has {known}", f"outputs[{index}].name")
+            if name in names[:index]:
+                raise _bad(f"output {name!r} is asked for twice", f"outputs[{index}].name")
+
+
+def _tensor(node: onnxruntime.NodeArg) -> Tensor:
+    if node.type not in _ONNX_DATATYPES:
+        raise FailedPrecondition(
+            "UNSUPPORTED_DATATYPE", f"{node.name!r} is a {node.type}; this server takes {', '.join(_ONNX_DATATYPES)}"
+        )
+    dims = tuple(dim if isinstance(dim, int) and dim >= 0 else str(dim or "") for dim in node.shape)
+    return Tensor(node.name, _ONNX_DATATYPES[node.type], dims)
+
+
+def _to_text(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """ONNX strings are UTF-8 text: BYTES arrays become arrays of `str`."""
+    feeds = dict(arrays)
+    for index, (name, array) in enumerate(arrays.items()):
+        if array.dtype == np.object_:
+            text = np.empty(array.shape, np.object_)
+            try:
+                text.reshape(-1)[:] = [element.decode() for element in array.flat]
+            except UnicodeDecodeError as error:
+                raise _bad(
+                    f"input {name!r} holds bytes that are not UTF-8; ONNX strings are", f"inputs[{index}]"
+                ) from error
+            feeds[name] = text
+    return feeds
+
+
+def _to_bytes(array: Array) -> Array:
+    if array.dtype != np.object_:
+        return array
+    encoded = np.empty(array.shape, np.object_)
+    encoded.reshape(-1)[:] = [element.encode() for element in array.flat]
+    return encoded
+
+
+def _shape_mismatch(tensor: Tensor, array: Array, index: int) -> InvalidArgument:
+    given, wanted = list(array.shape), list(tensor.shape)
+    return _bad(
+        f"input {tensor.name!r} has shape {given}; the model takes {wanted} (-1 is any size)", f"inputs[{index}].shape"
+    )
+
+
+def _bad(message: str, field: str) -> InvalidArgument:
+    return InvalidArgument("BAD_INPUT", message, field=field)
+
+
+def _message(error: Exception) -> str:
+    """What ONNX Runtime has to say, without its code prefix and the paths of its source files."""
+    text = str(error).strip()
+    for separator in ("Status Message: ", " : "):
+        text = text.rsplit(separator, 1)[-1]
+    return " ".join(word for word in text.split() if not word.startswith("/"))

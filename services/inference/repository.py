@@ -1,0 +1,345 @@
+"""The models this server has loaded: which version answers, and how another takes its place.
+
+A version is opened beside the one that answers and takes over only when it can run and its place is committed, so a
+swap drops no request and a failed load changes nothing. Requests under way keep the engine they started with; its
+memory goes with the last of them. Whatever is loaded is loaded again after a restart, without the registry.
+
+Loads and unloads of one model happen one after another, those of different models side by side. Not here: how models
+run (`engine`), how the registry is asked (`registry`).
+"""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from common import names
+from common.artifacts import ArtifactStore
+from common.database import Database, now_us
+from common.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from deepseek.models.manifest import ModelManifest
+from services.inference.cache import FileCache
+from services.inference.engine import Engine
+from services.inference.tables import LoadedModelRow
+
+LATEST = "latest"
+MAX_RESTORE_DELAY_S = 60.0
+MAX_WAIT_S = 5.0
+
+_Key = tuple[str, str]  # tenant, model id
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A model version as the registry has it."""
+
+    model_id: str
+    number: int
+    manifest_sha256: str
+
+
+class Published(ABC):
+    """What the repository asks the registry. Implementations are safe to share between threads and keep no answers."""
+
+    @abstractmethod
+    def version(self, tenant: str, model_id: str, reference: str) -> PublishedVersion:
+        """The version that a number, `latest` or the id of an alias stands for now.
+
+        Raises:
+            InvalidArgument: BAD_NAME.
+            NotFound: The model, version or alias does not exist.
+            Unavailable: The registry does not answer.
+        """
+
+    @abstractmethod
+    def model_ids(self, tenant: str) -> list[str]:
+        """Every model of the registry, by id.
+
+        Raises:
+            Unavailable: The registry does not answer.
+        """
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The version of a model that answers."""
+
+    model_id: str
+    number: int
+    manifest_sha256: str
+    file_sha256: str
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A line of the repository index; `number` is None and `reason` says why if nothing is loaded."""
+
+    model_id: str
+    number: int | None
+    state: str
+    reason: str = ""
+
+
+class Repository:
+    """The loaded models of all tenants. Safe to share between threads.
+
+    Args:
+        database: Migrated; borrowed, not closed.
+        store: Holds manifests and model files.
+        published: The registry.
+        cache_directory: For local copies of model files; this process alone uses it.
+        open_engine: Makes an engine of an ONNX file.
+        restore_delay_s: First pause before a model that could not be restored is tried again; it doubles.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        published: Published,
+        cache_directory: Path,
+        open_engine: Callable[[Path], Engine],
+        *,
+        restore_delay_s: float = 1.0,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._published = published
+        self._cache = FileCache(store, cache_directory)
+        self._open_engine = open_engine
+        self._restore_delay_s = restore_delay_s
+        self._loaded: dict[_Key, LoadedModel] = {}
+        self._waiting: dict[_Key, tuple[int, str]] = {}  # to be restored: number, why it is not yet
+        self._changing: set[_Key] = set()
+        self._change = threading.Condition()
+        self._restored = threading.Event()
+        self._stopping = threading.Event()
+        self._restorer = threading.Thread(target=self._restore, name="restore-models", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load what was loaded before; `ready` tells when everything has been tried once."""
+        with self._database.snapshot() as session:
+            rows = list(session.scalars(select(LoadedModelRow)))
+            self._cache.keep_only([(row.tenant, row.file_sha256) for row in rows])
+            self._waiting = {(row.tenant, row.model_id): (row.number, "it is being restored") for row in rows}
+        self._restorer.start()
+
+    def close(self) -> None:
+        """Stop restoring. What is loaded stays on record."""
+        self._stopping.set()
+        if self._restorer.is_alive():
+            self._restorer.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that was loaded before the start has been tried once."""
+        return self._restored.is_set()
+
+    def get(self, tenant: str, model_id: str, version: str = "") -> LoadedModel:
+        """The model that answers.
+
+        Args:
+            tenant: Owner.
+            model_id: Its id in the registry.
+            version: Empty for the version that is served; else its number.
+
+        Raises:
+            NotFound: MODEL_NOT_LOADED.
+            Unavailable: MODEL_UNAVAILABLE if it was loaded before a restart and is not yet restored.
+        """
+        key = (tenant, model_id)
+        model = self._loaded.get(key)
+        if model is not None and (not version or version == str(model.number)):
+            return model
+        if model is not None:
+            raise NotFound(
+                "MODEL_NOT_LOADED",
+                f"version {version!r} of {model_id!r} is not loaded; version {model.number} is",
+                field="model_version",
+            )
+        if waiting := self._waiting.get(key):
+            number, reason = waiting
+            raise Unavailable(
+                "MODEL_UNAVAILABLE", f"version {number} of {model_id!r} is not back yet: {reason}", retry_delay_s=1.0
+            )
+        raise NotFound("MODEL_NOT_LOADED", f"the model {model_id!r} is not loaded; load it first", field="model_name")
+
+    def load(self, tenant: str, model_id: str, reference: str = "") -> LoadedModel:
+        """Load a version in place of the one that answers, which goes on until this one can take over.
+
+        Args:
+            tenant: Owner.
+            model_id: Its id in the registry.
+            reference: Version number, alias or `latest`; empty is `latest`. Nothing happens if it answers already.
+
+        Raises:
+            InvalidArgument: BAD_NAME.
+            NotFound: The registry has no such version, or the store lacks its bytes.
+            DataLoss: BLOB_DAMAGED if the store's bytes do not match their digest.
+            FailedPrecondition: The manifest or the model is broken, or does not run here.
+            Unavailable: Registry or store do not answer; MODEL_CHANGING if another load of it goes on.
+        """
+        names.check_id(model_id, field="model_name")
+        names.check_id(reference or LATEST, field="parameters[version]")
+        key = (tenant, model_id)
+        with self._exclusively(key):
+            published = self._published.version(tenant, model_id, reference or LATEST)
+            old = self._loaded.get(key)
+            if old and (old.number, old.manifest_sha256) == (published.number, published.manifest_sha256):
+                return old
+            model = self._open(
+                tenant,
+                model_id,
+                published.number,
+                published.manifest_sha256,
+                self._served_file(tenant, published.manifest_sha256),
+            )
+            try:
+                self._record(tenant, model)
+            except MeshError:
+                self._cache.release(tenant, model.file_sha256)
+                raise
+            self._loaded[key] = model
+            self._waiting.pop(key, None)
+            if old:
+                self._cache.release(tenant, old.file_sha256)
+        _logger.info("loaded %s version %d", model_id, model.number)
+        return model
+
+    def unload(self, tenant: str, model_id: str) -> None:
+        """Forget a model. Requests under way finish; then its memory is free.
+
+        Raises:
+            NotFound: MODEL_NOT_LOADED.
+        """
+        key = (tenant, model_id)
+        with self._exclusively(key):
+            if key not in self._loaded and key not in self._waiting:
+                raise NotFound("MODEL_NOT_LOADED", f"the model {model_id!r} is not loaded", field="model_name")
+            with self._database.transaction() as session:
+                session.delete(session.get_one(LoadedModelRow, key))
+            self._waiting.pop(key, None)
+            model = self._loaded.pop(key, None)
+            if model:
+                self._cache.release(tenant, model.file_sha256)
+        _logger.info("unloaded %s", model_id)
+
+    def index(self, tenant: str, *, ready_only: bool = False) -> list[IndexEntry]:
+        """What is loaded, and unless only that is wanted, what else the registry has, by model id.
+
+        Raises:
+            Unavailable: The registry does not answer; it is asked only for what is not loaded.
+        """
+        entries = {} if ready_only else self._missing(tenant)
+        for (owner, model_id), model in self._loaded.copy().items():
+            if owner == tenant:
+                entries[model_id] = IndexEntry(model_id, model.number, "READY")
+        return [entries[model_id] for model_id in sorted(entries)]
+
+    def _missing(self, tenant: str) -> dict[str, IndexEntry]:
+        """Entries of what the registry has or a restart should bring back; some of it may be loaded by now."""
+        missing: dict[str, tuple[int | None, str]] = dict.fromkeys(
+            self._published.model_ids(tenant), (None, "it is not loaded")
+        )
+        missing.update({model_id: why for (owner, model_id), why in self._waiting.copy().items() if owner == tenant})
+        with self._change:
+            loading = {model_id for owner, model_id in self._changing if owner == tenant}
+        return {
+            model_id: IndexEntry(model_id, number, "LOADING")
+            if model_id in loading
+            else IndexEntry(model_id, number, "UNAVAILABLE", reason)
+            for model_id, (number, reason) in missing.items()
+        }
+
+    @contextmanager
+    def _exclusively(self, key: _Key) -> Iterator[None]:
+        """Keep other loads and unloads of one model waiting, though not for long: each waits in a worker's thread.
+
+        Raises:
+            Unavailable: MODEL_CHANGING if another one goes on.
+        """
+        with self._change:
+            if not self._change.wait_for(lambda: key not in self._changing, MAX_WAIT_S):
+                raise Unavailable(
+                    "MODEL_CHANGING",
+                    f"another load or unload of {key[1]!r} goes on; try again",
+                    retry_delay_s=MAX_WAIT_S,
+                )
+            self._changing.add(key)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._changing.remove(key)
+                self._change.notify_all()
+
+    def _served_file(self, tenant: str, manifest_sha256: str) -> str:
+        """Digest of the file that the manifest says to serve."""
+        data = self._store.read(tenant, manifest_sha256)
+        try:
+            return ModelManifest.from_bytes(data).file().sha256
+        except InvalidArgument as error:  # the caller gave a name, not the manifest
+            raise FailedPrecondition(error.reason, f"the model's manifest is broken: {error.message}") from error
+
+    def _open(self, tenant: str, model_id: str, number: int, manifest_sha256: str, file_sha256: str) -> LoadedModel:
+        path = self._cache.hold(tenant, file_sha256)
+        try:
+            engine = self._open_engine(path)
+        except MeshError:
+            self._cache.release(tenant, file_sha256)
+            raise
+        return LoadedModel(model_id, number, manifest_sha256, file_sha256, engine)
+
+    def _record(self, tenant: str, model: LoadedModel) -> None:
+        with self._database.transaction() as session:
+            session.merge(
+                LoadedModelRow(
+                    tenant=tenant,
+                    model_id=model.model_id,
+                    number=model.number,
+                    manifest_sha256=model.manifest_sha256,
+                    file_sha256=model.file_sha256,
+                    update_us=now_us(),
+                )
+            )
+
+    def _restore(self) -> None:
+        """Load what is on record; try again, ever less often, what fails while its dependencies are away."""
+        delay_s = self._restore_delay_s
+        while True:
+            for key in list(self._waiting):
+                if not self._stopping.is_set():
+                    self._restore_one(key)
+            self._restored.set()
+            if not self._waiting or self._stopping.wait(delay_s):
+                return
+            delay_s = min(2 * delay_s, MAX_RESTORE_DELAY_S)
+
+    def _restore_one(self, key: _Key) -> None:
+        try:
+            with self._exclusively(key):
+                if key in self._waiting:  # neither loaded nor unloaded meanwhile
+                    self._bring_back(key)
+        except Unavailable as error:
+            _logger.info("not restoring %s now: %s", key[1], error)
+
+    def _bring_back(self, key: _Key) -> None:
+        tenant, model_id = key
+        try:
+            with self._database.snapshot() as session:
+                row = session.get_one(LoadedModelRow, key)
+                recorded = (row.number, row.manifest_sha256, row.file_sha256)
+            self._loaded[key] = self._open(tenant, model_id, *recorded)
+        except MeshError as error:
+            _logger.warning("cannot restore %s: %s", model_id, error)
+            self._waiting[key] = (self._waiting[key][0], error.message)
+            return
+        del self._waiting[key]
+        _logger.info("restored %s version %d", model_id, recorded[0])

@@ -1,0 +1,21 @@
+"""The inference service's one table: what is loaded, and so what a restart loads again.
+
+It holds all that takes, digests included: a restart asks neither the registry nor, while the cache is whole, the store.
+"""
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from common.database import Base
+
+
+class LoadedModelRow(Base):
+    """The served version of a model."""
+
+    __tablename__ = "loaded_models"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    manifest_sha256: Mapped[str]
+    file_sha256: Mapped[str]
+    update_us: Mapped[int]

@@ -1,0 +1,62 @@
+"""Serves ingest: `python -m services.ingest`, by default on 127.0.0.1:7002."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from common.artifacts import open_store
+from common.channel import open_channel
+from common.database import Database
+from common.jobs import JobRunner, JobStore
+from common.jobs.servicer import JobServicer
+from common.server import Hosted, MeshServer, make_server, run
+from protos.ingest.v1 import ingest_pb2_grpc
+from protos.job.v1 import job_pb2_grpc
+from services.ingest.commit import Commits
+from services.ingest.reader import Reader
+from services.ingest.registry import Registry
+from services.ingest.servicer import IngestServicer
+from services.ingest.settings import IngestSettings
+from services.ingest.uploads import COMMIT_KIND, Uploads
+
+
+def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
+    """A bound server, not yet started, whose jobs are being taken up.
+
+    Args:
+        settings: Of this service.
+        owned: Closes what the server needs once it has stopped.
+    """
+    database = Database(settings.state_url, schema=settings.service)
+    owned.callback(database.close)
+    database.migrate(Path(__file__).parent / "migrations")
+    store = open_store(
+        settings.store_url,
+        access_key_file=settings.store_access_key_file,
+        secret_key_file=settings.store_secret_key_file,
+    )
+    channel = open_channel(settings.registry, deadline_s=settings.deadline_s)
+    owned.callback(channel.close)
+    registry, jobs = Registry(channel), JobStore(database)
+    runner = JobRunner(jobs, {COMMIT_KIND: Commits(database, store, registry).run})
+    servicer = IngestServicer(Uploads(database, store, jobs, runner.wake), Reader(store, registry))
+
+    def ready() -> bool:
+        # The registry is left out: without it samples still come in, and commits wait for it.
+        database.check()
+        store.check()
+        return True
+
+    job_servicer = JobServicer(jobs)
+    hosted = [
+        Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
+        Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
+    ]
+    server = make_server(settings, hosted, ready=ready, on_stop=[job_servicer.close])
+    runner.start()
+    owned.callback(runner.stop, settings.drain_s)
+    return server
+
+
+if __name__ == "__main__":
+    sys.exit(run(IngestSettings, build))

@@ -1,0 +1,16 @@
+"""Settings of ingest; see `common.config.ServiceSettings` for those that every service has."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from common.config import Address, Port, ServiceSettings
+
+
+class IngestSettings(ServiceSettings):
+    """Ingest needs a database, the artifact store and, to commit and to read, the registry."""
+
+    service: ClassVar[str] = "ingest"
+
+    port: Port = Field(7002, description="Port to listen on; 0 takes a free one", ge=0, le=65535)
+    registry: Address = Field("127.0.0.1:7001", description="host:port of the registry")

@@ -1,0 +1,1 @@
+"""The registry: names, versions, aliases and lineage of data sets and models."""

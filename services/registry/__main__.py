@@ -1,0 +1,35 @@
+"""Serves the registry: `python -m services.registry`, by default on 127.0.0.1:7001."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from common.database import Database
+from common.server import Hosted, MeshServer, make_server, run
+from protos.registry.v1 import registry_pb2_grpc
+from services.registry.aliases import Aliases
+from services.registry.catalog import Catalog
+from services.registry.lineage import Lineage
+from services.registry.servicer import RegistryServicer
+from services.registry.settings import RegistrySettings
+
+SERVICE = "deepseek.registry.v1.RegistryService"
+
+
+def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
+    """A bound server, not yet started; `owned` closes its database after it."""
+    database = Database(settings.state_url, schema=settings.service)
+    owned.callback(database.close)
+    database.migrate(Path(__file__).parent / "migrations")
+    servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database))
+
+    def ready() -> bool:
+        database.check()
+        return True
+
+    hosted = Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer)
+    return make_server(settings, [hosted], ready=ready)
+
+
+if __name__ == "__main__":
+    sys.exit(run(RegistrySettings, build))

@@ -1,0 +1,1 @@
+"""The trainer: durable training runs and model exports around `deepseek.training`."""

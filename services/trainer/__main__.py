@@ -1,0 +1,76 @@
+"""Serves the trainer: `python -m services.trainer`, by default on 127.0.0.1:7003."""
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from common.artifacts import open_store
+from common.database import Database
+from common.jobs import JobRunner, JobStore, Lease
+from common.jobs.servicer import JobServicer
+from common.server import Hosted, MeshServer, make_server, run
+from protos.job.v1 import job_pb2_grpc
+from protos.trainer.v1 import trainer_pb2_grpc
+from services.trainer import attempts, exports, runs
+from services.trainer.registry import Registry
+from services.trainer.servicer import TrainerServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.trainer import Trainer
+
+
+def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
+    """A bound server; what it needs closed is put on `owned`."""
+    database = Database(settings.state_url, schema=settings.service)
+    owned.callback(database.close)
+    database.migrate(Path(__file__).parent / "migrations")
+    access_key, secret_key = settings.store_access_key_file, settings.store_secret_key_file
+    store = open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key)
+    childrens_store = {
+        "store_url": settings.store_url,
+        "store_access_key_file": str(access_key) if access_key else None,
+        "store_secret_key_file": str(secret_key) if secret_key else None,
+    }
+    registry = Registry(settings.registry, deadline_s=settings.deadline_s)
+    owned.callback(registry.close)
+    job_store = JobStore(database)
+    run_store = runs.RunStore(database, job_store)
+    directory = settings.home / "trainer"
+    run_handler = attempts.RunHandler(
+        run_store,
+        directory / "runs",
+        childrens_store,
+        max_restarts=settings.max_restarts,
+        stop_grace_s=settings.stop_grace_s,
+    )
+    export_handler = exports.ExportHandler(run_store, registry, directory / "exports", childrens_store)
+    handlers: dict[str, Callable[[Lease], None]] = {runs.JOB_KIND: run_handler, exports.JOB_KIND: export_handler}
+    runner = JobRunner(job_store, handlers, lease_s=settings.lease_s, num_threads=settings.num_jobs)
+    jobs = JobServicer(job_store)
+    trainer = TrainerServicer(Trainer(database, job_store, run_store, runner, store, registry))
+    add_trainer = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
+    hosted = [
+        Hosted("deepseek.trainer.v1.TrainerService", add_trainer, trainer),
+        Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, jobs),
+    ]
+
+    def ready() -> bool:
+        database.check()
+        store.check()
+        return True
+
+    stop_s = settings.stop_grace_s + 2
+
+    def stop_jobs() -> None:
+        # Workers save while calls are drained, so that a stop takes as long as the slower of the two.
+        threading.Thread(target=runner.stop, args=(stop_s,), name="stop-jobs").start()
+
+    server = make_server(settings, hosted, ready=ready, on_stop=[stop_jobs, trainer.close, jobs.close])
+    runner.start()
+    owned.callback(runner.stop, stop_s)
+    return server
+
+
+if __name__ == "__main__":
+    sys.exit(run(TrainerSettings, build))

@@ -1,0 +1,184 @@
+"""Carries out a run: starts the workers, follows what they report, and starts them anew when they crash.
+
+Training happens in processes of its own (`python -m torch.distributed.run`), one directory a start. The workers put
+checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
+proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from common.errors import Internal, MeshError, Unavailable
+from common.jobs import JobError, JobState, Lease, LeaseLost
+from services.trainer.children import Child, reported_error
+from services.trainer.runs import Run, RunStore, final_state
+
+_POLL_S = 0.1
+# The agent says which worker failed and how; what it prints after that is about itself.
+_AGENTS_VERDICT = "failed (exitcode"
+_RETRIED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL")
+_PUBLISHED = ("step", "evaluation", "checkpoint")
+
+_log = logging.getLogger(__name__)
+
+
+class RunHandler:
+    """Job handler of kind `trainer.run`; carries out several runs at once, a thread each.
+
+    Args:
+        runs: Where runs are kept.
+        directory: Working space; holds a directory a run while it is under way.
+        store: How a worker opens the artifact store, as members of its job file.
+        max_restarts: How often crashed workers are started anew before the run fails.
+        stop_grace_s: Seconds that workers get for their last checkpoint.
+    """
+
+    def __init__(
+        self, runs: RunStore, directory: Path, store: Mapping[str, Any], *, max_restarts: int, stop_grace_s: float
+    ) -> None:
+        self._runs = runs
+        self._directory = directory
+        self._store = store
+        self._max_restarts = max_restarts
+        self._stop_grace_s = stop_grace_s
+
+    def __call__(self, lease: Lease) -> None:
+        """Carries out the run of the lease's job from its last checkpoint on.
+
+        Raises:
+            LeaseLost: Another trainer carries it out.
+        """
+        name = f"runs/{json.loads(lease.job.spec)['run_id']}"
+        run = self._runs.get(lease.job.tenant, name)
+        directory = self._directory / run.run_id
+        shutil.rmtree(directory, ignore_errors=True)  # left by an attempt that was killed; its workers died with it
+
+        def close(state: JobState, error: JobError | None = None) -> Callable[[Session], None]:
+            return lambda session: self._runs.publish(session, run, [final_state(state, error)])
+
+        try:
+            self._train(lease, name, directory)
+        except Unavailable as error:
+            # Our own database is away; the run has done nothing wrong. Whoever gets the lease next goes on with it.
+            raise LeaseLost(str(error)) from error
+        except MeshError as error:
+            lease.fail(error, close(JobState.FAILED, JobError.of(error)))
+        else:
+            if lease.cancelled.is_set() and not lease.finished:
+                lease.cancel_done(close(JobState.CANCELLED))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            self._runs.wake()
+
+    def _train(self, lease: Lease, name: str, directory: Path) -> None:
+        """Starts workers until they have finished, or are to stop, or have crashed too often."""
+        tail = ""
+        for start in range(1 + self._max_restarts):
+            if lease.cancelled.is_set() or lease.stopping.is_set():
+                return
+            run = self._runs.get(lease.job.tenant, name)
+            with self._start(lease, run, directory / f"{lease.attempt}.{start}") as child:
+                if self._follow(lease, run, child):
+                    return
+                tail = child.log_tail(until=_AGENTS_VERDICT)
+            _log.warning("the workers of %s crashed (start %d of attempt %d)", name, start + 1, lease.attempt)
+        message = f"the workers crashed {1 + self._max_restarts} times; at the end:\n{tail}"
+        raise Internal("WORKERS_CRASHED", message)
+
+    def _start(self, lease: Lease, run: Run, directory: Path) -> Child:
+        events: list[tuple[str, Mapping[str, Any]]] = [
+            ("attempt", {"attempt": lease.attempt, "start_step": run.checkpoint_step})
+        ]
+        with lease.transaction() as session:
+            if self._runs.last_state(session, run) == JobState.PENDING.name:
+                events.insert(0, ("state", {"state": JobState.RUNNING.name}))
+            self._runs.publish(session, run, events)
+        self._runs.wake()
+        num_workers = run.spec.num_workers
+        num_threads = max(1, _num_cores() // num_workers)
+        job = {
+            "spec": run.spec.to_json(),
+            "dataset_manifest_sha256": run.dataset_manifest_sha256,
+            "tenant": run.tenant,
+            **self._store,
+            "checkpoint_sha256": run.checkpoint.sha256 if run.checkpoint else None,
+            "attempt": lease.attempt,
+        }
+        # Rendezvous, store and gloo stay on loopback: all workers of a run are on this machine.
+        agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run"]
+        agent += ["--standalone", "--local-addr", "127.0.0.1"]
+        workers = ["--nproc-per-node", str(num_workers), "-m", "deepseek.training.worker"]
+        env = {"OMP_NUM_THREADS": str(num_threads)} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+        return Child(directory, [*agent, *workers], job, env=env)
+
+    def _follow(self, lease: Lease, run: Run, child: Child) -> bool:
+        """Publishes what the workers report until they end; True unless they crashed."""
+        asked_at: float | None = None
+        under_way = False
+        while True:
+            ended = child.wait(_POLL_S)
+            events = child.events()  # read after the look at the process, so that nothing of an ended one is missed
+            under_way = under_way or bool(events)
+            self._publish(lease, run, events)
+            for event in events:
+                match event["kind"]:
+                    case "failed" if event["code"] not in _RETRIED:
+                        raise reported_error(event)
+                    case "finished":
+                        self._complete(lease, run, event)
+                        return True
+                    case "stopped":
+                        return True
+            if lease.lost.is_set():
+                raise LeaseLost
+            if lease.cancelled.is_set() or lease.stopping.is_set():
+                if asked_at is None:
+                    asked_at = time.monotonic()
+                    child.ask_to_stop()
+                    if lease.cancelled.is_set():
+                        with lease.transaction() as session:
+                            self._runs.publish(session, run, [("state", {"state": JobState.CANCELLING.name})])
+                        self._runs.wake()
+                if ended or not under_way or time.monotonic() - asked_at > self._stop_grace_s:
+                    return True  # nothing more to save
+            elif ended:
+                return False
+
+    def _publish(self, lease: Lease, run: Run, reported: list[dict[str, Any]]) -> None:
+        news = [event for event in reported if event["kind"] in _PUBLISHED]
+        if not news:
+            return
+        events = [(event["kind"], _payload(event)) for event in news]
+        with lease.transaction() as session:
+            self._runs.publish(session, run, events, train_s=run.train_s + news[-1]["train_s"])
+        self._runs.wake()
+        steps = [payload for kind, payload in events if kind == "step"]
+        if steps:
+            step, num_steps = steps[-1]["step"], steps[-1]["num_steps"]
+            lease.update(progress=step / max(1, num_steps), message=f"step {step} of {num_steps}")
+
+    def _complete(self, lease: Lease, run: Run, finished: Mapping[str, Any]) -> None:
+        def effect(session: Session) -> str:
+            train_s = run.train_s + finished["train_s"]
+            events = [final_state(JobState.SUCCEEDED)]
+            self._runs.publish(session, run, events, train_s=train_s, metrics=finished["metrics"])
+            return run.name
+
+        lease.complete(effect)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _payload(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in ("kind", "train_s")}

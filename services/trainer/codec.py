@@ -1,0 +1,103 @@
+"""Protobuf to domain and back."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from common.artifacts import Artifact
+from common.artifacts.proto import to_proto
+from common.errors import InvalidArgument, Violation
+from common.jobs.proto import job_to_proto
+from deepseek.training.runspec import RunSpec
+from protos.job.v1 import job_pb2
+from protos.trainer.v1 import trainer_pb2
+from services.trainer.runs import Run, RunEvent
+
+
+def read_spec(message: trainer_pb2.RunSpec) -> RunSpec:
+    """Reads a spec.
+
+    Raises:
+        InvalidArgument: UNKNOWN_FIELD if it has a field that this version does not know; BAD_VALUE.
+    """
+    unknown = list(_unknown_fields(message, "spec"))
+    if unknown:
+        what = "this version of the trainer does not know the field with this number"
+        raise InvalidArgument("UNKNOWN_FIELD", what, violations=[Violation(path, what) for path in unknown])
+    try:
+        data = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    except json_format.Error as error:  # an infinite number in a component's params
+        raise InvalidArgument("BAD_VALUE", f"the spec holds a value that JSON cannot: {error}", field="spec") from error
+    return RunSpec.from_json(data)
+
+
+def run_to_proto(run: Run) -> trainer_pb2.Run:
+    """Writes a run."""
+    return trainer_pb2.Run(
+        name=run.name,
+        spec=json_format.ParseDict(run.spec.to_json(), trainer_pb2.RunSpec()),
+        job=job_to_proto(run.job),
+        fingerprint=run.fingerprint,
+        checkpoint=to_proto(run.checkpoint) if run.checkpoint else None,
+        metrics=_metrics(run.metrics),
+        train_s=run.train_s,
+    )
+
+
+def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
+    """Writes one entry of a run's history."""
+    message = trainer_pb2.RunEvent(sequence=event.sequence, time=_timestamp(event.time_us))
+    values = dict(event.payload)
+    match event.kind:
+        case "step":
+            message.step.CopyFrom(trainer_pb2.StepEvent(**{**values, "metrics": _metrics(values["metrics"])}))
+        case "evaluation":
+            message.evaluation.CopyFrom(
+                trainer_pb2.EvaluationEvent(**{**values, "metrics": _metrics(values["metrics"])})
+            )
+        case "checkpoint":
+            artifact = to_proto(Artifact.from_json(values["artifact"]))
+            message.checkpoint.CopyFrom(trainer_pb2.CheckpointEvent(step=values["step"], artifact=artifact))
+        case "attempt":
+            message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
+        case "state":
+            state = f"JOB_STATE_{values['state']}"
+            error = job_pb2.JobError(**values["error"]) if "error" in values else None
+            message.state.CopyFrom(trainer_pb2.StateEvent(state=state, error=error))
+    return message
+
+
+def _metrics(values: Mapping[str, float]) -> list[trainer_pb2.MetricValue]:
+    return [trainer_pb2.MetricValue(name=name, value=value) for name, value in values.items()]
+
+
+def _timestamp(time_us: int) -> Timestamp:
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+def _unknown_fields(message: Message, path: str) -> Iterator[str]:
+    """Paths of the fields of a message, at any depth, that its type does not have; they are named by number."""
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]  # the stubs lack it
+        yield f"{path}.{unknown.field_number}"
+    for field, value in message.ListFields():
+        if field.type != FieldDescriptor.TYPE_MESSAGE:
+            continue
+        for place, part in _parts(field, value):
+            yield from _unknown_fields(part, f"{path}.{place}")
+
+
+def _parts(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Message]]:
+    kind = field.message_type
+    assert kind is not None
+    if kind.GetOptions().map_entry:
+        if kind.fields_by_name["value"].type == FieldDescriptor.TYPE_MESSAGE:
+            yield from ((f"{field.name}.{key}", value[key]) for key in value)
+    elif field.is_repeated:
+        yield from ((f"{field.name}[{i}]", part) for i, part in enumerate(value))
+    else:
+        yield field.name, value

@@ -1,0 +1,126 @@
+"""Carries out an export: a child process makes and measures the files, this registers them with their lineage.
+
+An export is remembered by run, options and code: the same one again starts no process and adds no bytes, it only makes
+sure that the model has the version.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.artifacts import Artifact
+from common.errors import Internal
+from common.jobs import Lease, LeaseLost
+from services.trainer.children import Child, reported_error
+from services.trainer.fingerprint import export_fingerprint
+from services.trainer.registry import Registry
+from services.trainer.runs import Export, Run, RunStore
+
+JOB_KIND = "trainer.export"
+DEFAULT_INT8_MAX_LOSS = 0.005
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What to export.
+
+    Attributes:
+        run_id: Of a run that has succeeded.
+        model: `models/<id>`.
+        int8: Also quantise.
+        int8_max_loss: Largest accepted loss of the first metric, as a fraction.
+    """
+
+    run_id: str
+    model: str
+    int8: bool
+    int8_max_loss: float
+
+    def to_json(self) -> str:
+        """Text form for the job."""
+        return json.dumps(asdict(self))
+
+
+class ExportHandler:
+    """Job handler of kind `trainer.export`.
+
+    Args:
+        runs: Where runs and exports are kept.
+        registry: Where the model version is registered.
+        directory: Working space.
+        store: How the child opens the artifact store, as members of its job file.
+    """
+
+    def __init__(self, runs: RunStore, registry: Registry, directory: Path, store: Mapping[str, Any]) -> None:
+        self._runs = runs
+        self._registry = registry
+        self._directory = directory
+        self._store = store
+
+    def __call__(self, lease: Lease) -> None:
+        """Carries out the export of the lease's job.
+
+        Raises:
+            MeshError: What the child reported, EXPORT_CRASHED, or the registry's failure.
+            LeaseLost: Another trainer carries it out.
+        """
+        spec = ExportSpec(**json.loads(lease.job.spec))
+        run = self._runs.get(lease.job.tenant, f"runs/{spec.run_id}")
+        fingerprint = export_fingerprint({"int8": spec.int8, "int8_max_loss": spec.int8_max_loss})
+        export = self._runs.find_export(run.tenant, run.run_id, fingerprint) or self._export(lease, run, spec)
+        if export is None:
+            return
+        sources = [run.spec.dataset_version, run.name]
+        version = self._registry.create_model_version(
+            spec.model, export.manifest, sources=sources, metrics=export.metrics
+        )
+
+        def effect(session: Any) -> str:
+            self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
+            return version
+
+        lease.complete(effect)
+
+    def _export(self, lease: Lease, run: Run, spec: ExportSpec) -> Export | None:
+        """Runs the child; None if it was stopped on request."""
+        assert run.checkpoint is not None, "a run that has succeeded has a checkpoint"
+        directory = self._directory / lease.job.name.removeprefix("jobs/")
+        job = {
+            "spec": run.spec.to_json(),
+            "run": run.name,
+            "dataset_manifest_sha256": run.dataset_manifest_sha256,
+            "tenant": run.tenant,
+            **self._store,
+            "checkpoint_sha256": run.checkpoint.sha256,
+            "metrics": dict(run.metrics),
+            "int8": spec.int8,
+            "int8_max_loss": spec.int8_max_loss,
+        }
+        try:
+            with Child(directory, [sys.executable, "-m", "deepseek.training.export"], job) as child:
+                return self._follow(lease, child)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _follow(self, lease: Lease, child: Child) -> Export | None:
+        while True:
+            ended = child.wait(_POLL_S)
+            for event in child.events():
+                match event["kind"]:
+                    case "progress":
+                        lease.update(progress=event["progress"], message=event["message"])
+                    case "finished":
+                        return Export(Artifact.from_json(event["manifest"]), event["metrics"])
+                    case "failed":
+                        raise reported_error(event)
+            if lease.lost.is_set():
+                raise LeaseLost
+            if lease.cancelled.is_set() or lease.stopping.is_set():
+                return None
+            if ended:
+                raise Internal("EXPORT_CRASHED", f"the export crashed; at the end:\n{child.log_tail()}")

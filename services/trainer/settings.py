@@ -1,0 +1,20 @@
+"""Settings of the trainer service (`DEEPSEEK_TRAINER_<FIELD>`, table `[trainer]`, or flags)."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from common.config import Address, Port, ServiceSettings
+
+
+class TrainerSettings(ServiceSettings):
+    """What an operator decides about the trainer; what a run needs stands in its spec."""
+
+    service: ClassVar[str] = "trainer"
+
+    port: Port = 7003
+    registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
+    num_jobs: int = Field(2, ge=1, description="Runs and exports that are carried out at the same time.")
+    lease_s: float = Field(4.0, gt=0, description="Seconds after which a job whose trainer is gone is taken up again.")
+    max_restarts: int = Field(3, ge=0, description="How often crashed workers are started anew before the run fails.")
+    stop_grace_s: float = Field(8.0, gt=0, description="Seconds that workers get for their last checkpoint.")

@@ -1,0 +1,57 @@
+"""From a URL to a store."""
+
+from pathlib import Path
+
+import pytest
+
+from common.artifacts import open_store
+from common.artifacts.directory import DirectoryStore
+from common.artifacts.s3 import S3Store
+from common.errors import FailedPrecondition, InvalidArgument
+
+
+def test_a_file_url_opens_a_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    store = open_store(folder.as_uri())
+
+    assert isinstance(store, DirectoryStore)
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("url", ["s3+http://127.0.0.1:9000/bucket", "s3+https://s3.example.com/bucket/"])
+def test_an_s3_url_opens_a_bucket_without_asking_the_server(tmp_path: Path, url: str) -> None:
+    (tmp_path / "access").write_text("key\n")
+    (tmp_path / "secret").write_text("secret\n")
+
+    store = open_store(url, access_key_file=tmp_path / "access", secret_key_file=tmp_path / "secret")
+
+    assert isinstance(store, S3Store)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "/var/store",
+        "file:store",
+        "file://otherhost/store",
+        "http://127.0.0.1/bucket",
+        "s3+http://127.0.0.1:9000",
+        "s3+http://127.0.0.1:9000/a/b",
+        "s3+http:///bucket",
+        "s3+http://key:secret@127.0.0.1:9000/bucket",
+    ],
+)
+def test_other_urls_are_refused_without_repeating_secrets(url: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_store(url)
+    assert caught.value.reason == "BAD_STORE_URL"
+    assert "key:secret" not in str(caught.value)
+
+
+def test_missing_keys_are_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    for path in (None, tmp_path / "absent", tmp_path / "empty"):
+        with pytest.raises(FailedPrecondition) as caught:
+            open_store("s3+http://127.0.0.1:9000/bucket", access_key_file=path)
+        assert (caught.value.reason, caught.value.field) == ("STORE_KEYS_MISSING", "store_access_key_file")

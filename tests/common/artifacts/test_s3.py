@@ -1,0 +1,122 @@
+"""What is special about a store in S3: answers that a healthy server with a matching set-up never gives.
+
+A server that is full, or that breaks off in the middle, cannot be had on demand, so a small HTTP server speaks for it.
+Wrong keys and missing buckets are asked of a real one in tests/contracts.
+"""
+
+import hashlib
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from common.artifacts.s3 import S3Store
+from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+
+TENANT = "default"
+CONTENT = b"blob"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Answers reads as an empty bucket would, and writes and blobs as the test wants."""
+
+    put_answer: tuple[int, str] = (200, "")
+    cut = False
+
+    def do_GET(self) -> None:
+        if self.cut and SHA256 in self.path:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[:-1])
+            self.close_connection = True
+        elif "location" in self.path:
+            self._xml(200, '<LocationConstraint xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></LocationConstraint>')
+        else:
+            self._xml(
+                200,
+                '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'
+                "<IsTruncated>false</IsTruncated></ListBucketResult>",
+            )
+
+    def do_HEAD(self) -> None:
+        self._xml(404, "")
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, code = self.put_answer
+        self._xml(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>")
+
+    def _xml(self, status: int, body: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Keeps the test's output clean."""
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[type[_Answers], S3Store]]:
+    handler = type("Answers", (_Answers,), {})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield handler, _store(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+
+
+def _store(endpoint: str) -> S3Store:
+    return S3Store(endpoint, "bucket", access_key="key", secret_key="secret", secure=False, timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        ((507, "XMinioStorageFull"), ResourceExhausted, "STORE_FULL"),
+        ((403, "AccessDenied"), FailedPrecondition, "STORE_ACCESS_DENIED"),
+        ((405, "MethodNotAllowed"), FailedPrecondition, "STORE_READ_ONLY"),
+        ((404, "NoSuchBucket"), FailedPrecondition, "STORE_BUCKET_MISSING"),
+        ((503, "SlowDown"), Unavailable, "STORE_UNREACHABLE"),
+        ((400, "SomethingNew"), Unavailable, "STORE_UNREACHABLE"),
+    ],
+)
+def test_what_a_server_refuses_is_a_clear_error(
+    answers: tuple[type[_Answers], S3Store], answer: tuple[int, str], error: type[MeshError], reason: str
+) -> None:
+    handler, store = answers
+    handler.put_answer = answer
+
+    with pytest.raises(error) as caught:
+        store.put(TENANT, CONTENT, "text/plain")
+
+    assert caught.value.reason == reason
+    assert "secret" not in str(caught.value)
+
+
+def test_a_blob_that_breaks_off_is_not_taken_for_whole(answers: tuple[type[_Answers], S3Store]) -> None:
+    handler, store = answers
+    handler.cut = True
+
+    with pytest.raises(Unavailable) as caught:
+        store.read(TENANT, SHA256)
+
+    assert caught.value.reason == "STORE_UNREACHABLE"
+
+
+def test_a_server_that_is_away_is_a_clear_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = _store(f"127.0.0.1:{unused.getsockname()[1]}")
+
+        with pytest.raises(Unavailable) as caught:
+            store.check()
+
+    assert caught.value.reason == "STORE_UNREACHABLE"
+    assert caught.value.retry_delay_s

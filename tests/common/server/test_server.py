@@ -1,0 +1,343 @@
+"""Servers over real sockets, and as processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from common.channel import open_channel
+from common.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    Violation,
+)
+from common.server import Hosted, MeshServer, make_server
+from protos.job.v1 import job_pb2, job_pb2_grpc
+from tests.common.server.servicer import SERVICE, ExampleServicer, example_server
+from tests.common.settings import example_settings
+from tests.processes import wait_until
+
+NO_PROXY = [("grpc.enable_http_proxy", 0)]
+
+
+@pytest.fixture
+def servicer() -> Iterator[ExampleServicer]:
+    servicer = ExampleServicer()
+    yield servicer
+    servicer.leave.set()
+
+
+@pytest.fixture
+def server(servicer: ExampleServicer, tmp_path: Path) -> Iterator[MeshServer]:
+    settings = example_settings(tmp_path, "--max-streams", "2", "--unary-workers", "2", "--max-message-bytes", "100000")
+    with example_server(settings, servicer) as server:
+        yield server
+        servicer.leave.set()
+
+
+@pytest.fixture
+def stub(server: MeshServer) -> Iterator[job_pb2_grpc.JobServiceStub]:
+    with open_channel(server.address) as channel:
+        yield job_pb2_grpc.JobServiceStub(channel)
+
+
+def get(stub: job_pb2_grpc.JobServiceStub, name: str) -> str:
+    return str(stub.GetJob(job_pb2.GetJobRequest(name=name)).job.name)
+
+
+def test_an_error_arrives_as_the_class_that_was_raised(stub: job_pb2_grpc.JobServiceStub) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        get(stub, "wrong")
+    error = caught.value
+    assert (error.reason, error.message, error.field, error.retry_delay_s) == ("BAD_NAME", "no such name", "name", 1.5)
+    assert error.violations[1] == Violation("other", "also")
+
+
+def test_an_error_within_a_stream_arrives_after_the_messages_before_it(stub: job_pb2_grpc.JobServiceStub) -> None:
+    responses = stub.WatchJob(job_pb2.WatchJobRequest(name="wrong"))
+    assert next(responses).job.name == "wrong"
+    with pytest.raises(NotFound) as caught:
+        next(responses)
+    assert caught.value.reason == "JOB_NOT_FOUND"
+
+
+def test_a_bug_tells_the_caller_nothing(stub: job_pb2_grpc.JobServiceStub) -> None:
+    with pytest.raises(Internal) as unary:
+        get(stub, "bug")
+    with pytest.raises(Internal) as stream:
+        list(stub.WatchJob(job_pb2.WatchJobRequest(name="bug")))
+    for caught in (unary, stream):
+        assert "secret" not in str(caught.value)
+        assert caught.value.reason == "INTERNAL"
+
+
+def test_streams_beyond_the_cap_are_refused_while_unary_calls_work(stub: job_pb2_grpc.JobServiceStub) -> None:
+    streams = [stub.WatchJob(job_pb2.WatchJobRequest(name="x")) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    with pytest.raises(ResourceExhausted) as caught:
+        next(stub.WatchJob(job_pb2.WatchJobRequest(name="x")))
+    assert caught.value.reason == "TOO_MANY_STREAMS"
+    assert caught.value.retry_delay_s == 1
+    assert get(stub, "x") == "x"
+
+
+def test_an_oversized_message_is_refused(stub: job_pb2_grpc.JobServiceStub) -> None:
+    with pytest.raises(ResourceExhausted) as caught:
+        get(stub, "x" * 200_000)
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+    assert get(stub, "x") == "x"
+
+
+def test_a_call_ends_at_its_deadline(server: MeshServer) -> None:
+    with open_channel(server.address, deadline_s=0.2) as channel, pytest.raises(MeshError) as caught:
+        get(job_pb2_grpc.JobServiceStub(channel), "slow")
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_a_taken_port_is_an_error_that_names_the_field(server: MeshServer, tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        make_server(example_settings(tmp_path, "--port", str(server.port)), [], ready=lambda: True)
+    assert (caught.value.reason, caught.value.field) == ("PORT_TAKEN", "port")
+
+
+def test_health_tells_alive_from_ready(servicer: ExampleServicer, tmp_path: Path) -> None:
+    with (
+        example_server(example_settings(tmp_path), servicer, ready=lambda: False) as server,
+        open_channel(server.address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+        named = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert named.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_reflection_lists_the_services(server: MeshServer) -> None:
+    with grpc.insecure_channel(server.address, NO_PROXY) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        (response,) = stub.ServerReflectionInfo(iter([request]))
+    assert SERVICE in {service.name for service in response.list_services_response.service}
+
+
+def test_an_error_too_large_to_travel_arrives_cut(stub: job_pb2_grpc.JobServiceStub) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        get(stub, "many words")
+    assert caught.value.reason == "BAD_NAME"
+    assert caught.value.message.startswith("üü")
+    assert caught.value.message.endswith("…")
+    assert 10 < len(caught.value.violations) < 5_000
+
+
+def test_an_error_that_is_not_unicode_arrives_all_the_same(stub: job_pb2_grpc.JobServiceStub) -> None:
+    with pytest.raises(NotFound) as caught:
+        get(stub, "not Unicode")
+    assert (caught.value.reason, caught.value.message) == ("FILE_NOT_FOUND", "no ?")
+
+
+def test_a_status_that_a_servicer_set_itself_is_kept(server: MeshServer) -> None:
+    with grpc.insecure_channel(server.address, NO_PROXY) as channel, pytest.raises(grpc.RpcError) as caught:
+        get(job_pb2_grpc.JobServiceStub(channel), "abort")
+    assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
+def test_a_call_without_a_deadline_gets_the_servers(servicer: ExampleServicer, tmp_path: Path) -> None:
+    with (
+        example_server(example_settings(tmp_path, "--deadline-s", "0.3"), servicer) as server,
+        grpc.insecure_channel(server.address, NO_PROXY) as channel,
+    ):
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        request = job_pb2.GetJobRequest(name="remaining")
+        assert 0 < stub.GetJob(request).job.progress <= 0.3
+        assert 1 < stub.GetJob(request, timeout=60).job.progress < 70
+        slow = stub.GetJob.future(job_pb2.GetJobRequest(name="slow"))
+        assert servicer.entered.wait(10)
+        servicer.leave.wait(0.4)
+        servicer.leave.set()
+        with pytest.raises(grpc.RpcError) as caught:
+            slow.result()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "set a deadline" in caught.value.details()
+
+
+def test_a_caller_that_leaves_is_not_a_bug(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, ended = threading.Event(), threading.Event()
+
+    def count(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        try:
+            for _ in requests:
+                first.set()
+        finally:
+            ended.set()
+        return b""
+
+    def requests() -> Iterator[bytes]:
+        yield b"1"
+        ended.wait(30)
+
+    with serve_count(tmp_path, count) as server, open_channel(server.address) as channel:
+        call = channel.stream_unary("/example/Count").future(requests())
+        assert first.wait(10)
+        call.cancel()
+        assert ended.wait(10)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_streams_of_requests_count_as_streams(tmp_path: Path) -> None:
+    leave = threading.Event()
+
+    def count(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        return str(sum(1 for _ in requests)).encode()
+
+    def endless(entered: threading.Event) -> Iterator[bytes]:
+        yield b""
+        entered.set()
+        leave.wait(30)
+
+    with serve_count(tmp_path, count, "--max-streams", "1") as server, open_channel(server.address) as channel:
+        method = channel.stream_unary("/example/Count")
+        entered = threading.Event()
+        call = method.future(endless(entered))
+        assert entered.wait(10)
+        with pytest.raises(ResourceExhausted) as caught:
+            method(iter([b""]))
+        assert caught.value.reason == "TOO_MANY_STREAMS"
+        leave.set()
+        assert call.result() == b"1"
+        assert method(iter([b"", b""])) == b"2"
+
+
+@pytest.mark.parametrize("failure", [False, Unavailable("STORE_UNREACHABLE", "away"), ValueError("a bug")])
+def test_readiness_follows_what_the_service_depends_on(failure: bool | Exception, tmp_path: Path) -> None:
+    state: list[bool | Exception] = [failure]
+
+    def ready() -> bool:
+        if isinstance(state[0], Exception):
+            raise state[0]
+        return state[0]
+
+    def is_serving(name: str) -> bool:
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    with (
+        example_server(example_settings(tmp_path), ExampleServicer(), ready=ready) as server,
+        open_channel(server.address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert (is_serving(""), is_serving(SERVICE)) == (True, False)
+        state[0] = True
+        wait_until(lambda: is_serving(SERVICE), "the service to be ready again", timeout_s=10)
+        state[0] = failure
+        wait_until(lambda: not is_serving(SERVICE), "the failure to show", timeout_s=10)
+        assert is_serving("")
+
+
+def test_watches_do_not_hold_up_a_drain(tmp_path: Path) -> None:
+    servicer = ExampleServicer()
+    server = example_server(example_settings(tmp_path), servicer, on_stop=[servicer.leave.set])
+    server.start()
+    with open_channel(server.address) as channel:
+        health_watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        next(health_watch)
+        job_watch = job_pb2_grpc.JobServiceStub(channel).WatchJob(job_pb2.WatchJobRequest(name="x"))
+        next(job_watch)
+        start = time.monotonic()
+        server.stop(20)
+        assert time.monotonic() - start < 10
+        assert list(job_watch) == []
+
+
+def serve_count(tmp_path: Path, count: Callable[..., bytes], *flags: str) -> MeshServer:
+    def add(servicer: object, server: grpc.Server) -> None:
+        handlers = {"Count": grpc.stream_unary_rpc_method_handler(count)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("example", handlers)])
+
+    return make_server(example_settings(tmp_path, *flags), [Hosted("example", add, None)], ready=lambda: True)
+
+
+@contextmanager
+def service(tmp_path: Path, *flags: str) -> "Iterator[tuple[subprocess.Popen[str], Path]]":
+    file = tmp_path / "address.json"
+    places = ["--home", str(tmp_path), "--port", "0", "--address-file", str(file)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.common.server.example_service", *places, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process, file
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_lets_an_accepted_call_finish_and_ends_with_success(tmp_path: Path) -> None:
+    with service(tmp_path) as (process, file):
+        wait_until(file.exists, "the address file")
+        address = json.loads(file.read_text())
+        assert address["pid"] == process.pid
+        with open_channel(address["address"]) as channel:
+            responses = job_pb2_grpc.JobServiceStub(channel).WatchJob(job_pb2.WatchJobRequest(name="two"))
+            next(responses)
+            process.send_signal(signal.SIGTERM)
+            assert [response.job.name for response in responses] == ["second"]
+            output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert "closed" in output
+        assert not file.exists()
+
+
+def test_a_call_that_outlives_its_grace_does_not_keep_the_process(tmp_path: Path) -> None:
+    with service(tmp_path, "--drain-s", "0.2") as (process, file):
+        wait_until(file.exists, "the address file")
+        with open_channel(json.loads(file.read_text())["address"]) as channel:
+            responses = job_pb2_grpc.JobServiceStub(channel).WatchJob(job_pb2.WatchJobRequest(name="x"))
+            next(responses)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=20)
+            with pytest.raises(MeshError):
+                next(responses)
+        assert process.returncode == 0, errors
+
+
+def test_a_taken_port_is_told_in_the_last_log_line(server: MeshServer, tmp_path: Path) -> None:
+    with service(tmp_path, "--port", str(server.port)) as (process, _):
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        entry = json.loads(errors.splitlines()[-1])
+        assert (entry["reason"], entry["field"]) == ("PORT_TAKEN", "port")
+        assert "Traceback" not in errors
+
+
+def test_a_service_that_cannot_start_logs_why_and_fails(tmp_path: Path) -> None:
+    with service(tmp_path, "--host", "0.0.0.0") as (process, _):
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        entry = json.loads(errors.splitlines()[-1])
+        assert (entry["reason"], entry["field"]) == ("INSECURE_BIND", "host")
+
+
+def test_sigterm_is_seen_even_if_another_thread_receives_it(tmp_path: Path) -> None:
+    with service(tmp_path) as (process, file):
+        wait_until(file.exists, "the address file")
+        with open_channel(json.loads(file.read_text())["address"]) as channel:
+            assert get(job_pb2_grpc.JobServiceStub(channel), "signal") == "signal"
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 0, errors

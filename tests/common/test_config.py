@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import load_settings
+from common.errors import FailedPrecondition, InvalidArgument
+from tests.common.settings import ExampleSettings, example_settings
+
+
+def test_flags_come_before_the_environment_before_the_file_before_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('[example]\nport = 1\nunary_workers = 2\nmax_streams = 3\n[other]\nport = "x"\n')
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_PORT", "10")
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_UNARY_WORKERS", "20")
+    settings = load_settings(ExampleSettings, ["--config", str(file), "--port", "100", "--home", str(tmp_path)])
+    assert (settings.port, settings.unary_workers, settings.max_streams, settings.drain_s) == (100, 20, 3, 10)
+
+
+def test_home_decides_where_state_and_store_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_HOME", str(tmp_path / "mesh"))
+    settings = load_settings(ExampleSettings, [])
+    assert settings.home == tmp_path / "mesh"
+    assert settings.state_url == f"sqlite:///{tmp_path}/mesh/state/example.db"
+    assert settings.store_url == f"file://{tmp_path}/mesh/store"
+    assert (tmp_path / "mesh").stat().st_mode & 0o777 == 0o700
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        example_settings(tmp_path).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--port", "65536"], "port"),
+        (["--max-streams", "0"], "max_streams"),
+        (["--log-level", "LOUD"], "log_level"),
+        (["--registry", "nowhere"], "registry"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field(flags: list[str], field: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path, *flags)
+    assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", field)
+
+
+def test_an_unknown_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_PROT", "1")
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path)
+    assert caught.value.reason == "UNKNOWN_SETTING"
+    assert "DEEPSEEK_EXAMPLE_PORT" in caught.value.message
+
+
+def test_an_unknown_flag_ends_with_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        example_settings(tmp_path, "--prot", "1")
+    assert caught.value.code != 0
+    assert "--prot" in capsys.readouterr().err
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(ExampleSettings, ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in text for name in ExampleSettings.model_fields)
+
+
+@pytest.mark.parametrize("content", ["port = ", "example = 3"])
+def test_a_bad_file_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(content)
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path, "--config", str(tmp_path / "bad.toml"))
+    assert caught.value.reason == "BAD_CONFIG_FILE"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_anything_but_loopback_is_refused(host: str, tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        example_settings(tmp_path, "--host", host)
+    assert (caught.value.reason, caught.value.field) == ("INSECURE_BIND", "host")
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FailedPrecondition) as caught:
+        example_settings(tmp_path / "file" / "home")
+    assert (caught.value.reason, caught.value.field) == ("HOME_NOT_WRITABLE", "home")
+
+
+def test_variables_without_our_prefix_mean_nothing_to_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "HOME", "PORT", "LOG_LEVEL"):
+        monkeypatch.setenv(name, "/nonsense")
+    settings = ExampleSettings(home=tmp_path)
+    assert (settings.home, settings.host, settings.port) == (tmp_path, "127.0.0.1", 7999)
+
+
+def test_what_a_program_sets_comes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_PORT", "10")
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_MAX_STREAMS", "20")
+    settings = ExampleSettings(home=tmp_path, port=5)
+    assert (settings.port, settings.max_streams) == (5, 20)
+
+
+def test_nothing_gets_round_the_refusal_to_listen_on_a_network(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition):
+        ExampleSettings(home=tmp_path, host="0.0.0.0")
+
+
+@pytest.mark.parametrize("variable", ["DEEPSEEK_CONFIG", "DEEPSEEK_EXAMPLE_CONFIG"])
+def test_the_environment_may_name_the_file(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mesh.toml").write_text("[example]\nmax_streams = 5\n")
+    monkeypatch.setenv(variable, str(tmp_path / "mesh.toml"))
+    assert example_settings(tmp_path).max_streams == 5
+
+
+def test_an_unknown_key_in_the_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text("[example]\nprot = 5\n")
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path, "--config", str(tmp_path / "mesh.toml"))
+    assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "prot")

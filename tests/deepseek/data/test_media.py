@@ -1,0 +1,111 @@
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import InvalidArgument
+from deepseek.data import media
+from tests.deepseek.data.samples import image_file, sound_file
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header announces a huge image."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_is_decoded(kind: str) -> None:
+    image = media.decode_image(image_file(kind=kind))
+    assert (image.size, image.mode) == ((16, 12), "RGB")
+    media.check_image(image_file(kind=kind))
+
+
+def test_a_png_is_decoded_exactly() -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    assert np.array_equal(np.array(media.decode_image(sink.getvalue())), pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("length", [0, 1, 20, -60, -20])
+def test_a_cut_off_image_is_refused(kind: str, length: int) -> None:
+    data = image_file(kind=kind)[:length]
+    with pytest.raises(InvalidArgument) as caught:
+        media.check_image(data, field="samples[k].image", name="k.png")
+    assert caught.value.reason == "DAMAGED_IMAGE"
+    assert caught.value.field == "samples[k].image"
+    assert "k.png" in caught.value.message
+
+
+def test_a_png_with_one_wrong_byte_of_pixels_is_refused() -> None:
+    data = bytearray(image_file(size=(64, 64)))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(InvalidArgument):
+        media.check_image(bytes(data))
+
+
+@pytest.mark.parametrize("size", [(8193, 8192), (10_000, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        media.check_image(huge_png(*size))
+    assert caught.value.reason == "DAMAGED_IMAGE"
+
+
+def test_other_formats_are_refused() -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(sink, "GIF")
+    with pytest.raises(InvalidArgument):
+        media.check_image(sink.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damage_anywhere_gives_an_image_or_the_one_error(kind: str) -> None:
+    whole = image_file(kind=kind, size=(40, 30))
+    choose = random.Random(kind)
+    num_refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(choose.randint(1, 4)):
+            data[choose.randrange(len(data))] = choose.randrange(256)
+        try:
+            media.check_image(bytes(data))
+        except InvalidArgument as error:
+            assert error.reason == "DAMAGED_IMAGE"  # noqa: PT017 - either outcome is right
+            num_refused += 1
+    assert num_refused > 10
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_sound_is_decoded(kind: str) -> None:
+    samples, rate = media.decode_audio(sound_file(kind=kind))
+    assert samples.shape == (400, 1)
+    assert samples.dtype == np.float32
+    assert rate == 8000
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", sound_file()[:30], sound_file(kind="FLAC")[:200], image_file()])
+def test_damaged_sound_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        media.decode_audio(data, field="samples[k].audio")
+    assert caught.value.reason == "DAMAGED_AUDIO"
+    assert caught.value.field == "samples[k].audio"
+
+
+def test_sound_without_frames_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        media.decode_audio(sound_file(0))
+
+
+def test_sound_in_another_format_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="AIFF"):
+        media.decode_audio(sound_file(kind="AIFF"))

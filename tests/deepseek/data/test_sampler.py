@@ -1,0 +1,129 @@
+import json
+from typing import Any
+
+import pytest
+
+from common.errors import InvalidArgument
+from deepseek.data.sampler import ResumableSampler
+
+
+def steps(world_size: int, *, epochs: int = 1, **options: Any) -> list[list[int]]:
+    """Global batches: what all ranks get in each step, put back into the global order."""
+    samplers = [ResumableSampler(103, 12, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    batches = []
+    for _ in range(epochs):
+        for parts in zip(*samplers, strict=True):
+            batch = [0] * sum(map(len, parts))
+            for rank, part in enumerate(parts):
+                batch[rank::world_size] = part
+            batches.append(batch)
+    return batches
+
+
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 12])
+def test_the_global_order_is_the_same_whatever_the_number_of_ranks(world_size: int, pad: bool) -> None:
+    assert steps(world_size, epochs=2, seed=7, pad=pad) == steps(1, epochs=2, seed=7, pad=pad)
+
+
+def test_every_sample_comes_once_an_epoch() -> None:
+    assert sorted(index for batch in steps(1, pad=False) for index in batch) == list(range(103))
+
+
+def test_padding_fills_the_last_batch_from_the_beginning() -> None:
+    batches = steps(1, pad=True)
+    assert [len(batch) for batch in batches] == [12] * 9
+    assert batches[-1][7:] == batches[0][:5]
+
+
+def test_fewer_samples_than_a_batch_still_fill_it() -> None:
+    assert list(ResumableSampler(3, 8, shuffle=False)) == [[0, 1, 2, 0, 1, 2, 0, 1]]
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    first, second = ResumableSampler(50, 50, seed=1), ResumableSampler(50, 50, seed=2)
+    assert first.order(0).tolist() != first.order(1).tolist()
+    assert first.order(0).tolist() != second.order(0).tolist()
+    assert first.order(3).tolist() == ResumableSampler(50, 50, seed=1).order(3).tolist()
+
+
+def test_the_order_never_changes_between_versions() -> None:
+    assert ResumableSampler(8, 1, seed=42).order(5).tolist() == ORDER_OF_SEED_42_EPOCH_5
+
+
+ORDER_OF_SEED_42_EPOCH_5 = [2, 3, 0, 5, 6, 7, 4, 1]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("stop_after", [0, 1, 8, 9, 14])
+def test_training_goes_on_exactly_where_it_stopped(stop_after: int, shuffle: bool) -> None:
+    uninterrupted = steps(1, epochs=3, shuffle=shuffle)
+    sampler = ResumableSampler(103, 12, shuffle=shuffle)
+    seen: list[list[int]] = []
+    while len(seen) < stop_after:
+        for batch in sampler:
+            seen.append(batch)
+            if len(seen) == stop_after:
+                break
+    state = json.loads(json.dumps(sampler.state()))
+    again = ResumableSampler(103, 12, shuffle=shuffle)
+    again.load_state(state)
+    while again.epoch < 3:
+        seen.extend(again)
+    assert seen == uninterrupted
+
+
+def test_training_goes_on_with_another_number_of_ranks() -> None:
+    whole = steps(1, seed=3)
+    one = ResumableSampler(103, 12, seed=3)
+    for _ in zip(range(4), one, strict=False):
+        pass
+    rest = []
+    samplers = [ResumableSampler(103, 12, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    for sampler in samplers:
+        sampler.load_state({"seed": 3, "epoch": 0, "position": 48})
+    for left, right in zip(*samplers, strict=True):
+        rest.append([index for pair in zip(left, right, strict=True) for index in pair])
+    assert rest == whole[4:]
+
+
+def test_the_steps_left_are_counted() -> None:
+    sampler = ResumableSampler(103, 12)
+    assert (len(sampler), sampler.steps_per_epoch) == (9, 9)
+    next(iter(sampler))
+    assert (len(sampler), sampler.steps_per_epoch) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"num_samples": 0, "batch_size": 1}, "num_samples"),
+        ({"num_samples": 9, "batch_size": 0}, "batch_size"),
+        ({"num_samples": 9, "batch_size": 5, "world_size": 2}, "batch_size"),
+        ({"num_samples": 9, "batch_size": 4, "world_size": 2, "rank": 2}, "rank"),
+        ({"num_samples": 9, "batch_size": 4, "seed": -1}, "seed"),
+    ],
+)
+def test_a_bad_argument_is_refused(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        ResumableSampler(**arguments)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"seed": 0, "epoch": 0},
+        {"seed": 0, "epoch": 0, "position": "1"},
+        {"seed": 0, "epoch": 0, "position": -1},
+        {"seed": 0, "epoch": True, "position": 0},
+        {"seed": 1, "epoch": 0, "position": 0},
+        {"seed": 0, "epoch": 0, "position": 104},
+        {"seed": 0, "epoch": 0, "position": 0, "more": 0},
+    ],
+)
+def test_a_state_of_something_else_is_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        ResumableSampler(103, 12).load_state(state)
+    assert caught.value.reason == "BAD_STATE"

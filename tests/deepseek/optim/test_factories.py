@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.errors import InvalidArgument
+from deepseek.components import OPTIMIZERS
+from deepseek.optim import OptimizerInterface, adam, adamw, sgd
+from deepseek.optim.factories import make_optimizer
+from deepseek.optim.interface import InterfaceAdapter
+
+
+class Still(OptimizerInterface):
+    def step(self, params: object, gradients: object) -> None: ...
+
+
+def params() -> list[Tensor]:
+    return list(nn.Linear(3, 2).parameters())
+
+
+@pytest.mark.parametrize("factory", [sgd, adam, adamw])
+def test_a_factory_gives_torchs_own_updates(factory: type) -> None:
+    classes = {sgd: torch.optim.SGD, adam: torch.optim.Adam, adamw: torch.optim.AdamW}
+    ours, theirs = (nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
+    optimizers = [factory([ours], lr=0.1, weight_decay=0.2), classes[factory]([theirs], lr=0.1, weight_decay=0.2)]
+    for step in range(3):
+        for param in (ours, theirs):
+            param.grad = torch.tensor([0.5, 1.0, -1.0]) * (step + 1)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_names_are_built_with_checked_parameters() -> None:
+    optimizer = make_optimizer("sgd", params(), 0.5, {"momentum": 0.9})
+    assert [optimizer.defaults[key] for key in ("lr", "momentum", "fused")] == [0.5, 0.9, True]
+    with pytest.raises(InvalidArgument) as caught:
+        make_optimizer("adamw", params(), None, {"momentum": 0.9})
+    assert (caught.value.reason, caught.value.field) == ("UNKNOWN_FIELD", "optimizer.params.momentum")
+    with pytest.raises(InvalidArgument, match="Invalid beta"):
+        OPTIMIZERS.build("adam", {"betas": [2, 0.9]}, field="optimizer", params=params())
+
+
+@pytest.mark.parametrize("asked", [{}, {"foreach": True}, {"fused": False}])
+def test_adamw_is_fused_unless_the_user_says_otherwise(asked: dict[str, bool]) -> None:
+    optimizer = make_optimizer(torch.optim.AdamW, params(), None, asked)
+    assert bool(optimizer.defaults["fused"]) is (not asked)
+
+
+def test_ones_own_optimizer_is_put_into_torchs_form() -> None:
+    for given in (Still, Still(params(), lr=1e-3)):
+        optimizer = make_optimizer(given, params(), None, {})
+        assert isinstance(optimizer, InterfaceAdapter)
+        assert isinstance(optimizer.inner, Still)
+        assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_settings_that_could_not_take_effect_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="given twice"):
+        make_optimizer("adam", params(), 0.1, {"lr": 0.2})
+    with pytest.raises(InvalidArgument, match="made already"):
+        make_optimizer(Still(params()), params(), 0.1, {})
+    with pytest.raises(InvalidArgument, match="neither a torch optimizer"):
+        make_optimizer(lambda params, lr: 3, params(), None, {})

@@ -1,0 +1,92 @@
+"""The main job, as a newcomer runs it."""
+
+import json
+import signal
+import socket
+
+import pytest
+from PIL import Image
+
+from deepseek.embedded import PORTS
+from tests.e2e.conftest import Demo, Home
+from tests.processes import processes_of, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def test_the_served_model_answers_the_test_questions(demo: Demo) -> None:
+    assert demo.figures["num_questions"] == 9673
+    assert float(str(demo.figures["test_accuracy"])) >= 0.995
+
+
+def test_served_and_offline_accuracy_are_equal(demo: Demo) -> None:
+    assert demo.figures["served_equals_offline"] is True
+    assert demo.figures["test_accuracy"] == demo.figures["offline_accuracy"]
+
+
+def test_killing_the_demo_in_training_leaves_no_process(demo: Demo) -> None:
+    assert demo.survivors == {}
+
+
+def test_the_next_demo_resumes_the_run_from_its_checkpoint(running_mesh: Home, demo: Demo) -> None:
+    from deepseek.client import connect
+
+    with connect(running_mesh.path / "mesh.json") as mesh:
+        (run,) = mesh.runs.list()
+        attempts = [event.attempt for event in mesh.runs.watch(run.name) if event.HasField("attempt")]
+        steps = [event.checkpoint.step for event in mesh.runs.watch(run.name) if event.HasField("checkpoint")]
+    assert run.name == demo.figures["run"]
+    assert attempts[0].start_step == 0
+    assert attempts[-1].start_step > 0
+    assert attempts[-1].start_step in steps
+    assert steps == sorted(set(steps)), "two writers made checkpoints"
+
+
+def test_the_report_holds_the_figures_and_the_pictures(demo: Demo) -> None:
+    assert json.loads((demo.report / "report.json").read_text()) == demo.figures
+    for name in ("learning-curve.png", "contact-sheet.png"):
+        with Image.open(demo.report / name) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) >= 400
+    assert 'deepseek ask demo-report/example.png "what shape is it?"' in demo.output
+
+
+def test_int8_is_served_only_if_faster_and_as_good(demo: Demo) -> None:
+    speedup, loss = float(str(demo.figures["int8_speedup"])), float(str(demo.figures["int8_loss_points"]))
+    assert ("int8" in str(demo.figures["served_file"])) == (speedup > 1 and loss <= 0.5)
+
+
+def test_a_second_demo_adds_no_blob_and_reuses_the_run(demo: Demo) -> None:
+    again = demo.home.run("demo", "--free-ports", "--json")
+    assert again.returncode == 0, again.stderr
+    figures = json.loads(again.stdout.splitlines()[-1])
+    assert figures["blobs_added"] == 0
+    assert figures["reused_run"] is True
+    for same in ("run", "dataset_version", "model_version", "test_accuracy"):
+        assert figures[same] == demo.figures[same]
+    assert processes_of(demo.home.path) == {}
+
+
+def test_control_c_stops_everything(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = Home(tmp_path_factory.mktemp("interrupted") / "home")
+    process = home.start("demo", "--free-ports")
+    wait_until(lambda: (home.path / "mesh.json").exists() or process.poll() is not None, "the mesh to be up")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped" in errors
+    assert processes_of(home.path) == {}
+
+
+def test_a_taken_port_is_named_and_nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = Home(tmp_path_factory.mktemp("taken") / "home")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", PORTS["ingest"]))
+        taken.listen()
+        done = home.run("up")
+    assert done.returncode == 1
+    assert "PORT_TAKEN" in done.stderr
+    assert "field: port" in done.stderr
+    assert str(PORTS["ingest"]) in done.stderr
+    assert processes_of(home.path) == {}

@@ -1,0 +1,88 @@
+"""Every command and program in README and docs runs as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deepseek.client import MeshFile
+from tests.e2e.conftest import Demo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+SET_UP = ("make demo", "make test", "make demo DEVICE=cuda", ". .venv/bin/activate")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def run(command: str, demo: Demo, folder: Path) -> None:
+    if "127.0.0.1:7001" in command:
+        registry = MeshFile.read(demo.home.path / "mesh.json").services["registry"].address
+        command = command.replace("127.0.0.1:7001", registry)
+    command = command.replace("deepseek up", "deepseek up --free-ports")
+    environment = {**demo.home.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+@pytest.fixture
+def folder(demo: Demo) -> Path:
+    """A folder as a newcomer has it: the demo's report, and images with questions of their own."""
+    place = demo.home.path.parent
+    (place / "images").mkdir(exist_ok=True)
+    for name, colour in (("red.png", "red"), ("blue.png", "blue")):
+        Image.new("RGB", (64, 64), colour).save(place / "images" / name)
+    (place / "questions.txt").write_text(
+        "image\tquestion\tanswer\nred.png\twhat color is it?\tred\nblue.png\twhat color is it?\tblue\n",
+        encoding="utf-8",
+    )
+    for example in (ROOT / "docs" / "examples").glob("*"):
+        (place / example.name).write_bytes(example.read_bytes())
+    return place
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) or blocks(page, "python")])
+def test_commands_and_programs_run_as_they_stand(page: str, demo: Demo, folder: Path) -> None:
+    lines = [line for line in commands(page) if line not in SET_UP]
+    run("deepseek up", demo, folder)
+    try:
+        for line in lines:
+            if line != "deepseek down":
+                run(line, demo, folder)
+        for number, program in enumerate(blocks(page, "python")):
+            path = folder / f"program{number}.py"
+            path.write_text(program, encoding="utf-8")
+            run(f"{sys.executable} {path.name}", demo, folder)
+    finally:
+        run("deepseek down", demo, folder)
+
+
+def test_the_set_up_commands_do_what_the_readme_says() -> None:
+    plan = subprocess.run(
+        ["make", "--dry-run", "demo", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "deepseek demo" in plan
+    assert "-m pytest" in plan
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"

@@ -1,0 +1,27 @@
+"""Small file systems for tests that fill them or make them read-only. Needs root; other users' tests are skipped."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path, size: str = "4m") -> Iterator[Path]:
+    """Mounts an empty file system of a given size at a folder, which it makes."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def make_read_only(folder: Path) -> None:
+    """Makes a mounted file system read-only; root is refused too, which file modes do not achieve."""
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)

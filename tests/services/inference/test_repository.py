@@ -1,0 +1,381 @@
+"""Which version answers: loading, swapping, unloading, restarting."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+import services.inference
+from common.artifacts import ArtifactStore
+from common.channel import open_channel
+from common.database import Database
+from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from protos.registry.v1 import registry_pb2 as pb
+from services.inference.engine import Engine
+from services.inference.registry import RegistryClient
+from services.inference.repository import IndexEntry, Repository
+from tests.processes import wait_until
+from tests.services.inference.models import TENANT, Publisher, identity_model, scale_model
+from tests.services.inference.test_cache import damage_store
+
+ONES = np.ones((1, 3), np.float32)
+NOBODY = "127.0.0.1:1"
+
+
+class Opened:
+    """Makes repositories on one database, one cache and one store, as restarts do."""
+
+    def __init__(self, tmp_path: Path, store: ArtifactStore, registry_address: str) -> None:
+        self._tmp_path = tmp_path
+        self._store = store
+        self._registry_address = registry_address
+
+    @contextmanager
+    def __call__(self, *, registry: str = "", open_engine: type[Engine] = Engine) -> Iterator[Repository]:
+        with ExitStack() as owned:
+            database = Database(f"sqlite:///{self._tmp_path}/inference.db")
+            owned.callback(database.close)
+            database.migrate(Path(services.inference.__file__).parent / "migrations")
+            channel = owned.enter_context(open_channel(registry or self._registry_address, retry=False))
+            repository = Repository(
+                database,
+                self._store,
+                RegistryClient(channel),
+                self._tmp_path / "cache",
+                open_engine,
+                restore_delay_s=0.05,
+            )
+            repository.start()
+            owned.callback(repository.close)
+            wait_until(lambda: repository.ready, "the models to be restored")
+            yield repository
+
+
+@pytest.fixture
+def opened(tmp_path: Path, store: ArtifactStore, registry_address: str) -> Opened:
+    return Opened(tmp_path, store, registry_address)
+
+
+@pytest.fixture
+def repository(opened: Opened) -> Iterator[Repository]:
+    with opened() as repository:
+        yield repository
+
+
+def answer(repository: Repository, model_id: str = "m", version: str = "") -> float:
+    """What the model makes of ones: the factor it was built with."""
+    [(_, result)] = repository.get(TENANT, model_id, version).engine.run({"x": ONES})
+    return float(result[0, 0])
+
+
+def cached_files(tmp_path: Path) -> list[str]:
+    return sorted(path.stem for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
+def test_the_served_file_of_the_latest_version_answers(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish("m", scale_model(2.0))
+    publisher.publish("m", scale_model(3.0))
+    loaded = repository.load(TENANT, "m")
+    assert (loaded.model_id, loaded.number) == ("m", 2)
+    assert answer(repository) == 3.0
+
+
+def test_a_version_may_be_chosen_by_number_or_alias(repository: Repository, publisher: Publisher) -> None:
+    for factor in (2.0, 3.0, 4.0):
+        publisher.publish("m", scale_model(factor))
+    repository.load(TENANT, "m", "1")
+    assert answer(repository) == 2.0
+    publisher.registry.SetAlias(pb.SetAliasRequest(name="models/m/aliases/production", version="models/m/versions/2"))
+    repository.load(TENANT, "m", "production")
+    assert answer(repository) == 3.0
+    repository.load(TENANT, "m", "latest")
+    assert answer(repository) == 4.0
+
+
+def test_only_the_loaded_number_is_a_version(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish("m", scale_model(2.0))
+    publisher.publish("m", scale_model(3.0))
+    repository.load(TENANT, "m", "1")
+    assert answer(repository, version="1") == 2.0
+    for version in ("2", "01", "latest"):
+        with pytest.raises(NotFound) as caught:
+            repository.get(TENANT, "m", version)
+        assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_LOADED", "model_version")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "version", "error", "reason", "field"),
+    [
+        ("none", "", NotFound, "MODEL_NOT_FOUND", "model_name"),
+        ("m", "2", NotFound, "MODEL_VERSION_NOT_FOUND", "parameters[version]"),
+        ("m", "production", NotFound, "ALIAS_NOT_FOUND", "parameters[version]"),
+        ("", "", InvalidArgument, "BAD_NAME", "model_name"),
+        ("../m", "", InvalidArgument, "BAD_NAME", "model_name"),
+        ("m", "1/../2", InvalidArgument, "BAD_NAME", "parameters[version]"),
+        ("m", "0", InvalidArgument, "BAD_NAME", "parameters[version]"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_reason_and_field(
+    repository: Repository,
+    publisher: Publisher,
+    model_id: str,
+    version: str,
+    error: type[MeshError],
+    reason: str,
+    field: str,
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    with pytest.raises(error) as caught:
+        repository.load(TENANT, model_id, version)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert repository.index(TENANT, ready_only=True) == []
+
+
+def test_a_damaged_blob_is_data_loss_and_the_old_version_goes_on(
+    repository: Repository, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    before = cached_files(tmp_path)
+    damaged = publisher.store.put(TENANT, scale_model(3.0), "application/vnd.onnx").sha256
+    publisher.publish("m", scale_model(3.0))
+    damage_store(tmp_path, damaged)
+    with pytest.raises(DataLoss) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == "BLOB_DAMAGED"
+    assert answer(repository) == 2.0
+    assert repository.get(TENANT, "m").number == 1
+    assert cached_files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [(b"no model", "MODEL_BROKEN"), (identity_model(TensorProto.BFLOAT16), "UNSUPPORTED_DATATYPE")],
+)
+def test_a_broken_model_is_refused_and_the_old_version_goes_on(
+    repository: Repository, publisher: Publisher, tmp_path: Path, broken: bytes, reason: str
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    before = cached_files(tmp_path)
+    publisher.publish("m", broken)
+    with pytest.raises(FailedPrecondition) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == reason
+    assert answer(repository) == 2.0
+    assert cached_files(tmp_path) == before
+
+
+def test_a_broken_manifest_is_refused(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish_manifest("m", b"{}")
+    with pytest.raises(FailedPrecondition) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == "BAD_MANIFEST"
+
+
+def test_a_missing_blob_is_not_found(repository: Repository, publisher: Publisher) -> None:
+    file = publisher.store.put(TENANT, scale_model(2.0), "application/vnd.onnx")
+    publisher.publish("m", scale_model(2.0))
+    publisher.store.delete(TENANT, file.sha256)
+    with pytest.raises(NotFound) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == "BLOB_NOT_FOUND"
+
+
+def test_a_swap_drops_no_request_and_mixes_no_versions(repository: Repository, publisher: Publisher) -> None:
+    factors = {publisher.publish("m", scale_model(factor)): factor for factor in (2.0, 3.0)}
+    repository.load(TENANT, "m", "1")
+    done = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        while not done.is_set():
+            model = repository.get(TENANT, "m")
+            [(_, result)] = model.engine.run({"x": ONES})
+            assert result[0, 0] == factors[model.number]
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask) for _ in range(2)]
+        try:
+            for swap in range(10):
+                repository.load(TENANT, "m", str(swap % 2 + 1))
+        finally:
+            done.set()
+        assert min(future.result() for future in asked) > 10
+
+
+def test_a_replaced_version_leaves_memory_and_disk(
+    repository: Repository, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    publisher.publish("m", scale_model(3.0))
+    old = weakref.ref(repository.load(TENANT, "m", "1").engine)
+    files = cached_files(tmp_path)
+    new = repository.load(TENANT, "m", "2")
+    gc.collect()
+    assert old() is None
+    assert cached_files(tmp_path) == [new.file_sha256] != files
+
+
+def test_a_request_under_way_keeps_its_engine_through_an_unload(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    under_way = repository.get(TENANT, "m")
+    repository.unload(TENANT, "m")
+    [(_, result)] = under_way.engine.run({"x": ONES})
+    assert result[0, 0] == 2.0
+    freed = weakref.ref(under_way.engine)
+    del under_way
+    gc.collect()
+    assert freed() is None
+
+
+def test_an_unloaded_model_is_gone_from_disk_and_record(opened: Opened, publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish("m", scale_model(2.0))
+    with opened() as repository:
+        repository.load(TENANT, "m")
+        repository.unload(TENANT, "m")
+        with pytest.raises(NotFound):
+            repository.get(TENANT, "m")
+        with pytest.raises(NotFound) as caught:
+            repository.unload(TENANT, "m")
+        assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_LOADED", "model_name")
+        assert cached_files(tmp_path) == []
+    with opened() as restarted, pytest.raises(NotFound):
+        restarted.get(TENANT, "m")
+
+
+def test_models_that_share_a_file_do_not_lose_it(repository: Repository, publisher: Publisher, tmp_path: Path) -> None:
+    for model_id in ("a", "b"):
+        publisher.publish(model_id, scale_model(2.0))
+        repository.load(TENANT, model_id)
+    assert len(cached_files(tmp_path)) == 1
+    repository.unload(TENANT, "a")
+    assert len(cached_files(tmp_path)) == 1
+    assert answer(repository, "b") == 2.0
+    repository.unload(TENANT, "b")
+    assert cached_files(tmp_path) == []
+
+
+def test_loading_what_answers_already_changes_nothing(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish("m", scale_model(2.0))
+    first = repository.load(TENANT, "m")
+    assert repository.load(TENANT, "m", "1") is first
+
+
+def test_a_restart_loads_again_without_registry_and_store(opened: Opened, publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish("m", scale_model(2.0))
+    with opened() as repository:
+        loaded = repository.load(TENANT, "m", "1")
+    publisher.store.delete(TENANT, loaded.file_sha256)
+    publisher.store.delete(TENANT, loaded.manifest_sha256)
+    with opened(registry=NOBODY) as restarted:
+        assert answer(restarted) == 2.0
+        assert restarted.get(TENANT, "m").number == 1
+        assert restarted.index(TENANT, ready_only=True) == [IndexEntry("m", 1, "READY")]
+        with pytest.raises(Unavailable):
+            restarted.load(TENANT, "m")
+        with pytest.raises(Unavailable):
+            restarted.index(TENANT)
+        assert answer(restarted) == 2.0
+
+
+def test_a_model_that_cannot_be_restored_says_so_and_comes_back_when_it_can(
+    opened: Opened, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    publisher.publish("n", scale_model(5.0))
+    with opened() as repository:
+        file_sha256 = repository.load(TENANT, "m").file_sha256
+        repository.load(TENANT, "n")
+    [cached] = (tmp_path / "cache").rglob(f"{file_sha256}*")
+    cached.write_bytes(b"damaged")
+    publisher.store.delete(TENANT, file_sha256)
+    with opened() as restarted:
+        with pytest.raises(Unavailable) as caught:
+            restarted.get(TENANT, "m")
+        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        assert caught.value.retry_delay_s
+        assert answer(restarted, "n") == 5.0
+        by_name = {entry.model_id: entry for entry in restarted.index(TENANT)}
+        assert (by_name["m"].number, by_name["m"].state) == (1, "UNAVAILABLE")
+        assert by_name["m"].reason
+        publisher.store.put(TENANT, scale_model(2.0), "application/vnd.onnx")
+        wait_until(lambda: len(restarted.index(TENANT, ready_only=True)) == 2, "the model to come back")
+        assert answer(restarted) == 2.0
+
+
+def test_a_model_that_waits_to_be_restored_can_be_unloaded(
+    opened: Opened, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    with opened() as repository:
+        file_sha256 = repository.load(TENANT, "m").file_sha256
+    for path in (tmp_path / "cache").rglob(f"{file_sha256}*"):
+        path.unlink()
+    publisher.store.delete(TENANT, file_sha256)
+    with opened() as restarted:
+        restarted.unload(TENANT, "m")
+        with pytest.raises(NotFound):
+            restarted.get(TENANT, "m")
+
+
+def test_the_index_tells_loaded_loading_and_other_models(opened: Opened, publisher: Publisher) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    class SlowEngine(Engine):
+        def __init__(self, path: Path) -> None:
+            opening.set()
+            assert go_on.wait(30)
+            super().__init__(path)
+
+    for model_id in ("loaded", "loading", "other"):
+        publisher.publish(model_id, scale_model(2.0))
+    with opened() as repository:
+        repository.load(TENANT, "loaded")
+    go_on.set()
+    with opened(open_engine=SlowEngine) as repository, ThreadPoolExecutor(1) as pool:
+        opening.clear()
+        go_on.clear()
+        loading = pool.submit(repository.load, TENANT, "loading")
+        try:
+            assert opening.wait(30)
+            assert repository.index(TENANT) == [
+                IndexEntry("loaded", 1, "READY"),
+                IndexEntry("loading", None, "LOADING"),
+                IndexEntry("other", None, "UNAVAILABLE", "it is not loaded"),
+            ]
+            assert repository.index(TENANT, ready_only=True) == [IndexEntry("loaded", 1, "READY")]
+            assert answer(repository, "loaded") == 2.0
+        finally:
+            go_on.set()
+        loading.result(timeout=30)
+        assert answer(repository, "loading") == 2.0
+
+
+def test_racing_loads_leave_the_last_one_and_one_file(
+    repository: Repository, publisher: Publisher, tmp_path: Path
+) -> None:
+    factors = {publisher.publish("m", scale_model(factor)): factor for factor in (2.0, 3.0, 4.0)}
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda number: repository.load(TENANT, "m", str(number)), [*factors] * 4))
+    model = repository.get(TENANT, "m")
+    assert answer(repository) == factors[model.number]
+    assert cached_files(tmp_path) == [model.file_sha256]
+
+
+def test_tenants_do_not_share_models(repository: Repository, publisher: Publisher) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    with pytest.raises(NotFound):
+        repository.get("other", "m")
+    assert repository.index("other", ready_only=True) == []

@@ -1,0 +1,118 @@
+"""Services as real processes: started, killed and started again on the same port and state."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+
+from common.channel import open_channel
+from tests.processes import wait_until
+
+
+class ServiceProcess:
+    """One service of a mesh under test; dies with the test run.
+
+    Args:
+        name: Of the service.
+        home: Its home directory, shared with the others of its mesh.
+        settings: Further settings, e.g. `registry`.
+        prefix: What to put before the command, e.g. `unshare`.
+    """
+
+    def __init__(
+        self, name: str, home: Path, *, settings: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        self.name = name
+        self.home = home
+        self.address = ""
+        self._settings = settings or {}
+        self._prefix = list(prefix)
+        self._address_file = home / f"{name}.address"
+        self._log = home / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channels: list[grpc.Channel] = []
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has logged, over all its lives."""
+        return self._log.read_text(encoding="utf-8")
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        self._address_file.unlink(missing_ok=True)
+        own = {
+            "home": str(self.home),
+            "port": self.address.rpartition(":")[2] or "0",
+            "address_file": str(self._address_file),
+            "parent_pid": str(os.getpid()),
+            **self._settings,
+        }
+        environment = {f"DEEPSEEK_{self.name}_{key}".upper(): value for key, value in own.items()}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._prefix, sys.executable, "-m", f"services.{self.name}"],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        process = self._process
+        wait_until(
+            lambda: self._address_file.exists() or process.poll() is not None, f"{self.name} to answer", timeout_s=30
+        )
+        assert process.poll() is None, self.log
+        self.address = json.loads(self._address_file.read_text(encoding="utf-8"))["address"]
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Stops it in its tracks, connections open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def channel(self, **options: float) -> grpc.Channel:
+        """A new channel to it, closed by `close`."""
+        channel = open_channel(self.address, **options)  # type: ignore[arg-type]
+        self._channels.append(channel)
+        return channel
+
+    def plain_channel(self) -> grpc.Channel:
+        """A channel as any gRPC library opens it: calls under way can be cancelled; closed by `close`."""
+        channel = grpc.insecure_channel(self.address)
+        self._channels.append(channel)
+        return channel
+
+    def stop(self) -> None:
+        """Ends it the polite way, if it runs; connections to it stay open."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+
+    def close(self) -> None:
+        """Closes the connections to it and ends it."""
+        for channel in self._channels:
+            channel.close()
+        self.stop()

@@ -1,0 +1,252 @@
+"""Ingest over a real server: what comes in comes out, and what is wrong is said by code, reason and field."""
+
+from collections.abc import Callable
+
+import pytest
+
+from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound
+from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample
+from deepseek.data.shards import sample_sha256
+from protos.ingest.v1 import ingest_pb2
+from tests.services.ingest.client import NUMBERS, SCHEMA, Client, field, number, picture, png
+from tests.services.ingest.conftest import Mesh
+
+
+def with_field(i: int, name: str, *values: bytes | str | int | float) -> ingest_pb2.Sample:
+    """A picture with one field changed."""
+    sample = picture(i)
+    for one in sample.fields:
+        if one.field == name:
+            one.CopyFrom(field(name, *values))
+    return sample
+
+
+def without_field(i: int, name: str) -> ingest_pb2.Sample:
+    sample = picture(i)
+    kept = [one for one in sample.fields if one.field != name]
+    del sample.fields[:]
+    sample.fields.extend(kept)
+    return sample
+
+
+def with_more(i: int, more: ingest_pb2.FieldValue) -> ingest_pb2.Sample:
+    sample = picture(i)
+    sample.fields.append(more)
+    return sample
+
+
+def with_digest(i: int, sha256: str) -> ingest_pb2.Sample:
+    sample = picture(i)
+    sample.sha256 = sha256
+    return sample
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+BAD_SAMPLES = {
+    "damaged image": (with_field(3, "image", flipped(png(3), len(png(3)) // 2)), "DAMAGED_IMAGE", "image"),
+    "cut image": (with_field(3, "image", png(3)[:-30]), "DAMAGED_IMAGE", "image"),
+    "no image": (with_field(3, "image", b"GIF89a"), "DAMAGED_IMAGE", "image"),
+    "unknown label": (with_field(3, "answer", "circle", "heptagon"), "UNKNOWN_LABEL", "answer"),
+    "unknown field": (with_more(3, field("colour", "red")), "UNKNOWN_FIELD", "colour"),
+    "missing field": (without_field(3, "width"), "MISSING_FIELD", "width"),
+    "no value": (with_field(3, "width"), "MISSING_FIELD", "width"),
+    "two values": (with_field(3, "width", 1, 2), "WRONG_TYPE", "width"),
+    "field twice": (with_more(3, field("width", 9)), "DUPLICATE_FIELD", "width"),
+    "text for a picture": (with_field(3, "image", "a circle"), "WRONG_TYPE", "image"),
+    "text for an integer": (with_field(3, "width", "8"), "WRONG_TYPE", "width"),
+    "number for an integer": (with_field(3, "width", 8.0), "WRONG_TYPE", "width"),
+    "not a number": (with_field(3, "area", float("nan")), "WRONG_TYPE", "area"),
+    "unequal lengths": (with_field(3, "answer", "circle"), "LENGTH_MISMATCH", "answer"),
+    "empty key": (picture(3, key=""), "BAD_KEY", "key"),
+    "long key": (picture(3, key="k" * 256), "BAD_KEY", "key"),
+    "bad split": (picture(3, split="../train"), "BAD_SPLIT", "split"),
+    "wrong digest": (with_digest(3, "0" * 64), "DIGEST_MISMATCH", "sha256"),
+}
+
+
+def test_what_was_sent_comes_back_in_order_with_digests(client: Client) -> None:
+    sent = [picture(i, split="test" if i % 5 == 0 else "train") for i in range(200)]
+    upload = client.create("round-trip")
+    assert client.send(upload, sent, sizes=(7, 1, 0, 30)).num_samples == 200
+    version = client.commit(upload)
+    assert (version.name, version.num_samples) == ("datasets/round-trip/versions/1", 200)
+    fields = [Field(f.name, ingest_pb2.FieldType.Name(f.type)[11:].lower(), f.repeated) for f in SCHEMA.fields]
+    for split in ("train", "test"):
+        read = [sample for message in client.read(version.name, split) for sample in message.samples]
+        for sample in read:
+            values = {
+                f.field: [getattr(v, str(v.WhichOneof("kind"))) for v in f.values]
+                if f.field in ("question", "answer")
+                else getattr(f.values[0], str(f.values[0].WhichOneof("kind")))
+                for f in sample.fields
+            }
+            assert sample.sha256 == sample_sha256(Sample(sample.key, sample.split, values), fields)
+            sample.sha256 = ""
+        assert read == [sample for sample in sent if sample.split == split]
+
+
+def test_a_sample_read_back_can_be_uploaded_with_its_digest(client: Client) -> None:
+    first = client.create("again")
+    client.send(first, [picture(i) for i in range(3)])
+    version = client.commit(first)
+    second = client.create("again")
+    client.send(second, [sample for message in client.read(version.name) for sample in message.samples])
+    assert client.commit(second).name == version.name
+
+
+def test_no_split_means_train(client: Client) -> None:
+    upload = client.create("no-split")
+    client.send(upload, [picture(0, split="")])
+    version = client.commit(upload)
+    assert [s.split for message in client.read(version.name, "") for s in message.samples] == ["train"]
+
+
+@pytest.mark.parametrize("case", BAD_SAMPLES)
+def test_a_bad_sample_ends_the_stream_and_those_before_it_are_kept(client: Client, case: str) -> None:
+    bad, reason, where = BAD_SAMPLES[case]
+    upload = client.create("bad-sample")
+    samples = [picture(0), picture(1), picture(2), bad, picture(4)]
+    with pytest.raises(InvalidArgument) as caught:
+        client.send(upload, samples, sizes=(2,))
+    assert (caught.value.reason, caught.value.field) == (reason, f"samples[{bad.key[:80]}].{where}")
+    assert client.state(upload).num_samples == 3
+    assert client.send(upload, [picture(3), picture(4)], offset=3).num_samples == 5
+    whole = client.create("bad-sample")
+    client.send(whole, [picture(i) for i in range(5)])
+    assert client.commit(upload).name == client.commit(whole).name
+
+
+def test_a_duplicate_key_within_a_stream_is_refused(client: Client) -> None:
+    upload = client.create("duplicate")
+    with pytest.raises(AlreadyExists) as caught:
+        client.send(upload, [picture(0), picture(1), picture(2, key="picture-0")])
+    assert (caught.value.reason, caught.value.field) == ("DUPLICATE_KEY", "samples[picture-0].key")
+    assert client.state(upload).num_samples == 2
+
+
+def test_a_duplicate_key_across_streams_is_refused_and_the_upload_goes_on(client: Client) -> None:
+    upload = client.create("duplicate")
+    client.send(upload, [picture(0), picture(1)])
+    with pytest.raises(AlreadyExists) as caught:
+        client.send(upload, [picture(2), picture(3, split="test", key="picture-1"), picture(4)], offset=2)
+    assert (caught.value.reason, caught.value.field) == ("DUPLICATE_KEY", "samples[picture-1].key")
+    assert client.send(upload, [picture(3)], offset=3).num_samples == 4
+
+
+def test_an_empty_upload_cannot_be_committed(client: Client) -> None:
+    upload = client.create("empty")
+    client.send(upload, [])
+    with pytest.raises(FailedPrecondition) as caught:
+        client.start_commit(upload)
+    assert (caught.value.reason, caught.value.field) == ("EMPTY_UPLOAD", "name")
+    client.send(upload, [picture(0)])
+    assert client.commit(upload).num_samples == 1
+
+
+@pytest.mark.parametrize("offset", [-1, 1, 3, 2**62])
+def test_an_offset_that_is_not_the_durable_count_is_refused(client: Client, offset: int) -> None:
+    upload = client.create("offset")
+    client.send(upload, [picture(0), picture(1)])
+    with pytest.raises(InvalidArgument) as caught:
+        client.send(upload, [picture(2)], offset=offset)
+    assert (caught.value.reason, caught.value.field) == ("OFFSET_MISMATCH", "offset")
+
+
+def test_the_upload_is_named_in_the_first_message_alone(client: Client) -> None:
+    upload = client.create("first-message")
+    message = ingest_pb2.UploadSamplesRequest(upload=upload, samples=[picture(0)])
+    with pytest.raises(InvalidArgument) as caught:
+        client.ingest.UploadSamples(iter([message, message]))
+    assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "upload")
+    with pytest.raises(InvalidArgument) as caught:
+        client.ingest.UploadSamples(iter([]))
+    assert (caught.value.reason, caught.value.field) == ("MISSING_FIELD", "upload")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, name: client.state(name),
+        lambda client, name: client.send(name, [picture(0)]),
+        lambda client, name: client.start_commit(name),
+        lambda client, name: client.ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=name)),
+    ],
+)
+def test_unknown_and_malformed_names_are_told_apart(client: Client, call: Callable[[Client, str], object]) -> None:
+    with pytest.raises(NotFound) as missing:
+        call(client, "uploads/nobody")
+    assert (missing.value.reason, missing.value.field) == ("UPLOAD_NOT_FOUND", "name")
+    with pytest.raises(InvalidArgument) as malformed:
+        call(client, "datasets/d")
+    assert malformed.value.reason == "BAD_NAME"
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ([], "schema.fields"),
+        ([ingest_pb2.FieldSchema(name="x")], "schema.fields[0].type"),
+        ([ingest_pb2.FieldSchema(name="x", type=99)], "schema.fields[0].type"),  # type: ignore[arg-type]
+        ([ingest_pb2.FieldSchema(name="X", type=ingest_pb2.FIELD_TYPE_TEXT)], "schema.fields[0].name"),
+        ([ingest_pb2.FieldSchema(name="x", type=ingest_pb2.FIELD_TYPE_TEXT)] * 2, "schema.fields[1].name"),
+        ([ingest_pb2.FieldSchema(name="x", type=ingest_pb2.FIELD_TYPE_LABEL)], "schema.fields[0].labels"),
+    ],
+)
+def test_a_bad_schema_is_refused_when_the_upload_is_opened(
+    client: Client, fields: list[ingest_pb2.FieldSchema], where: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.create("schema", ingest_pb2.Schema(fields=fields))
+    assert (caught.value.reason, caught.value.field) == ("BAD_SCHEMA", where)
+
+
+def test_the_same_request_id_opens_one_upload_and_never_another(client: Client) -> None:
+    first = client.create("request-id", NUMBERS, request_id="create-1")
+    client.send(first, [number(0)])
+    assert client.create("request-id", NUMBERS, request_id="create-1") == first
+    with pytest.raises(AlreadyExists) as caught:
+        client.create("request-id", SCHEMA, request_id="create-1")
+    assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+    assert client.state(first).num_samples == 1
+
+
+def test_the_same_request_id_starts_one_commit_and_never_another(client: Client) -> None:
+    one, other = client.create("commit-id", NUMBERS), client.create("commit-id", NUMBERS)
+    client.send(one, [number(0)])
+    client.send(other, [number(1)])
+    job = client.start_commit(one, request_id="commit-1")
+    assert client.start_commit(one, request_id="commit-1").name == job.name
+    with pytest.raises(AlreadyExists) as caught:
+        client.start_commit(other, request_id="commit-1")
+    assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+    client.wait(job)
+    assert client.num_versions("commit-id") == 1
+    assert client.state(other).state == ingest_pb2.UPLOAD_STATE_OPEN
+
+
+def test_a_dropped_upload_takes_nothing_more(client: Client) -> None:
+    upload = client.create("dropped")
+    client.send(upload, [picture(0)])
+    for _ in range(2):
+        client.ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=upload))
+    assert client.state(upload).state == ingest_pb2.UPLOAD_STATE_DELETED
+    for call in (client.send, lambda name, _: client.start_commit(name)):
+        with pytest.raises(FailedPrecondition) as caught:
+            call(upload, [picture(1)])
+        assert caught.value.reason == "UPLOAD_CLOSED"
+
+
+def test_a_message_over_the_limit_is_refused_and_the_service_goes_on(mesh: Mesh) -> None:
+    client = mesh.client()
+    upload = client.create("large", NUMBERS)
+    message = ingest_pb2.UploadSamplesRequest(upload=upload, samples=[picture(0)])
+    message.samples[0].fields.append(field("data", bytes(65 << 20)))
+    generous = mesh.ingest.channel(max_message_bytes=128 << 20)
+    with pytest.raises(MeshError) as caught:
+        Client(generous, mesh.registry.channel()).ingest.UploadSamples(iter([message]))
+    assert caught.value.code in ("RESOURCE_EXHAUSTED", "CANCELLED")
+    assert client.send(upload, [number(0)]).num_samples == 1

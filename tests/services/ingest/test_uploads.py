@@ -1,0 +1,132 @@
+"""Opening, closing and dropping uploads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import services.ingest
+from common.artifacts import open_store
+from common.database import Database
+from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from common.jobs import JobStore
+from deepseek.data.manifest import Field
+from services.ingest.samples import ReceivedSample
+from services.ingest.uploads import Uploads, UploadState
+
+TENANT = "default"
+FIELDS = (Field("answer", "label", True, ("ja", "nein", "über")), Field("number", "integer"))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path}/ingest.db")
+    database.migrate(Path(services.ingest.__file__).parent / "migrations")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def jobs(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+@pytest.fixture
+def uploads(database: Database, jobs: JobStore, tmp_path: Path) -> Uploads:
+    return Uploads(database, open_store(f"file://{tmp_path}/store"), jobs, lambda: None)
+
+
+def create(uploads: Uploads, *, request_id: str = "", body: bytes = b"") -> str:
+    return uploads.create(TENANT, "datasets/d", FIELDS, request_id=request_id, body=body).name
+
+
+def add_one(uploads: Uploads, name: str, *, offset: int = 0) -> None:
+    with uploads.write(TENANT, name, offset=offset) as writer:
+        writer.add(ReceivedSample(f"k{offset}", "train", [("answer", ["ja"]), ("number", [1])]))
+
+
+def commit(uploads: Uploads, name: str) -> str:
+    return uploads.commit(TENANT, name, request_id="", body=b"").name
+
+
+def test_a_new_upload_is_open_and_empty_and_keeps_its_schema(uploads: Uploads) -> None:
+    upload = uploads.get(TENANT, create(uploads))
+    assert (upload.dataset, upload.fields, upload.num_samples) == ("datasets/d", FIELDS, 0)
+    assert upload.state is UploadState.OPEN
+
+
+def test_another_tenant_sees_nothing(uploads: Uploads) -> None:
+    name = create(uploads)
+    with pytest.raises(NotFound) as caught:
+        uploads.get("other", name)
+    assert caught.value.reason == "UPLOAD_NOT_FOUND"
+
+
+def test_a_request_id_creates_one_upload(uploads: Uploads) -> None:
+    assert create(uploads, request_id="r") == create(uploads, request_id="r")
+    with pytest.raises(AlreadyExists) as caught:
+        create(uploads, request_id="r", body=b"another")
+    assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+
+
+@pytest.mark.parametrize("dataset", ["", "d", "datasets/", "datasets/d/versions/1", "datasets/D!", "models/d"])
+def test_the_name_of_the_dataset_is_checked_at_once(uploads: Uploads, dataset: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        uploads.create(TENANT, dataset, FIELDS, request_id="", body=b"")
+    assert (caught.value.reason, caught.value.field) == ("BAD_NAME", "dataset")
+
+
+def test_a_committed_upload_takes_no_more_samples_and_is_not_dropped(uploads: Uploads) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    commit(uploads, name)
+    assert uploads.get(TENANT, name).state is UploadState.COMMITTED
+    with pytest.raises(FailedPrecondition, match="committed"):
+        uploads.write(TENANT, name, offset=1)
+    with pytest.raises(FailedPrecondition, match="committed"):
+        uploads.delete(TENANT, name)
+
+
+def test_committing_again_answers_with_the_same_job(uploads: Uploads) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    assert commit(uploads, name) == commit(uploads, name)
+
+
+def test_an_empty_upload_is_not_committed_and_stays_open(uploads: Uploads) -> None:
+    name = create(uploads)
+    with pytest.raises(FailedPrecondition) as caught:
+        commit(uploads, name)
+    assert (caught.value.reason, caught.value.field) == ("EMPTY_UPLOAD", "name")
+    add_one(uploads, name)
+
+
+def test_a_cancelled_commit_leaves_the_upload_open_for_more(uploads: Uploads, jobs: JobStore) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    cancelled = commit(uploads, name)
+    jobs.cancel(TENANT, cancelled)
+    assert uploads.get(TENANT, name).state is UploadState.OPEN
+    add_one(uploads, name, offset=1)
+    assert commit(uploads, name) != cancelled
+    assert uploads.get(TENANT, name).state is UploadState.COMMITTED
+
+
+def test_after_a_cancelled_commit_the_upload_can_be_dropped(uploads: Uploads, jobs: JobStore) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    jobs.cancel(TENANT, commit(uploads, name))
+    uploads.delete(TENANT, name)
+    assert uploads.get(TENANT, name).state is UploadState.DELETED
+
+
+def test_dropping_is_idempotent_and_final(uploads: Uploads) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    uploads.delete(TENANT, name)
+    uploads.delete(TENANT, name)
+    assert uploads.get(TENANT, name).state is UploadState.DELETED
+    with pytest.raises(FailedPrecondition, match="deleted"):
+        uploads.write(TENANT, name, offset=1)
+    with pytest.raises(FailedPrecondition, match="deleted"):
+        commit(uploads, name)

@@ -1,0 +1,79 @@
+"""A registry on an SQLite file of its own."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import services.registry
+from common.artifacts import Artifact
+from common.channel import open_channel
+from common.config import load_settings
+from common.database import Database
+from protos.registry.v1 import registry_pb2_grpc
+from services.registry.__main__ import build
+from services.registry.aliases import Aliases
+from services.registry.catalog import Catalog, NewVersion
+from services.registry.lineage import Lineage
+from services.registry.resources import Kind, Version
+from services.registry.settings import RegistrySettings
+
+MIGRATIONS = Path(services.registry.__file__).parent / "migrations"
+
+
+def manifest(text: str) -> Artifact:
+    """The descriptor of a manifest with this content."""
+    data = text.encode()
+    return Artifact(hashlib.sha256(data).hexdigest(), len(data), "application/json", "default")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path}/registry.db")
+    database.migrate(MIGRATIONS)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def catalog(database: Database) -> Catalog:
+    return Catalog(database)
+
+
+@pytest.fixture
+def aliases(database: Database) -> Aliases:
+    return Aliases(database)
+
+
+@pytest.fixture
+def lineage(database: Database) -> Lineage:
+    return Lineage(database)
+
+
+AddModel = Callable[..., Version]
+
+
+@pytest.fixture
+def add_model(catalog: Catalog) -> AddModel:
+    """Adds a version to `models/<model_id>` with a manifest of its own."""
+    contents = iter(range(1_000_000))
+
+    def add(model_id: str = "m", *sources: str) -> Version:
+        new = NewVersion(manifest(f"{model_id} {next(contents)}"), sources=sources)
+        version, created = catalog.create_version(
+            "default", Kind.MODEL, f"models/{model_id}", new, method="CreateModelVersion", request_id="", body=b""
+        )
+        assert created
+        return version
+
+    return add
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[registry_pb2_grpc.RegistryServiceStub]:
+    """A client of a real server on a free port."""
+    settings = load_settings(RegistrySettings, ["--home", str(tmp_path), "--port", "0"])
+    with ExitStack() as owned, build(settings, owned) as server, open_channel(server.address) as channel:
+        yield registry_pb2_grpc.RegistryServiceStub(channel)

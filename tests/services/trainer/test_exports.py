@@ -1,0 +1,126 @@
+"""Exports over RPC: files, measurements, lineage, and the same export again."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from common.artifacts import open_store
+from common.errors import FailedPrecondition, InvalidArgument, NotFound
+from deepseek.models.manifest import ModelManifest
+from protos.job.v1 import job_pb2
+from protos.registry.v1 import registry_pb2
+from protos.trainer.v1 import trainer_pb2 as pb
+from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.tasks import picture_spec
+
+
+def export(mesh: Mesh, request: pb.ExportModelRequest) -> job_pb2.Job:
+    """Exports and waits for the job's end."""
+    name = mesh.runs.ExportModel(request).job.name
+    *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=name), timeout=240)
+    job: job_pb2.Job = last.job
+    return job
+
+
+def request_for(run: str, model: str) -> pb.ExportModelRequest:
+    # Measured on so little data, int8 may lose a few answers; what is tested is that it is measured and chosen by that.
+    return pb.ExportModelRequest(run=run, model=f"models/{model}", int8=True, int8_max_loss=0.2)
+
+
+@pytest.fixture(scope="session")
+def exported(trained: pb.Run, mesh: Mesh) -> registry_pb2.ModelVersion:
+    """The model version that came of the pictures."""
+    job = export(mesh, request_for(trained.name, "pictures"))
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job
+    version: registry_pb2.ModelVersion = mesh.models.GetModelVersion(
+        registry_pb2.GetModelVersionRequest(name=job.result)
+    ).model_version
+    return version
+
+
+def manifest_of(mesh: Mesh, version: registry_pb2.ModelVersion) -> ModelManifest:
+    store = open_store(f"file://{mesh.home / 'store'}")
+    return ModelManifest.from_bytes(store.read("default", version.manifest.sha256))
+
+
+def test_a_version_has_its_lineage_and_metrics(
+    exported: registry_pb2.ModelVersion, trained: pb.Run, mesh: Mesh
+) -> None:
+    assert exported.name == "models/pictures/versions/1"
+    assert list(exported.sources) == [mesh.pictures, trained.name]
+    assert {metric.name for metric in exported.metrics} == {"test/loss", "test/accuracy"}
+    graph = mesh.models.GetLineage(registry_pb2.GetLineageRequest(name=exported.name))
+    assert (mesh.pictures, exported.name) in {(edge.source, edge.target) for edge in graph.edges}
+
+
+def test_both_variants_are_kept_and_the_measured_best_is_served(
+    exported: registry_pb2.ModelVersion, mesh: Mesh
+) -> None:
+    manifest = manifest_of(mesh, exported)
+    assert [file.name for file in manifest.files] == ["model.onnx", "model.int8.onnx"]
+    fp32, int8 = manifest.measurements
+    assert (fp32.variant, int8.variant) == ("fp32", "int8")
+    assert fp32.metric == int8.metric == "accuracy"
+    promoted = int8.latency_ms < fp32.latency_ms and fp32.value - int8.value <= 0.2
+    assert manifest.served == ("model.int8.onnx" if promoted else "model.onnx")
+    served = {metric.name: metric.value for metric in exported.metrics}["test/accuracy"]
+    assert served == (int8.value if promoted else fp32.value)
+
+
+def test_the_files_run_from_the_manifest_alone(exported: registry_pb2.ModelVersion, mesh: Mesh, tmp_path: Path) -> None:
+    manifest = manifest_of(mesh, exported)
+    store = open_store(f"file://{mesh.home / 'store'}")
+    image, question = manifest.inputs
+    assert (image.name, image.datatype, image.shape) == ("image", "UINT8", (-1, 16, 16, 3))
+    assert (question.name, question.datatype, question.shape) == ("question", "INT64", (-1, -1, 6))
+    assert question.encoder is not None
+    assert "colour" in question.encoder.state["tokens"]
+    assert manifest.outputs[0].labels == ("blue", "green", "no", "red", "yes")
+    for file in manifest.files:
+        session = ort.InferenceSession(store.fetch("default", file.sha256, tmp_path / file.name))
+        for num_images, num_questions in ((1, 1), (5, 3)):
+            pixels = np.zeros((num_images, 16, 16, 3), np.uint8)
+            tokens = np.ones((num_images, num_questions, 6), np.int64)
+            (scores,) = session.run(None, {"image": pixels, "question": tokens})
+            assert scores.shape == (num_images, num_questions, 5)
+
+
+def test_the_same_export_again_adds_nothing(exported: registry_pb2.ModelVersion, trained: pb.Run, mesh: Mesh) -> None:
+    before = mesh.blobs()
+    assert export(mesh, request_for(trained.name, "pictures")).result == exported.name
+    other = export(mesh, request_for(trained.name, "also"))
+    assert other.result == "models/also/versions/1"
+    assert mesh.blobs() == before
+
+
+def test_a_run_that_has_not_succeeded_is_not_exported(mesh: Mesh) -> None:
+    name = mesh.submit(picture_spec(mesh.pictures, seed=77)).name
+    mesh.runs.StopRun(pb.StopRunRequest(name=name))
+    with pytest.raises(FailedPrecondition) as caught:
+        mesh.runs.ExportModel(pb.ExportModelRequest(run=name, model="models/m"))
+    assert (caught.value.reason, caught.value.field) == ("RUN_NOT_SUCCEEDED", "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"model": "pictures"}, "BAD_NAME", "model"),
+        ({"model": "models/A B"}, "BAD_NAME", "model"),
+        ({"model": "models/m", "int8_max_loss": 1.5}, "BAD_VALUE", "int8_max_loss"),
+        ({"model": "models/m", "int8_max_loss": float("nan")}, "BAD_VALUE", "int8_max_loss"),
+    ],
+)
+def test_a_wrong_request_is_refused(
+    trained: pb.Run, mesh: Mesh, changes: dict[str, object], reason: str, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.runs.ExportModel(pb.ExportModelRequest(run=trained.name, **changes))  # type: ignore[arg-type]
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+def test_an_unknown_run_is_not_found(mesh: Mesh) -> None:
+    with pytest.raises(NotFound) as caught:
+        mesh.runs.ExportModel(pb.ExportModelRequest(run="runs/none", model="models/m"))
+    assert (caught.value.reason, caught.value.field) == ("RUN_NOT_FOUND", "run")

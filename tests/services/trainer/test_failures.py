@@ -1,0 +1,81 @@
+"""Runs that cannot be done end with a reason, and crashes are not repeated for ever."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from protos.job.v1 import job_pb2
+from tests.mounts import make_read_only, tmpfs
+from tests.services.trainer.conftest import Mesh, start_mesh
+from tests.services.trainer.tasks import picture_spec
+
+
+def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(mesh: Mesh) -> None:
+    model = {"name": "image_question", "params": {"num_classes": 5, "depth": 3}}
+    name = mesh.submit(picture_spec(mesh.pictures, model=model, num_workers=2)).name
+    *_, last = mesh.watch(name)
+    error = mesh.run(name).job.error
+    assert last.state.state == job_pb2.JOB_STATE_FAILED
+    assert last.state.error == error
+    assert (error.code, error.reason, error.field) == ("INVALID_ARGUMENT", "UNKNOWN_FIELD", "spec.model.params.depth")
+    assert "depth" in error.message
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_store_that_takes_no_checkpoint_fails_the_run_and_the_trainer_goes_on(tmp_path: Path) -> None:
+    with ExitStack() as owned:
+        disk = owned.enter_context(tmpfs(tmp_path / "disk"))
+        mesh = start_mesh(tmp_path / "home", owned, store_url=f"file://{disk}")
+        make_read_only(disk)
+        name = mesh.submit(picture_spec(mesh.pictures, num_workers=1)).name
+        events = list(mesh.watch(name))
+        run = mesh.run(name)
+    assert (run.job.error.code, run.job.error.reason) == ("FAILED_PRECONDITION", "STORE_READ_ONLY")
+    assert not run.HasField("checkpoint")
+    assert not any(event.HasField("checkpoint") for event in events)
+
+
+CRASHING_MODEL = '''
+"""A model of another package, which kills its process in the first training step."""
+import os
+import torch
+
+class Crashing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(5))
+
+    def forward(self, image, question):
+        if self.training:
+            print("this model gives up", flush=True)
+            os._exit(9)
+        return self.scale.expand(*question.shape[:2], 5)
+'''
+
+
+def install(folder: Path) -> None:
+    """Writes a package with an entry point, as pip would have installed it."""
+    info = folder / "giving_up-1.2.dist-info"
+    info.mkdir(parents=True)
+    (folder / "giving_up.py").write_text(CRASHING_MODEL)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: giving-up\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[deepseek.models]\ncrashing = giving_up:Crashing\n")
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_workers_that_crash_are_started_again_so_often_and_then_the_run_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "packages")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    with ExitStack() as owned:
+        mesh = start_mesh(tmp_path / "home", owned, max_restarts="1")
+        name = mesh.submit(picture_spec(mesh.pictures, model={"name": "crashing"}, num_workers=1)).name
+        events = list(mesh.watch(name))
+        job = mesh.run(name).job
+    assert [event.attempt.attempt for event in events if event.HasField("attempt")] == [1, 1]
+    assert (job.state, job.error.reason) == (job_pb2.JOB_STATE_FAILED, "WORKERS_CRASHED")
+    assert "this model gives up" in job.error.message

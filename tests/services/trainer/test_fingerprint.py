@@ -1,0 +1,37 @@
+"""What makes two runs the same run."""
+
+from dataclasses import replace
+
+from deepseek.training.runspec import Component, RunSpec
+from services.trainer.fingerprint import export_fingerprint, run_fingerprint
+
+SPEC = RunSpec(
+    dataset_version="datasets/d/versions/1",
+    model=Component("image_question", {"width": 4.0}),
+    loss=Component("cross_entropy"),
+    optimizer=Component("adamw"),
+    schedule=Component("constant"),
+    epochs=1,
+    batch_size=8,
+)
+
+
+def test_equal_specs_on_equal_data_are_the_same_run() -> None:
+    other = replace(SPEC, model=Component("image_question", {"width": 4}), dataset_version="datasets/e/versions/7")
+    assert run_fingerprint(SPEC, "a" * 64) == run_fingerprint(other, "a" * 64)
+
+
+def test_other_data_or_another_spec_is_another_run() -> None:
+    fingerprints = {
+        run_fingerprint(SPEC, "a" * 64),
+        run_fingerprint(SPEC, "b" * 64),
+        run_fingerprint(replace(SPEC, seed=1), "a" * 64),
+        run_fingerprint(replace(SPEC, model=Component("image_question", {"width": 8})), "a" * 64),
+        run_fingerprint(replace(SPEC, num_workers=2), "a" * 64),
+    }
+    assert len(fingerprints) == 5
+
+
+def test_options_make_another_export() -> None:
+    assert export_fingerprint({"int8": True}) == export_fingerprint({"int8": True})
+    assert export_fingerprint({"int8": True}) != export_fingerprint({"int8": False})
