@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.channel import open_channel
@@ -181,6 +181,19 @@ class EmbeddedMesh:
                 raise Unavailable("NOT_READY", f"{name} is not ready after {START_TIMEOUT_S} s; see {self._log(name)}")
             time.sleep(0.05)
         return ServiceStatus(name, address, process.pid, "serving")
+
+    def restart(self, name: str) -> None:
+        """Starts one of these services anew at its address, after it has ended, and waits until it is ready.
+
+        Raises:
+            MeshError: As `wait_until_ready`.
+        """
+        self._processes[name].wait()
+        self.start(name)
+        service = self.wait_until_ready(name)
+        services = {**self.file.services, name: ServiceAddress(service.address, service.pid)}
+        self.file = replace(self.file, services=services)
+        self.file.write(self._home / "mesh.json")
 
     def connect(self) -> Mesh:
         """A client of this mesh."""

@@ -38,7 +38,9 @@ class Child:
         self._offset = 0
         job_file = directory / "job.json"
         job_file.write_text(json.dumps({**job, "dir": str(directory)}), encoding="utf-8")
-        self._process = spawn([*argv, str(job_file)], env={**os.environ, **(env or {})}, log=directory / "child.log")
+        # Temporary files of a process that is killed go with its directory.
+        environment = {**os.environ, **(env or {}), "TMPDIR": str(directory)}
+        self._process = spawn([*argv, str(job_file)], env=environment, log=directory / "child.log")
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
 """The wheel works outside the checkout."""
 
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("protos", "common", "kernels", "deepseek", "services")
+# `import grpc` imports these if they happen to be there.
+TRIED_BY_GRPC = ("grpcio-tools", "grpcio-reflection", "setuptools")
 KINDS = ("*.py", "*.proto", "*.pyi", "*.json")
 
 
@@ -62,3 +67,40 @@ def test_every_direct_dependency_is_locked() -> None:
             name = name.partition(stop)[0]
         if name != "deepseek-mesh":
             assert name.lower() in locked, f"{name} is not locked: run 'make lock'"
+
+
+def installed_with(extra: str) -> set[str]:
+    """Names of all distributions that `pip install deepseek-mesh[extra]` brings, by the installed metadata."""
+    found: set[str] = set()
+    todo = [("deepseek-mesh", extra)]
+    while todo:
+        name, wanted = todo.pop()
+        for text in importlib.metadata.requires(name) or ():
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
+                continue
+            key = canonicalize_name(requirement.name)
+            new = [(key, one) for one in ("", *requirement.extras)] if key not in found or requirement.extras else []
+            if key != "deepseek-mesh":
+                found.add(key)
+                new = [item for item in new if is_installed(item[0])]
+            todo += new
+    return found
+
+
+def is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("extra", ["", "registry", "ingest", "trainer", "inference"])
+def test_what_an_extra_installs_is_enough_to_start_it(extra: str) -> None:
+    module = f"services.{extra}.__main__" if extra else "deepseek.cli.__main__"
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    distributions = importlib.metadata.packages_distributions()
+    used = {canonicalize_name(one) for name in done.stdout.split() for one in distributions.get(name, [])[:1]}
+    assert used - installed_with(extra) - {"deepseek-mesh", *TRIED_BY_GRPC} == set()

@@ -1,0 +1,73 @@
+"""Uploads through the client, also across a service that is killed half-way."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from common.errors import InvalidArgument
+from deepseek.client import Mesh
+from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample
+from deepseek.embedded import EmbeddedMesh
+
+FIELDS = (
+    Field("text", "text", repeated=False, labels=()),
+    Field("score", "number", repeated=True, labels=()),
+)
+
+
+def samples(count: int, *, size: int = 10) -> list[Sample]:
+    return [Sample(f"k{i}", "train", {"text": f"{i} " * size, "score": [i, i / 2]}) for i in range(count)]
+
+
+def test_samples_come_back_as_they_were_sent(mesh: Mesh) -> None:
+    version = mesh.datasets.upload("plain", FIELDS, samples(300))
+    assert version.num_samples == 300
+    read = list(mesh.datasets.read(version.name))
+    assert [sample.key for sample in read] == [f"k{i}" for i in range(300)]
+    assert [value.number for value in read[7].fields[1].values] == [7.0, 3.5]
+
+
+def test_equal_data_is_the_same_version_and_adds_no_blob(mesh: Mesh) -> None:
+    first = mesh.datasets.upload("twice", FIELDS, samples(50))
+    blobs = set(mesh.store.list(mesh.tenant))
+    assert mesh.datasets.upload("twice", FIELDS, samples(50)) == first
+    assert set(mesh.store.list(mesh.tenant)) == blobs
+    assert [v.name for v in mesh.datasets.versions("twice")] == [first.name]
+    assert "datasets/twice" in [dataset.name for dataset in mesh.datasets.list()]
+
+
+def test_a_value_that_cannot_be_sent_is_the_callers_error(mesh: Mesh) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.datasets.upload("bad", FIELDS, [Sample("k", "train", {"text": None, "score": []})])
+    assert (caught.value.reason, caught.value.field) == ("WRONG_TYPE", "text")
+
+
+def test_a_refused_sample_names_itself_and_no_version_appears(mesh: Mesh) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.datasets.upload("refused", FIELDS, [*samples(3), Sample("x", "train", {"text": 1, "score": []})])
+    assert caught.value.field == "samples[x].text"
+    assert "datasets/refused" not in [dataset.name for dataset in mesh.datasets.list()]
+
+
+@pytest.mark.faults
+def test_an_upload_goes_on_after_the_service_was_killed(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    expected = mesh.datasets.upload("undisturbed", FIELDS, samples(3000, size=500)).manifest.sha256
+
+    class KillsOnTheWay(list[Sample]):
+        """Kills ingest after two thirds of the samples, the first time it is gone through."""
+
+        killed = False
+
+        def __iter__(self) -> Iterator[Sample]:
+            for number, sample in enumerate(super().__iter__()):
+                if number == 2000 and not self.killed:
+                    self.killed = True
+                    os.kill(embedded.file.services["ingest"].pid, signal.SIGKILL)
+                    embedded.restart("ingest")
+                yield sample
+
+    version = mesh.datasets.upload("killed", FIELDS, KillsOnTheWay(samples(3000, size=500)))
+    assert version.manifest.sha256 == expected

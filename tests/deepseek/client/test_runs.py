@@ -1,0 +1,48 @@
+"""Run specs from plain data, and the trainer's errors as the client sees them."""
+
+import pytest
+
+from common.errors import InvalidArgument, NotFound
+from deepseek.client import Mesh
+from deepseek.client.runs import parse_spec
+
+
+def test_a_spec_from_plain_data_is_the_message() -> None:
+    spec = parse_spec({"epochs": 3, "model": {"name": "m", "params": {"width": 2}}, "precision": "PRECISION_BF16"})
+    assert (spec.epochs, spec.model.name, spec.model.params["width"]) == (3, "m", 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"epoch": 3}, "UNKNOWN_FIELD"),
+        ({"model": {"nam": "m"}}, "UNKNOWN_FIELD"),
+        ({"epochs": "many"}, "BAD_VALUE"),
+        ({"precision": "PRECISION_FP12"}, "BAD_VALUE"),
+        ({"inputs": {}}, "BAD_VALUE"),
+    ],
+)
+def test_a_wrong_spec_is_refused_before_it_is_sent(spec: dict[str, object], reason: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parse_spec(spec)
+    assert caught.value.reason == reason
+    assert caught.value.field.startswith("spec")
+
+
+def test_the_trainer_refuses_an_unknown_component_by_its_field(mesh: Mesh) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.runs.submit({"dataset_version": "datasets/d/versions/1", "model": {"name": "nothing"}})
+    assert "spec.model.name" in [violation.field for violation in caught.value.violations]
+
+
+def test_an_unknown_run_or_model_is_not_found(mesh: Mesh) -> None:
+    with pytest.raises(NotFound) as run:
+        mesh.runs.get("runs/nothing")
+    with pytest.raises(NotFound) as model:
+        mesh.models.version("models/nothing/versions/1")
+    with pytest.raises(NotFound) as loaded:
+        mesh.inference.metadata("nothing")
+    with pytest.raises(NotFound) as load:
+        mesh.inference.load("nothing")
+    reasons = [caught.value.reason for caught in (run, model, loaded, load)]
+    assert reasons == ["RUN_NOT_FOUND", "MODEL_NOT_FOUND", "MODEL_NOT_LOADED", "MODEL_NOT_FOUND"]
