@@ -20,19 +20,16 @@ from common.errors import InvalidArgument
 class ResumableSampler:
     """A batch sampler with a state, for one rank.
 
-    Iterating yields the rest of the current epoch and then stands at the start of the next one. With `pad`, the last
-    batch of an epoch is filled up from the epoch's beginning, so that every step has batch_size samples and every rank
-    as many as the others; without, the last batch is as short as it is, and ranks may differ by one sample and may get
-    an empty batch. Not thread-safe.
+    Iterating yields the rest of the current epoch and then stands at the start of the next one. The last batch of an
+    epoch is as short as it is: ranks may differ by one sample, and may get an empty batch. Not thread-safe.
 
     Args:
         num_samples: Samples of the data set, at least 1.
         batch_size: Samples a step over all ranks together, at least world_size.
         seed: Seed of the order.
         shuffle: False keeps the stored order.
-        pad: Fill up the last batch; for training. Evaluation sets it False: each sample counts once.
         rank: This rank.
-        world_size: Number of ranks; batch_size must be a multiple of it if `pad` is set.
+        world_size: Number of ranks.
 
     Attributes:
         num_samples: Samples of the data set.
@@ -42,7 +39,7 @@ class ResumableSampler:
     Raises:
         InvalidArgument: BAD_VALUE with the argument's name as the field.
 
-    >>> sampler = ResumableSampler(5, 2, shuffle=False, pad=False)
+    >>> sampler = ResumableSampler(5, 2, shuffle=False)
     >>> list(sampler), sampler.epoch
     ([[0, 1], [2, 3], [4]], 1)
     """
@@ -54,7 +51,6 @@ class ResumableSampler:
         *,
         seed: int = 0,
         shuffle: bool = True,
-        pad: bool = True,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -62,8 +58,8 @@ class ResumableSampler:
             raise InvalidArgument("BAD_VALUE", "there are no samples", field="num_samples")
         if not 0 <= rank < world_size:
             raise InvalidArgument("BAD_VALUE", f"rank {rank} is not one of {world_size}", field="rank")
-        if batch_size < world_size or (pad and batch_size % world_size):
-            message = f"a batch of {batch_size} samples cannot be shared equally by {world_size} ranks"
+        if batch_size < world_size:
+            message = f"a batch of {batch_size} samples cannot be shared by {world_size} ranks"
             raise InvalidArgument("BAD_VALUE", message, field="batch_size")
         if not 0 <= seed < 1 << 63:
             raise InvalidArgument("BAD_VALUE", f"seed {seed} is not from 0 to 2^63 - 1", field="seed")
@@ -73,7 +69,6 @@ class ResumableSampler:
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
-        self._pad = pad
         self._rank = rank
         self._world_size = world_size
 
@@ -89,10 +84,9 @@ class ResumableSampler:
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order(self.epoch)
         while self.position < self.num_samples:
-            indices = np.arange(self.position, self.position + self._batch_size)
-            indices = indices % self.num_samples if self._pad else indices[indices < self.num_samples]
-            self.position = min(self.position + self._batch_size, self.num_samples)
-            yield order[indices[self._rank :: self._world_size]].tolist()
+            batch = order[self.position : self.position + self._batch_size]
+            self.position += len(batch)
+            yield batch[self._rank :: self._world_size].tolist()
         self.epoch += 1
         self.position = 0
 

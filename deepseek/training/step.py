@@ -85,7 +85,7 @@ class TrainingStep:
         self._ranks = ranks
         self._base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self._num_sums = 2 + sum(metric.num_sums for metric in metrics)
-        self._module: nn.Module | None = None  # the model with DDP around it, once there is something to train
+        self._module: nn.Module | None = None  # the model with DDP around it, while it trains
 
     @property
     def learning_rate(self) -> float:
@@ -103,8 +103,12 @@ class TrainingStep:
             raise InvalidArgument("BAD_VALUE", message, field="dataset")
         self._num_samples = num_samples
         sampler.load_state(self.position)
-        if self._module is None:
-            self._module = self._ranks.wrap(self.model)
+        self._module = self._ranks.wrap(self.model)
+
+    def end(self) -> None:
+        """Lets go of what only training needs."""
+        self._module = None
+        self._ranks.collect()
 
     def __call__(
         self, dataset: Dataset, indices: Sequence[int], fillers: Sequence[int], flags: Sequence[bool]

@@ -217,10 +217,11 @@ class MixedPrecisionTrainer:
             raise InvalidArgument("BAD_VALUE", f"epochs is {epochs}; it must be at least 1", field="epochs")
         ranks = self._ranks
         sampler = ResumableSampler(
-            len(dataset), batch_size, seed=self._seed, pad=False, rank=ranks.rank, world_size=ranks.world_size
+            len(dataset), batch_size, seed=self._seed, rank=ranks.rank, world_size=ranks.world_size
         )
-        self._step.begin(sampler, len(dataset))
         with ExitStack() as stack:
+            stack.callback(self._step.end)
+            self._step.begin(sampler, len(dataset))
             # The steps seed the generators; whoever calls fit gets theirs back as they were.
             stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             if on_event is None and ranks.rank == 0 and sys.stderr.isatty():
@@ -251,7 +252,7 @@ class MixedPrecisionTrainer:
         """
         ranks = self._ranks
         sampler = ResumableSampler(
-            len(dataset), batch_size, shuffle=False, pad=False, rank=ranks.rank, world_size=ranks.world_size
+            len(dataset), batch_size, shuffle=False, rank=ranks.rank, world_size=ranks.world_size
         )
         return self._step.evaluate(dataset, sampler)
 

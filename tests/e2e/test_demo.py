@@ -28,20 +28,6 @@ def test_killing_the_demo_in_training_leaves_no_process(demo: Demo) -> None:
     assert demo.survivors == {}
 
 
-def test_the_next_demo_resumes_the_run_from_its_checkpoint(running_mesh: Home, demo: Demo) -> None:
-    from deepseek.client import connect
-
-    with connect(running_mesh.path / "mesh.json") as mesh:
-        (run,) = mesh.runs.list()
-        attempts = [event.attempt for event in mesh.runs.watch(run.name) if event.HasField("attempt")]
-        steps = [event.checkpoint.step for event in mesh.runs.watch(run.name) if event.HasField("checkpoint")]
-    assert run.name == demo.figures["run"]
-    assert attempts[0].start_step == 0
-    assert attempts[-1].start_step > 0
-    assert attempts[-1].start_step in steps
-    assert steps == sorted(set(steps)), "two writers made checkpoints"
-
-
 def test_the_report_holds_the_figures_and_the_pictures(demo: Demo) -> None:
     assert json.loads((demo.report / "report.json").read_text()) == demo.figures
     for name in ("learning-curve.png", "contact-sheet.png"):

@@ -1,3 +1,4 @@
+import itertools
 import json
 from typing import Any
 
@@ -20,24 +21,18 @@ def steps(world_size: int, *, epochs: int = 1, **options: Any) -> list[list[int]
     return batches
 
 
-@pytest.mark.parametrize("pad", [True, False])
 @pytest.mark.parametrize("world_size", [2, 3, 4, 12])
-def test_the_global_order_is_the_same_whatever_the_number_of_ranks(world_size: int, pad: bool) -> None:
-    assert steps(world_size, epochs=2, seed=7, pad=pad) == steps(1, epochs=2, seed=7, pad=pad)
+def test_the_global_order_is_the_same_whatever_the_number_of_ranks(world_size: int) -> None:
+    assert steps(world_size, epochs=2, seed=7) == steps(1, epochs=2, seed=7)
 
 
 def test_every_sample_comes_once_an_epoch() -> None:
-    assert sorted(index for batch in steps(1, pad=False) for index in batch) == list(range(103))
+    assert sorted(index for batch in steps(1) for index in batch) == list(range(103))
 
 
-def test_padding_fills_the_last_batch_from_the_beginning() -> None:
-    batches = steps(1, pad=True)
-    assert [len(batch) for batch in batches] == [12] * 9
-    assert batches[-1][7:] == batches[0][:5]
-
-
-def test_fewer_samples_than_a_batch_still_fill_it() -> None:
-    assert list(ResumableSampler(3, 8, shuffle=False)) == [[0, 1, 2, 0, 1, 2, 0, 1]]
+def test_the_last_batch_holds_what_is_left() -> None:
+    assert [len(batch) for batch in steps(1)] == [12] * 8 + [7]
+    assert list(ResumableSampler(3, 8, shuffle=False)) == [[0, 1, 2]]
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
@@ -83,7 +78,8 @@ def test_training_goes_on_with_another_number_of_ranks() -> None:
     for sampler in samplers:
         sampler.load_state({"seed": 3, "epoch": 0, "position": 48})
     for left, right in zip(*samplers, strict=True):
-        rest.append([index for pair in zip(left, right, strict=True) for index in pair])
+        pairs = itertools.zip_longest(left, right)  # the left may have one more
+        rest.append([index for pair in pairs for index in pair if index is not None])
     assert rest == whole[4:]
 
 
@@ -99,7 +95,7 @@ def test_the_steps_left_are_counted() -> None:
     [
         ({"num_samples": 0, "batch_size": 1}, "num_samples"),
         ({"num_samples": 9, "batch_size": 0}, "batch_size"),
-        ({"num_samples": 9, "batch_size": 5, "world_size": 2}, "batch_size"),
+        ({"num_samples": 9, "batch_size": 1, "world_size": 2}, "batch_size"),
         ({"num_samples": 9, "batch_size": 4, "world_size": 2, "rank": 2}, "rank"),
         ({"num_samples": 9, "batch_size": 4, "seed": -1}, "seed"),
     ],

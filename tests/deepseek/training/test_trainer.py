@@ -1,6 +1,5 @@
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -267,37 +266,3 @@ def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, int]) -> None:
 def test_without_a_terminal_it_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     MixedPrecisionTrainer(Classifier()).fit(Points(4))
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_step_costs_less_than_three_percent_of_20_ms_more_than_one_written_by_hand() -> None:
-    """Of a tiny model, so that the loop's own cost stands out; in CPU time, the best of several."""
-    dataset, batches = Points(640), 80
-
-    def by_hand() -> float:
-        model = Classifier()
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        sampler = ResumableSampler(len(dataset), 8)
-        start = time.process_time()
-        for indices in sampler:
-            samples = [dataset[index] for index in indices]
-            x = torch.stack([sample["x"] for sample in samples])
-            target = torch.tensor([sample["target"] for sample in samples])
-            with torch.autocast("cpu", torch.bfloat16):
-                outputs = model(x)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(outputs.float(), target)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            loss.item()
-        return time.process_time() - start
-
-    def ours() -> float:
-        trainer = MixedPrecisionTrainer(Classifier(), clip_norm=1.0)
-        start = time.process_time()
-        trainer.fit(dataset, batch_size=8)
-        return time.process_time() - start
-
-    rounds = [(by_hand(), ours()) for _ in range(6)]
-    overhead_s = (min(s for _, s in rounds) - min(s for s, _ in rounds)) / batches
-    assert overhead_s < 0.03 * 0.020

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.ingest.client import Client
-from tests.services.ingest.processes import ServiceProcess
+from tests.services.processes import ServiceProcess
 
 
 @dataclass(frozen=True)

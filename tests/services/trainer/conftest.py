@@ -14,7 +14,7 @@ from protos.job.v1 import job_pb2_grpc
 from protos.registry.v1 import registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
-from tests.services.ingest.processes import ServiceProcess
+from tests.services.processes import ServiceProcess
 from tests.services.trainer.tasks import PICTURE_FIELDS, add_dataset, picture_spec, pictures
 
 
