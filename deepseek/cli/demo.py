@@ -1,6 +1,9 @@
 """`deepseek demo`: the main job on real data, from an empty folder to a served model and a report."""
 
 import json
+import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -163,10 +166,10 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     print_table(["figure", "value"], rows)
     console.print(f"\nreport.json, learning-curve.png and contact-sheet.png lie in {folder}/\n", highlight=False)
     image = folder / "example.png"
-    console.print("next:" if keep else "next:\n  deepseek up", markup=False, highlight=False)
-    console.print(f'  deepseek ask {image} "what shape is it?"', markup=False, highlight=False)
-    if keep:
-        console.print("  deepseek down", markup=False, highlight=False)
+    program = "deepseek" if shutil.which("deepseek") else os.path.relpath(sys.argv[0])
+    ask = f'{program} ask {image} "what shape is it?"'
+    commands = [ask, f"{program} down"] if keep else [f"{program} up", ask]
+    console.print("next:", *commands, sep="\n  ", markup=False, highlight=False)
 
 
 def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
