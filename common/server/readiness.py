@@ -1,11 +1,13 @@
 """Health by the gRPC health protocol: alive, and ready.
 
 `""` is alive as long as the server runs, a service's name is ready as long as what it depends on answers. Restarts
-follow the first, traffic the second.
+follow the first, traffic the second. What does not answer at all counts as away: one thread asks and may hang, another
+notices.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,12 @@ from common.errors import MeshError
 INTERVAL_S = 0.5
 """How often a server asks itself whether it is ready."""
 
+OVERDUE_S = 5.0
+"""A check that takes longer counts as a no until it answers."""
+
+STOP_S = 1.0
+"""How long a stop waits for the check that is under way."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -25,32 +33,42 @@ class Readiness(health.HealthServicer):
 
     Args:
         names: The services that are ready or not.
-        ready: Whether what they depend on answers; may raise a MeshError.
+        ready: Whether what they depend on answers; may raise a MeshError, and may hang.
+        overdue_s: Seconds after which a check without an answer counts as a no.
     """
 
-    def __init__(self, names: Sequence[str], ready: Callable[[], bool]) -> None:
+    def __init__(self, names: Sequence[str], ready: Callable[[], bool], *, overdue_s: float = OVERDUE_S) -> None:
         super().__init__()
         self._names = names
         self._ready = ready
+        self._overdue_s = overdue_s
+        self._state_lock = threading.Lock()
+        self._asked_s: float | None = None  # when the check under way began; None if there is none
         self._was_ready: bool | None = None
         self._watches: set[Any] = set()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_asking, name="readiness", daemon=True)
+        self._first = threading.Event()
+        self._asker = threading.Thread(target=self._keep_asking, name="readiness", daemon=True)
+        self._watcher = threading.Thread(target=self._keep_watching, name="readiness-overdue", daemon=True)
         self._set(ready=False)
 
     def start(self) -> None:
-        """Asks once, then keeps asking."""
-        self._ask()
-        self._thread.start()
+        """Keeps asking from now on; returns with the first answer, or when it is overdue."""
+        self._asker.start()
+        self._watcher.start()
+        self._first.wait(self._overdue_s)
 
     def stop(self) -> None:
-        """Answers NOT_SERVING from now on, and ends all watches, which would keep the server from stopping."""
+        """Answers NOT_SERVING from now on, and ends all watches, which would keep the server from stopping.
+
+        A check that hangs is left behind: its thread does not keep the process.
+        """
         self._stopping.set()
         self.enter_graceful_shutdown()
         for context in list(self._watches):
             context.cancel()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._asker.is_alive():
+            self._asker.join(STOP_S)
 
     def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
         """Sends the status at once and after every change."""
@@ -60,10 +78,21 @@ class Readiness(health.HealthServicer):
         return super().Watch(request, context, send_response_callback)
 
     def _keep_asking(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
+        while True:
             self._ask()
+            self._first.set()
+            if self._stopping.wait(INTERVAL_S):
+                return
+
+    def _keep_watching(self) -> None:
+        while not self._stopping.wait(min(INTERVAL_S, self._overdue_s)):
+            with self._state_lock:
+                if self._asked_s is not None and time.monotonic() - self._asked_s > self._overdue_s:
+                    self._show(False, "CHECK_OVERDUE", f"its own check has not answered for {self._overdue_s:g} s")
 
     def _ask(self) -> None:
+        with self._state_lock:
+            self._asked_s = time.monotonic()
         reason, message = "NOT_READY", "its own check says so"
         try:
             ready = self._ready()
@@ -72,13 +101,19 @@ class Readiness(health.HealthServicer):
         except Exception:  # a check with a bug must not leave its last answer standing for ever
             _logger.exception("bug in the readiness check")
             ready = False
-        if ready != self._was_ready:
-            if ready:
-                _logger.info("ready")
-            else:
-                _logger.warning("not ready: %s", message, extra={"reason": reason})
-            self._was_ready = ready
-            self._set(ready=ready)
+        with self._state_lock:
+            self._asked_s = None
+            self._show(ready, reason, message)
+
+    def _show(self, ready: bool, reason: str, message: str) -> None:
+        if ready == self._was_ready or self._stopping.is_set():
+            return
+        if ready:
+            _logger.info("ready")
+        else:
+            _logger.warning("not ready: %s", message, extra={"reason": reason})
+        self._was_ready = ready
+        self._set(ready=ready)
 
     def _set(self, *, ready: bool) -> None:
         status = health_pb2.HealthCheckResponse

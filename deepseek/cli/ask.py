@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from common.errors import FailedPrecondition
 from deepseek.cli.output import AsJson, console, print_json
 from deepseek.client import connect
 from deepseek.models.inputs import encode_inputs
@@ -25,8 +26,10 @@ def ask(
             spec.name: image.read_bytes() if spec.encoder and spec.encoder.name == "image" else question
             for spec in manifest.inputs
         }
-        outputs = mesh.inference.infer(model, encode_inputs(manifest, values))
+        outputs = mesh.inference.infer(model, encode_inputs(manifest, values), version=number)
     spec = manifest.outputs[0]
+    if not spec.labels:
+        raise FailedPrecondition("NO_LABELS", f"{model} does not answer with one of a set of labels", field="--model")
     scores = np.asarray(outputs[spec.name], dtype=np.float64).reshape(-1)
     probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
     best = int(probabilities.argmax())

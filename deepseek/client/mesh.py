@@ -17,7 +17,7 @@ import grpc
 
 from common.artifacts import ArtifactStore, open_store
 from common.channel import open_channel
-from common.config import home
+from common.config import StoreSettings, home
 from common.errors import FailedPrecondition, InvalidArgument
 from common.names import DEFAULT_TENANT
 
@@ -42,16 +42,43 @@ class ServiceAddress:
 
 
 @dataclass(frozen=True)
+class StoreAddress:
+    """Where the artifact store is, for clients on the machine of the services.
+
+    Attributes:
+        url: As `common.artifacts.open_store` takes it.
+        access_key_file: File with the S3 access key; empty if there is none.
+        secret_key_file: File with the S3 secret key; empty if there is none.
+    """
+
+    url: str
+    access_key_file: str = ""
+    secret_key_file: str = ""
+
+    @classmethod
+    def of_services(cls, home: Path) -> Self:
+        """The store that services started from this environment use."""
+        settings = StoreSettings.of("ingest", home)
+        access, secret = settings.store_access_key_file, settings.store_secret_key_file
+        return cls(settings.store_url, str(access or ""), str(secret or ""))
+
+    def open(self) -> ArtifactStore:
+        """Opens the store."""
+        access, secret = (Path(file) if file else None for file in (self.access_key_file, self.secret_key_file))
+        return open_store(self.url, access_key_file=access, secret_key_file=secret)
+
+
+@dataclass(frozen=True)
 class MeshFile:
     """Contents of the mesh file.
 
     Attributes:
         services: Address of each service by name, e.g. `registry`.
-        store_url: The artifact store, as the services know it; empty if clients cannot reach it.
+        store: The artifact store; None if clients cannot reach it.
     """
 
     services: Mapping[str, ServiceAddress]
-    store_url: str = ""
+    store: StoreAddress | None = None
 
     @staticmethod
     def default_path() -> Path:
@@ -69,7 +96,8 @@ class MeshFile:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
-            return cls(services=services, store_url=document["store_url"])
+            store = StoreAddress(**document["store"]) if document["store"] else None
+            return cls(services, store)
         except FileNotFoundError as error:
             raise FailedPrecondition(
                 "MESH_NOT_FOUND", f"no mesh runs here ({path} is missing); start one with `deepseek up`"
@@ -83,7 +111,7 @@ class MeshFile:
         """Writes the file so that a reader sees the old or the new one, never a part."""
         document = {
             "services": {name: asdict(service) for name, service in self.services.items()},
-            "store_url": self.store_url,
+            "store": asdict(self.store) if self.store else None,
         }
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -156,11 +184,11 @@ class Mesh:
         Raises:
             FailedPrecondition: STORE_NOT_IN_MESH if the mesh file names none.
         """
-        if not self._file.store_url:
+        if not self._file.store:
             raise FailedPrecondition(
                 "STORE_NOT_IN_MESH", "this mesh does not tell its clients where the artifact store is"
             )
-        return open_store(self._file.store_url)
+        return self._file.store.open()
 
     def close(self) -> None:
         """Closes the channels; calls under way are cancelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,10 @@ class Models:
             Aborted: ALIAS_MOVED if it stands elsewhere.
         """
         request = registry_pb2.SetAliasRequest(
-            name=f"models/{model}/aliases/{alias}", version=version, expected_version=expected
+            name=f"models/{model}/aliases/{alias}",
+            version=version,
+            expected_version=expected,
+            request_id=uuid.uuid4().hex,
         )
         moved: registry_pb2.Alias = self._stub.SetAlias(request).alias
         return moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from google.protobuf import json_format
 from common.errors import InvalidArgument, Unavailable
 from deepseek.client import jobs
 from deepseek.client.pages import pages
+from deepseek.training.runspec import RunSpec
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
@@ -24,16 +26,13 @@ def parse_spec(spec: Mapping[str, Any]) -> trainer_pb2.RunSpec:
     """Reads a run spec from plain data, such as a JSON or TOML file.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD or BAD_VALUE, with what is wrong and where.
+        InvalidArgument: UNKNOWN_FIELD or BAD_VALUE, with the field's path.
     """
+    text = json.dumps(RunSpec.from_json(spec).to_json())
     try:
-        return json_format.ParseDict(dict(spec), trainer_pb2.RunSpec())
+        return json_format.Parse(text, trainer_pb2.RunSpec())
     except json_format.ParseError as error:
-        text = str(error)
-        reason = "UNKNOWN_FIELD" if "has no field named" in text else "BAD_VALUE"
-        quoted = text.split('"')
-        field = quoted[1] if reason == "UNKNOWN_FIELD" and len(quoted) > 1 else ""
-        raise InvalidArgument(reason, f"the run spec is wrong: {text}", field=f"spec.{field}".rstrip(".")) from error
+        raise InvalidArgument("BAD_VALUE", f"the run spec cannot be sent: {error}", field="spec") from error
 
 
 class Runs:

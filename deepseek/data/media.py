@@ -2,12 +2,17 @@
 
 Everything that turns encoded bytes into pixels or samples goes through here, so the limits and the error are the same
 for an upload, for training and for a served request. Only the formats that the ingest protocol names are tried: each
-further decoder is attack surface. Nothing is resized or resampled here (`deepseek.data.encoders`).
+further decoder is attack surface. Few large files are decoded at a time, as a few bytes may decode to a lot of memory.
+Nothing is resized or resampled here (`deepseek.data.encoders`).
 """
 
 import io
+import os
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,9 +24,13 @@ from common.errors import FailedPrecondition, InvalidArgument
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
 MAX_PIXELS = 64 * 1024 * 1024
-"""Larger images are refused before they are decoded."""
-MAX_AUDIO_VALUES = 256 * 1024 * 1024
-"""Longer recordings (frames times channels) are refused before they are decoded."""
+"""Larger images are refused before they are decoded; Pillow takes 4 bytes a pixel, 256 MiB."""
+MAX_AUDIO_VALUES = 32 * 1024 * 1024
+"""Longer recordings (frames times channels) are refused before they are decoded: 128 MiB, 12 minutes at 44.1 kHz."""
+MAX_LARGE = 2
+"""How many files with more than LARGE_VALUES pixels or values a process decodes at a time; more wait."""
+LARGE_VALUES = 1024 * 1024
+_BLOCK_VALUES = 64 * 1024
 
 # What Pillow's decoders raise on damaged input, as fuzzing in its own tests and ours shows. MemoryError is among them
 # because a damaged header can ask for any amount.
@@ -41,6 +50,18 @@ _DECODER_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+_large = threading.BoundedSemaphore(MAX_LARGE)
+
+
+def _forget_parents_turns() -> None:
+    global _large
+    _large = threading.BoundedSemaphore(MAX_LARGE)
+
+
+# A child has none of the threads that would give back their turn.
+os.register_at_fork(after_in_child=_forget_parents_turns)
 
 
 def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str = "image") -> Image.Image:
@@ -64,7 +85,8 @@ def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str =
             if width * height > MAX_PIXELS:
                 message = f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are decoded"
                 raise InvalidArgument("DAMAGED_IMAGE", message, field=field)
-            return image.convert(mode)
+            with _turn(width * height):
+                return image.convert(mode)
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_IMAGE", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
 
@@ -98,6 +120,29 @@ def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[
     Raises:
         InvalidArgument: DAMAGED_AUDIO if it is not such a file, is cut off or damaged, or is too long.
     """
+    with _recording(data, field, name) as recording, _turn(recording.frames * recording.channels):
+        samples = recording.read(dtype="float32", always_2d=True)
+        _check_length(len(samples), recording.frames, field, name)
+        return samples, int(recording.samplerate)
+
+
+def check_audio(data: bytes, *, field: str = "", name: str = "audio") -> None:
+    """Proves a recording whole: every frame is decoded, block by block, and none is kept.
+
+    Raises:
+        InvalidArgument: DAMAGED_AUDIO, as decode_audio.
+    """
+    with _recording(data, field, name) as recording:
+        num_frames = 0
+        block = np.empty((max(1, _BLOCK_VALUES // recording.channels), recording.channels), np.float32)
+        while num_frames <= recording.frames and (num_read := len(recording.read(out=block))):
+            num_frames += num_read
+        _check_length(num_frames, recording.frames, field, name)
+
+
+@contextmanager
+def _recording(data: bytes, field: str, name: str) -> Iterator[Any]:
+    """An open sound file of a format and a length that are allowed; errors within become DAMAGED_AUDIO."""
     soundfile = _soundfile()
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as recording:
@@ -107,14 +152,25 @@ def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[
             if recording.frames * recording.channels > MAX_AUDIO_VALUES:
                 message = f"{name} has {recording.frames} frames of {recording.channels} channels; that is too long"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
-            samples = recording.read(dtype="float32", always_2d=True)
-            num_frames, rate = recording.frames, int(recording.samplerate)
+            yield recording
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_AUDIO", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
-    if len(samples) != num_frames or not num_frames:
-        message = f"{name} is cut off: {len(samples)} of {num_frames} frames could be read"
+
+
+def _check_length(num_read: int, num_frames: int, field: str, name: str) -> None:
+    if num_read != num_frames or not num_frames:
+        message = f"{name} is cut off: {num_read} of {num_frames} frames could be read"
         raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
-    return samples, rate
+
+
+@contextmanager
+def _turn(num_values: int) -> Iterator[None]:
+    """Waits while enough large files are being decoded; small ones need not."""
+    if num_values <= LARGE_VALUES:
+        yield
+        return
+    with _large:
+        yield
 
 
 def _soundfile() -> Any:

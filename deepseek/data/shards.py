@@ -144,7 +144,7 @@ def _check_value(value: Any, field: Field, where: str) -> None:
             if field.type == "image":
                 media.check_image(value, field=where, name=where)
             elif field.type == "audio":
-                media.decode_audio(value, field=where, name=where)
+                media.check_audio(value, field=where, name=where)
         case "text" | "label":
             if not isinstance(value, str):
                 _wrong_type(value, "text", where)

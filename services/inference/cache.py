@@ -5,12 +5,16 @@ no least-recently-used cache: what is kept is exactly what a restart needs.
 """
 
 import hashlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
 from common.artifacts import ArtifactStore
+from common.artifacts.store import disk_error
+
+_logger = logging.getLogger(__name__)
 
 
 class FileCache:
@@ -33,8 +37,9 @@ class FileCache:
         Raises:
             NotFound: BLOB_NOT_FOUND if the store has no such blob.
             DataLoss: BLOB_DAMAGED if the store's bytes do not match the digest.
-            Unavailable: STORE_UNREACHABLE.
-            ResourceExhausted: The disk is full.
+            Unavailable: STORE_UNREACHABLE; DISK_UNAVAILABLE if the disk of the copies fails.
+            ResourceExhausted: DISK_FULL.
+            FailedPrecondition: DISK_READ_ONLY.
         """
         path = self._path(tenant, sha256)
         with self._lock:
@@ -43,29 +48,39 @@ class FileCache:
             if not _is_whole(path, sha256):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._store.fetch(tenant, sha256, path)
+        except OSError as error:
+            self.release(tenant, sha256)
+            raise disk_error(error, path) from error
         except BaseException:
             self.release(tenant, sha256)
             raise
         return path
 
     def release(self, tenant: str, sha256: str) -> None:
-        """Give up one hold; the last one deletes the file."""
+        """Give up one hold; the last one deletes the file, which a disk that fails keeps until a restart."""
         path = self._path(tenant, sha256)
         with self._lock:
             self._num_holders[path] -= 1
             if not self._num_holders[path]:
                 del self._num_holders[path]
-                path.unlink(missing_ok=True)
+                _delete(path)
 
     def keep_only(self, blobs: Collection[tuple[str, str]]) -> None:
         """Delete what an earlier process left and none of these (tenant, sha256) needs."""
         kept = {self._path(tenant, sha256) for tenant, sha256 in blobs}
         for path in self._directory.glob("*/*"):
             if path not in kept:
-                path.unlink()
+                _delete(path)
 
     def _path(self, tenant: str, sha256: str) -> Path:
         return self._directory / tenant / f"{sha256}.onnx"
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _logger.warning("cannot delete %s: %s", path, error.strerror)
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

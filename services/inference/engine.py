@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, ResourceExhausted
 
 Array = npt.NDArray[Any]
 
@@ -60,8 +60,15 @@ _LOAD_ERRORS = tuple(
     getattr(onnxruntime_errors, name)
     for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 )
-_RUN_ERRORS = tuple(
-    getattr(onnxruntime_errors, name) for name in ("Fail", "InvalidArgument", "RuntimeException", "NotImplemented")
+_OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory")
+_DEVICE_FAILED = ("cuda failure", "cudnn failure", "cublas failure")
+_RUN_ERRORS = (
+    MemoryError,
+    onnxruntime_errors.EPFail,
+    onnxruntime_errors.Fail,
+    onnxruntime_errors.InvalidArgument,
+    onnxruntime_errors.NotImplemented,
+    onnxruntime_errors.RuntimeException,
 )
 
 
@@ -134,6 +141,9 @@ class Engine:
 
         Raises:
             InvalidArgument: BAD_INPUT naming the field as `inputs[i].…` or `outputs[i].name`.
+            ResourceExhausted: OUT_OF_MEMORY.
+            FailedPrecondition: MODEL_BROKEN if an operator is not implemented for what it is given here.
+            Internal: DEVICE_FAILED.
         """
         self._check(arrays)
         names = self._output_names
@@ -144,9 +154,7 @@ class Engine:
         try:
             results = self._session.run(names, feeds)
         except _RUN_ERRORS as error:
-            raise InvalidArgument(
-                "BAD_INPUT", f"the model does not run on these inputs: {_message(error)}", field="inputs"
-            ) from error
+            raise _run_error(error) from error
         if self._has_strings:
             results = [_to_bytes(array) for array in results]
         return list(zip(names, results, strict=True))
@@ -227,6 +235,18 @@ def _shape_mismatch(tensor: Tensor, array: Array, index: int) -> InvalidArgument
 
 def _bad(message: str, field: str) -> InvalidArgument:
     return InvalidArgument("BAD_INPUT", message, field=field)
+
+
+def _run_error(error: Exception) -> MeshError:
+    """Whose fault it is. The runtime's classes do not tell: a shape that does not fit and no memory are both Fail."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
+        return ResourceExhausted("OUT_OF_MEMORY", "there is no memory to run the model on this many inputs; send fewer")
+    if isinstance(error, onnxruntime_errors.EPFail) or any(words in text for words in _DEVICE_FAILED):
+        return Internal("DEVICE_FAILED", f"the device failed while it ran the model: {_message(error)}")
+    if isinstance(error, onnxruntime_errors.NotImplemented):
+        return FailedPrecondition("MODEL_BROKEN", f"the model does not run here: {_message(error)}")
+    return InvalidArgument("BAD_INPUT", f"the model does not run on these inputs: {_message(error)}", field="inputs")
 
 
 def _message(error: Exception) -> str:

@@ -292,7 +292,7 @@ class Repository:
         path = self._cache.hold(tenant, file_sha256)
         try:
             engine = self._open_engine(path)
-        except MeshError:
+        except BaseException:
             self._cache.release(tenant, file_sha256)
             raise
         return LoadedModel(model_id, number, manifest_sha256, file_sha256, engine)
@@ -340,6 +340,10 @@ class Repository:
         except MeshError as error:
             _logger.warning("cannot restore %s: %s", model_id, error)
             self._waiting[key] = (self._waiting[key][0], error.message)
+            return
+        except Exception:  # a bug that one model shows must keep neither the others nor the server from being ready
+            _logger.exception("bug while restoring %s", model_id)
+            self._waiting[key] = (self._waiting[key][0], "an internal error; the log has more")
             return
         del self._waiting[key]
         _logger.info("restored %s version %d", model_id, recorded[0])

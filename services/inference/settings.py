@@ -1,13 +1,13 @@
-"""Settings of the inference service; see `common.config.ServiceSettings` for those that every service has."""
+"""Settings of the inference service; see `common.config.StoreSettings` for those that every service has."""
 
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from common.config import Address, Port, ServiceSettings
+from common.config import Address, Port, StoreSettings
 
 
-class InferenceSettings(ServiceSettings):
+class InferenceSettings(StoreSettings):
     """What serving models needs beyond a service's common settings."""
 
     service: ClassVar[str] = "inference"

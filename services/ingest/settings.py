@@ -1,13 +1,13 @@
-"""Settings of ingest; see `common.config.ServiceSettings` for those that every service has."""
+"""Settings of ingest; see `common.config.StoreSettings` for those that every service has."""
 
 from typing import ClassVar
 
 from pydantic import Field
 
-from common.config import Address, Port, ServiceSettings
+from common.config import Address, Port, StoreSettings
 
 
-class IngestSettings(ServiceSettings):
+class IngestSettings(StoreSettings):
     """Ingest needs a database, the artifact store and, to commit and to read, the registry."""
 
     service: ClassVar[str] = "ingest"

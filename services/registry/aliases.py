@@ -1,12 +1,16 @@
 """Aliases: movable names for versions, moved by compare-and-swap and with every move on record.
 
 A transaction is the only writer (`common.database`), so of two callers who expect the same place exactly one wins, and
-the other learns where the alias stands now. Setting an alias to where it stands is allowed and leaves no trace.
+the other learns where the alias stands now. Setting an alias to where it stands is allowed and leaves no trace. A move
+that is repeated with its request id, because the answer was lost, is answered as it was the first time.
 """
 
-from sqlalchemy import select
+import json
 
-from common.database import Database, now_us
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from common.database import Database, now_us, once
 from common.errors import Aborted, InvalidArgument
 from services.registry.pages import PageRequest, fetch_page
 from services.registry.resolve import find_alias, find_series, find_version
@@ -35,7 +39,17 @@ class Aliases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def set(self, tenant: str, name: str, version: str, expected_version: str) -> Alias:
+    def set(
+        self,
+        tenant: str,
+        name: str,
+        version: str,
+        expected_version: str,
+        *,
+        method: str = "SetAlias",
+        request_id: str = "",
+        body: bytes = b"",
+    ) -> Alias:
         """Point an alias at a version if it stands where the caller thinks it does.
 
         Args:
@@ -43,55 +57,49 @@ class Aliases:
             name: Of the alias.
             version: Name of a version of the same parent.
             expected_version: Where the alias stands now; empty if it must not exist.
+            method: Name of the call, for the request id.
+            request_id: Makes repeats harmless; empty for no protection.
+            body: The request's bytes, compared when the id comes again.
+
+        Returns:
+            The alias, as this call (or the first one with this request id) left it.
 
         Raises:
-            InvalidArgument: BAD_NAME.
+            InvalidArgument: BAD_NAME or BAD_VALUE.
             NotFound: The parent or the version does not exist.
+            AlreadyExists: REQUEST_ID_REUSED.
             Aborted: ALIAS_MOVED if the alias stands elsewhere.
         """
         kind, series_id, alias_id = parse_alias(name, field="name")
         number = _number_in(version, kind, series_id, field="version")
         expected = _number_in(expected_version, kind, series_id, field="expected_version") if expected_version else None
         with self._database.transaction() as session:
-            find_series(session, tenant, kind, series_id, field="name")
-            find_version(session, tenant, VersionReference(kind, series_id, number=number), field="version")
-            row = session.get(AliasRow, (tenant, kind.value, series_id, alias_id))
-            current = row.number if row else None
-            if current != expected:
-                stands = f"at {version_name(kind, series_id, current)!r}" if current else "nowhere yet"
-                thought = repr(expected_version) if expected else "nowhere"
-                raise Aborted(
-                    "ALIAS_MOVED", f"{name!r} stands {stands}, not {thought}; read it again", field="expected_version"
-                )
-            if row is None:
-                row = AliasRow(
-                    tenant=tenant,
-                    kind=kind.value,
-                    series_id=series_id,
-                    alias_id=alias_id,
-                    number=number,
-                    num_moves=0,
-                    update_us=now_us(),
-                )
-                session.add(row)
-                session.flush()
-            if current != number:
-                row.number = number
-                row.num_moves += 1
-                row.update_us = now_us()
-                session.add(
-                    AliasMoveRow(
-                        tenant=tenant,
-                        kind=kind.value,
-                        series_id=series_id,
-                        alias_id=alias_id,
-                        move=row.num_moves,
-                        from_number=current,
-                        to_number=number,
-                        time_us=row.update_us,
+
+            def effect() -> str:
+                find_series(session, tenant, kind, series_id, field="name")
+                find_version(session, tenant, VersionReference(kind, series_id, number=number), field="version")
+                row = session.get(AliasRow, (tenant, kind.value, series_id, alias_id))
+                current = row.number if row else None
+                if current != expected:
+                    stands = f"at {version_name(kind, series_id, current)!r}" if current else "nowhere yet"
+                    thought = repr(expected_version) if expected else "nowhere"
+                    raise Aborted(
+                        "ALIAS_MOVED",
+                        f"{name!r} stands {stands}, not {thought}; read it again",
+                        field="expected_version",
                     )
-                )
-            return _alias(row)
+                row = row or _insert_alias(session, tenant, kind, series_id, alias_id, number)
+                if current != number:
+                    _move(session, row, current, number)
+                return json.dumps([row.number, row.update_us])
+
+            made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
+        moved_to, update_us = json.loads(made)
+        return Alias(
+            name=alias_name(kind, series_id, alias_id),
+            version=version_name(kind, series_id, moved_to),
+            update_us=update_us,
+        )
 
     def get(self, tenant: str, name: str) -> Alias:
         """Where an alias stands.
@@ -157,6 +165,39 @@ def _number_in(version: str, kind: Kind, series_id: str, *, field: str) -> int:
     if (version_kind, version_series_id) != (kind, series_id):
         raise InvalidArgument("BAD_NAME", f"{version!r} is no version of {series_name(kind, series_id)!r}", field=field)
     return number
+
+
+def _insert_alias(session: Session, tenant: str, kind: Kind, series_id: str, alias_id: str, number: int) -> AliasRow:
+    row = AliasRow(
+        tenant=tenant,
+        kind=kind.value,
+        series_id=series_id,
+        alias_id=alias_id,
+        number=number,
+        num_moves=0,
+        update_us=now_us(),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _move(session: Session, row: AliasRow, current: int | None, number: int) -> None:
+    row.number = number
+    row.num_moves += 1
+    row.update_us = now_us()
+    session.add(
+        AliasMoveRow(
+            tenant=row.tenant,
+            kind=row.kind,
+            series_id=row.series_id,
+            alias_id=row.alias_id,
+            move=row.num_moves,
+            from_number=current,
+            to_number=number,
+            time_us=row.update_us,
+        )
+    )
 
 
 def _alias(row: AliasRow) -> Alias:

@@ -134,8 +134,15 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return pb.ListModelVersionsResponse(model_versions=map(_model_version, versions), next_page_token=token)
 
     def SetAlias(self, request: pb.SetAliasRequest, context: grpc.ServicerContext) -> pb.SetAliasResponse:
-        tenant = caller(context).tenant
-        alias = self._aliases.set(tenant, request.name, request.version, request.expected_version)
+        alias = self._aliases.set(
+            caller(context).tenant,
+            request.name,
+            request.version,
+            request.expected_version,
+            method="SetAlias",
+            request_id=request.request_id,
+            body=_body(request),
+        )
         return pb.SetAliasResponse(alias=_alias(alias))
 
     def GetAlias(self, request: pb.GetAliasRequest, context: grpc.ServicerContext) -> pb.GetAliasResponse:

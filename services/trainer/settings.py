@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from common.config import Address, Port, ServiceSettings
+from common.config import Address, Port, StoreSettings
 
 
-class TrainerSettings(ServiceSettings):
+class TrainerSettings(StoreSettings):
     """What an operator decides about the trainer; what a run needs stands in its spec."""
 
     service: ClassVar[str] = "trainer"

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import ClassVar
 
-from common.config import Address, Port, ServiceSettings, load_settings
+from common.config import Address, Port, StoreSettings, load_settings
 
 
-class ExampleSettings(ServiceSettings):
+class ExampleSettings(StoreSettings):
     service: ClassVar[str] = "example"
     port: Port = 7999
     registry: Address = "127.0.0.1:7001"

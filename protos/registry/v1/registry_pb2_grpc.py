@@ -33,8 +33,9 @@ class RegistryServiceStub:
     `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call takes a `request_id`: repeated with the same body within 7 days it returns what the first call
-    made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against repeats.
+    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
+    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
+    repeats.
     """
 
     def __init__(self, channel):
@@ -138,8 +139,9 @@ class RegistryServiceServicer:
     `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call takes a `request_id`: repeated with the same body within 7 days it returns what the first call
-    made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against repeats.
+    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
+    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
+    repeats.
     """
 
     def CreateDataset(self, request, context):
@@ -363,8 +365,9 @@ class RegistryService:
     `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call takes a `request_id`: repeated with the same body within 7 days it returns what the first call
-    made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against repeats.
+    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
+    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
+    repeats.
     """
 
     @staticmethod

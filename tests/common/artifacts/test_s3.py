@@ -8,11 +8,12 @@ import hashlib
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from common.artifacts.s3 import S3Store
+from common.artifacts.s3 import CHECK_TIMEOUT_S, S3Store
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 
 TENANT = "default"
@@ -120,3 +121,19 @@ def test_a_server_that_is_away_is_a_clear_error() -> None:
 
     assert caught.value.reason == "STORE_UNREACHABLE"
     assert caught.value.retry_delay_s
+
+
+def test_a_check_of_a_server_that_is_stuck_asks_once_and_gives_up_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stuck:
+        store = _store(f"127.0.0.1:{stuck.getsockname()[1]}")
+        start_s = time.monotonic()
+
+        with pytest.raises(Unavailable) as caught:
+            store.check()
+
+        assert caught.value.reason == "STORE_UNREACHABLE"
+        assert time.monotonic() - start_s < 2 * CHECK_TIMEOUT_S
+        stuck.settimeout(0)
+        stuck.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            stuck.accept()

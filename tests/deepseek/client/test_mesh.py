@@ -4,11 +4,11 @@ import pytest
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek import connect
-from deepseek.client import Mesh, MeshFile, ServiceAddress
+from deepseek.client import Mesh, MeshFile, ServiceAddress, StoreAddress
 
 
 def test_a_mesh_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    file = MeshFile({"registry": ServiceAddress("127.0.0.1:1", 2)}, store_url="file:///x")
+    file = MeshFile({"registry": ServiceAddress("127.0.0.1:1", 2)}, StoreAddress("file:///x"))
     file.write(tmp_path / "mesh.json")
     assert MeshFile.read(tmp_path / "mesh.json") == file
     assert [path.name for path in tmp_path.iterdir()] == ["mesh.json"]
@@ -22,7 +22,7 @@ def test_no_mesh_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"services": {"registry": 3}, "store_url": ""}', '{"services": []}']
+    "content", ["", "[]", "{}", '{"services": {"registry": 3}, "store": null}', '{"services": []}']
 )
 def test_a_file_that_is_no_mesh_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "mesh.json").write_text(content)

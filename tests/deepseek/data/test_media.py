@@ -1,10 +1,15 @@
 import io
 import random
 import struct
+import threading
+import tracemalloc
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from common.errors import InvalidArgument
@@ -94,9 +99,10 @@ def test_sound_is_decoded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", sound_file()[:30], sound_file(kind="FLAC")[:200], image_file()])
-def test_damaged_sound_is_refused(data: bytes) -> None:
+@pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
+def test_damaged_sound_is_refused(data: bytes, decode: Callable[..., object]) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        media.decode_audio(data, field="samples[k].audio")
+        decode(data, field="samples[k].audio")
     assert caught.value.reason == "DAMAGED_AUDIO"
     assert caught.value.field == "samples[k].audio"
 
@@ -109,3 +115,42 @@ def test_sound_without_frames_is_refused() -> None:
 def test_sound_in_another_format_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="AIFF"):
         media.decode_audio(sound_file(kind="AIFF"))
+
+
+def test_a_small_file_of_a_long_recording_is_checked_without_holding_it_all() -> None:
+    num_frames = 4 * media.LARGE_VALUES
+    data = silent_file(num_frames)
+    assert len(data) < num_frames // 100
+    tracemalloc.start()
+    try:
+        media.check_audio(data)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < num_frames // 4
+
+
+@pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
+def test_a_recording_that_decodes_to_too_much_is_refused_before(decode: Callable[..., object]) -> None:
+    with pytest.raises(InvalidArgument, match="too long"):
+        decode(silent_file(media.MAX_AUDIO_VALUES + 1))
+
+
+def test_few_large_files_are_decoded_at_a_time_while_small_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(media, "_large", turns)
+    data = silent_file(media.LARGE_VALUES + 1)
+    with ThreadPoolExecutor(1) as pool:
+        with turns:
+            decoding = pool.submit(media.decode_audio, data)
+            media.decode_audio(sound_file())
+            with pytest.raises(TimeoutError):
+                decoding.result(timeout=0.3)
+        assert len(decoding.result(timeout=30)[0]) == media.LARGE_VALUES + 1
+
+
+def silent_file(num_frames: int) -> bytes:
+    """A FLAC of silence, which takes almost no space."""
+    sink = io.BytesIO()
+    soundfile.write(sink, np.zeros(num_frames, np.int16), 8000, format="FLAC")
+    return sink.getvalue()

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from services.inference.engine import DTYPES, Engine
 from tests.services.inference.models import build, identity_model, question_model, scale_model, tensor
 
@@ -176,3 +176,17 @@ def test_the_last_reference_frees_the_memory(tmp_path: Path) -> None:
     gc.collect()
     assert freed() is None
     assert loaded - resident_bytes() > 4 * size * 0.9
+
+
+def test_no_memory_is_not_the_fault_of_the_inputs(tmp_path: Path) -> None:
+    model = build(
+        [helper.make_node("ConstantOfShape", ["shape"], ["y"])],
+        [tensor("shape", TensorProto.INT64, [1])],
+        [tensor("y", TensorProto.FLOAT, ["n"])],
+    )
+    engine = open_engine(tmp_path, model)
+    with pytest.raises(ResourceExhausted) as caught:
+        engine.run({"shape": np.array([1 << 44])})
+    assert caught.value.reason == "OUT_OF_MEMORY"
+    with pytest.raises(InvalidArgument):
+        engine.run({"shape": np.array([-3])})

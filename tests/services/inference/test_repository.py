@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,20 @@ import services.inference
 from common.artifacts import ArtifactStore
 from common.channel import open_channel
 from common.database import Database
-from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from common.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from protos.registry.v1 import registry_pb2 as pb
 from services.inference.engine import Engine
 from services.inference.registry import RegistryClient
 from services.inference.repository import IndexEntry, Repository
+from tests import mounts
 from tests.processes import wait_until
 from tests.services.inference.models import TENANT, Publisher, identity_model, scale_model
 from tests.services.inference.test_cache import damage_store
@@ -379,3 +388,67 @@ def test_tenants_do_not_share_models(repository: Repository, publisher: Publishe
     with pytest.raises(NotFound):
         repository.get("other", "m")
     assert repository.index("other", ready_only=True) == []
+
+
+@pytest.mark.faults
+def test_a_cache_that_cannot_be_written_is_told_and_stops_no_other_model(
+    opened: Opened, publisher: Publisher, tmp_path: Path
+) -> None:
+    for model_id, factor in (("m", 2.0), ("n", 5.0)):
+        publisher.publish(model_id, scale_model(factor))
+    with mounts.tmpfs(tmp_path / "cache") as cache:
+        with opened() as repository:
+            lost = repository.load(TENANT, "m").file_sha256
+            repository.load(TENANT, "n")
+        for path in cache.rglob(f"{lost}*"):
+            path.unlink()
+        mounts.make_read_only(cache)
+        with opened() as restarted:
+            assert answer(restarted, "n") == 5.0
+            with pytest.raises(Unavailable, match="Read-only file system") as waiting:
+                restarted.get(TENANT, "m")
+            assert waiting.value.reason == "MODEL_UNAVAILABLE"
+            wait_until(
+                lambda: (
+                    [(e.number, e.state) for e in restarted.index(TENANT) if e.model_id == "m"] == [(1, "UNAVAILABLE")]
+                ),
+                "the pause between two tries",
+            )
+            with pytest.raises(FailedPrecondition) as caught:
+                restarted.load(TENANT, "m")
+            assert caught.value.reason == "DISK_READ_ONLY"
+            restarted.unload(TENANT, "n")
+
+
+@pytest.mark.faults
+def test_a_full_cache_is_told_and_the_old_version_goes_on(opened: Opened, publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish("m", scale_model(2.0))
+    publisher.publish("m", scale_model(3.0))
+    with mounts.tmpfs(tmp_path / "cache", "64k") as cache, opened() as repository:
+        repository.load(TENANT, "m", "1")
+        with (cache / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        with pytest.raises(ResourceExhausted) as caught:
+            repository.load(TENANT, "m", "2")
+        assert caught.value.reason == "DISK_FULL"
+        assert answer(repository) == 2.0
+
+
+def test_a_bug_with_one_model_keeps_no_other_from_being_restored(opened: Opened, publisher: Publisher) -> None:
+    class Buggy(Engine):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            [(_, result)] = self.run({"x": ONES})
+            if result[0, 0] == 2.0:
+                raise ZeroDivisionError("a bug")
+
+    for model_id, factor in (("m", 2.0), ("n", 5.0)):
+        publisher.publish(model_id, scale_model(factor))
+    with opened() as repository:
+        for model_id in ("m", "n"):
+            repository.load(TENANT, model_id)
+    with opened(open_engine=Buggy) as restarted:
+        assert answer(restarted, "n") == 5.0
+        with pytest.raises(Unavailable, match="internal error"):
+            restarted.get(TENANT, "m")

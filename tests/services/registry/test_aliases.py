@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from common.database import Database
-from common.errors import Aborted, InvalidArgument, NotFound
+from common.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
 from services.registry.pages import PageRequest
@@ -86,6 +86,30 @@ def test_setting_an_alias_where_it_stands_is_no_move(aliases: Aliases) -> None:
     first = aliases.set("default", PRODUCTION, V1, "")
     assert aliases.set("default", PRODUCTION, V1, V1) == first
     assert len(aliases.history("default", PRODUCTION, PageRequest())[0]) == 1
+
+
+def test_a_repeated_move_gives_the_first_answer_even_if_others_moved_it_since(aliases: Aliases) -> None:
+    first = aliases.set("default", PRODUCTION, V1, "", request_id="r", body=b"1")
+    assert aliases.set("default", PRODUCTION, V1, "", request_id="r", body=b"1") == first
+    assert len(aliases.history("default", PRODUCTION, PageRequest())[0]) == 1
+    aliases.set("default", PRODUCTION, V2, V1, request_id="s", body=b"2")
+    assert aliases.set("default", PRODUCTION, V1, "", request_id="r", body=b"1") == first
+    assert aliases.get("default", PRODUCTION).version == V2
+
+
+def test_a_request_id_is_for_one_move(aliases: Aliases) -> None:
+    aliases.set("default", PRODUCTION, V1, "", request_id="r", body=b"1")
+    with pytest.raises(AlreadyExists) as caught:
+        aliases.set("default", PRODUCTION, V2, V1, request_id="r", body=b"2")
+    assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+    assert aliases.get("default", PRODUCTION).version == V1
+
+
+def test_a_move_that_failed_leaves_its_request_id_free(aliases: Aliases) -> None:
+    with pytest.raises(Aborted):
+        aliases.set("default", PRODUCTION, V2, V1, request_id="r", body=b"1")
+    aliases.set("default", PRODUCTION, V1, "")
+    assert aliases.set("default", PRODUCTION, V2, V1, request_id="r", body=b"1").version == V2
 
 
 def test_aliases_are_listed_by_id(aliases: Aliases) -> None:

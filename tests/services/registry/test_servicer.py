@@ -94,6 +94,17 @@ def test_a_repeated_request_id_gives_the_first_answer(stub: RegistryServiceStub)
         stub.CreateModel(pb.CreateModelRequest(model_id="n", request_id="s"))
 
 
+def test_a_move_that_is_sent_again_with_its_id_is_one_move(stub: RegistryServiceStub) -> None:
+    create_dataset_version(stub)
+    version = create_model_version(stub).model_version.name
+    request = pb.SetAliasRequest(name="models/m/aliases/production", version=version, request_id="r")
+    assert stub.SetAlias(request) == stub.SetAlias(request)
+    assert len(stub.ListAliasHistory(pb.ListAliasHistoryRequest(name=request.name)).moves) == 1
+    with pytest.raises(AlreadyExists) as caught:
+        stub.SetAlias(pb.SetAliasRequest(name=request.name, version=version, expected_version=version, request_id="r"))
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
 def test_an_alias_moves_by_compare_and_swap_and_remembers(stub: RegistryServiceStub) -> None:
     create_dataset_version(stub)
     one = create_model_version(stub).model_version.name

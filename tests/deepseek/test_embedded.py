@@ -1,0 +1,97 @@
+"""Starting and stopping the embedded mesh, also when something goes wrong on the way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.errors import FailedPrecondition
+from deepseek.client import MeshFile
+from deepseek.embedded import PORTS, EmbeddedMesh, start_mesh, status, stop_mesh
+from tests.processes import wait_until
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[EmbeddedMesh]:
+    mesh = start_mesh(tmp_path / "home", stay=False, free_ports=True)
+    yield mesh
+    mesh.stop()
+
+
+def pids(home: Path) -> dict[str, int]:
+    return {name: service.pid for name, service in MeshFile.read(home / "mesh.json").services.items()}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_start_that_fails_leaves_the_running_services_as_they_are(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = pids(home)
+    os.kill(before["trainer"], signal.SIGKILL)
+    wait_until(lambda: not is_alive(before["trainer"]), "the trainer to end")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", PORTS["trainer"]))
+        taken.listen()
+        with pytest.raises(FailedPrecondition) as caught:
+            start_mesh(home, stay=False)
+    assert (caught.value.reason, caught.value.field) == ("PORT_TAKEN", "port")
+    del before["trainer"]
+    assert pids(home) == before
+    assert all(service.state == "serving" for service in status(MeshFile.read(home / "mesh.json")))
+    assert sorted(stop_mesh(home)) == sorted(before)
+    assert not any(map(is_alive, before.values()))
+
+
+def test_a_service_that_does_not_answer_is_waited_for_and_not_started_twice(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = pids(home)
+    os.kill(before["registry"], signal.SIGSTOP)
+    waking = threading.Timer(3, os.kill, (before["registry"], signal.SIGCONT))
+    waking.start()
+    try:
+        again = start_mesh(home, stay=False, free_ports=True)
+    finally:
+        waking.join()
+    assert pids(home) == before
+    again.stop()
+    assert all(map(is_alive, before.values()))
+
+
+def test_what_a_killed_up_has_started_can_be_stopped(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    up = subprocess.Popen(
+        [Path(sys.executable).with_name("deepseek"), "up", "--free-ports"],
+        env={**os.environ, "DEEPSEEK_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: (home / "mesh.json").exists() and len(pids(home)) == len(PORTS), "the services to be started")
+    up.kill()
+    up.wait()
+    started = pids(home)
+    assert sorted(stop_mesh(home)) == sorted(name for name, pid in started.items())
+    wait_until(lambda: not any(map(is_alive, started.values())), "their end")
+
+
+def test_a_home_may_have_any_name(tmp_path: Path) -> None:
+    mesh = start_mesh(tmp_path / "50% #1 ünï?", stay=False, free_ports=True)
+    try:
+        with mesh.connect() as client:
+            assert list(client.store.list(client.tenant)) == []
+            assert list(client.datasets.list()) == []
+    finally:
+        mesh.stop()

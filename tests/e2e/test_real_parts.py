@@ -1,0 +1,97 @@
+"""The whole way on an S3 store and PostgreSQL instead of a directory and SQLite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from deepseek.client import Mesh
+from deepseek.data.sample import Sample
+from deepseek.embedded import PORTS, start_mesh
+from deepseek.models.inputs import encode_inputs
+from tests.deepseek.data.samples import image_file
+from tests.servers import S3Server, postgresql, seaweedfs
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SPEC = {
+    "model": {"name": "image_question", "params": {"vocabulary": 8, "num_classes": 2, "width": 4, "features": 8}},
+    "metrics": [{"name": "accuracy"}],
+    "inputs": [
+        {"field": "image", "encoder": {"name": "image", "params": {"size": 32}}},
+        {"field": "question", "encoder": {"name": "words", "params": {"length": 4, "vocabulary": 8}}},
+    ],
+    "target": {"field": "answer"},
+    "eval_split": "train",
+    "epochs": 1,
+    "batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database_url() -> Iterator[str]:
+    with postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def mesh(s3: S3Server, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    with pytest.MonkeyPatch.context() as environment:
+        for service in PORTS:
+            prefix = f"DEEPSEEK_{service.upper()}"
+            environment.setenv(f"{prefix}_STATE_URL", database_url)
+            if service != "registry":
+                environment.setenv(f"{prefix}_STORE_URL", s3.url)
+                environment.setenv(f"{prefix}_STORE_ACCESS_KEY_FILE", str(s3.access_key_file))
+                environment.setenv(f"{prefix}_STORE_SECRET_KEY_FILE", str(s3.secret_key_file))
+        embedded = start_mesh(tmp_path_factory.mktemp("mesh") / "home", stay=False, free_ports=True)
+        try:
+            with embedded.connect() as mesh:
+                yield mesh
+        finally:
+            embedded.stop()
+
+
+def test_data_goes_in_and_a_served_model_comes_out(mesh: Mesh, database_url: str) -> None:
+    from deepseek.data.manifest import Field
+
+    fields = (
+        Field("image", "image", repeated=False, labels=()),
+        Field("question", "text", repeated=True, labels=()),
+        Field("answer", "label", repeated=True, labels=("no", "yes")),
+    )
+    samples = [
+        Sample(str(i), "train", {"image": image_file(i), "question": ["is it?", "why?"], "answer": ["yes", "no"]})
+        for i in range(8)
+    ]
+    version = mesh.datasets.upload("pictures", fields, samples)
+    assert [sample.key for sample in mesh.datasets.read(version.name)] == [str(i) for i in range(8)]
+
+    run, _ = mesh.runs.submit({**SPEC, "dataset_version": version.name})
+    assert mesh.runs.wait(run.name).metrics
+    model = mesh.runs.export(run.name, "pictures")
+    mesh.inference.load("pictures")
+
+    manifest = mesh.models.manifest(model)
+    scores = mesh.inference.infer("pictures", encode_inputs(manifest, {"image": image_file(0), "question": "is it?"}))
+    assert np.isfinite(scores[manifest.outputs[0].name]).all()
+    assert mesh.store.exists(mesh.tenant, manifest.file().sha256)
+    with psycopg.connect(database_url.replace("postgresql+psycopg", "postgresql")) as connection:
+        schemas = {row[0] for row in connection.execute("select schema_name from information_schema.schemata")}
+    assert set(PORTS) <= schemas
+
+
+def test_nothing_of_it_lies_in_the_home_directory(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> None:
+    homes: list[Path] = list(tmp_path_factory.getbasetemp().glob("mesh*/home"))
+    assert homes
+    for home in homes:
+        assert not list((home / "state").glob("*.db"))
+        assert not (home / "store").exists()
