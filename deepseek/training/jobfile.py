@@ -70,11 +70,16 @@ class JobFile:
 
 
 def report(directory: Path, kind: str, **values: Any) -> None:
-    """Appends an event; whole lines, even when several processes report at once."""
-    line = json.dumps({"kind": kind, **values}) + "\n"
+    """Appends an event; a line in one piece, even when several processes report at once, unless the disk fills up.
+
+    Raises:
+        OSError: It could not be written whole.
+    """
+    line = (json.dumps({"kind": kind, **values}) + "\n").encode()
     file = os.open(directory / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(file, line.encode())
+        while line:
+            line = line[os.write(file, line) :]
     finally:
         os.close(file)
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from deepseek.data.sampler import ResumableSampler
 from deepseek.training.batches import Dataset
 from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, StepEvent
@@ -129,11 +131,12 @@ class Loop:
     def _step_event(self, epoch: int) -> StepEvent:
         step = self._step
         sums, samples_per_second, step_s = self._meter.read()
+        sums = self._ranks.sum_(sums)
         return StepEvent(
             step=step.step,
             num_steps=step.num_steps,
             epoch=epoch,
-            metrics=step.results(sums) if sums else {},
+            metrics=step.results(sums.tolist()),
             samples_per_second=samples_per_second,
             eta_s=step_s * (step.num_steps - step.step),
             learning_rate=step.learning_rate,
@@ -159,23 +162,23 @@ class _Meter:
     """Adds up what happens between two reports. Evaluating and saving are not part of it."""
 
     def __init__(self) -> None:
-        self._sums: list[float] = []
+        self._sums: Tensor | None = None
         self._num_samples = 0
         self._num_steps = 0
         self._seconds = 0.0
         self._step_s = 0.0
 
-    def add(self, sums: list[float] | None, num_samples: int, seconds: float) -> None:
-        if sums is not None:
-            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
+    def add(self, sums: Tensor, num_samples: int, seconds: float) -> None:
+        self._sums = sums if self._sums is None else self._sums + sums
         self._num_samples += num_samples
         self._num_steps += 1
         self._seconds += seconds
 
-    def read(self) -> tuple[list[float], float, float]:
-        """Returns the sums, samples a second, and the smoothed seconds a step; starts anew."""
+    def read(self) -> tuple[Tensor, float, float]:
+        """Returns this rank's sums, samples a second over all, and the smoothed seconds a step; starts anew."""
+        assert self._sums is not None
         step_s = self._seconds / self._num_steps
         self._step_s = 0.7 * self._step_s + 0.3 * step_s if self._step_s else step_s
         read = self._sums, self._num_samples / self._seconds, self._step_s
-        self._sums, self._num_samples, self._num_steps, self._seconds = [], 0, 0, 0.0
+        self._sums, self._num_samples, self._num_steps, self._seconds = None, 0, 0, 0.0
         return read

@@ -1,10 +1,12 @@
 """From a checkpoint to the files and the manifest of a model version.
 
 The float32 file is always made. The int8 file is made if asked for, and served if it was measured faster and loses
-little enough; both measurements are in the manifest either way. Metrics are those of the files themselves, by ONNX
-Runtime on the whole evaluation split, not those of the model they came from.
+little enough; both measurements are in the manifest either way. They are of the files themselves: latency, and the
+first metric by ONNX Runtime on the whole evaluation split. The other metrics are the run's own, those of the model that
+the files came from.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.artifacts import Artifact
+from common.errors import FailedPrecondition
 from deepseek.components import LOSSES, METRICS
 from deepseek.data.datasets import TARGET, EncodedDataset
 from deepseek.models.manifest import (
@@ -161,8 +164,18 @@ def package(path: Path) -> Artifact:
 
 
 def choose(variants: list[Variant], metric: FirstMetric, *, max_loss: float) -> Variant:
-    """The variant to serve: the fastest of those that lose at most `max_loss` against the first."""
+    """The variant to serve: the fastest of those that lose at most `max_loss` against the first.
+
+    Raises:
+        FailedPrecondition: METRIC_NOT_FINITE; the first one's metric is NaN or infinite, so nothing compares to it.
+    """
     reference = variants[0]
+    if not math.isfinite(reference.value):
+        message = (
+            f"{metric.name} of the {reference.name} file is {reference.value}: the model gives no usable numbers on "
+            "the evaluation data; train it anew, e.g. with a lower learning rate or a clip_norm"
+        )
+        raise FailedPrecondition("METRIC_NOT_FINITE", message)
     good = [variant for variant in variants if metric.loss(reference.value, variant.value) <= max_loss]
     return min(good, key=lambda variant: variant.latency_ms)
 

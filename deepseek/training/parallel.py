@@ -54,11 +54,8 @@ class Ranks:
         return DistributedDataParallel(model) if self.world_size > 1 else model
 
     def collect(self) -> None:
-        """Frees what `wrap` returned, once nobody holds it any more.
-
-        DDP is in a reference cycle, and a process that destroys its group and ends while a DDP is left aborts now and
-        then ("terminate called without an active exception": one run in eight, of torch 2.13 on gloo).
-        """
+        """Frees what `wrap` returned, once nobody holds it any more: DDP is in a reference cycle, and its hooks stay on
+        the parameters until it is collected."""
         if self.world_size > 1:
             gc.collect()
 

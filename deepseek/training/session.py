@@ -4,6 +4,7 @@ Whatever a run needs to go on lies in its checkpoint, so a session that was kill
 last one with the same result. Checkpoints go straight to the store; what is reported is their descriptor.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -24,14 +25,21 @@ def train(path: Path) -> None:
     """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
 
     Reports on rank 0: `step`, `evaluation` and `checkpoint` events while training, each with `train_s`, the seconds
-    trained in this session; then `finished` with the final metrics, or `stopped`; `failed` if a MeshError ends it.
+    since all ranks had started, reading the data included; then `finished` with the final metrics, or `stopped`;
+    `failed` if a MeshError ends it.
 
     Raises:
         MeshError: What the run's owner can understand; it has been reported.
     """
-    dist.init_process_group("gloo")
+    # The ranks find each other by a file in the job's directory, which nobody else can read. The usual TCP store would
+    # listen on every interface, and whoever reaches it could write into it.
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    file = str(path.parent / "process-group")
+    store = dist.FileStore(file, world_size)  # type: ignore[attr-defined]  # public, but missing from __all__
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     try:
-        _train(JobFile.open(path))
+        started = time.monotonic()
+        _train(JobFile.open(path), started)
     except MeshError as error:
         if not isinstance(error, Aborted):  # another rank failed, and says why itself
             report_failure(path.parent, error)
@@ -40,7 +48,7 @@ def train(path: Path) -> None:
         dist.destroy_process_group()
 
 
-def _train(job: JobFile) -> None:
+def _train(job: JobFile, started: float) -> None:
     spec = job.spec
     mappings = fit_mappings(job)
     dataset = open_split(job, spec.train_split, mappings, augment=True)
@@ -53,7 +61,6 @@ def _train(job: JobFile) -> None:
         file = job.directory / f"checkpoint-{dist.get_rank()}"
         trainer.load(job.store.fetch(job.tenant, job.checkpoint_sha256, file))
         file.unlink()
-    started = time.monotonic()
 
     def store(data: bytes) -> object:
         return job.store.put(job.tenant, data, checkpoints.MEDIA_TYPE).to_json()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, Internal, InvalidArgument
 from deepseek.data.sampler import ResumableSampler
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training import precision as formats
@@ -112,7 +112,7 @@ class TrainingStep:
 
     def __call__(
         self, dataset: Dataset, indices: Sequence[int], fillers: Sequence[int], flags: Sequence[bool]
-    ) -> tuple[list[float] | None, list[bool]]:
+    ) -> tuple[Tensor, list[bool]]:
         """Does one step.
 
         Args:
@@ -122,11 +122,12 @@ class TrainingStep:
             flags: Questions that all ranks answer together.
 
         Returns:
-            sums: Those of loss and metrics over the global batch (`results`); None if the step was skipped.
+            sums: Those of loss and metrics over this rank's samples (`results`), float64; zeros if it was skipped.
             flags: Each flag, True if it was so on any rank.
 
         Raises:
             FailedPrecondition: NOT_FINITE after 40 skipped steps in a row.
+            Internal: RANKS_DIVERGED if one rank skipped the step before and another did not.
         """
         assert self._module is not None
         self._seed_generators(self._ranks.rank)
@@ -134,27 +135,33 @@ class TrainingStep:
         arguments, target = self._arguments.split(collate(dataset, [*indices, *fillers]), self._device)
         target = target[:num_samples] if fillers else target
         count = count_targets(self._loss, target).to(self._device, torch.float64) if indices else self._zeros(())
-        total = count.clone()
-        wait = self._ranks.begin_sum_(total)
+        # Under way while the rank computes: the one exchange of a step besides the gradients.
+        shared = torch.cat([count.reshape(1), self._tensor([*flags, self._num_skipped_in_a_row > 0])])
+        wait = self._ranks.begin_sum_(shared)
         outputs = self._forward(self._module, arguments)
-        if not indices:
-            parts = [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
-            loss = torch.stack([part.sum() for part in parts]).sum() * 0.0
-        else:
+        if indices:
             outputs = tree_map_only(Tensor, lambda output: output[:num_samples], outputs) if fillers else outputs
             loss = self._loss(outputs, target)
+            with torch.no_grad():
+                sums = self._sums(outputs, target, loss, count)
+        else:
+            parts = [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
+            loss = torch.stack([part.sum() for part in parts]).sum() * 0.0
+            sums = self._zeros((self._num_sums,))
         wait()
+        total, *answers, num_skipped_before = shared.tolist()
+        if num_skipped_before not in (0, self._ranks.world_size):
+            raise Internal("RANKS_DIVERGED", f"the ranks do not agree whether step {self.step} was skipped")
         # DDP divides the sum of the ranks' gradients by their number; what is wanted is the mean over all targets.
-        weight = 1.0 if self._ranks.world_size == 1 else self._ranks.world_size * float(count) / max(1.0, float(total))
+        weight = 1.0 if self._ranks.world_size == 1 else self._ranks.world_size * float(count) / max(1.0, total)
         factor = weight * (self._scaler.scale if self._scaler else 1.0)
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss if factor == 1.0 else loss * factor)
         gradients = self._gradients()
+        # DDP's sum is the same on every rank and carries Inf and NaN of any rank to all, so found_inf is the OR over
+        # the ranks already; the next step checks that they agree.
         found_inf, norm = unscale(gradients, self._scaler.inverse if self._scaler else 1.0)
-        with torch.no_grad():
-            sums = self._sums(outputs, target, loss, count) if indices else self._zeros((self._num_sums,))
-        answers = torch.cat([found_inf.double().reshape(1), self._tensor(flags), sums])
-        skip, *values = self._ranks.sum_(answers).tolist()
+        skip = bool(found_inf)
         if skip:
             self.num_skipped_steps += 1
             self._num_skipped_in_a_row += 1
@@ -162,7 +169,7 @@ class TrainingStep:
             self._update(gradients, norm)
             self._num_skipped_in_a_row = 0
         if self._scaler:
-            self._scaler.update(bool(skip))
+            self._scaler.update(skip)
         self.step += 1
         if self._num_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             message = (
@@ -170,8 +177,7 @@ class TrainingStep:
                 "look for NaN in the data or the loss, lower the learning rate, or set clip_norm"
             )
             raise FailedPrecondition("NOT_FINITE", message)
-        num_flags = len(flags)
-        return (None if skip else values[num_flags:]), [value > 0 for value in values[:num_flags]]
+        return torch.zeros_like(sums) if skip else sums, [answer > 0 for answer in answers]
 
     def evaluate(self, dataset: Dataset, sampler: ResumableSampler) -> dict[str, float]:
         """Computes loss and metrics over this rank's batches, and sums them over the ranks."""

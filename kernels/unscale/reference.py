@@ -14,10 +14,18 @@ def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple
     gradients = [gradient for gradient in gradients if gradient.numel()]
     if not gradients:
         return torch.zeros(()), torch.zeros(())
-    # The maximum, unlike the sum of squares, overflows for no finite gradient. NaN passes through it.
-    largest = torch.stack(torch._foreach_norm(gradients, torch.inf))
-    found_inf = (~torch.isfinite(largest).all()).float()
+    norm = _norm(gradients)
+    found_inf = torch.zeros_like(norm)
+    if not torch.isfinite(norm):
+        # A sum of squares can also overflow; the maximum of finite numbers cannot, and NaN passes through it.
+        largest = torch.stack(torch._foreach_norm(gradients, torch.inf))
+        found_inf = (~torch.isfinite(largest).all()).to(norm)
     if not isinstance(inverse_scale, float) or inverse_scale != 1.0:
         torch._foreach_mul_(gradients, inverse_scale)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = _norm(gradients)
     return found_inf, norm
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm

@@ -3,12 +3,16 @@
 Training happens in processes of its own (`python -m torch.distributed.run`), one directory a start. The workers put
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
+
+Workers that crash are started anew a few times. While the store does not answer, it is waited for without end: that is
+no fault of the run, which loses what it did since its last checkpoint and nothing else.
 """
 
+import enum
+import itertools
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,16 +23,27 @@ from sqlalchemy.orm import Session
 
 from common.errors import Internal, MeshError, Unavailable
 from common.jobs import JobError, JobState, Lease, LeaseLost
-from services.trainer.children import Child, reported_error
+from services.trainer.children import Child, attempt_directory, reported_error
 from services.trainer.runs import Run, RunStore, final_state
 
 _POLL_S = 0.1
 # The agent says which worker failed and how; what it prints after that is about itself.
 _AGENTS_VERDICT = "failed (exitcode"
-_RETRIED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL")
+_AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+_RETRIED = (*_AWAY, "INTERNAL")
 _PUBLISHED = ("step", "evaluation", "checkpoint")
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 
 _log = logging.getLogger(__name__)
+
+
+class _End(enum.Enum):
+    """How one start of the workers ended."""
+
+    DONE = enum.auto()  # they have finished, or stopped on request
+    AWAY = enum.auto()  # something that they need does not answer
+    CRASHED = enum.auto()
 
 
 class RunHandler:
@@ -59,14 +74,13 @@ class RunHandler:
         """
         name = f"runs/{json.loads(lease.job.spec)['run_id']}"
         run = self._runs.get(lease.job.tenant, name)
-        directory = self._directory / run.run_id
-        shutil.rmtree(directory, ignore_errors=True)  # left by an attempt that was killed; its workers died with it
 
         def close(state: JobState, error: JobError | None = None) -> Callable[[Session], None]:
             return lambda session: self._runs.publish(session, run, [final_state(state, error)])
 
         try:
-            self._train(lease, name, directory)
+            with attempt_directory(self._directory / run.run_id, lease.attempt) as directory:
+                self._train(lease, name, directory)
         except Unavailable as error:
             # Our own database is away; the run has done nothing wrong. Whoever gets the lease next goes on with it.
             raise LeaseLost(str(error)) from error
@@ -76,23 +90,30 @@ class RunHandler:
             if lease.cancelled.is_set() and not lease.finished:
                 lease.cancel_done(close(JobState.CANCELLED))
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
             self._runs.wake()
 
     def _train(self, lease: Lease, name: str, directory: Path) -> None:
         """Starts workers until they have finished, or are to stop, or have crashed too often."""
-        tail = ""
-        for start in range(1 + self._max_restarts):
+        num_crashes, pause_s = 0, _FIRST_PAUSE_S
+        for start in itertools.count():
             if lease.cancelled.is_set() or lease.stopping.is_set():
                 return
             run = self._runs.get(lease.job.tenant, name)
-            with self._start(lease, run, directory / f"{lease.attempt}.{start}") as child:
-                if self._follow(lease, run, child):
-                    return
-                tail = child.log_tail(until=_AGENTS_VERDICT)
-            _log.warning("the workers of %s crashed (start %d of attempt %d)", name, start + 1, lease.attempt)
-        message = f"the workers crashed {1 + self._max_restarts} times; at the end:\n{tail}"
-        raise Internal("WORKERS_CRASHED", message)
+            with self._start(lease, run, directory / str(start)) as child:
+                end = self._follow(lease, run, child)
+                tail = child.log_tail(until=_AGENTS_VERDICT) if end is _End.CRASHED else ""
+            if end is _End.DONE:
+                return
+            if end is _End.CRASHED:
+                num_crashes += 1
+                _log.warning("the workers of %s crashed (%d times in attempt %d)", name, num_crashes, lease.attempt)
+                if num_crashes > self._max_restarts:
+                    raise Internal("WORKERS_CRASHED", f"the workers crashed {num_crashes} times; at the end:\n{tail}")
+                continue
+            if self._runs.get(lease.job.tenant, name).checkpoint_step > run.checkpoint_step:
+                pause_s = _FIRST_PAUSE_S
+            _pause(lease, pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _start(self, lease: Lease, run: Run, directory: Path) -> Child:
         events: list[tuple[str, Mapping[str, Any]]] = [
@@ -113,17 +134,21 @@ class RunHandler:
             "checkpoint_sha256": run.checkpoint.sha256 if run.checkpoint else None,
             "attempt": lease.attempt,
         }
-        # Rendezvous, store and gloo stay on loopback: all workers of a run are on this machine.
+        # All workers of a run are on this machine. torch's TCP stores listen on every interface and what is in them is
+        # unpickled, so agent and workers meet by files instead (the workers' own: deepseek.training.session), and the
+        # agent is kept from opening a TCP store for the workers. Gloo's connections stay on loopback.
         agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run"]
-        agent += ["--standalone", "--local-addr", "127.0.0.1"]
+        agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
+        agent += ["--rdzv-endpoint", str(directory / "rendezvous"), "--local-addr", "127.0.0.1"]
         workers = ["--nproc-per-node", str(num_workers), "-m", "deepseek.training.worker"]
-        env = {"OMP_NUM_THREADS": str(num_threads)} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+        env = {"OMP_NUM_THREADS": str(num_threads), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        env |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         return Child(directory, [*agent, *workers], job, env=env)
 
-    def _follow(self, lease: Lease, run: Run, child: Child) -> bool:
-        """Publishes what the workers report until they end; True unless they crashed."""
+    def _follow(self, lease: Lease, run: Run, child: Child) -> _End:
+        """Publishes what the workers report until they end."""
         asked_at: float | None = None
-        under_way = False
+        under_way = away = False
         while True:
             ended = child.wait(_POLL_S)
             events = child.events()  # read after the look at the process, so that nothing of an ended one is missed
@@ -133,11 +158,14 @@ class RunHandler:
                 match event["kind"]:
                     case "failed" if event["code"] not in _RETRIED:
                         raise reported_error(event)
+                    case "failed" if event["code"] in _AWAY:
+                        away = True
+                        lease.update(message=f"waiting: {event['message']}")
                     case "finished":
                         self._complete(lease, run, event)
-                        return True
+                        return _End.DONE
                     case "stopped":
-                        return True
+                        return _End.DONE
             if lease.lost.is_set():
                 raise LeaseLost
             if lease.cancelled.is_set() or lease.stopping.is_set():
@@ -149,9 +177,9 @@ class RunHandler:
                             self._runs.publish(session, run, [("state", {"state": JobState.CANCELLING.name})])
                         self._runs.wake()
                 if ended or not under_way or time.monotonic() - asked_at > self._stop_grace_s:
-                    return True  # nothing more to save
+                    return _End.DONE  # nothing more to save
             elif ended:
-                return False
+                return _End.AWAY if away else _End.CRASHED
 
     def _publish(self, lease: Lease, run: Run, reported: list[dict[str, Any]]) -> None:
         news = [event for event in reported if event["kind"] in _PUBLISHED]
@@ -174,6 +202,16 @@ class RunHandler:
             return run.name
 
         lease.complete(effect)
+
+
+def _pause(lease: Lease, seconds: float) -> None:
+    """Waits, unless the run is to end before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not lease.cancelled.is_set():
+        if lease.lost.is_set():
+            raise LeaseLost
+        if lease.stopping.wait(_POLL_S):
+            return
 
 
 def _num_cores() -> int:

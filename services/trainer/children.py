@@ -5,11 +5,13 @@ A child reads `job.json`, appends JSON lines to `events.jsonl` and looks for a f
 child that outlives its lease writes into a directory that nobody reads any more.
 """
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +19,35 @@ from common.errors import ERROR_CLASSES, Internal, MeshError
 from common.processes import spawn, terminate
 
 _LOG_TAIL_CHARACTERS = 2000
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def attempt_directory(parent: Path, attempt: int) -> Iterator[Path]:
+    """Makes the working space of one attempt at a job, and removes it at the end.
+
+    An attempt that lost its lease may still be winding up when the next one has begun, in the same process even, so
+    each has a directory of its own. What earlier attempts left when they were killed goes; a later one's stays.
+
+    Args:
+        parent: The job's directory; there while an attempt is.
+        attempt: Fencing token of the lease.
+    """
+    for left in parent.glob("*"):
+        if left.name.isdigit() and int(left.name) < attempt:
+            shutil.rmtree(left, ignore_errors=True)
+    directory = parent / str(attempt)
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # an earlier attempt has removed the parent just now
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            break
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another attempt is in there
+            parent.rmdir()
 
 
 class Child:
@@ -71,11 +102,18 @@ class Child:
             return []
         end = data.rfind(b"\n") + 1  # the rest of a line is still being written
         self._offset += end
-        return [json.loads(line) for line in data[:end].splitlines()]
+        events = []
+        for line in data[:end].splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError as error:
+                _log.warning("skipping an unreadable event in %s: %s", self.directory, error)
+        return events
 
     def ask_to_stop(self) -> None:
         """Asks the process to save its work and end. Idempotent."""
-        (self.directory / "stop").touch()
+        with contextlib.suppress(FileNotFoundError):  # a later attempt has removed the directory
+            (self.directory / "stop").touch()
 
     def kill(self) -> None:
         """Ends the process and everything it started. Idempotent."""
@@ -88,7 +126,10 @@ class Child:
         Args:
             until: Leave out what follows the first line that holds this.
         """
-        text = (self.directory / "child.log").read_text(encoding="utf-8", errors="replace")
+        try:
+            text = (self.directory / "child.log").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # a later attempt has removed the directory
+            return ""
         lines = text.replace("\0", "").splitlines()  # PostgreSQL has no NUL in text
         ends = [number for number, line in enumerate(lines, 1) if until and until in line]
         return "\n".join(lines[: ends[0] if ends else None])[-_LOG_TAIL_CHARACTERS:].strip()

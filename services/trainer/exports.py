@@ -1,11 +1,11 @@
 """Carries out an export: a child process makes and measures the files, this registers them with their lineage.
 
 An export is remembered by run, options and code: the same one again starts no process and adds no bytes, it only makes
-sure that the model has the version.
+sure that the model has the version. It is remembered before the registry is asked, and a registry that does not answer
+is asked the same again until it does, so no work is lost and no version made twice.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from common.artifacts import Artifact
-from common.errors import Internal
+from common.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
 from common.jobs import Lease, LeaseLost
-from services.trainer.children import Child, reported_error
+from services.trainer.children import Child, attempt_directory, reported_error
 from services.trainer.fingerprint import export_fingerprint
 from services.trainer.registry import Registry
 from services.trainer.runs import Export, Run, RunStore
 
 JOB_KIND = "trainer.export"
 DEFAULT_INT8_MAX_LOSS = 0.005
+REGISTRY_RETRY_S = 1.0
 _POLL_S = 0.1
 
 
@@ -72,24 +73,36 @@ class ExportHandler:
         spec = ExportSpec(**json.loads(lease.job.spec))
         run = self._runs.get(lease.job.tenant, f"runs/{spec.run_id}")
         fingerprint = export_fingerprint({"int8": spec.int8, "int8_max_loss": spec.int8_max_loss})
-        export = self._runs.find_export(run.tenant, run.run_id, fingerprint) or self._export(lease, run, spec)
+        export = self._runs.find_export(run.tenant, run.run_id, fingerprint)
         if export is None:
-            return
+            export = self._export(lease, run, spec)
+            if export is None:
+                return
+            with lease.transaction() as session:
+                self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
+        version = self._register(lease, run, spec, export)
+        if version is not None:
+            lease.complete(lambda _: version)
+
+    def _register(self, lease: Lease, run: Run, spec: ExportSpec, export: Export) -> str | None:
+        """Name of the version; None if this worker is to stop, or the job was cancelled."""
         sources = [run.spec.dataset_version, run.name]
-        version = self._registry.create_model_version(
-            spec.model, export.manifest, sources=sources, metrics=export.metrics
-        )
-
-        def effect(session: Any) -> str:
-            self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
-            return version
-
-        lease.complete(effect)
+        request_id = f"export-{lease.job_id}-{export.manifest.sha256}"
+        while True:
+            if lease.lost.is_set():
+                raise LeaseLost
+            try:
+                return self._registry.create_model_version(
+                    spec.model, export.manifest, sources=sources, metrics=export.metrics, request_id=request_id
+                )
+            except (Unavailable, DeadlineExceeded, Cancelled) as error:
+                lease.update(message=f"waiting for the registry: {error.message}")
+            if lease.stopping.wait(REGISTRY_RETRY_S) or lease.cancelled.is_set():
+                return None
 
     def _export(self, lease: Lease, run: Run, spec: ExportSpec) -> Export | None:
         """Runs the child; None if it was stopped on request."""
         assert run.checkpoint is not None, "a run that has succeeded has a checkpoint"
-        directory = self._directory / lease.job.name.removeprefix("jobs/")
         job = {
             "spec": run.spec.to_json(),
             "run": run.name,
@@ -101,11 +114,11 @@ class ExportHandler:
             "int8": spec.int8,
             "int8_max_loss": spec.int8_max_loss,
         }
-        try:
-            with Child(directory, [sys.executable, "-m", "deepseek.training.export"], job) as child:
-                return self._follow(lease, child)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        with (
+            attempt_directory(self._directory / lease.job_id, lease.attempt) as directory,
+            Child(directory / "files", [sys.executable, "-m", "deepseek.training.export"], job) as child,
+        ):
+            return self._follow(lease, child)
 
     def _follow(self, lease: Lease, child: Child) -> Export | None:
         while True:

@@ -54,17 +54,23 @@ class Registry:
         *,
         sources: Sequence[str],
         metrics: Mapping[str, float],
+        request_id: str,
     ) -> str:
-        """Registers a model version, or finds the one that has this manifest.
+        """Registers a model version, or finds the one that has this manifest; repeating a call does nothing more.
 
         Returns:
             Its name.
+
+        Raises:
+            Unavailable, DeadlineExceeded: It did not answer; the version may have been added or not.
+            MeshError: It refused.
         """
         request = registry_pb2.CreateModelVersionRequest(
             parent=model,
             manifest=to_proto(manifest),
             sources=sources,
             metrics=[registry_pb2.Metric(name=name, value=value) for name, value in metrics.items()],
+            request_id=request_id,
         )
         name: str = self._stub.CreateModelVersion(request).model_version.name
         return name

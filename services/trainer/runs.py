@@ -82,9 +82,26 @@ class RunStore:
         self._changed = threading.Condition()
 
     def create(
-        self, session: Session, tenant: str, spec: RunSpec, dataset_manifest_sha256: str, fingerprint: str
+        self,
+        session: Session,
+        tenant: str,
+        spec: RunSpec,
+        dataset_manifest_sha256: str,
+        fingerprint: str,
+        *,
+        adopt: bool = False,
     ) -> str:
-        """Stores a new run and its job in the caller's transaction; returns its name."""
+        """Stores a new run and its job in the caller's transaction; returns its name.
+
+        Args:
+            session: The transaction.
+            tenant: Whose run it is.
+            spec: Complete.
+            dataset_manifest_sha256: Of the data set version.
+            fingerprint: Equal for equal runs.
+            adopt: Go on from the last checkpoint of an equal run that failed or was cancelled, if there is one.
+        """
+        earlier = self._unfinished(session, tenant, fingerprint) if adopt else None
         run_id = new_id()
         name = f"runs/{run_id}"
         job = self._jobs.submit(session, tenant=tenant, kind=JOB_KIND, spec=json.dumps({"run_id": run_id}), result=name)
@@ -97,9 +114,10 @@ class RunStore:
             dataset_manifest_sha256=dataset_manifest_sha256,
             fingerprint=fingerprint,
             num_events=0,
-            checkpoint_step=0,
+            checkpoint=earlier.checkpoint if earlier else None,
+            checkpoint_step=earlier.checkpoint_step if earlier else 0,
             metrics="{}",
-            train_s=0.0,
+            train_s=earlier.train_s if earlier else 0.0,
         )
         session.add(row)
         session.flush()
@@ -224,6 +242,18 @@ class RunStore:
         row = ExportRow(tenant=tenant, run_id=run_id, fingerprint=fingerprint)
         row.manifest, row.metrics = export.manifest.to_json(), json.dumps(dict(export.metrics))
         session.merge(row)
+
+    def _unfinished(self, session: Session, tenant: str, fingerprint: str) -> RunRow | None:
+        """Of the equal runs that failed or were cancelled, the one that came furthest."""
+        states = (JobState.FAILED, JobState.CANCELLING, JobState.CANCELLED)
+        query = (
+            select(RunRow)
+            .join(JobRow, JobRow.job_id == RunRow.job_id)
+            .where(RunRow.tenant == tenant, RunRow.fingerprint == fingerprint, RunRow.checkpoint.is_not(None))
+            .where(JobRow.state.in_([state.value for state in states]))
+            .order_by(RunRow.checkpoint_step.desc(), RunRow.create_us.desc())
+        )
+        return session.scalars(query.limit(1)).first()
 
     def _events(self, tenant: str, run_id: str, after: int) -> Sequence[RunEvent]:
         query = select(RunEventRow).where(

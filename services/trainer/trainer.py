@@ -59,7 +59,8 @@ class Trainer:
         Args:
             tenant: Whose run it is.
             spec: As the caller wrote it.
-            reuse: Return the newest equal run that has succeeded or is under way, if there is one.
+            reuse: Return the newest equal run that has succeeded or is under way, if there is one; else go on from the
+                last checkpoint of one that failed or was cancelled.
             request_id: Makes the call idempotent; may be empty.
             body: The request, for telling a repeated id with another body.
 
@@ -80,7 +81,9 @@ class Trainer:
 
             def effect() -> str:
                 equal = self._runs.find_equal(session, tenant, fingerprint, _REUSED) if reuse else None
-                name = equal or self._runs.create(session, tenant, spec, version.manifest.sha256, fingerprint)
+                name = equal or self._runs.create(
+                    session, tenant, spec, version.manifest.sha256, fingerprint, adopt=reuse
+                )
                 return json.dumps({"name": name, "reused": equal is not None})
 
             answer = json.loads(

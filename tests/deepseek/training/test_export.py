@@ -130,6 +130,16 @@ def test_int8_is_served_only_if_it_is_faster_and_as_good(
     assert choose([fp32, int8], FirstMetric(exported[0]), max_loss=0.05).name == served
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_without_a_usable_metric_is_not_chosen_from(
+    exported: tuple[JobFile, ModelManifest], value: float
+) -> None:
+    variants = [Variant("fp32", Path("a"), 1.0, value), Variant("int8", Path("b"), 0.5, 0.9)]
+    with pytest.raises(FailedPrecondition, match="next_token_accuracy of the fp32 file is") as caught:
+        choose(variants, FirstMetric(exported[0]), max_loss=0.05)
+    assert caught.value.reason == "METRIC_NOT_FINITE"
+
+
 def test_sessions_are_timed_in_turn(exported: tuple[JobFile, ModelManifest]) -> None:
     job, _ = exported
     sessions = [onnx_files.open_session(job.directory / name) for name in ("model.onnx", "model.onnx")]

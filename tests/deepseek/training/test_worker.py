@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,7 @@ from tests.processes import wait_until
 
 def start(path: Path) -> "subprocess.Popen[bytes]":
     """Starts one worker as torchrun would, as the only rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     argv = [sys.executable, "-m", "deepseek.training.worker", str(path)]
     environment = {**os.environ, **ranks, "OMP_NUM_THREADS": "1"}
     return spawn(argv, env=environment, log=path.parent / "log")
@@ -97,9 +93,11 @@ threading.Event().wait()
 def trainer(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A process that has started two workers by torchrun and waits."""
     path = write_job(tmp_path, spec={"epochs": 100_000, "num_workers": 2})
-    agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run", "--standalone"]
+    agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run"]
+    agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
+    agent += ["--rdzv-endpoint", str(tmp_path / "rendezvous")]
     workers = ["--local-addr", "127.0.0.1", "--nproc-per-node", "2", "-m", "deepseek.training.worker", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     process = spawn(
         [sys.executable, "-c", PARENT, str(tmp_path / "log"), *agent, *workers], env=environment, log=tmp_path / "log"
     )

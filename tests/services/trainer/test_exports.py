@@ -7,11 +7,12 @@ import onnxruntime as ort
 import pytest
 
 from common.artifacts import open_store
-from common.errors import FailedPrecondition, InvalidArgument, NotFound
+from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from deepseek.models.manifest import ModelManifest
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
+from tests.processes import wait_until
 from tests.services.trainer.conftest import Mesh
 from tests.services.trainer.tasks import picture_spec
 
@@ -93,6 +94,42 @@ def test_the_same_export_again_adds_nothing(exported: registry_pb2.ModelVersion,
     other = export(mesh, request_for(trained.name, "also"))
     assert other.result == "models/also/versions/1"
     assert mesh.blobs() == before
+
+
+def test_a_repeated_request_makes_one_export(exported: registry_pb2.ModelVersion, trained: pb.Run, mesh: Mesh) -> None:
+    request = pb.ExportModelRequest(run=trained.name, model="models/pictures", int8=True, int8_max_loss=0.2)
+    request.request_id = "once"
+    name = mesh.runs.ExportModel(request).job.name
+    assert mesh.runs.ExportModel(request).job.name == name
+    request.model = "models/another"
+    with pytest.raises(AlreadyExists) as caught:
+        mesh.runs.ExportModel(request)
+    assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_a_registry_that_is_away_at_the_end_is_waited_for(own_mesh: Mesh) -> None:
+    mesh = own_mesh
+    run = mesh.submit().name
+    for _ in mesh.watch(run):
+        pass
+    name = mesh.runs.ExportModel(pb.ExportModelRequest(run=run, model="models/late")).job.name
+
+    def job() -> job_pb2.Job:
+        found: job_pb2.Job = mesh.jobs.GetJob(job_pb2.GetJobRequest(name=name)).job
+        return found
+
+    wait_until(lambda: job().state == job_pb2.JOB_STATE_RUNNING, "the export to begin")
+    mesh.registry.kill()
+    wait_until(lambda: job().message.startswith("waiting for the registry"), "the files to be made", timeout_s=120)
+    mesh.registry.start()
+    wait_until(lambda: job().state not in (job_pb2.JOB_STATE_RUNNING,), "the registry to be asked again")
+    assert job().state == job_pb2.JOB_STATE_SUCCEEDED, job()
+    assert job().result == "models/late/versions/1"
+    versions = mesh.models.ListModelVersions(registry_pb2.ListModelVersionsRequest(parent="models/late"))
+    assert [version.name for version in versions.model_versions] == [job().result]
 
 
 def test_a_run_that_has_not_succeeded_is_not_exported(mesh: Mesh) -> None:

@@ -1,5 +1,6 @@
 """Runs that cannot be done end with a reason, and crashes are not repeated for ever."""
 
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def test_a_store_that_takes_no_checkpoint_fails_the_run_and_the_trainer_goes_on(
         name = mesh.submit(picture_spec(mesh.pictures, num_workers=1)).name
         events = list(mesh.watch(name))
         run = mesh.run(name)
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        after = mesh.submit(picture_spec(mesh.pictures, num_workers=1)).name
+        *_, last = mesh.watch(after)
+    assert last.state.state == job_pb2.JOB_STATE_SUCCEEDED
     assert (run.job.error.code, run.job.error.reason) == ("FAILED_PRECONDITION", "STORE_READ_ONLY")
     assert not run.HasField("checkpoint")
     assert not any(event.HasField("checkpoint") for event in events)

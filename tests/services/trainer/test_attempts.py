@@ -1,0 +1,211 @@
+"""How a run is carried out: who can reach the workers, whose directory is whose, and what an equal run begins with."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+import services.trainer
+from common.database import Database
+from common.jobs import JobState, JobStore, Lease, LeaseLost
+from deepseek.training.runspec import RunSpec
+from protos.job.v1 import job_pb2
+from protos.trainer.v1 import trainer_pb2 as pb
+from services.trainer import runs
+from services.trainer.attempts import RunHandler
+from services.trainer.runs import RunStore
+from services.trainer.tables import RunEventRow
+from tests.deepseek.training.jobs import write_job
+from tests.processes import wait_until
+from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.listeners import descendants, is_loopback, listeners
+from tests.services.trainer.tasks import picture_spec
+
+
+def wait_for_checkpoint(mesh: Mesh, name: str) -> pb.CheckpointEvent:
+    """The first checkpoint of a run."""
+    for event in mesh.watch(name):
+        if event.HasField("checkpoint"):
+            return event.checkpoint
+    raise AssertionError("the run ended before")
+
+
+def test_a_listener_on_every_interface_would_be_seen() -> None:
+    for family, host, loopback in (
+        (socket.AF_INET, "0.0.0.0", False),
+        (socket.AF_INET6, "::", False),
+        (socket.AF_INET, "127.0.0.1", True),
+    ):
+        with socket.socket(family) as server:
+            server.bind((host, 0))
+            server.listen()
+            port = server.getsockname()[1]
+            (address,) = [address for address in listeners({os.getpid()}) if address.endswith(f":{port}")]
+            assert is_loopback(address) is loopback
+
+
+def test_nothing_of_a_run_listens_beyond_loopback(mesh: Mesh) -> None:
+    name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, seed=41)).name
+    try:
+        wait_for_checkpoint(mesh, name)
+        found = listeners(descendants(mesh.trainer.pid))
+    finally:
+        mesh.runs.StopRun(pb.StopRunRequest(name=name))
+    commands = {command for commands in found.values() for command in commands}
+    assert any("deepseek.training.worker" in command for command in commands), "gloo listens, so workers are seen"
+    assert {address: owners for address, owners in found.items() if not is_loopback(address)} == {}
+
+
+@pytest.mark.timeout(300)
+def test_an_equal_run_goes_on_where_a_stopped_one_ended(mesh: Mesh) -> None:
+    spec = picture_spec(mesh.pictures, epochs=400, checkpoint_interval_s=0.2, seed=42)
+    first = mesh.submit(spec).name
+    wait_for_checkpoint(mesh, first)
+    mesh.runs.StopRun(pb.StopRunRequest(name=first))
+    for _ in mesh.watch(first):
+        pass
+    stopped = mesh.run(first)
+    assert stopped.job.state == job_pb2.JOB_STATE_CANCELLED
+
+    second = mesh.submit(spec, reuse=True)
+    assert second.name != first
+    events = mesh.watch(second.name)
+    started = next(event.attempt for event in events if event.HasField("attempt"))
+    assert started.start_step > 0
+    assert second.checkpoint == stopped.checkpoint
+    assert second.train_s == stopped.train_s > 0
+    new = next(event.checkpoint for event in events if event.HasField("checkpoint"))
+    assert new.step > started.start_step
+    assert mesh.run(second.name).train_s > stopped.train_s
+    mesh.runs.StopRun(pb.StopRunRequest(name=second.name))
+
+    fresh = mesh.submit(spec)
+    assert not fresh.HasField("checkpoint")
+    assert fresh.train_s == 0
+    mesh.runs.StopRun(pb.StopRunRequest(name=fresh.name))
+
+
+class InProcess:
+    """A run and what carries it out, in this process; the workers are processes as ever.
+
+    Args:
+        folder: For everything.
+        store: Overrides how the workers open the store.
+        max_restarts: Of the handler.
+    """
+
+    def __init__(self, folder: Path, *, store: Mapping[str, Any] | None = None, max_restarts: int = 3) -> None:
+        job = json.loads(write_job(folder, spec={"epochs": 300, "checkpoint_interval_s": 0.2}).read_text())
+        self.directory = folder / "runs"
+        self.database = Database(f"sqlite:///{folder / 'trainer.db'}")
+        self.database.migrate(Path(services.trainer.__path__[0]) / "migrations")
+        self.jobs = JobStore(self.database)
+        self.runs = RunStore(self.database, self.jobs)
+        members = {key: job[key] for key in ("store_url", "store_access_key_file", "store_secret_key_file")}
+        self.handler = RunHandler(
+            self.runs, self.directory, {**members, **(store or {})}, max_restarts=max_restarts, stop_grace_s=5
+        )
+        spec, digest = RunSpec.from_json(job["spec"]), job["dataset_manifest_sha256"]
+        with self.database.transaction() as session:
+            self.name = self.runs.create(session, "default", spec, digest, "f" * 64)
+        self._leases: list[Lease] = []
+        self._threads: list[threading.Thread] = []
+
+    def claim(self, owner: str) -> Lease:
+        """Takes the run's job up."""
+        lease = self.jobs.claim(owner, [runs.JOB_KIND], 120)
+        assert lease is not None
+        self._leases.append(lease)
+        return lease
+
+    def carry_out(self, lease: Lease) -> threading.Thread:
+        """Carries the run out in a thread, until the lease is lost at the latest."""
+
+        def work() -> None:
+            try:
+                self.handler(lease)
+            except LeaseLost:
+                lease.lost.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self._threads.append(thread)
+        return thread
+
+    def run(self) -> runs.Run:
+        """The run as it stands."""
+        return self.runs.get("default", self.name)
+
+    def starts(self) -> list[Mapping[str, Any]]:
+        """What the history tells of each start of the workers."""
+        query = select(RunEventRow.payload).where(RunEventRow.kind == "attempt").order_by(RunEventRow.sequence)
+        with self.database.snapshot() as session:
+            return [json.loads(payload) for payload in session.scalars(query)]
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        for lease in self._leases:
+            lease.lost.set()
+        for thread in self._threads:
+            thread.join(30)
+        self.database.close()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_an_attempt_that_lost_its_lease_leaves_the_next_one_unharmed(tmp_path: Path) -> None:
+    here = InProcess(tmp_path)
+    try:
+        first = here.claim("first")
+        ended = here.carry_out(first)
+        wait_until(lambda: here.run().checkpoint_step > 0, "the first attempt to train")
+        here.jobs.renew([first], 0)  # it ends this moment
+        second = here.claim("second")
+        assert (first.attempt, second.attempt) == (1, 2)
+        going_on = here.carry_out(second)
+        folder = here.directory / here.run().run_id / "2"
+        wait_until(lambda: (folder / "0" / "job.json").exists(), "the second attempt to start")
+        first.lost.set()
+        ended.join(30)
+        assert not ended.is_alive()
+        assert (folder / "0" / "job.json").exists()
+        assert not folder.with_name("1").exists()
+        going_on.join(60)
+        assert here.run().job.state is JobState.SUCCEEDED, here.run().job
+        assert [start["attempt"] for start in here.starts()] == [1, 2]
+        assert not folder.parent.exists()
+    finally:
+        here.close()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_store_that_is_away_is_waited_for_and_is_no_crash(tmp_path: Path) -> None:
+    with socket.socket() as taken:  # bound and never listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        key = tmp_path / "key"
+        key.write_text("key")
+        key.chmod(0o600)
+        store = {"store_url": f"s3+http://127.0.0.1:{taken.getsockname()[1]}/bucket"}
+        here = InProcess(
+            tmp_path,
+            store={**store, "store_access_key_file": str(key), "store_secret_key_file": str(key)},
+            max_restarts=0,
+        )
+        try:
+            thread = here.carry_out(here.claim("owner"))
+            wait_until(lambda: len(here.starts()) >= 2, "a second start")
+            job = here.run().job
+            assert job.state is JobState.RUNNING
+            assert job.message.startswith("waiting: ")
+            here.jobs.cancel("default", job.name)
+            thread.join(60)
+            assert here.run().job.state is JobState.CANCELLED
+        finally:
+            here.close()
