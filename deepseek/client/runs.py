@@ -49,7 +49,8 @@ class Runs:
 
         Args:
             spec: What to train, with the field names of `RunSpec`.
-            reuse: Return an equal run that has succeeded or is under way, if there is one.
+            reuse: Return an equal run that has succeeded or is under way, if there is one; else go on from the last
+                checkpoint of an equal one that failed or was stopped.
 
         Returns:
             The run, and whether it existed already.

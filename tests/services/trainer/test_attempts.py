@@ -101,7 +101,7 @@ class InProcess:
     """
 
     def __init__(self, folder: Path, *, store: Mapping[str, Any] | None = None, max_restarts: int = 3) -> None:
-        job = json.loads(write_job(folder, spec={"epochs": 300, "checkpoint_interval_s": 0.2}).read_text())
+        job = json.loads(write_job(folder, spec={"epochs": 40, "checkpoint_interval_s": 60}).read_text())
         self.directory = folder / "runs"
         self.database = Database(f"sqlite:///{folder / 'trainer.db'}")
         self.database.migrate(Path(services.trainer.__path__[0]) / "migrations")
