@@ -4,6 +4,7 @@ The program of a worker process, nothing else: it dies with its agent before any
 says how it ended. Training itself is `deepseek.training.session`.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,4 +27,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    # Without taking the interpreter apart: once there was a DDP, a thread of gloo outlives the process group, and may
+    # abort the process when Python finalises (torch 2.13).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
