@@ -43,7 +43,12 @@ def database_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def mesh(s3: S3Server, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("real") / "home"
+
+
+@pytest.fixture(scope="module")
+def mesh(s3: S3Server, database_url: str, home: Path) -> Iterator[Mesh]:
     with pytest.MonkeyPatch.context() as environment:
         for service in PORTS:
             prefix = f"DEEPSEEK_{service.upper()}"
@@ -52,7 +57,7 @@ def mesh(s3: S3Server, database_url: str, tmp_path_factory: pytest.TempPathFacto
                 environment.setenv(f"{prefix}_STORE_URL", s3.url)
                 environment.setenv(f"{prefix}_STORE_ACCESS_KEY_FILE", str(s3.access_key_file))
                 environment.setenv(f"{prefix}_STORE_SECRET_KEY_FILE", str(s3.secret_key_file))
-        embedded = start_mesh(tmp_path_factory.mktemp("mesh") / "home", stay=False, free_ports=True)
+        embedded = start_mesh(home, stay=False, free_ports=True)
         try:
             with embedded.connect() as mesh:
                 yield mesh
@@ -89,9 +94,6 @@ def test_data_goes_in_and_a_served_model_comes_out(mesh: Mesh, database_url: str
     assert set(PORTS) <= schemas
 
 
-def test_nothing_of_it_lies_in_the_home_directory(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> None:
-    homes: list[Path] = list(tmp_path_factory.getbasetemp().glob("mesh*/home"))
-    assert homes
-    for home in homes:
-        assert not list((home / "state").glob("*.db"))
-        assert not (home / "store").exists()
+def test_nothing_of_it_lies_in_the_home_directory(mesh: Mesh, home: Path) -> None:
+    assert not list((home / "state").glob("*.db"))
+    assert not (home / "store").exists()
