@@ -2,7 +2,8 @@
 
 A stub on such a channel raises the class that the server raised (`common.errors`), with its reason, fields and retry
 delay; no caller sees a `grpc.RpcError`. A call that finds the service UNAVAILABLE is tried again with exponential
-backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`.
+backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`. A stream of requests never
+is: gRPC loses messages when it sends one again (docs/decisions/0006), so its caller has to.
 """
 
 import json
@@ -53,7 +54,7 @@ def open_channel(
         deadline_s: Seconds that a unary call may take unless its caller gives a `timeout`; streams have no deadline
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
-        retry: Try calls again while the service is UNAVAILABLE, for about 1.5 s.
+        retry: Try calls with one request again while the service is UNAVAILABLE, for about 1.5 s.
 
     Returns:
         A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
@@ -65,13 +66,17 @@ def open_channel(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
-        ("grpc.enable_retries", int(retry)),
         # Channels to one address must not share a connection: one that backs off would hold up a new one.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    if retry:
-        options.append(("grpc.service_config", json.dumps(_RETRIES)))
-    return _Channel(grpc.insecure_channel(address, options), address, deadline_s)
+    once = [*options, ("grpc.enable_retries", 0)]
+    retrying = [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(_RETRIES))]
+    return _Channel(
+        grpc.insecure_channel(address, retrying if retry else once),
+        grpc.insecure_channel(address, once),
+        address,
+        deadline_s,
+    )
 
 
 def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
@@ -209,25 +214,36 @@ class _Channel(grpc.Channel):
 
     gRPC's own client interceptors look the method up anew in each call, which costs more than all else here, and on a
     closed channel that look-up crashes the process (grpcio 1.85).
+
+    Args:
+        channel: For calls with one request.
+        streaming: For calls with a stream of requests; it connects only if there are any.
+        address: `host:port` of both.
+        deadline_s: Of unary calls.
     """
 
-    def __init__(self, channel: grpc.Channel, address: str, deadline_s: float) -> None:
+    def __init__(self, channel: grpc.Channel, streaming: grpc.Channel, address: str, deadline_s: float) -> None:
         self._channel = channel
+        self._streaming = streaming
         self._address = address
         self._deadline_s = deadline_s
         self._closed = False
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open().unary_unary(*args, **options), self._address, deadline_s=self._deadline_s)
+        return _Method(
+            self._open(self._channel).unary_unary(*args, **options), self._address, deadline_s=self._deadline_s
+        )
 
     def stream_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open().stream_unary(*args, **options), self._address, streams_requests=True)
+        method = self._open(self._streaming).stream_unary(*args, **options)
+        return _Method(method, self._address, streams_requests=True)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open().unary_stream(*args, **options), self._address).stream
+        return _Method(self._open(self._channel).unary_stream(*args, **options), self._address).stream
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open().stream_stream(*args, **options), self._address, streams_requests=True).stream
+        method = self._open(self._streaming).stream_stream(*args, **options)
+        return _Method(method, self._address, streams_requests=True).stream
 
     def subscribe(self, callback: Any, try_to_connect: Any = False) -> None:
         self._channel.subscribe(callback, try_to_connect)
@@ -238,6 +254,7 @@ class _Channel(grpc.Channel):
     def close(self) -> None:
         self._closed = True
         self._channel.close()
+        self._streaming.close()
 
     def __enter__(self) -> Self:
         return self
@@ -245,7 +262,7 @@ class _Channel(grpc.Channel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> grpc.Channel:
+    def _open(self, channel: grpc.Channel) -> grpc.Channel:
         if self._closed:
             raise ValueError("the channel is closed")
-        return self._channel
+        return channel

@@ -82,8 +82,10 @@ class Datasets:
             try:
                 self._ingest.UploadSamples(_messages(upload, samples, fields, offset, on_sample))
                 return
-            except Unavailable:
-                if iter(samples) is samples or time.monotonic() - last_progress > PATIENCE_S:
+            except (Unavailable, InvalidArgument) as error:
+                # The service may still be saving what a broken stream had sent; then the next one's offset is wrong.
+                broken = isinstance(error, Unavailable) or error.reason == "OFFSET_MISMATCH"
+                if not broken or iter(samples) is samples or time.monotonic() - last_progress > PATIENCE_S:
                     raise
             time.sleep(RETRY_S)
             with contextlib.suppress(Unavailable):
@@ -169,5 +171,5 @@ def _messages(
             on_sample(number)
         if size >= MESSAGE_BYTES:
             yield request
-            request, size = ingest_pb2.UploadSamplesRequest(), 0
+            request, size = ingest_pb2.UploadSamplesRequest(offset=number), 0
     yield request

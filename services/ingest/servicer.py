@@ -64,12 +64,19 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         with self._uploads.write(tenant, first.upload, offset=first.offset) as writer:
             for sample in first.samples:
                 writer.add(_sample_from_proto(sample))
+            position = first.offset + len(first.samples)
             for request in requests:
-                if request.upload or request.offset:
-                    message = "upload and offset belong into the first message only"
-                    raise InvalidArgument("BAD_VALUE", message, field="upload" if request.upload else "offset")
+                if request.upload:
+                    raise InvalidArgument("BAD_VALUE", "upload belongs into the first message only", field="upload")
+                if request.offset not in (0, position):
+                    message = (
+                        f"a message with offset {request.offset} came where {position} was due, so one was lost on its "
+                        "way; what came before is kept: ask GetUpload and go on from there"
+                    )
+                    raise InvalidArgument("OFFSET_MISMATCH", message, field="offset")
                 for sample in request.samples:
                     writer.add(_sample_from_proto(sample))
+                position += len(request.samples)
         return ingest_pb2.UploadSamplesResponse(upload=_upload_to_proto(self._uploads.get(tenant, first.upload)))
 
     def CommitUpload(

@@ -71,6 +71,27 @@ def test_a_call_is_tried_again_until_the_service_is_back() -> None:
     assert calls == [b"x"] * 3
 
 
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+def test_a_stream_of_requests_is_never_sent_again(kind: str) -> None:
+    calls = []
+
+    def refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+        calls.append(next(requests))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+
+    def refuse_many(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        refuse(requests, context)
+        yield b""
+
+    with (
+        bare_server(kind, refuse if kind == "stream_unary" else refuse_many) as address,
+        open_channel(address) as channel,
+        pytest.raises(Unavailable),
+    ):
+        list(getattr(channel, kind)("/example/Call")(iter([b"1", b"2"])))
+    assert calls == [b"1"]
+
+
 @pytest.mark.parametrize(
     ("code", "details", "cls", "reason"),
     [

@@ -1,16 +1,20 @@
 """Uploads through the client, also across a service that is killed half-way."""
 
 import os
+import random
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from common.errors import InvalidArgument
 from deepseek.client import Mesh
+from deepseek.client.mesh import ServiceAddress
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.embedded import EmbeddedMesh
+from tests.proxy import Proxy
 
 FIELDS = (
     Field("text", "text", repeated=False, labels=()),
@@ -71,3 +75,27 @@ def test_an_upload_goes_on_after_the_service_was_killed(mesh: Mesh, embedded: Em
 
     version = mesh.datasets.upload("killed", FIELDS, KillsOnTheWay(samples(3000, size=500)))
     assert version.manifest.sha256 == expected
+
+
+@pytest.mark.faults
+def test_an_upload_has_no_hole_however_often_its_connection_is_cut(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    small = samples(6000)
+    expected = mesh.datasets.upload("whole", FIELDS, small).manifest.sha256
+    services = embedded.file.services
+    with Proxy(services["ingest"].address) as proxy:
+        through = replace(embedded.file, services={**services, "ingest": ServiceAddress(proxy.address)})
+        draw = random.Random(0)
+        for trial in range(10):
+            cuts = set(draw.sample(range(len(small)), 3))
+
+            class Cuts(list[Sample]):
+                def __iter__(self, cuts: set[int] = cuts) -> Iterator[Sample]:
+                    for number, sample in enumerate(super().__iter__()):
+                        if number in cuts:
+                            cuts.remove(number)
+                            proxy.cut()
+                        yield sample
+
+            with Mesh(through) as cut:
+                assert cut.datasets.upload(f"cut-{trial}", FIELDS, Cuts(small)).manifest.sha256 == expected
+            assert not cuts

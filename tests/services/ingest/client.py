@@ -92,11 +92,11 @@ def messages(
 ) -> Iterator[ingest_pb2.UploadSamplesRequest]:
     """The messages of a stream; `sizes` says how many samples each holds, over and over."""
     message, number_of_message = ingest_pb2.UploadSamplesRequest(upload=upload, offset=offset), 0
-    for sample in samples:
+    for position, sample in enumerate(samples, offset + 1):
         message.samples.append(sample)
         if len(message.samples) >= sizes[number_of_message % len(sizes)]:
             yield message
-            message, number_of_message = ingest_pb2.UploadSamplesRequest(), number_of_message + 1
+            message, number_of_message = ingest_pb2.UploadSamplesRequest(offset=position), number_of_message + 1
     yield message
 
 

@@ -9,7 +9,7 @@ from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.data.shards import sample_sha256
 from protos.ingest.v1 import ingest_pb2
-from tests.services.ingest.client import NUMBERS, SCHEMA, Client, field, number, picture, png
+from tests.services.ingest.client import NUMBERS, SCHEMA, Client, field, messages, number, picture, png
 from tests.services.ingest.conftest import Mesh
 
 
@@ -165,6 +165,24 @@ def test_the_upload_is_named_in_the_first_message_alone(client: Client) -> None:
     with pytest.raises(InvalidArgument) as caught:
         client.ingest.UploadSamples(iter([]))
     assert (caught.value.reason, caught.value.field) == ("MISSING_FIELD", "upload")
+
+
+def test_a_message_that_was_lost_on_the_way_leaves_no_hole(client: Client) -> None:
+    upload = client.create("lost-message")
+    sent = list(messages(upload, [picture(i) for i in range(6)], sizes=(2,)))
+    with pytest.raises(InvalidArgument) as caught:
+        client.ingest.UploadSamples(iter([sent[0], *sent[2:]]))
+    assert (caught.value.reason, caught.value.field) == ("OFFSET_MISMATCH", "offset")
+    assert client.state(upload).num_samples == 2
+    assert client.resume(upload, [picture(i) for i in range(6)]).num_samples == 6
+
+
+def test_a_client_need_not_count_in_later_messages(client: Client) -> None:
+    upload = client.create("no-counts")
+    sent = list(messages(upload, [picture(i) for i in range(6)], sizes=(2,)))
+    for message in sent:
+        message.offset = 0
+    assert client.ingest.UploadSamples(iter(sent)).upload.num_samples == 6
 
 
 @pytest.mark.parametrize(
