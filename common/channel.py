@@ -7,6 +7,7 @@ is: gRPC loses messages when it sends one again (docs/decisions/0006), so its ca
 """
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, Self, cast
 
@@ -35,6 +36,7 @@ _RETRIES = {
         }
     ]
 }
+_PAUSE_S = 0.2
 # Reasons of errors that gRPC makes itself, without details.
 _OWN_REASONS = {
     "UNAVAILABLE": "SERVICE_UNREACHABLE",
@@ -45,7 +47,12 @@ _OWN_REASONS = {
 
 
 def open_channel(
-    address: str, *, deadline_s: float = 30, max_message_bytes: int = MAX_MESSAGE_BYTES, retry: bool = True
+    address: str,
+    *,
+    deadline_s: float = 30,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    retry: bool = True,
+    patience_s: float = 0,
 ) -> grpc.Channel:
     """Opens a channel; it connects when first used.
 
@@ -55,6 +62,7 @@ def open_channel(
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
         retry: Try calls with one request again while the service is UNAVAILABLE, for about 1.5 s.
+        patience_s: Go on trying unary calls for so many seconds, where somebody starts a service again that ended.
 
     Returns:
         A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
@@ -76,6 +84,7 @@ def open_channel(
         grpc.insecure_channel(address, once),
         address,
         deadline_s,
+        patience_s,
     )
 
 
@@ -169,23 +178,35 @@ class _Method:
     """A method of a service, called as gRPC's are."""
 
     def __init__(
-        self, method: Any, address: str, *, streams_requests: bool = False, deadline_s: float | None = None
+        self,
+        method: Any,
+        address: str,
+        *,
+        streams_requests: bool = False,
+        deadline_s: float | None = None,
+        patience_s: float = 0,
     ) -> None:
         self._method = method
         self._address = address
         self._streams_requests = streams_requests
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
         return self.with_call(request, timeout, **options)[0]
 
     def with_call(self, request: Any, timeout: float | None = None, **options: Any) -> tuple[Any, Any]:
         requests = self._captured(request)
-        try:
-            response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
-        except grpc.RpcError as error:
-            raise _cause(error, self._address, requests) from None
-        return response, call
+        give_up = time.monotonic() + self._patience_s
+        while True:
+            try:
+                response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= give_up:
+                    raise _cause(error, self._address, requests) from None
+                time.sleep(_PAUSE_S)
+            else:
+                return response, call
 
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests = self._captured(request)
@@ -220,19 +241,22 @@ class _Channel(grpc.Channel):
         streaming: For calls with a stream of requests; it connects only if there are any.
         address: `host:port` of both.
         deadline_s: Of unary calls.
+        patience_s: Of unary calls.
     """
 
-    def __init__(self, channel: grpc.Channel, streaming: grpc.Channel, address: str, deadline_s: float) -> None:
+    def __init__(
+        self, channel: grpc.Channel, streaming: grpc.Channel, address: str, deadline_s: float, patience_s: float
+    ) -> None:
         self._channel = channel
         self._streaming = streaming
         self._address = address
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
         self._closed = False
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(
-            self._open(self._channel).unary_unary(*args, **options), self._address, deadline_s=self._deadline_s
-        )
+        method = self._open(self._channel).unary_unary(*args, **options)
+        return _Method(method, self._address, deadline_s=self._deadline_s, patience_s=self._patience_s)
 
     def stream_unary(self, *args: Any, **options: Any) -> Any:
         method = self._open(self._streaming).stream_unary(*args, **options)

@@ -1,8 +1,9 @@
 """The embedded mesh: every service as a process of its own on loopback, with a directory as store and SQLite as state.
 
 It is the default for a laptop and for the demo. A mesh either belongs to the process that started it and dies with it
-(`stay=False`), or stays until `stop_mesh` (`stay=True`); either way the mesh file tells clients where it is. It is not
-a supervisor: a service that was killed stays away until the mesh is started again, which starts what is missing.
+(`stay=False`), or stays until `stop_mesh` (`stay=True`); either way the mesh file tells clients where it is. A service
+that was killed stays away until the mesh is started again, which starts what is missing; only whoever works with a mesh
+that it started (`EmbeddedMesh.kept_up`) has such a service started again, a few times.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +40,14 @@ GRPC_NAMES = {
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
+
+MAX_RESTARTS = 3
+"""How often a service that ended by itself is started again while a mesh is kept up."""
+
+PATIENCE_S = 30.0
+"""Seconds for which a client of a mesh that is kept up waits for a service that is being started again."""
+
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ def stop_mesh(home: Path) -> list[str]:
 
 
 class EmbeddedMesh:
-    """A mesh of which this process started some services. Not thread-safe.
+    """A mesh of which this process started some services. Not thread-safe; nothing else is called in `kept_up`.
 
     Args:
         home: As in `start_mesh`.
@@ -195,6 +206,55 @@ class EmbeddedMesh:
         self.start(name)
         self.wait_until_ready(name)
 
+    @contextmanager
+    def kept_up(self, on_restart: Callable[[str], None]) -> Iterator[Mesh]:
+        """A client of this mesh, and services that are started again when they end: a job would wait for them forever.
+
+        Of use to the main thread alone: it is interrupted where it waits when a service ends for good, that is because
+        somebody stopped it or it has been started again too often.
+
+        Args:
+            on_restart: Called from another thread with a sentence for people.
+
+        Raises:
+            FailedPrecondition: SERVICE_ENDED or the service's own reason: it ended for good.
+        """
+        main = threading.main_thread().ident
+        assert main == threading.get_ident(), "only the main thread can be interrupted"
+        leaving = threading.Event()
+        failures: list[MeshError] = []
+
+        def watch() -> None:
+            num_restarts: Counter[str] = Counter()
+            while not leaving.wait(_LOOK_S):
+                for name, status in self._ended():
+                    num_restarts[name] += 1
+                    if status == 0 or num_restarts[name] > MAX_RESTARTS:
+                        failures.append(self._failure(name, status))
+                        signal.pthread_kill(main, signal.SIGINT)
+                        return
+                    how = f"{_how(status)}; started again ({num_restarts[name]} of {MAX_RESTARTS} times)"
+                    on_restart(f"{name} {how}")
+                    self.start(name)
+
+        watcher = threading.Thread(target=watch, name="mesh-upkeep", daemon=True)
+        watcher.start()
+        try:
+            with Mesh(self.file, patience_s=PATIENCE_S) as client:
+                yield client
+        except KeyboardInterrupt:
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            leaving.set()
+            watcher.join()
+
+    def _ended(self) -> list[tuple[str, int]]:
+        """Services of ours that run no more, with their exit status."""
+        looked_at = [(name, process.poll()) for name, process in self._processes.items()]
+        return [(name, status) for name, status in looked_at if status is not None]
+
     def connect(self) -> Mesh:
         """A client of this mesh."""
         return Mesh(self.file)
@@ -219,14 +279,16 @@ class EmbeddedMesh:
         return self._home / "logs" / f"{name}.log"
 
     def _failure(self, name: str, status: int) -> MeshError:
-        for line in reversed(self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-20:]):
+        # Whoever was stopped or killed says nothing of it in the log.
+        said = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-20:] if status > 0 else []
+        for line in reversed(said):
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
             if isinstance(entry, dict) and "reason" in entry:
                 return FailedPrecondition(entry["reason"], f"{name}: {entry['message']}", field=entry.get("field", ""))
-        return FailedPrecondition("SERVICE_ENDED", f"{name} ended with status {status}; see {self._log(name)}")
+        return FailedPrecondition("SERVICE_ENDED", f"{name} {_how(status)}; see {self._log(name)}")
 
 
 @contextmanager
@@ -263,6 +325,10 @@ def _listens(home: Path, name: str, pid: int) -> bool:
     except (OSError, ValueError):
         return False
     return bool(written["pid"] == pid)
+
+
+def _how(status: int) -> str:
+    return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
 
 
 def _signal(pid: int, number: int) -> None:

@@ -44,7 +44,11 @@ def upload(
     with connect() as mesh, progress_bar() as bar:
         task = bar.add_task("uploading", total=files.num_images, note="")
         version = mesh.datasets.upload(
-            dataset, files.fields, files.samples(split), on_sample=lambda number: bar.update(task, completed=number)
+            dataset,
+            files.fields,
+            files.samples(split),
+            on_sample=lambda number: bar.update(task, completed=number),
+            on_change=lambda job: bar.update(task, note=job.message),
         )
     if as_json:
         print_json({"version": version.name, "num_samples": version.num_samples, "sha256": version.manifest.sha256})

@@ -18,7 +18,7 @@ import typer
 from common.config import home
 from deepseek import embedded
 from deepseek.cli.mesh import FreePorts
-from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
+from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
 from deepseek.cli.train import show_run
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
@@ -50,7 +50,13 @@ def demo(
 
 @contextmanager
 def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
-    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept."""
+    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept.
+
+    Services that were started here are kept up.
+
+    Raises:
+        FailedPrecondition: SERVICE_ENDED or the service's own reason: one of its services does not stay up.
+    """
     console.rule("mesh", align="left")
     mesh = embedded.start_mesh(
         home(),
@@ -59,7 +65,7 @@ def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
         on_ready=lambda s: console.print(f"{s.name:<10} {s.address}  (process {s.pid})", highlight=False),
     )
     try:
-        with mesh.connect() as client:
+        with mesh.kept_up(lambda text: error_console.print(text, style="bold yellow", markup=False)) as client:
             yield client
     except BaseException:
         mesh.stop()
@@ -90,7 +96,11 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     with progress_bar() as bar:
         task = bar.add_task("uploading", total=len(samples), note="")
         version = mesh.datasets.upload(
-            name, easy_vqa.fields(), samples, on_sample=lambda number: bar.update(task, completed=number)
+            name,
+            easy_vqa.fields(),
+            samples,
+            on_sample=lambda number: bar.update(task, completed=number),
+            on_change=lambda job: bar.update(task, note=job.message),
         )
     console.print(f"{version.name}: {version.num_samples} samples, manifest {version.manifest.sha256[:12]}")
 

@@ -40,8 +40,14 @@ def train(
         run = mesh.runs.wait(run.name)
         result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
         if model:
-            with console.status("exporting"):
-                result["model_version"] = mesh.runs.export(run.name, model, int8=int8).name
+            with progress_bar() as bar:
+                task = bar.add_task("exporting", total=1, note="")
+                result["model_version"] = mesh.runs.export(
+                    run.name,
+                    model,
+                    int8=int8,
+                    on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
+                ).name
     if as_json:
         print_json(result)
     else:

@@ -15,6 +15,7 @@ from deepseek.client.pages import pages
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Datasets:
         samples: Iterable[Sample],
         *,
         on_sample: Callable[[int], None] | None = None,
+        on_change: Callable[[job_pb2.Job], None] | None = None,
     ) -> registry_pb2.DatasetVersion:
         """Uploads samples and commits them as one data set version.
 
@@ -50,6 +52,7 @@ class Datasets:
             samples: The samples, taken lazily. If they can be gone through again (a sequence, say; not a generator), a
                 stream that breaks is resumed after the last durable sample.
             on_sample: Called with the number of samples sent so far.
+            on_change: Called with every state of the job that commits them.
 
         Returns:
             The version; an existing one if the data set has one with exactly these samples.
@@ -68,7 +71,7 @@ class Datasets:
         job = self._ingest.CommitUpload(
             ingest_pb2.CommitUploadRequest(name=upload.name, request_id=uuid.uuid4().hex)
         ).job
-        return self.version(jobs.wait(self._mesh.channel("ingest"), job).result)
+        return self.version(jobs.wait(self._mesh.channel("ingest"), job, on_change=on_change).result)
 
     def _send(
         self,

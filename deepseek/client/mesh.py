@@ -124,6 +124,7 @@ class Mesh:
     Args:
         file: Where the services are.
         deadline_s: Seconds that a unary call may take unless it says otherwise.
+        patience_s: Seconds for which a unary call waits for a service that is away, besides the usual 1.5 s.
 
     Attributes:
         tenant: Whose data this client sees.
@@ -131,9 +132,10 @@ class Mesh:
 
     tenant = DEFAULT_TENANT
 
-    def __init__(self, file: MeshFile, *, deadline_s: float = 30) -> None:
+    def __init__(self, file: MeshFile, *, deadline_s: float = 30, patience_s: float = 0) -> None:
         self._file = file
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
         self._channels: dict[str, grpc.Channel] = {}
 
     def channel(self, service: str) -> grpc.Channel:
@@ -146,7 +148,9 @@ class Mesh:
             if service not in self._file.services:
                 known = ", ".join(sorted(self._file.services))
                 raise FailedPrecondition("SERVICE_NOT_IN_MESH", f"this mesh has no {service} service; it has {known}")
-            self._channels[service] = open_channel(self._file.services[service].address, deadline_s=self._deadline_s)
+            self._channels[service] = open_channel(
+                self._file.services[service].address, deadline_s=self._deadline_s, patience_s=self._patience_s
+            )
         return self._channels[service]
 
     @cached_property
