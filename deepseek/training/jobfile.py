@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from common.artifacts import ArtifactStore, open_store
+from common.artifacts.store import disk_error
 from common.errors import MeshError
 from deepseek.data.manifest import DatasetManifest
 from deepseek.training.runspec import RunSpec
@@ -73,15 +74,19 @@ def report(directory: Path, kind: str, **values: Any) -> None:
     """Appends an event; a line in one piece, even when several processes report at once, unless the disk fills up.
 
     Raises:
-        OSError: It could not be written whole.
+        MeshError: DISK_FULL, DISK_READ_ONLY or DISK_UNAVAILABLE; it could not be written whole.
     """
     line = (json.dumps({"kind": kind, **values}) + "\n").encode()
-    file = os.open(directory / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    path = directory / "events.jsonl"
     try:
-        while line:
-            line = line[os.write(file, line) :]
-    finally:
-        os.close(file)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            while line:
+                line = line[os.write(file, line) :]
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def report_failure(directory: Path, error: MeshError) -> None:

@@ -44,7 +44,9 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
         max_restarts=settings.max_restarts,
         stop_grace_s=settings.stop_grace_s,
     )
-    export_handler = exports.ExportHandler(run_store, registry, directory / "exports", childrens_store)
+    export_handler = exports.ExportHandler(
+        run_store, registry, directory / "exports", childrens_store, max_restarts=settings.max_restarts
+    )
     handlers: dict[str, Callable[[Lease], None]] = {runs.JOB_KIND: run_handler, exports.JOB_KIND: export_handler}
     runner = JobRunner(job_store, handlers, lease_s=settings.lease_s, num_threads=settings.num_jobs)
     jobs = JobServicer(job_store)

@@ -4,8 +4,9 @@ Training happens in processes of its own (`python -m torch.distributed.run`), on
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
 
-Workers that crash are started anew a few times. While the store does not answer, it is waited for without end: that is
-no fault of the run, which loses what it did since its last checkpoint and nothing else.
+Workers that crash are started anew a few times; a run without working space fails. While the store does not answer, it
+is waited for without end: that is no fault of the run, which loses what it did since its last checkpoint and nothing
+else.
 """
 
 import enum
@@ -21,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from common.artifacts.store import disk_error
 from common.errors import Internal, MeshError, Unavailable
 from common.jobs import JobError, JobState, Lease, LeaseLost
 from services.trainer.children import Child, attempt_directory, reported_error
@@ -84,8 +86,9 @@ class RunHandler:
         except Unavailable as error:
             # Our own database is away; the run has done nothing wrong. Whoever gets the lease next goes on with it.
             raise LeaseLost(str(error)) from error
-        except MeshError as error:
-            lease.fail(error, close(JobState.FAILED, JobError.of(error)))
+        except (MeshError, OSError) as error:
+            failure = disk_error(error, self._directory) if isinstance(error, OSError) else error
+            lease.fail(failure, close(JobState.FAILED, JobError.of(failure)))
         else:
             if lease.cancelled.is_set() and not lease.finished:
                 lease.cancel_done(close(JobState.CANCELLED))

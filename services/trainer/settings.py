@@ -16,5 +16,5 @@ class TrainerSettings(StoreSettings):
     registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
     num_jobs: int = Field(2, ge=1, description="Runs and exports that are carried out at the same time.")
     lease_s: float = Field(4.0, gt=0, description="Seconds after which a job whose trainer is gone is taken up again.")
-    max_restarts: int = Field(3, ge=0, description="How often crashed workers are started anew before the run fails.")
+    max_restarts: int = Field(3, ge=0, description="How often a crashed run or export is started anew before it fails.")
     stop_grace_s: float = Field(8.0, gt=0, description="Seconds that workers get for their last checkpoint.")
