@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from common.errors import InvalidArgument
-from deepseek.cli.output import AsJson, console, print_json, progress_bar
+from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
 from deepseek.client import connect
 from protos.trainer.v1 import trainer_pb2
 
@@ -90,6 +90,8 @@ def show_run(bar: Progress, events: Iterable[trainer_pb2.RunEvent]) -> list[trai
             bar.update(task, total=step.num_steps, completed=step.step, note=note + accuracy)
         elif event.HasField("evaluation"):
             accuracy = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
+        elif event.HasField("warning"):
+            error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
         elif event.HasField("attempt") and event.attempt.start_step:
             bar.update(task, note=f"resumed from step {event.attempt.start_step}")
     return seen

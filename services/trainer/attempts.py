@@ -33,7 +33,7 @@ _POLL_S = 0.1
 _AGENTS_VERDICT = "failed (exitcode"
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _RETRIED = (*_AWAY, "INTERNAL")
-_PUBLISHED = ("step", "evaluation", "checkpoint")
+_PUBLISHED = ("step", "evaluation", "checkpoint", "warning")
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 

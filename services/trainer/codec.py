@@ -65,6 +65,8 @@ def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
             message.checkpoint.CopyFrom(trainer_pb2.CheckpointEvent(step=values["step"], artifact=artifact))
         case "attempt":
             message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
+        case "warning":
+            message.warning.CopyFrom(trainer_pb2.WarningEvent(**values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
             error = job_pb2.JobError(**values["error"]) if "error" in values else None

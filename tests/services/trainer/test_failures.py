@@ -1,5 +1,6 @@
 """Runs that cannot be done end with a reason, and crashes are not repeated for ever."""
 
+import re
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,13 @@ def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(me
     assert last.state.error == error
     assert (error.code, error.reason, error.field) == ("INVALID_ARGUMENT", "UNKNOWN_FIELD", "spec.model.params.depth")
     assert "depth" in error.message
+
+
+def test_fp16_on_a_cpu_warns_of_the_slowdown_in_the_runs_events(mesh: Mesh) -> None:
+    spec = picture_spec(mesh.pictures, precision="PRECISION_FP16", epochs=1, num_workers=1)
+    (warning,) = [event.warning for event in mesh.watch(mesh.submit(spec).name) if event.HasField("warning")]
+    assert re.search(r"takes \d+\.\d times as long as in bf16", warning.message)
+    assert "precision='auto'" in warning.message
 
 
 @pytest.mark.slow
