@@ -22,10 +22,12 @@ from deepseek.cli.output import AsJson, console, error_console, print_json, prin
 from deepseek.cli.train import show_run
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
+from protos.job.v1 import job_pb2
+from protos.trainer.v1 import trainer_pb2
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew even if an equal run exists.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running.")] = False,
     free_ports: FreePorts = False,
     report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
@@ -80,7 +82,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     Args:
         mesh: The mesh.
         folder: Where the pictures go; made if missing.
-        fresh: Train even if an equal run exists.
+        fresh: Train anew even if an equal run exists; one that an interrupted demo left under way is stopped.
 
     Returns:
         The report's figures, without `total_s`.
@@ -107,6 +109,8 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     console.rule("train", align="left")
     spec = json.loads(resources.files("deepseek.demo").joinpath("spec.json").read_text(encoding="utf-8"))
     submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
+    if fresh:
+        _stop_older(mesh, submitted)
     with progress_bar() as bar:
         events = show_run(bar, mesh.runs.watch(submitted.name))
     trained = mesh.runs.wait(submitted.name)
@@ -180,6 +184,15 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     ask = f'{program} ask {image} "what shape is it?"'
     commands = [ask, f"{program} down"] if keep else [f"{program} up", ask]
     console.print("next:", *commands, sep="\n  ", markup=False, highlight=False)
+
+
+def _stop_older(mesh: Mesh, submitted: trainer_pb2.Run) -> None:
+    """Stops other runs like this one: what an interrupted demo left goes on by itself and takes half the machine."""
+    under_way = (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING)
+    for run in mesh.runs.list():
+        if run.fingerprint == submitted.fingerprint and run.name != submitted.name and run.job.state in under_way:
+            mesh.runs.stop(run.name)
+            console.print(f"{run.name}: stopped, for {submitted.name} is trained afresh", highlight=False)
 
 
 def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
