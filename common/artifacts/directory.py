@@ -52,12 +52,14 @@ class DirectoryStore(ArtifactStore):
 
     def _translate(self, error: OSError) -> MeshError:
         if error.errno in FULL:
-            return ResourceExhausted("STORE_FULL", f"no space left in the store at {self._root}; free some")
+            return ResourceExhausted(
+                "STORE_FULL", f"no space left in the store at {self._root}; free some", field="store"
+            )
         if error.errno in READ_ONLY:
-            return FailedPrecondition("STORE_READ_ONLY", f"the store at {self._root} does not let us: {error.strerror}")
-        return Unavailable(
-            "STORE_UNREACHABLE", f"the store at {self._root} does not answer: {error.strerror}", retry_delay_s=1
-        )
+            message = f"the store at {self._root} does not let us: {error.strerror}"
+            return FailedPrecondition("STORE_READ_ONLY", message, field="store")
+        message = f"the store at {self._root} does not answer: {error.strerror}"
+        return Unavailable("STORE_UNREACHABLE", message, field="store", retry_delay_s=1)
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:

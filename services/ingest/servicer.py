@@ -117,7 +117,7 @@ def _received(
     try:
         yield from request_iterator
     except grpc.RpcError as error:
-        raise Cancelled("STREAM_BROKEN", "the client went away or its deadline passed") from error
+        raise Cancelled("STREAM_BROKEN", "the client went away or its deadline passed", field="upload") from error
 
 
 def _field_from_proto(field: ingest_pb2.FieldSchema) -> Field:

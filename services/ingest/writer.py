@@ -213,9 +213,10 @@ class Writer:
         if upload.writer == self._token:
             return upload
         if upload.deleted or upload.commit_job:
-            raise FailedPrecondition("UPLOAD_CLOSED", f"uploads/{self._upload_id} was committed or deleted meanwhile")
+            message = f"uploads/{self._upload_id} was committed or deleted meanwhile"
+            raise FailedPrecondition("UPLOAD_CLOSED", message, field="upload")
         message = f"a newer stream has taken uploads/{self._upload_id} over; only one can write"
-        raise Aborted("UPLOAD_TAKEN_OVER", message)
+        raise Aborted("UPLOAD_TAKEN_OVER", message, field="upload")
 
 
 def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[Sample]:
