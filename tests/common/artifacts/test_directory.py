@@ -208,3 +208,40 @@ def test_the_sources_own_errors_are_not_the_stores(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put(TENANT, tmp_path / "absent", TEXT)
     assert _files(tmp_path) == []
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were synced, in order."""
+    folders: list[Path] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            folders.append(path)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return folders
+
+
+@pytest.mark.parametrize("who_was_first", ["made the folder", "put the blob"])
+def test_what_another_writer_may_not_have_synced_is_synced_before_a_blob_is_acknowledged(
+    tmp_path: Path, synced: list[Path], who_was_first: str
+) -> None:
+    sha256 = hashlib.sha256(b"blob").hexdigest()
+    leaf = tmp_path / TENANT / "sha256" / sha256[:2]
+    if who_was_first == "made the folder":
+        leaf.mkdir(parents=True)
+    else:
+        DirectoryStore(tmp_path).put(TENANT, b"blob", TEXT)
+    synced.clear()
+
+    store = DirectoryStore(tmp_path)
+    store.put(TENANT, b"blob", TEXT)
+    assert synced == [tmp_path, tmp_path / TENANT, tmp_path / TENANT / "sha256", leaf]
+
+    synced.clear()
+    store.put(TENANT, b"blob", TEXT)
+    assert synced == [leaf]
