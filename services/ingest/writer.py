@@ -31,7 +31,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact, ArtifactStore
-from common.database import Database
+from common.database import Database, now_us
 from common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
 from deepseek.data.sample import Sample
 from deepseek.data.shards import SHARD_MEDIA_TYPE, encode_shard, read_shard
@@ -180,6 +180,7 @@ class Writer:
                     )
             session.execute(insert(KeyRow), [{**owner, "key": sample.key} for sample in samples])
             upload.num_samples += len(samples)
+            upload.update_us = now_us()
         self._splits.update(splits)
 
     def _cut(self, name: str, added: Sequence[Sample]) -> _Growth:
