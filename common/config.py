@@ -7,12 +7,13 @@ environment. Secrets are settings only as paths of files.
 
 import ipaddress
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -25,6 +26,10 @@ Port = Annotated[int, Field(description="Port to listen on; 0 takes a free one",
 Address = Annotated[
     str, Field(description="host:port of another service", pattern=r"^[^:/\s]+:\d{1,5}$|^\[.+\]:\d{1,5}$")
 ]
+
+# As SQLAlchemy reads a URL: a password may hold what would end the host of another URL.
+_PASSWORD = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
+_SECRET_PARAMETER = re.compile(r"pass(?!file$)|pwd|secret|scram_\w+_key", re.IGNORECASE)
 
 
 def home() -> Path:
@@ -97,7 +102,8 @@ class ServiceSettings(BaseSettings):
     @field_validator("state_url")
     @classmethod
     def _refuse_passwords(cls, url: str) -> str:
-        if urlsplit(url).password:
+        parameters = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+        if _PASSWORD.match(url) or any(_SECRET_PARAMETER.search(name) for name, _ in parameters):
             raise ValueError("holds a password; keep it in a PostgreSQL password file and add ?passfile=/path/of/it")
         return url
 

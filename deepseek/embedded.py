@@ -91,8 +91,8 @@ def start_mesh(
         on_ready: Called for each service as soon as it is ready.
 
     Raises:
-        FailedPrecondition: PORT_TAKEN or the service's own reason if one does not start; those just started are
-            stopped again.
+        FailedPrecondition: HOME_NOT_WRITABLE; PORT_TAKEN or the service's own reason if one does not start; those just
+            started are stopped again.
     """
     with _locked(home):
         alive = _alive(home)
@@ -127,7 +127,7 @@ def stop_mesh(home: Path) -> list[str]:
             _signal(service.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for name, service in alive.items():
-            while _is_service(service.pid, name):
+            while _is_service(service.pid, name, home):
                 if time.monotonic() > deadline:
                     _signal(service.pid, signal.SIGKILL)
                 time.sleep(0.05)
@@ -164,7 +164,7 @@ class EmbeddedMesh:
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
         argv = [sys.executable, "-m", f"services.{name}", "--port", self._addresses[name].rpartition(":")[2]]
-        argv += ["--home", str(self._home), "--address-file", str(self._address_file(name))]
+        argv += ["--home", str(self._home.absolute()), "--address-file", str(self._address_file(name))]
         if name != "registry":
             argv += ["--registry", self._addresses["registry"]]
         if not self._stay:
@@ -189,7 +189,7 @@ class EmbeddedMesh:
         while not (_listens(self._home, name, pid) and _health(name, address) == "serving"):
             if name in self._processes and (status := self._processes[name].poll()) is not None:
                 raise self._failure(name, status)
-            if name not in self._processes and not _is_service(pid, name):
+            if name not in self._processes and not _is_service(pid, name, self._home):
                 raise FailedPrecondition("SERVICE_ENDED", f"{name} ended while it was waited for; try again")
             if time.monotonic() > deadline:
                 raise Unavailable("NOT_READY", f"{name} is not ready after {START_TIMEOUT_S} s; see {self._log(name)}")
@@ -293,11 +293,20 @@ class EmbeddedMesh:
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """Makes a home's directories, and keeps others from starting or stopping services in it meanwhile."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in ("logs", "run"):
-        (home / folder).mkdir(exist_ok=True)
-    with (home / "run" / "lock").open("w") as lock:
+    """Makes a home's directories, and keeps others from starting or stopping services in it meanwhile.
+
+    Raises:
+        FailedPrecondition: HOME_NOT_WRITABLE.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in ("logs", "run"):
+            (home / folder).mkdir(exist_ok=True)
+        lock = (home / "run" / "lock").open("w")
+    except OSError as error:
+        message = f"{home} cannot be used: {error.strerror}; name another directory with DEEPSEEK_HOME"
+        raise FailedPrecondition("HOME_NOT_WRITABLE", message, field="home") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -310,9 +319,9 @@ def _alive(home: Path) -> dict[str, ServiceAddress]:
     for name in PORTS:
         with contextlib.suppress(OSError, ValueError, KeyError):
             written = json.loads(_address_file(home, name).read_text(encoding="utf-8"))
-            if _is_service(written["pid"], name):
+            if _is_service(written["pid"], name, home):
                 found[name] = ServiceAddress(written["address"], written["pid"])
-    return {name: one for name, one in found.items() if _is_service(one.pid, name)}
+    return {name: one for name, one in found.items() if _is_service(one.pid, name, home)}
 
 
 def _address_file(home: Path, name: str) -> Path:
@@ -350,14 +359,16 @@ def _health(name: str, address: str) -> str:
     return "serving" if serving else "not ready"
 
 
-def _is_service(pid: int, name: str) -> bool:
-    """Whether a process is the service it was: its number may have gone to another since."""
+def _is_service(pid: int, name: str, home: Path) -> bool:
+    """Whether a process is the service it was: its number may have gone to another since, and of another home."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return f"services.{name}".encode() in command and state != "Z"
+    if state == "Z" or f"services.{name}".encode() not in command or b"--home" not in command:
+        return False
+    return Path(os.fsdecode(command[command.index(b"--home") + 1])).resolve() == home.resolve()
 
 
 def _free_port() -> int:

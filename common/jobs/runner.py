@@ -26,7 +26,8 @@ class JobRunner:
 
     A handler ends its job with `lease.complete`. Otherwise its job becomes FAILED if it raises a MeshError, CANCELLED
     if it raises Cancelled or returns after `lease.cancelled`, is given back if it returns after `lease.stopping`, and
-    is FAILED (INTERNAL) in all other cases. On LeaseLost, and after `lease.lost`, the job is left alone.
+    is FAILED (INTERNAL) in all other cases. On LeaseLost, and after `lease.lost`, the job is left alone. A bug on
+    the way to or from a handler is logged, and its thread goes on; the job's lease runs out, and it is taken up again.
 
     Args:
         store: Where the jobs are.
@@ -50,11 +51,8 @@ class JobRunner:
         self._changed = threading.Condition()
         self._active: set[Lease] = set()
         self._num_wakes = 0
-        self._workers = [threading.Thread(target=self._work, name=f"job-{n}", daemon=True) for n in range(num_threads)]
-        self._keepers = [
-            threading.Thread(target=self._renew, name="job-renewal", daemon=True),
-            threading.Thread(target=self._expire, name="job-expiry", daemon=True),
-        ]
+        self._workers = [self._thread(self._work, f"job-{n}") for n in range(num_threads)]
+        self._keepers = [self._thread(self._renew, "job-renewal"), self._thread(self._expire, "job-expiry")]
 
     def start(self) -> None:
         """Starts to take up jobs; called once."""
@@ -93,6 +91,18 @@ class JobRunner:
         self._ended.set()
         for thread in filter(threading.Thread.is_alive, self._keepers):
             thread.join(self._lease_s)
+
+    def _thread(self, loop: Callable[[], None], name: str) -> threading.Thread:
+        def keep_on() -> None:
+            while True:
+                try:
+                    loop()
+                    return
+                except Exception:  # noqa: BLE001  without its threads a service would look well and run no job ever again
+                    _log.exception("bug in %s; it goes on", name)
+                self._ended.wait(self._lease_s / 4)
+
+        return threading.Thread(target=keep_on, name=name, daemon=True)
 
     def _work(self) -> None:
         while not self._stopping.is_set():

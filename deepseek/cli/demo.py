@@ -18,7 +18,16 @@ import typer
 from common.config import home
 from deepseek import embedded
 from deepseek.cli.mesh import FreePorts
-from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
+from deepseek.cli.output import (
+    AsJson,
+    console,
+    error_console,
+    make_folder,
+    print_json,
+    print_table,
+    progress_bar,
+    writing,
+)
 from deepseek.cli.train import show_run
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
@@ -39,12 +48,14 @@ def demo(
     Stopped or killed half-way, it goes on from the last checkpoint when run again.
     """
     start = time.perf_counter()
+    make_folder(report, "--report")
     with running_mesh(keep=keep, free_ports=free_ports) as mesh:
         figures = run(mesh, report, fresh=fresh)
     figures["total_s"] = time.perf_counter() - start
     from deepseek.demo.report import write_json
 
-    write_json(report / "report.json", figures)
+    with writing(report, "--report"):
+        write_json(report / "report.json", figures)
     print_report(figures, report, keep=keep)
     if as_json:
         print_json(figures)
@@ -81,7 +92,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
 
     Args:
         mesh: The mesh.
-        folder: Where the pictures go; made if missing.
+        folder: Where the pictures go.
         fresh: Train anew even if an equal run exists; one that an interrupted demo left under way is stopped.
 
     Returns:
@@ -90,7 +101,6 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     from deepseek.demo import easy_vqa, report, serving
 
     name = easy_vqa.DATASET
-    folder.mkdir(parents=True, exist_ok=True)
     blobs_before = _num_blobs(mesh)
 
     console.rule("ingest", align="left")
@@ -141,9 +151,10 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
         f"{num_questions} test questions: accuracy {served:.4%}; the same file without a server {offline:.4%}"
     )
 
-    (folder / "example.png").write_bytes(test[0].values["image"])
-    report.write_learning_curve(folder / "learning-curve.png", events)
-    report.write_contact_sheet(folder / "contact-sheet.png", asked)
+    with writing(folder, "--report"):
+        (folder / "example.png").write_bytes(test[0].values["image"])
+        report.write_learning_curve(folder / "learning-curve.png", events)
+        report.write_contact_sheet(folder / "contact-sheet.png", asked)
     p50_ms, p99_ms = (float(value) for value in np.percentile([one.latency_s * 1000 for one in asked], [50, 99]))
     return {
         "test_accuracy": served,

@@ -60,15 +60,14 @@ def read_spec(path: Path) -> dict[str, Any]:
     """Reads a run spec from a JSON or TOML file.
 
     Raises:
-        InvalidArgument: BAD_SPEC_FILE if it is neither.
+        InvalidArgument: BAD_SPEC_FILE if it is neither, or cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
+    form, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
     try:
-        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(
-            "BAD_SPEC_FILE", f"{path} is not {path.suffix or 'JSON'}: {error}", field="spec"
-        ) from error
+        document = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path} is not {form} in UTF-8 that can be read: {error}; correct it"
+        raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
     if not isinstance(document, dict):
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")
     return document

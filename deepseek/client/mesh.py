@@ -90,7 +90,7 @@ class MeshFile:
         """Reads a mesh file.
 
         Raises:
-            FailedPrecondition: MESH_NOT_FOUND if there is none.
+            FailedPrecondition: MESH_NOT_FOUND if there is none, MESH_FILE_UNREADABLE if it cannot be read.
             InvalidArgument: BAD_MESH_FILE if it is not one.
         """
         try:
@@ -98,10 +98,13 @@ class MeshFile:
             services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
             store = StoreAddress(**document["store"]) if document["store"] else None
             return cls(services, store)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FailedPrecondition(
                 "MESH_NOT_FOUND", f"no mesh runs here ({path} is missing); start one with `deepseek up`"
             ) from error
+        except OSError as error:
+            message = f"{path} cannot be read: {error.strerror}; it belongs to whoever started the mesh"
+            raise FailedPrecondition("MESH_FILE_UNREADABLE", message, field="home") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgument(
                 "BAD_MESH_FILE", f"{path} is not a mesh file; run `deepseek down`, then `deepseek up`"

@@ -150,7 +150,7 @@ def _check_value(value: Any, field: Field, where: str) -> None:
                 _wrong_type(value, "text", where)
             if not canonical_json.is_unicode(value):
                 raise InvalidArgument("BAD_TEXT", f"{where} is not valid Unicode", field=where)
-            if field.type == "label" and value not in field.labels:
+            if field.type == "label" and value not in field.label_set:
                 known = ", ".join(field.labels[:50]) + (", …" if len(field.labels) > 50 else "")
                 message = f"{where} is {value[:80]!r}, which is not a label of the field; its labels: {known}"
                 raise InvalidArgument("UNKNOWN_LABEL", message, field=where)

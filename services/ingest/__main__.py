@@ -14,6 +14,7 @@ from common.server import Hosted, MeshServer, make_server, run
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
 from services.ingest.commit import Commits
+from services.ingest.expiry import Expiry
 from services.ingest.reader import Reader
 from services.ingest.registry import Registry
 from services.ingest.servicer import IngestServicer
@@ -40,7 +41,9 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     owned.callback(channel.close)
     registry, jobs = Registry(channel), JobStore(database)
     runner = JobRunner(jobs, {COMMIT_KIND: Commits(database, store, registry).run})
-    servicer = IngestServicer(Uploads(database, store, jobs, runner.wake), Reader(store, registry))
+    uploads = Uploads(database, store, jobs, runner.wake)
+    expiry = Expiry(uploads, settings.upload_expiry_days * 24 * 3600)
+    servicer = IngestServicer(uploads, Reader(store, registry))
 
     def ready() -> bool:
         # The registry is left out: without it samples still come in, and commits wait for it.
@@ -64,6 +67,8 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     server = make_server(settings, hosted, ready=ready, on_stop=[stop_jobs.start, job_servicer.close])
     runner.start()
     owned.callback(close_jobs)
+    expiry.start()
+    owned.callback(expiry.stop)
     return server
 
 

@@ -31,7 +31,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact, ArtifactStore
-from common.database import Database
+from common.database import Database, now_us
 from common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
 from deepseek.data.sample import Sample
 from deepseek.data.shards import SHARD_MEDIA_TYPE, encode_shard, read_shard
@@ -180,6 +180,7 @@ class Writer:
                     )
             session.execute(insert(KeyRow), [{**owner, "key": sample.key} for sample in samples])
             upload.num_samples += len(samples)
+            upload.update_us = now_us()
         self._splits.update(splits)
 
     def _cut(self, name: str, added: Sequence[Sample]) -> _Growth:
@@ -213,9 +214,10 @@ class Writer:
         if upload.writer == self._token:
             return upload
         if upload.deleted or upload.commit_job:
-            raise FailedPrecondition("UPLOAD_CLOSED", f"uploads/{self._upload_id} was committed or deleted meanwhile")
+            message = f"uploads/{self._upload_id} was committed or deleted meanwhile"
+            raise FailedPrecondition("UPLOAD_CLOSED", message, field="upload")
         message = f"a newer stream has taken uploads/{self._upload_id} over; only one can write"
-        raise Aborted("UPLOAD_TAKEN_OVER", message)
+        raise Aborted("UPLOAD_TAKEN_OVER", message, field="upload")
 
 
 def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[Sample]:

@@ -39,7 +39,7 @@ class ExportSpec:
         run_id: Of a run that has succeeded.
         model: `models/<id>`.
         int8: Also quantise.
-        int8_max_loss: Largest accepted loss of the first metric, as a fraction.
+        int8_max_loss: Largest accepted loss of the first metric, as a fraction from 0 (none) to 1.
     """
 
     run_id: str

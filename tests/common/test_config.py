@@ -124,3 +124,27 @@ def test_an_unknown_key_in_the_file_is_refused_with_its_name(tmp_path: Path) -> 
     with pytest.raises(InvalidArgument) as caught:
         example_settings(tmp_path, "--config", str(tmp_path / "mesh.toml"))
     assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "prot")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:sekrit@h/db",
+        "postgresql+psycopg://u:se#krit/sekrit?@h/db",
+        "postgresql+psycopg://u@h/db?password=sekrit",
+        "postgresql+psycopg://u@h/db?sslmode=require&sslpassword=sekrit",
+        "postgresql+psycopg://u@h/db?passwd=sekrit",
+        "postgresql+psycopg://u@h/db?x=1#&PASSWORD=sekrit",
+        "postgresql+psycopg://u@h/db?oauth_client_secret=sekrit",
+    ],
+)
+def test_a_password_in_the_state_url_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path, "--state-url", url)
+    assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "state_url")
+    assert "krit" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u@h/db?passfile=/run/pgpass", "sqlite:////x/a:b@c.db"])
+def test_a_state_url_without_a_password_is_taken(url: str, tmp_path: Path) -> None:
+    assert example_settings(tmp_path, "--state-url", url).state_url == url

@@ -1,6 +1,7 @@
 """Starting and stopping the embedded mesh, also when something goes wrong on the way."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -138,6 +139,18 @@ def test_a_service_that_somebody_stops_is_not_started_again(mesh: EmbeddedMesh, 
         threading.Event().wait(60)
     assert caught.value.reason == "SERVICE_ENDED"
     assert said == []
+
+
+def test_a_stale_mesh_file_stops_no_service_of_another_home(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "run").mkdir(parents=True)
+    mesh.file.write(other / "mesh.json")
+    for name in PORTS:
+        shutil.copy(tmp_path / "home" / "run" / f"{name}.json", other / "run")
+    assert stop_mesh(other) == []
+    assert all(map(is_alive, pids(tmp_path / "home").values()))
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    assert sorted(stop_mesh(tmp_path / "link")) == sorted(PORTS)
 
 
 def test_a_home_may_have_any_name(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class TrainerServiceServicer:
 
     def SubmitRun(self, request, context):
         """Starts a run. INVALID_ARGUMENT with the field's path: UNKNOWN_FIELD, MISSING_FIELD, BAD_VALUE, UNKNOWN_COMPONENT
-        (the message lists what is known); NOT_FOUND: DATASET_VERSION_NOT_FOUND.
+        (the message lists what is known), TOO_LARGE (a spec of more than 32 KiB); NOT_FOUND: DATASET_VERSION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,6 +22,12 @@ def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def assert_refused(done: "subprocess.CompletedProcess[str]", error: str, field: str) -> None:
+    assert done.returncode == 1
+    assert f"  {error}\n  field: {field}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_lists_every_command(tmp_path: Path) -> None:
     done = deepseek(tmp_path, "--help")
     assert done.returncode == 0
@@ -51,6 +57,44 @@ def test_a_spec_that_is_no_json_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "INVALID_ARGUMENT: BAD_SPEC_FILE" in done.stderr
     assert "field: spec" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "content"), [("spec.json", b'{"epochs": "\xff"}'), ("spec.toml", b'a = "\xff"')])
+def test_a_spec_that_is_not_utf_8_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = deepseek(tmp_path, "train", str(tmp_path / name))
+    assert_refused(done, "INVALID_ARGUMENT: BAD_SPEC_FILE", "spec")
+    assert name in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_home_that_cannot_be_made_is_named(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = ["--report", str(tmp_path / "report")] if command == "demo" else []
+    done = deepseek(tmp_path / "file" / "home", command, *report)
+    assert_refused(done, "FAILED_PRECONDITION: HOME_NOT_WRITABLE", "home")
+    assert "DEEPSEEK_HOME" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_no_mesh_runs_in_a_home_that_cannot_be(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path / "file" / "home", command)
+    assert "no mesh runs here" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path / "home", "demo", "--report", str(tmp_path / "file" / "report"))
+    assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--report")
+    assert not (tmp_path / "home").exists()
+
+
+def test_outputs_that_cannot_be_written_are_named_before_a_model_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path, "infer", "model", "--output", str(tmp_path / "file" / "out.npz"))
+    assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--output")
 
 
 def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:

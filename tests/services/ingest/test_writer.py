@@ -242,7 +242,7 @@ def test_a_newer_writer_takes_over_and_the_older_can_do_no_more(state: State) ->
         newer.add(numbers(2)[1])
         with pytest.raises(Aborted) as caught:
             older.flush()
-    assert caught.value.reason == "UPLOAD_TAKEN_OVER"
+    assert (caught.value.reason, caught.value.field) == ("UPLOAD_TAKEN_OVER", "upload")
     assert state.content(name) == ([], [("train", "k1")])
 
 

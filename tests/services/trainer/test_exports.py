@@ -1,7 +1,10 @@
 """Exports over RPC: files, measurements, lineage, and the same export again."""
 
+import contextlib
+import json
 import os
 import signal
+import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -178,6 +181,15 @@ def test_a_registry_that_is_away_at_the_end_is_waited_for(own_mesh: Mesh) -> Non
     assert job().result == "models/late/versions/1"
     versions = mesh.models.ListModelVersions(registry_pb2.ListModelVersionsRequest(parent="models/late"))
     assert [version.name for version in versions.model_versions] == [job().result]
+
+
+@pytest.mark.parametrize(("given", "meant"), [({}, 0.005), ({"int8_max_loss": 0.0}, 0.0)])
+def test_no_loss_at_all_can_be_asked_for(trained: pb.Run, mesh: Mesh, given: dict[str, float], meant: float) -> None:
+    job = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained.name, model="models/exact", **given)).job
+    mesh.jobs.CancelJob(job_pb2.CancelJobRequest(name=job.name))
+    with contextlib.closing(sqlite3.connect(mesh.home / "state" / "trainer.db")) as state:
+        (spec,) = state.execute("SELECT spec FROM jobs WHERE job_id = ?", [job.name.removeprefix("jobs/")]).fetchone()
+    assert json.loads(spec)["int8_max_loss"] == meant
 
 
 def test_a_run_that_has_not_succeeded_is_not_exported(mesh: Mesh) -> None:
