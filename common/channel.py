@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from common.auth.identity import Identity
-from common.errors import ERROR_CLASSES, FailedPrecondition, Internal, InvalidArgument, MeshError, Violation
+from common.auth.identity import Identity, read_token
+from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that is sent or taken unless a caller says otherwise."""
@@ -116,12 +116,7 @@ class _Token:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         now = time.monotonic()
         if now > self._next_look_s:
-            try:
-                token = self._path.read_text(encoding="ascii").strip()
-            except (OSError, ValueError) as error:
-                message = f"{self._path} holds no token; `deepseek token` makes one"
-                raise FailedPrecondition("BAD_TOKEN_FILE", message, field="token_file") from error
-            self._metadata = (("authorization", f"Bearer {token}"),)
+            self._metadata = (("authorization", f"Bearer {read_token(self._path)}"),)
             self._next_look_s = now + _LOOK_S
         return self._metadata
 

@@ -11,7 +11,6 @@ were made; a service gets its own folder only.
 import datetime
 import ipaddress
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.auth.identity import CLI_URI, EDGE_URI, SERVICE_URI
+from common.auth.identity import CLI_URI, EDGE_URI, SERVICE_URI, replace_file
 from common.auth.tokens import jwks, new_signing_key
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from common.names import check_id
@@ -57,12 +56,12 @@ def make_authority(folder: Path, names: Sequence[str], *, hosts: Sequence[str] =
         .add_extension(_key_usage(ca=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / "ca.key.pem", _pem(key))
+    replace_file(folder / "ca.key.pem", _pem(key))
     rotate_signing_key(folder)
     for one in [*names, *_SPEAKERS]:
         _issue(folder, key, certificate, one, hosts)
     # Last, since it is what says that there is an authority.
-    _write(folder / "ca.pem", certificate.public_bytes(Encoding.PEM))
+    replace_file(folder / "ca.pem", certificate.public_bytes(Encoding.PEM))
 
 
 def renew(folder: Path, *, names: Sequence[str] = (), hosts: Sequence[str] = ()) -> list[str]:
@@ -102,8 +101,8 @@ def rotate_signing_key(folder: Path, *, revoke: bool = False) -> None:
     content = jwks([public, *before])
     # Services learn the key before anything is signed with it.
     for place in (signing, *_folders(folder).values()):
-        _write(place / "jwks.json", content, mode=0o644)
-    _write(signing / "key.pem", pem)
+        replace_file(place / "jwks.json", content, mode=0o644)
+    replace_file(signing / "key.pem", pem)
 
 
 def _folders(folder: Path) -> Mapping[str, Path]:
@@ -141,10 +140,10 @@ def _issue(
     )
     place = folder / name
     place.mkdir(mode=0o700, exist_ok=True)
-    _write(place / "ca.pem", ca.public_bytes(Encoding.PEM), mode=0o644)
-    _write(place / "jwks.json", (folder / "signing" / "jwks.json").read_bytes(), mode=0o644)
-    _write(place / "key.pem", _pem(key))
-    _write(place / "cert.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
+    replace_file(place / "ca.pem", ca.public_bytes(Encoding.PEM), mode=0o644)
+    replace_file(place / "jwks.json", (folder / "signing" / "jwks.json").read_bytes(), mode=0o644)
+    replace_file(place / "key.pem", _pem(key))
+    replace_file(place / "cert.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
 
 
 def _builder(
@@ -189,14 +188,3 @@ def _host(host: str) -> x509.GeneralName:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replaces a file in one step; nobody else can read it meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -5,6 +5,7 @@ a server `jwks.json` (whose tokens count). `deepseek certs` makes them; so can a
 certificate says what it is for.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,35 @@ TENANT_HEADER = "deepseek-tenant"
 def on_behalf_of(tenant: str) -> tuple[tuple[str, str], ...]:
     """Metadata of a call that a service makes for a tenant."""
     return ((TENANT_HEADER, tenant),)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        FailedPrecondition: BAD_TOKEN_FILE if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        message = f"{path} holds no token; `deepseek token` makes one"
+        raise FailedPrecondition("BAD_TOKEN_FILE", message, field="token_file") from error
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replaces a file in one step; while it is written nobody else can read it.
+
+    Args:
+        path: Where; its folder exists.
+        content: What.
+        mode: Its permissions.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 @dataclass(frozen=True)
