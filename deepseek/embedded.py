@@ -51,6 +51,19 @@ _LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
+class Access:
+    """How services of a mesh know each other and their users.
+
+    Attributes:
+        folder: What `deepseek certs init` made.
+        token_file: The user's token, which is sent with every call; it may be made later.
+    """
+
+    folder: Path
+    token_file: Path
+
+
+@dataclass(frozen=True)
 class ServiceStatus:
     """What can be seen of a service from outside.
 
@@ -70,7 +83,7 @@ class ServiceStatus:
 def status(file: MeshFile) -> list[ServiceStatus]:
     """Asks every service of a mesh for its health."""
     return [
-        ServiceStatus(name, service.address, service.pid, _health(name, service.address))
+        ServiceStatus(name, service.address, service.pid, _health(name, service.address, file.identity))
         for name, service in file.services.items()
     ]
 
@@ -80,6 +93,7 @@ def start_mesh(
     *,
     stay: bool,
     free_ports: bool = False,
+    access: Access | None = None,
     on_ready: Callable[[ServiceStatus], None] = lambda status: None,
 ) -> "EmbeddedMesh":
     """Starts the services that are not running yet, and waits until all are ready.
@@ -88,6 +102,7 @@ def start_mesh(
         home: Directory of state, store, logs and the mesh file; made if missing.
         stay: Leave the services running when this process ends.
         free_ports: Take any free ports instead of the default ones.
+        access: Certificates and a token; None means those of the services that run, or no TLS if none runs.
         on_ready: Called for each service as soon as it is ready.
 
     Raises:
@@ -96,11 +111,12 @@ def start_mesh(
     """
     with _locked(home):
         alive = _alive(home)
+        access = access or (_access(home) if alive else None)
         addresses = {
             name: alive[name].address if name in alive else f"127.0.0.1:{_free_port() if free_ports else port}"
             for name, port in PORTS.items()
         }
-        mesh = EmbeddedMesh(home, addresses, alive, stay=stay)
+        mesh = EmbeddedMesh(home, addresses, alive, stay=stay, access=access)
         try:
             for name in PORTS:
                 if name not in alive:
@@ -143,11 +159,19 @@ class EmbeddedMesh:
         addresses: `host:port` of every service, running or to be started.
         alive: The services that somebody else started; they are left alone.
         stay: As in `start_mesh`.
+        access: As in `start_mesh`.
     """
 
     def __init__(
-        self, home: Path, addresses: Mapping[str, str], alive: Mapping[str, ServiceAddress], *, stay: bool
+        self,
+        home: Path,
+        addresses: Mapping[str, str],
+        alive: Mapping[str, ServiceAddress],
+        *,
+        stay: bool,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._home = home
         self._addresses = addresses
         self._alive = alive
@@ -159,7 +183,11 @@ class EmbeddedMesh:
         """What the mesh file says: every service that was started, ready or not."""
         started = {name: ServiceAddress(self._addresses[name], one.pid) for name, one in self._processes.items()}
         known = {**self._alive, **started}
-        return MeshFile({name: known[name] for name in PORTS if name in known}, StoreAddress.of_services(self._home))
+        services = {name: known[name] for name in PORTS if name in known}
+        identity, token_file = ("", "")
+        if self._access:
+            identity, token_file = str(self._access.folder / "cli"), str(self._access.token_file)
+        return MeshFile(services, StoreAddress.of_services(self._home), identity, token_file)
 
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
@@ -167,6 +195,8 @@ class EmbeddedMesh:
         argv += ["--home", str(self._home.absolute()), "--address-file", str(self._address_file(name))]
         if name != "registry":
             argv += ["--registry", self._addresses["registry"]]
+        if self._access:
+            argv += ["--identity", str(self._access.folder / name)]
         if not self._stay:
             argv += ["--parent-pid", str(os.getpid())]
         self._address_file(name).unlink(missing_ok=True)
@@ -186,7 +216,7 @@ class EmbeddedMesh:
         address, pid = self.file.services[name].address, self.file.services[name].pid
         deadline = time.monotonic() + START_TIMEOUT_S
         # The address file proves that it is this process that listens there, and not another mesh's.
-        while not (_listens(self._home, name, pid) and _health(name, address) == "serving"):
+        while not (_listens(self._home, name, pid) and self._health(name) == "serving"):
             if name in self._processes and (status := self._processes[name].poll()) is not None:
                 raise self._failure(name, status)
             if name not in self._processes and not _is_service(pid, name, self._home):
@@ -272,6 +302,9 @@ class EmbeddedMesh:
             else:
                 (self._home / "mesh.json").unlink(missing_ok=True)
 
+    def _health(self, name: str) -> str:
+        return _health(name, self.file.services[name].address, self.file.identity)
+
     def _address_file(self, name: str) -> Path:
         return _address_file(self._home, name)
 
@@ -324,6 +357,14 @@ def _alive(home: Path) -> dict[str, ServiceAddress]:
     return {name: one for name, one in found.items() if _is_service(one.pid, name, home)}
 
 
+def _access(home: Path) -> Access | None:
+    """What the services that run in a home know each other by."""
+    with contextlib.suppress(MeshError):
+        file = MeshFile.read(home / "mesh.json")
+        return Access(Path(file.identity).parent, Path(file.token_file)) if file.identity else None
+    return None
+
+
 def _address_file(home: Path, name: str) -> Path:
     return home / "run" / f"{name}.json"
 
@@ -345,10 +386,10 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _health(name: str, address: str) -> str:
+def _health(name: str, address: str, identity: str) -> str:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with open_channel(address, deadline_s=2) as channel:
+    with open_channel(address, identity=Path(identity) if identity else None, deadline_s=2) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=GRPC_NAMES[name])
             serving = (

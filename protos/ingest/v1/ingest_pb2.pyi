@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from protos.artifact.v1 import artifact_pb2 as _artifact_pb2
+from protos.auth.v1 import auth_pb2 as _auth_pb2
 from protos.job.v1 import job_pb2 as _job_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper

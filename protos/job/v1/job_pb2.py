@@ -23,37 +23,46 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/job/v1/job.proto\x12\x0f\x64\x65\x65pseek.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xc8\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x19.deepseek.job.v1.JobError\x12\x0e\n\x06result\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"p\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\"O\n\x10ListJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.deepseek.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10WatchJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job*\xb5\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x32\xcf\x02\n\nJobService\x12I\n\x06GetJob\x12\x1e.deepseek.job.v1.GetJobRequest\x1a\x1f.deepseek.job.v1.GetJobResponse\x12O\n\x08ListJobs\x12 .deepseek.job.v1.ListJobsRequest\x1a!.deepseek.job.v1.ListJobsResponse\x12R\n\tCancelJob\x12!.deepseek.job.v1.CancelJobRequest\x1a\".deepseek.job.v1.CancelJobResponse\x12Q\n\x08WatchJob\x12 .deepseek.job.v1.WatchJobRequest\x1a!.deepseek.job.v1.WatchJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/job/v1/job.proto\x12\x0f\x64\x65\x65pseek.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19protos/auth/v1/auth.proto\"H\n\x08JobError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xc8\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x19.deepseek.job.v1.JobError\x12\x0e\n\x06result\x18\x07 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x0eGetJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"p\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\"O\n\x10ListJobsResponse\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.deepseek.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x11\x43\x61ncelJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10WatchJobResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job*\xb5\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x32\xe7\x02\n\nJobService\x12O\n\x06GetJob\x12\x1e.deepseek.job.v1.GetJobRequest\x1a\x1f.deepseek.job.v1.GetJobResponse\"\x04\xc0\xf3\x18\x02\x12U\n\x08ListJobs\x12 .deepseek.job.v1.ListJobsRequest\x1a!.deepseek.job.v1.ListJobsResponse\"\x04\xc0\xf3\x18\x02\x12X\n\tCancelJob\x12!.deepseek.job.v1.CancelJobRequest\x1a\".deepseek.job.v1.CancelJobResponse\"\x04\xc0\xf3\x18\x03\x12W\n\x08WatchJob\x12 .deepseek.job.v1.WatchJobRequest\x1a!.deepseek.job.v1.WatchJobResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.job.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=940
-  _globals['_JOBSTATE']._serialized_end=1121
-  _globals['_JOBERROR']._serialized_start=77
-  _globals['_JOBERROR']._serialized_end=149
-  _globals['_JOB']._serialized_start=152
-  _globals['_JOB']._serialized_end=480
-  _globals['_GETJOBREQUEST']._serialized_start=482
-  _globals['_GETJOBREQUEST']._serialized_end=511
-  _globals['_GETJOBRESPONSE']._serialized_start=513
-  _globals['_GETJOBRESPONSE']._serialized_end=564
-  _globals['_LISTJOBSREQUEST']._serialized_start=566
-  _globals['_LISTJOBSREQUEST']._serialized_end=678
-  _globals['_LISTJOBSRESPONSE']._serialized_start=680
-  _globals['_LISTJOBSRESPONSE']._serialized_end=759
-  _globals['_CANCELJOBREQUEST']._serialized_start=761
-  _globals['_CANCELJOBREQUEST']._serialized_end=793
-  _globals['_CANCELJOBRESPONSE']._serialized_start=795
-  _globals['_CANCELJOBRESPONSE']._serialized_end=849
-  _globals['_WATCHJOBREQUEST']._serialized_start=851
-  _globals['_WATCHJOBREQUEST']._serialized_end=882
-  _globals['_WATCHJOBRESPONSE']._serialized_start=884
-  _globals['_WATCHJOBRESPONSE']._serialized_end=937
-  _globals['_JOBSERVICE']._serialized_start=1124
-  _globals['_JOBSERVICE']._serialized_end=1459
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._serialized_options = b'\300\363\030\002'
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._serialized_options = b'\300\363\030\002'
+  _globals['_JOBSERVICE'].methods_by_name['CancelJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\300\363\030\003'
+  _globals['_JOBSERVICE'].methods_by_name['WatchJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\300\363\030\002'
+  _globals['_JOBSTATE']._serialized_start=967
+  _globals['_JOBSTATE']._serialized_end=1148
+  _globals['_JOBERROR']._serialized_start=104
+  _globals['_JOBERROR']._serialized_end=176
+  _globals['_JOB']._serialized_start=179
+  _globals['_JOB']._serialized_end=507
+  _globals['_GETJOBREQUEST']._serialized_start=509
+  _globals['_GETJOBREQUEST']._serialized_end=538
+  _globals['_GETJOBRESPONSE']._serialized_start=540
+  _globals['_GETJOBRESPONSE']._serialized_end=591
+  _globals['_LISTJOBSREQUEST']._serialized_start=593
+  _globals['_LISTJOBSREQUEST']._serialized_end=705
+  _globals['_LISTJOBSRESPONSE']._serialized_start=707
+  _globals['_LISTJOBSRESPONSE']._serialized_end=786
+  _globals['_CANCELJOBREQUEST']._serialized_start=788
+  _globals['_CANCELJOBREQUEST']._serialized_end=820
+  _globals['_CANCELJOBRESPONSE']._serialized_start=822
+  _globals['_CANCELJOBRESPONSE']._serialized_end=876
+  _globals['_WATCHJOBREQUEST']._serialized_start=878
+  _globals['_WATCHJOBREQUEST']._serialized_end=909
+  _globals['_WATCHJOBRESPONSE']._serialized_start=911
+  _globals['_WATCHJOBRESPONSE']._serialized_end=964
+  _globals['_JOBSERVICE']._serialized_start=1151
+  _globals['_JOBSERVICE']._serialized_end=1510
 # @@protoc_insertion_point(module_scope)
