@@ -41,7 +41,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     owned.callback(channel.close)
     registry, jobs = Registry(channel), JobStore(database)
     runner = JobRunner(jobs, {COMMIT_KIND: Commits(database, store, registry).run})
-    uploads = Uploads(database, store, jobs, runner.wake)
+    uploads = Uploads(database, store, jobs, runner.wake, max_upload_bytes=settings.max_upload_bytes)
     expiry = Expiry(uploads, settings.upload_expiry_days * 24 * 3600)
     servicer = IngestServicer(uploads, Reader(store, registry))
 

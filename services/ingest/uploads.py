@@ -68,9 +68,19 @@ class Uploads:
         store: Where shards go.
         jobs: Ingest's jobs.
         wake: Called once a job has been submitted.
+        max_upload_bytes: Bytes of samples that one upload may hold.
     """
 
-    def __init__(self, database: Database, store: ArtifactStore, jobs: JobStore, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        jobs: JobStore,
+        wake: Callable[[], None],
+        *,
+        max_upload_bytes: int = 1 << 40,
+    ) -> None:
+        self._max_upload_bytes = max_upload_bytes
         self._database = database
         self._store = store
         self._jobs = jobs
@@ -171,7 +181,7 @@ class Uploads:
                 raise InvalidArgument("OFFSET_MISMATCH", message, field="offset")
             row.writer += 1
             row.update_us = now_us()
-            return Writer(self._database, self._store, row, session)
+            return Writer(self._database, self._store, row, session, max_bytes=self._max_upload_bytes)
 
     def commit(self, tenant: str, name: str, *, request_id: str, body: bytes) -> Job:
         """Closes an upload and starts the job that makes it a data set version.

@@ -110,8 +110,9 @@ class IngestServiceServicer:
         A bad sample ends the stream and is not kept; those before it are. INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO,
         UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD, WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT,
         TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the field violation names `samples[<key>].<field>`),
-        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY. If the store takes nothing (RESOURCE_EXHAUSTED: STORE_FULL,
-        FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be durable: ask GetUpload.
+        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the store takes nothing
+        (RESOURCE_EXHAUSTED: STORE_FULL, FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be
+        durable: ask GetUpload.
 
         One stream writes an upload: a newer one with the right offset takes over, and the older fails with ABORTED
         (UPLOAD_TAKEN_OVER). A stream that was just cut off may still be saving its last samples when the next one opens;
