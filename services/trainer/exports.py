@@ -96,7 +96,7 @@ class ExportHandler:
             if export is None:
                 return
             with lease.transaction() as session:
-                self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
+                export = self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
         version = self._register(lease, run, spec, export)
         if version is not None:
             lease.complete(lambda _: version)

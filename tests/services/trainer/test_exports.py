@@ -102,6 +102,16 @@ def test_the_same_export_again_adds_nothing(exported: registry_pb2.ModelVersion,
     assert mesh.blobs() == before
 
 
+def test_equal_exports_at_the_same_time_make_one_version(trained: pb.Run, mesh: Mesh) -> None:
+    request = pb.ExportModelRequest(run=trained.name, model="models/together")
+    names = [mesh.runs.ExportModel(request).job.name for _ in range(2)]
+    results = []
+    for name in names:
+        *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=name), timeout=240)
+        results.append(last.job.result)
+    assert results == ["models/together/versions/1"] * 2
+
+
 def test_a_repeated_request_makes_one_export(exported: registry_pb2.ModelVersion, trained: pb.Run, mesh: Mesh) -> None:
     request = pb.ExportModelRequest(run=trained.name, model="models/pictures", int8=True, int8_max_loss=0.2)
     request.request_id = "once"
