@@ -3,7 +3,7 @@
 import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -120,23 +120,14 @@ def test_full_shards_go_to_the_store_in_the_order_sent(state: State) -> None:
 
 
 def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: State) -> None:
-    bounded = Uploads(
-        state.database, state.store, JobStore(state.database), lambda: None, max_upload_bytes=30 * NUMBER_BYTES
-    )
-    name, samples = state.create(), numbers(100)
-    with pytest.raises(ResourceExhausted) as caught, bounded.write(TENANT, name, offset=0) as writer:
-        for sample in samples:
-            writer.add(sample)
-    assert (caught.value.reason, caught.value.field) == (
-        "UPLOAD_TOO_LARGE",
-        f"samples[{samples[state.num_samples(name)].key}]",
-    )
-    held = state.num_samples(name)
-    assert 0 < held <= 30
-    with pytest.raises(ResourceExhausted), bounded.write(TENANT, name, offset=held) as writer:
-        for sample in samples[held:]:
-            writer.add(sample)
-    assert state.num_samples(name) == held
+    jobs = JobStore(state.database)
+    bound = Uploads(state.database, state.store, jobs, lambda: None, max_upload_bytes=30 * NUMBER_BYTES)
+    bounded, name, samples = replace(state, uploads=bound), state.create(), numbers(100)
+    for offset in (0, 30):
+        with pytest.raises(ResourceExhausted) as caught:
+            bounded.write(name, samples[offset:], offset=offset)
+        assert (caught.value.reason, caught.value.field) == ("UPLOAD_TOO_LARGE", "samples[k30]")
+        assert state.num_samples(name) == 30
 
 
 def test_a_single_split_is_never_written_twice(state: State) -> None:
