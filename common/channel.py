@@ -7,7 +7,10 @@ is: gRPC loses messages when it sends one again (docs/decisions/0006), so its ca
 """
 
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 import grpc
@@ -16,7 +19,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from common.errors import ERROR_CLASSES, Internal, MeshError, Violation
+from common.auth.identity import Identity, read_token
+from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that is sent or taken unless a caller says otherwise."""
@@ -35,6 +39,7 @@ _RETRIES = {
         }
     ]
 }
+_LOOK_S = 1.0
 # Reasons of errors that gRPC makes itself, without details.
 _OWN_REASONS = {
     "UNAVAILABLE": "SERVICE_UNREACHABLE",
@@ -45,12 +50,20 @@ _OWN_REASONS = {
 
 
 def open_channel(
-    address: str, *, deadline_s: float = 30, max_message_bytes: int = MAX_MESSAGE_BYTES, retry: bool = True
+    address: str,
+    *,
+    identity: Path | None = None,
+    token_file: Path | None = None,
+    deadline_s: float = 30,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    retry: bool = True,
 ) -> grpc.Channel:
     """Opens a channel; it connects when first used.
 
     Args:
         address: `host:port`.
+        identity: Folder with whom to trust and who we are (`common.auth.Identity`); None means no TLS.
+        token_file: File with a user's token, sent with every call; looked at again every second.
         deadline_s: Seconds that a unary call may take unless its caller gives a `timeout`; streams have no deadline
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
@@ -58,7 +71,14 @@ def open_channel(
 
     Returns:
         A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
+
+    Raises:
+        InvalidArgument: TOKEN_WITHOUT_TLS; a token is never sent in the clear.
+        FailedPrecondition: BAD_IDENTITY.
     """
+    if token_file and not identity:
+        message = "a token goes over TLS only; name the folder with the mesh's ca.pem too"
+        raise InvalidArgument("TOKEN_WITHOUT_TLS", message, field="identity")
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -71,12 +91,48 @@ def open_channel(
     ]
     once = [*options, ("grpc.enable_retries", 0)]
     retrying = [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(_RETRIES))]
+    credentials = Identity(identity).channel_credentials() if identity else None
+
+    def connect(with_options: list[tuple[str, Any]]) -> grpc.Channel:
+        if credentials:
+            return grpc.secure_channel(address, credentials, with_options)
+        return grpc.insecure_channel(address, with_options)
+
     return _Channel(
-        grpc.insecure_channel(address, retrying if retry else once),
-        grpc.insecure_channel(address, once),
-        address,
-        deadline_s,
+        connect(retrying if retry else once),
+        connect(once),
+        _Calls(address, deadline_s, _Token(token_file) if token_file else None),
     )
+
+
+class _Token:
+    """The token in a file, which whoever renews it replaces."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        self._next_look_s = 0.0
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        now = time.monotonic()
+        if now > self._next_look_s:
+            self._metadata = (("authorization", f"Bearer {read_token(self._path)}"),)
+            self._next_look_s = now + _LOOK_S
+        return self._metadata
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """What the calls of a channel have in common."""
+
+    address: str
+    deadline_s: float
+    token: _Token | None
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        if self.token is None:
+            return options
+        return {**options, "metadata": (*options.get("metadata", ()), *self.token.metadata())}
 
 
 def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
@@ -168,34 +224,32 @@ class _Call:
 class _Method:
     """A method of a service, called as gRPC's are."""
 
-    def __init__(
-        self, method: Any, address: str, *, streams_requests: bool = False, deadline_s: float | None = None
-    ) -> None:
+    def __init__(self, method: Any, calls: _Calls, *, streams_requests: bool = False, unary: bool = False) -> None:
         self._method = method
-        self._address = address
+        self._calls = calls
         self._streams_requests = streams_requests
-        self._deadline_s = deadline_s
+        self._deadline_s = calls.deadline_s if unary else None
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
         return self.with_call(request, timeout, **options)[0]
 
     def with_call(self, request: Any, timeout: float | None = None, **options: Any) -> tuple[Any, Any]:
-        requests = self._captured(request)
+        requests, options = self._captured(request), self._calls.options(options)
         try:
             response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
         except grpc.RpcError as error:
-            raise _cause(error, self._address, requests) from None
+            raise _cause(error, self._calls.address, requests) from None
         return response, call
 
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
-        requests = self._captured(request)
+        requests, options = self._captured(request), self._calls.options(options)
         call = self._method.future(requests or request, timeout=self._limit(timeout), **options)
-        return _Call(call, self._address, requests)
+        return _Call(call, self._calls.address, requests)
 
     def stream(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
-        requests = self._captured(request)
+        requests, options = self._captured(request), self._calls.options(options)
         call = self._method(requests or request, timeout=self._limit(timeout), **options)
-        return _Call(call, self._address, requests)
+        return _Call(call, self._calls.address, requests)
 
     def _captured(self, request: Any) -> "_CapturingIterator | None":
         return _CapturingIterator(request) if self._streams_requests else None
@@ -218,32 +272,28 @@ class _Channel(grpc.Channel):
     Args:
         channel: For calls with one request.
         streaming: For calls with a stream of requests; it connects only if there are any.
-        address: `host:port` of both.
-        deadline_s: Of unary calls.
+        calls: What all calls have in common.
     """
 
-    def __init__(self, channel: grpc.Channel, streaming: grpc.Channel, address: str, deadline_s: float) -> None:
+    def __init__(self, channel: grpc.Channel, streaming: grpc.Channel, calls: _Calls) -> None:
         self._channel = channel
         self._streaming = streaming
-        self._address = address
-        self._deadline_s = deadline_s
+        self._calls = calls
         self._closed = False
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(
-            self._open(self._channel).unary_unary(*args, **options), self._address, deadline_s=self._deadline_s
-        )
+        return _Method(self._open(self._channel).unary_unary(*args, **options), self._calls, unary=True)
 
     def stream_unary(self, *args: Any, **options: Any) -> Any:
         method = self._open(self._streaming).stream_unary(*args, **options)
-        return _Method(method, self._address, streams_requests=True)
+        return _Method(method, self._calls, streams_requests=True)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open(self._channel).unary_stream(*args, **options), self._address).stream
+        return _Method(self._open(self._channel).unary_stream(*args, **options), self._calls).stream
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
         method = self._open(self._streaming).stream_stream(*args, **options)
-        return _Method(method, self._address, streams_requests=True).stream
+        return _Method(method, self._calls, streams_requests=True).stream
 
     def subscribe(self, callback: Any, try_to_connect: Any = False) -> None:
         self._channel.subscribe(callback, try_to_connect)

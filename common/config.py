@@ -9,8 +9,9 @@ import ipaddress
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
@@ -18,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from common.auth import Role
 from common.errors import FailedPrecondition, InvalidArgument, Violation
 
 S = TypeVar("S", bound="ServiceSettings")
@@ -37,14 +39,23 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
     service: ClassVar[str]
+    callers: ClassVar[Mapping[str, Role]] = MappingProxyType({})
+    """The services that may call this one, and as what."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback only, as there is no TLS yet")
+    host: str = Field("127.0.0.1", description="Address to listen on; without an identity, loopback only")
     port: Port
     home: Path = Field(default_factory=home, description="Directory of state, store and caches; made if missing")
     state_url: str = Field("", description="SQLAlchemy URL of the state; default: an SQLite file in home")
+    identity: Path | None = Field(
+        None,
+        description="Folder with ca.pem, cert.pem, key.pem and jwks.json (`deepseek certs`): TLS for all, and tokens",
+    )
     max_message_bytes: int = Field(64 << 20, description="Largest message, bytes", gt=0)
     unary_workers: int = Field(8, description="Threads for unary calls", gt=0)
     max_streams: int = Field(32, description="Streams at the same time; more are refused", gt=0)
+    max_streams_per_caller: int = Field(16, description="Streams of one user at the same time", gt=0)
+    rate: float = Field(5000, description="Calls a second that one user may make in the long run", gt=0)
+    burst: int = Field(10_000, description="Calls that one user may make at once", gt=0)
     deadline_s: float = Field(30, description="Deadline of calls that bring none, and of calls to others", gt=0)
     drain_s: float = Field(10, description="Seconds that accepted calls get to finish on SIGTERM", ge=0)
     address_file: Path | None = Field(None, description="File to write the bound address to, as JSON")
@@ -85,11 +96,11 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _listen_on_loopback(self) -> Self:
-        if not _is_loopback(self.host):
+        if not self.identity and not _is_loopback(self.host):
             raise FailedPrecondition(
                 "INSECURE_BIND",
                 f"{self.host} is not a loopback address, and without TLS and authentication a service listens on "
-                "loopback only; use 127.0.0.1",
+                "loopback only; use 127.0.0.1, or give it an identity (`deepseek certs init` makes them)",
                 field="host",
             )
         return self
@@ -156,7 +167,7 @@ def load_settings(cls: type[S], argv: Sequence[str] | None = None) -> S:
 
     Raises:
         InvalidArgument: BAD_SETTING, UNKNOWN_SETTING with every setting that is wrong; BAD_CONFIG_FILE.
-        FailedPrecondition: INSECURE_BIND if the host is not loopback; HOME_NOT_WRITABLE.
+        FailedPrecondition: INSECURE_BIND if the host is not loopback and there is no identity; HOME_NOT_WRITABLE.
     """
     flags = list(sys.argv[1:] if argv is None else argv)
     prefix = cls.variable("")

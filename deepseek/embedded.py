@@ -40,6 +40,19 @@ STOP_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
+class Access:
+    """How services of a mesh know each other and their users.
+
+    Attributes:
+        folder: What `deepseek certs init` made.
+        token_file: The user's token, which is sent with every call; it may be made later.
+    """
+
+    folder: Path
+    token_file: Path
+
+
+@dataclass(frozen=True)
 class ServiceStatus:
     """What can be seen of a service from outside.
 
@@ -59,7 +72,7 @@ class ServiceStatus:
 def status(file: MeshFile) -> list[ServiceStatus]:
     """Asks every service of a mesh for its health."""
     return [
-        ServiceStatus(name, service.address, service.pid, _health(name, service.address))
+        ServiceStatus(name, service.address, service.pid, _health(name, service.address, file.identity))
         for name, service in file.services.items()
     ]
 
@@ -69,6 +82,7 @@ def start_mesh(
     *,
     stay: bool,
     free_ports: bool = False,
+    access: Access | None = None,
     on_ready: Callable[[ServiceStatus], None] = lambda status: None,
 ) -> "EmbeddedMesh":
     """Starts the services that are not running yet, and waits until all are ready.
@@ -77,6 +91,7 @@ def start_mesh(
         home: Directory of state, store, logs and the mesh file; made if missing.
         stay: Leave the services running when this process ends.
         free_ports: Take any free ports instead of the default ones.
+        access: Certificates and a token; None means no TLS, and everyone on this machine is let in.
         on_ready: Called for each service as soon as it is ready.
 
     Raises:
@@ -89,7 +104,7 @@ def start_mesh(
             name: alive[name].address if name in alive else f"127.0.0.1:{_free_port() if free_ports else port}"
             for name, port in PORTS.items()
         }
-        mesh = EmbeddedMesh(home, addresses, alive, stay=stay)
+        mesh = EmbeddedMesh(home, addresses, alive, stay=stay, access=access)
         try:
             for name in PORTS:
                 if name not in alive:
@@ -132,11 +147,19 @@ class EmbeddedMesh:
         addresses: `host:port` of every service, running or to be started.
         alive: The services that somebody else started; they are left alone.
         stay: As in `start_mesh`.
+        access: As in `start_mesh`.
     """
 
     def __init__(
-        self, home: Path, addresses: Mapping[str, str], alive: Mapping[str, ServiceAddress], *, stay: bool
+        self,
+        home: Path,
+        addresses: Mapping[str, str],
+        alive: Mapping[str, ServiceAddress],
+        *,
+        stay: bool,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._home = home
         self._addresses = addresses
         self._alive = alive
@@ -148,7 +171,11 @@ class EmbeddedMesh:
         """What the mesh file says: every service that was started, ready or not."""
         started = {name: ServiceAddress(self._addresses[name], one.pid) for name, one in self._processes.items()}
         known = {**self._alive, **started}
-        return MeshFile({name: known[name] for name in PORTS if name in known}, StoreAddress.of_services(self._home))
+        services = {name: known[name] for name in PORTS if name in known}
+        identity, token_file = ("", "")
+        if self._access:
+            identity, token_file = str(self._access.folder / "cli"), str(self._access.token_file)
+        return MeshFile(services, StoreAddress.of_services(self._home), identity, token_file)
 
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
@@ -156,6 +183,8 @@ class EmbeddedMesh:
         argv += ["--home", str(self._home), "--address-file", str(self._address_file(name))]
         if name != "registry":
             argv += ["--registry", self._addresses["registry"]]
+        if self._access:
+            argv += ["--identity", str(self._access.folder / name)]
         if not self._stay:
             argv += ["--parent-pid", str(os.getpid())]
         self._address_file(name).unlink(missing_ok=True)
@@ -175,7 +204,7 @@ class EmbeddedMesh:
         address, pid = self.file.services[name].address, self.file.services[name].pid
         deadline = time.monotonic() + START_TIMEOUT_S
         # The address file proves that it is this process that listens there, and not another mesh's.
-        while not (_listens(self._home, name, pid) and _health(name, address) == "serving"):
+        while not (_listens(self._home, name, pid) and self._health(name) == "serving"):
             if name in self._processes and (status := self._processes[name].poll()) is not None:
                 raise self._failure(name, status)
             if name not in self._processes and not _is_service(pid, name):
@@ -211,6 +240,9 @@ class EmbeddedMesh:
                 self.file.write(self._home / "mesh.json")
             else:
                 (self._home / "mesh.json").unlink(missing_ok=True)
+
+    def _health(self, name: str) -> str:
+        return _health(name, self.file.services[name].address, self.file.identity)
 
     def _address_file(self, name: str) -> Path:
         return _address_file(self._home, name)
@@ -270,10 +302,10 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _health(name: str, address: str) -> str:
+def _health(name: str, address: str, identity: str) -> str:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with open_channel(address, deadline_s=2) as channel:
+    with open_channel(address, identity=Path(identity) if identity else None, deadline_s=2) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=GRPC_NAMES[name])
             serving = (

@@ -5,7 +5,8 @@ bounded pool of threads for unary calls, a cap on streams beyond it, and one int
 (`common.server.interceptor`).
 """
 
-from common.server.interceptor import Caller, caller
+from common.auth import Caller
+from common.server.interceptor import caller
 from common.server.server import Hosted, MeshServer, make_server, run, serve
 
 __all__ = ["Caller", "Hosted", "MeshServer", "caller", "make_server", "run", "serve"]

@@ -1,4 +1,7 @@
-"""The one interceptor of every server: who calls, deadlines, how many streams at once, and errors as rich statuses.
+"""The one interceptor of every server: who calls and what they may, deadlines, limits, and errors as rich statuses.
+
+Deny by default: a call reaches its servicer only if the authenticator knows its caller and the method declares a role
+that the caller has.
 
 A MeshError becomes a status with details (`common.server.status`); any other exception is a bug of ours, is logged with
 its traceback, and tells the caller nothing but INTERNAL. A unary call that brings no deadline gets the server's. Calls
@@ -9,15 +12,17 @@ refused.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn, cast
 
 import grpc
 from grpc_status import rpc_status
 
-from common.errors import DeadlineExceeded, Internal, MeshError, ResourceExhausted
-from common.names import DEFAULT_TENANT
+from common.auth import Caller, Role
+from common.auth.authenticator import Authenticator
+from common.auth.limits import CallerLimits
+from common.errors import DeadlineExceeded, Internal, MeshError, PermissionDenied, ResourceExhausted
 from common.server.status import to_status
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -27,36 +32,67 @@ _FOREVER_S = 1e9
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who makes a call.
+class CallContext:
+    """The context of one call: gRPC's, with who makes it.
 
     Attributes:
-        tenant: Whose data they see.
-        subject: Who they are.
+        caller: Who.
     """
 
-    tenant: str
-    subject: str
+    def __init__(self, context: grpc.ServicerContext, caller: Caller) -> None:
+        self.caller = caller
+        self._context = context
+        self._end: float | None = None
 
+    def bound(self, deadline_s: float) -> float | None:
+        """Gives the call a deadline if it has none; tells when that is on the monotonic clock, None if it had one.
 
-_LOCAL = Caller(tenant=DEFAULT_TENANT, subject="local")
+        Raises:
+            DeadlineExceeded: The caller's own has passed.
+        """
+        remaining = self._context.time_remaining()
+        if remaining is None or remaining >= _FOREVER_S:
+            self._end = time.monotonic() + deadline_s
+        elif remaining <= 0:
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before the call began")
+        return self._end
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline."""
+        return self._context.time_remaining() if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
 
 
 def caller(context: grpc.ServicerContext) -> Caller:
-    """Tells who makes a call. Loopback is not told apart: everyone is `local`, of the tenant `default`."""
-    return _LOCAL
+    """Tells who makes a call."""
+    return cast(CallContext, context).caller
 
 
 class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Wraps every method of a server. Thread-safe.
 
     Args:
+        authenticator: Tells who calls.
+        roles: The least role of every method by its path; a method without one cannot be called.
+        limits: What one caller may ask for.
         max_streams: Calls with a stream in either direction that may run at once.
         deadline_s: Seconds that a unary call may take that brings no deadline of its own.
     """
 
-    def __init__(self, max_streams: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        roles: Mapping[str, Role],
+        limits: CallerLimits,
+        *,
+        max_streams: int,
+        deadline_s: float,
+    ) -> None:
+        self._authenticator = authenticator
+        self._roles = roles
+        self._limits = limits
         self._deadline_s = deadline_s
         self._streams = threading.BoundedSemaphore(max_streams)
         self._max_streams = max_streams
@@ -79,90 +115,90 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             "response_serializer": handler.response_serializer,
         }
         if not handler.request_streaming and not handler.response_streaming:
-            behaviour = _single(method, _bounded(handler.unary_unary, self._deadline_s))
-            return grpc.unary_unary_rpc_method_handler(behaviour, **codec)
+            return grpc.unary_unary_rpc_method_handler(
+                self._single(method, self._bounded(handler.unary_unary)), **codec
+            )
         if handler.request_streaming and not handler.response_streaming:
-            behaviour = self._capped(_single(method, handler.stream_unary), method)
-            return grpc.stream_unary_rpc_method_handler(behaviour, **codec)
+            return grpc.stream_unary_rpc_method_handler(
+                self._single(method, self._capped(handler.stream_unary)), **codec
+            )
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream), **codec)
         return grpc.unary_stream_rpc_method_handler(self._many(method, handler.unary_stream), **codec)
 
-    def _enter_stream(self, method: str, context: grpc.ServicerContext) -> None:
+    def _admit(self, method: str, context: grpc.ServicerContext) -> CallContext:
+        """The call's context, once it is known that its caller may make it.
+
+        Raises:
+            Unauthenticated, PermissionDenied: They may not.
+            ResourceExhausted: RATE_EXCEEDED.
+        """
+        caller = self._authenticator.authenticate(context)
+        role = self._roles.get(method)
+        if role is None or caller.role < role:
+            message = f"{caller.subject} is a {caller.role}; {method} takes a {role or 'role that nobody has'}"
+            raise PermissionDenied("ROLE_MISSING", message)
+        self._limits.count(caller)
+        return CallContext(context, caller)
+
+    @contextmanager
+    def _stream(self, context: CallContext) -> Iterator[None]:
         if not self._streams.acquire(blocking=False):
             message = f"{self._max_streams} streams are open, the most this server takes; try again later"
-            _abort(context, method, ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0))
+            raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0)
+        try:
+            with self._limits.stream(context.caller):
+                yield
+        finally:
+            self._streams.release()
 
-    def _capped(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        def call(requests: Any, context: grpc.ServicerContext) -> Any:
-            self._enter_stream(method, context)
+    def _single(self, method: str, behaviour: Callable[[Any, CallContext], Any]) -> Callable[..., Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return behaviour(requests, context)
-            finally:
-                self._streams.release()
+                response = behaviour(request, self._admit(method, context))
+            except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
+                failure = _failure(method, context, error)
+            else:
+                _logger.debug("done", extra={"method": method})
+                return response
+            _abort(context, method, failure)
 
         return call
 
     def _many(self, method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             # All of it runs when gRPC takes the first response, so that a call which ends before that holds no place.
-            self._enter_stream(method, context)
             try:
-                yield from behaviour(request, context)
+                admitted = self._admit(method, context)
+                with self._stream(admitted):
+                    yield from behaviour(request, admitted)
                 _logger.debug("done", extra={"method": method})
                 return
             except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
                 failure = _failure(method, context, error)
-            finally:
-                self._streams.release()
             _abort(context, method, failure)
 
         return call
 
+    def _capped(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
+        def call(requests: Any, context: CallContext) -> Any:
+            with self._stream(context):
+                return behaviour(requests, context)
 
-class _BoundedContext:
-    """The context of a call that brought no deadline, with the one it was given."""
+        return call
 
-    def __init__(self, context: grpc.ServicerContext, end: float) -> None:
-        self._context = context
-        self._end = end
-
-    def time_remaining(self) -> float:
-        return max(0.0, self._end - time.monotonic())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-
-def _bounded(behaviour: Callable[..., Any], deadline_s: float) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        remaining = context.time_remaining()
-        if remaining is not None and remaining < _FOREVER_S:
-            if remaining <= 0:
-                raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before the call began")
-            return behaviour(request, context)
-        end = time.monotonic() + deadline_s
-        response = behaviour(request, _BoundedContext(context, end))
-        if time.monotonic() > end:
-            message = f"took longer than {deadline_s:g} s, which a call without a deadline gets; set a deadline"
-            raise DeadlineExceeded("DEADLINE_EXCEEDED", message)
-        return response
-
-    return call
-
-
-def _single(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
+    def _bounded(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
+        def call(request: Any, context: CallContext) -> Any:
+            end = context.bound(self._deadline_s)
             response = behaviour(request, context)
-        except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
-            failure = _failure(method, context, error)
-        else:
-            _logger.debug("done", extra={"method": method})
+            if end is not None and time.monotonic() > end:
+                message = (
+                    f"took longer than {self._deadline_s:g} s, which a call without a deadline gets; set a deadline"
+                )
+                raise DeadlineExceeded("DEADLINE_EXCEEDED", message)
             return response
-        _abort(context, method, failure)
 
-    return call
+        return call
 
 
 def _failure(method: str, context: Any, error: Exception) -> MeshError:

@@ -18,6 +18,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.auth import Identity
+from common.auth.access import role_of_methods
+from common.auth.authenticator import Authenticator, Loopback, MutualTls
+from common.auth.limits import CallerLimits
+from common.auth.tokens import TokenVerifier
 from common.config import ServiceSettings, load_settings
 from common.errors import FailedPrecondition, MeshError
 from common.processes import die_with
@@ -39,7 +44,7 @@ class Hosted:
     """One gRPC service of a server.
 
     Attributes:
-        name: Its full name, e.g. `deepseek.registry.v1.RegistryService`.
+        name: Its full name, e.g. `deepseek.registry.v1.RegistryService`; its .proto declares the role of each method.
         add: The generated function that adds a servicer to a server.
         servicer: The servicer.
     """
@@ -116,14 +121,15 @@ def make_server(
         on_stop: Called when the server begins to drain; each ends streams that would otherwise wait for news.
 
     Raises:
-        FailedPrecondition: PORT_TAKEN, or BIND_FAILED for another reason.
+        FailedPrecondition: PORT_TAKEN, or BIND_FAILED for another reason; BAD_IDENTITY, BAD_JWKS_FILE.
+        ValueError: A method of a hosted service declares no role.
     """
     num_threads = settings.unary_workers + settings.max_streams
     # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
     pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)
     server = grpc.server(
         pool,
-        interceptors=[Interceptor(settings.max_streams, settings.deadline_s)],
+        interceptors=[_interceptor(settings, hosted)],
         maximum_concurrent_rpcs=num_threads + _MAX_WAITING,
         options=[
             ("grpc.so_reuseport", 0),
@@ -138,11 +144,22 @@ def make_server(
     # gRPC would take as success that one of localhost's two addresses is free.
     host = {"localhost": "127.0.0.1"}.get(settings.host, settings.host)
     shown = f"[{host}]" if ":" in host else host
+    credentials = Identity(settings.identity).server_credentials() if settings.identity else None
+    address = f"{shown}:{settings.port}"
     try:
-        port = server.add_insecure_port(f"{shown}:{settings.port}")
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _bind_error(host, settings.port) from error
     return MeshServer(server, shown, port, hosted, ready, on_stop, pool)
+
+
+def _interceptor(settings: ServiceSettings, hosted: Sequence[Hosted]) -> Interceptor:
+    authenticator: Authenticator = Loopback()
+    if settings.identity:
+        authenticator = MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
+    limits = CallerLimits(rate=settings.rate, burst=settings.burst, max_streams=settings.max_streams_per_caller)
+    roles = role_of_methods(one.name for one in hosted)
+    return Interceptor(authenticator, roles, limits, max_streams=settings.max_streams, deadline_s=settings.deadline_s)
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from common.errors import MeshError
-from deepseek.cli import ask, dataset, demo, doctor, infer, mesh, model, train
+from deepseek.cli import ask, dataset, demo, doctor, identity, infer, mesh, model, train
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -30,6 +30,8 @@ app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.command("infer")(infer.infer)
 app.command("doctor")(doctor.doctor)
+app.command("token")(identity.token)
+app.add_typer(identity.app, name="certs")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
 

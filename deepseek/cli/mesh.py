@@ -1,5 +1,6 @@
 """`deepseek up`, `down` and `status`: an embedded mesh that stays."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +15,25 @@ FreePorts = Annotated[
 ]
 
 
-def up(free_ports: FreePorts = False) -> None:
+def up(
+    free_ports: FreePorts = False,
+    identity: Annotated[
+        Path | None, typer.Option(help="Folder that `deepseek certs init` made: TLS for all, and users need a token.")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Where `deepseek token` puts your token; default: `token` in the home directory."),
+    ] = None,
+) -> None:
     """Start a mesh on this machine that stays: a directory as store, SQLite as state, loopback only.
 
     A mesh that runs already is left as it is; services that are missing are started.
     """
+    access = None
+    if identity:
+        access = embedded.Access(identity.absolute(), (token_file or home() / "token").absolute())
     with error_console.status("starting the services"):
-        mesh = embedded.start_mesh(home(), stay=True, free_ports=free_ports)
+        mesh = embedded.start_mesh(home(), stay=True, free_ports=free_ports, access=access)
     _print(embedded.status(mesh.file))
     console.print("\nstop it with [bold]deepseek down[/bold]")
 

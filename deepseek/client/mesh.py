@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from common.artifacts import ArtifactStore, open_store
+from common.auth.identity import read_token
 from common.channel import open_channel
 from common.config import StoreSettings, home
 from common.errors import FailedPrecondition, InvalidArgument
@@ -73,12 +74,16 @@ class MeshFile:
     """Contents of the mesh file.
 
     Attributes:
-        services: Address of each service by name, e.g. `registry`.
+        services: Address of each service by name, e.g. `registry`; behind an edge all are the edge's.
         store: The artifact store; None if clients cannot reach it.
+        identity: Folder with whom to trust and who we are (`common.auth.Identity`); empty means no TLS.
+        token_file: File with the user's token; empty if none is needed.
     """
 
     services: Mapping[str, ServiceAddress]
     store: StoreAddress | None = None
+    identity: str = ""
+    token_file: str = ""
 
     @staticmethod
     def default_path() -> Path:
@@ -96,8 +101,8 @@ class MeshFile:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
-            store = StoreAddress(**document["store"]) if document["store"] else None
-            return cls(services, store)
+            store = StoreAddress(**document["store"]) if document.get("store") else None
+            return cls(services, store, document.get("identity", ""), document.get("token_file", ""))
         except FileNotFoundError as error:
             raise FailedPrecondition(
                 "MESH_NOT_FOUND", f"no mesh runs here ({path} is missing); start one with `deepseek up`"
@@ -112,6 +117,8 @@ class MeshFile:
         document = {
             "services": {name: asdict(service) for name, service in self.services.items()},
             "store": asdict(self.store) if self.store else None,
+            "identity": self.identity,
+            "token_file": self.token_file,
         }
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -124,12 +131,7 @@ class Mesh:
     Args:
         file: Where the services are.
         deadline_s: Seconds that a unary call may take unless it says otherwise.
-
-    Attributes:
-        tenant: Whose data this client sees.
     """
-
-    tenant = DEFAULT_TENANT
 
     def __init__(self, file: MeshFile, *, deadline_s: float = 30) -> None:
         self._file = file
@@ -146,8 +148,27 @@ class Mesh:
             if service not in self._file.services:
                 known = ", ".join(sorted(self._file.services))
                 raise FailedPrecondition("SERVICE_NOT_IN_MESH", f"this mesh has no {service} service; it has {known}")
-            self._channels[service] = open_channel(self._file.services[service].address, deadline_s=self._deadline_s)
+            self._channels[service] = open_channel(
+                self._file.services[service].address,
+                identity=Path(self._file.identity) if self._file.identity else None,
+                token_file=Path(self._file.token_file) if self._file.token_file else None,
+                deadline_s=self._deadline_s,
+            )
         return self._channels[service]
+
+    @property
+    def tenant(self) -> str:
+        """Whose data this client sees: that of its token.
+
+        Raises:
+            FailedPrecondition: BAD_TOKEN_FILE.
+            InvalidArgument: BAD_TOKEN.
+        """
+        if not self._file.token_file:
+            return DEFAULT_TENANT
+        from common.auth.tokens import unverified_tenant
+
+        return unverified_tenant(read_token(Path(self._file.token_file)))
 
     @cached_property
     def datasets(self) -> "Datasets":

@@ -25,7 +25,7 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
     database.migrate(Path(__file__).parent / "migrations")
-    channel = open_channel(settings.registry, deadline_s=settings.deadline_s)
+    channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     store = open_store(
         settings.store_url,

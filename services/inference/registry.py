@@ -2,6 +2,7 @@
 
 import grpc
 
+from common.auth import on_behalf_of
 from common.errors import InvalidArgument, NotFound
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
@@ -11,7 +12,7 @@ _PAGE_SIZE = 1000
 
 
 class RegistryClient(Published):
-    """Asks RegistryService. Until channels carry an identity, the registry sees every caller as the default tenant.
+    """Asks RegistryService.
 
     Args:
         channel: From `common.channel.open_channel`; borrowed, not closed.
@@ -25,7 +26,8 @@ class RegistryClient(Published):
         is_version = reference == LATEST or reference.isdigit()
         name = f"{parent}/{'versions' if is_version else 'aliases'}/{reference}"
         try:
-            found = self._stub.GetModelVersion(pb.GetModelVersionRequest(name=name)).model_version
+            request = pb.GetModelVersionRequest(name=name)
+            found = self._stub.GetModelVersion(request, metadata=on_behalf_of(tenant)).model_version
         except (InvalidArgument, NotFound) as error:
             field = "model_name" if error.reason == "MODEL_NOT_FOUND" else "parameters[version]"
             raise type(error)(error.reason, error.message, field=field) from error
@@ -35,7 +37,8 @@ class RegistryClient(Published):
         model_ids: list[str] = []
         token = ""
         while True:
-            page = self._stub.ListModels(pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=token))
+            request = pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=token)
+            page = self._stub.ListModels(request, metadata=on_behalf_of(tenant))
             model_ids.extend(model.name.partition("/")[2] for model in page.models)
             token = page.next_page_token
             if not token:

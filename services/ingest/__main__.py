@@ -36,7 +36,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
         access_key_file=settings.store_access_key_file,
         secret_key_file=settings.store_secret_key_file,
     )
-    channel = open_channel(settings.registry, deadline_s=settings.deadline_s)
+    channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     registry, jobs = Registry(channel), JobStore(database)
     runner = JobRunner(jobs, {COMMIT_KIND: Commits(database, store, registry).run})

@@ -70,7 +70,7 @@ class Reader:
         if not 0 <= batch_size <= MAX_BATCH:
             message = f"batch_size is {batch_size}; it must be 1 to {MAX_BATCH}, or 0 for {DEFAULT_BATCH}"
             raise InvalidArgument("BAD_VALUE", message, field="batch_size")
-        found, split = self._versions.find(version), split or DEFAULT_SPLIT
+        found, split = self._versions.find(tenant, version), split or DEFAULT_SPLIT
         manifest = DatasetManifest.from_bytes(self._blob(tenant, found.manifest_sha256))
         if split not in manifest.splits:
             message = f"{found.name} has no split {split!r}; it has: {', '.join(sorted(manifest.splits))}"

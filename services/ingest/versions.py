@@ -23,7 +23,7 @@ class DatasetVersions(Protocol):
     """The registry's data set versions. Thread-safe."""
 
     def register(self, dataset: str, manifest: Artifact, num_samples: int, request_id: str) -> str:
-        """Adds the next version of `datasets/<id>`; repeating a call does nothing more.
+        """Adds the next version of `datasets/<id>` of the manifest's tenant; repeating a call does nothing more.
 
         Returns:
             Name of the version; of an existing one if the data set has this manifest.
@@ -33,7 +33,7 @@ class DatasetVersions(Protocol):
             MeshError: It refused.
         """
 
-    def find(self, name: str) -> DatasetVersion:
+    def find(self, tenant: str, name: str) -> DatasetVersion:
         """Looks a version up by number, alias or as the latest.
 
         Raises:

@@ -32,7 +32,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
         "store_access_key_file": str(access_key) if access_key else None,
         "store_secret_key_file": str(secret_key) if secret_key else None,
     }
-    registry = Registry(settings.registry, deadline_s=settings.deadline_s)
+    registry = Registry(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(registry.close)
     job_store = JobStore(database)
     run_store = runs.RunStore(database, job_store)

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.artifacts import Artifact
 from common.artifacts.proto import from_proto, to_proto
+from common.auth import on_behalf_of
 from common.channel import open_channel
 from common.errors import InvalidArgument, NotFound
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -23,11 +25,12 @@ class Registry:
 
     Args:
         address: Where the registry answers.
+        identity: Who we are, as `open_channel` takes it.
         deadline_s: Seconds a call may take.
     """
 
-    def __init__(self, address: str, *, deadline_s: float) -> None:
-        self._channel = open_channel(address, deadline_s=deadline_s)
+    def __init__(self, address: str, *, identity: Path | None, deadline_s: float) -> None:
+        self._channel = open_channel(address, identity=identity, deadline_s=deadline_s)
         self._stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
 
     def dataset_version(self, name: str, tenant: str, *, field: str) -> DatasetVersion:
@@ -39,7 +42,8 @@ class Registry:
             Unavailable: The registry does not answer.
         """
         try:
-            answer = self._stub.GetDatasetVersion(registry_pb2.GetDatasetVersionRequest(name=name))
+            request = registry_pb2.GetDatasetVersionRequest(name=name)
+            answer = self._stub.GetDatasetVersion(request, metadata=on_behalf_of(tenant))
         except NotFound as error:
             raise NotFound("DATASET_VERSION_NOT_FOUND", error.message, field=field) from error
         except InvalidArgument as error:
@@ -72,7 +76,8 @@ class Registry:
             metrics=[registry_pb2.Metric(name=name, value=value) for name, value in metrics.items()],
             request_id=request_id,
         )
-        name: str = self._stub.CreateModelVersion(request).model_version.name
+        response = self._stub.CreateModelVersion(request, metadata=on_behalf_of(manifest.tenant))
+        name: str = response.model_version.name
         return name
 
     def close(self) -> None:

@@ -27,11 +27,14 @@ from common.errors import (
     Violation,
 )
 from common.server import Hosted, MeshServer, make_server
+from protos.ingest.v1 import ingest_pb2
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import SERVICE, ExampleServicer, example_server
 from tests.common.settings import example_settings
 from tests.processes import wait_until
 
+COUNTING = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
+COUNT = f"/{COUNTING}/UploadSamples"
 NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 
@@ -191,7 +194,7 @@ def test_a_caller_that_leaves_is_not_a_bug(tmp_path: Path, caplog: pytest.LogCap
         ended.wait(30)
 
     with serve_count(tmp_path, count) as server, open_channel(server.address) as channel:
-        call = channel.stream_unary("/example/Count").future(requests())
+        call = channel.stream_unary(COUNT).future(requests())
         assert first.wait(10)
         call.cancel()
         assert ended.wait(10)
@@ -210,7 +213,7 @@ def test_streams_of_requests_count_as_streams(tmp_path: Path) -> None:
         leave.wait(30)
 
     with serve_count(tmp_path, count, "--max-streams", "1") as server, open_channel(server.address) as channel:
-        method = channel.stream_unary("/example/Count")
+        method = channel.stream_unary(COUNT)
         entered = threading.Event()
         call = method.future(endless(entered))
         assert entered.wait(10)
@@ -265,10 +268,10 @@ def test_watches_do_not_hold_up_a_drain(tmp_path: Path) -> None:
 
 def serve_count(tmp_path: Path, count: Callable[..., bytes], *flags: str) -> MeshServer:
     def add(servicer: object, server: grpc.Server) -> None:
-        handlers = {"Count": grpc.stream_unary_rpc_method_handler(count)}
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("example", handlers)])
+        handlers = {"UploadSamples": grpc.stream_unary_rpc_method_handler(count)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(COUNTING, handlers)])
 
-    return make_server(example_settings(tmp_path, *flags), [Hosted("example", add, None)], ready=lambda: True)
+    return make_server(example_settings(tmp_path, *flags), [Hosted(COUNTING, add, None)], ready=lambda: True)
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""Which role a method takes: declared once, as an option of the method in its .proto."""
+
+from collections.abc import Iterable, Mapping
+
+from google.protobuf import descriptor_pool
+
+from common.auth.caller import Role
+from protos.auth.v1 import auth_pb2
+
+_REFLECTION = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER}
+
+
+def role_of_methods(services: Iterable[str]) -> Mapping[str, Role]:
+    """The least role of every method of some services, and of server reflection.
+
+    Args:
+        services: Full names of gRPC services, e.g. `deepseek.job.v1.JobService`.
+
+    Returns:
+        By the path under which gRPC calls a method, e.g. `/deepseek.job.v1.JobService/GetJob`.
+
+    Raises:
+        ValueError: A method declares no role.
+    """
+    roles = dict(_REFLECTION)
+    for service in services:
+        for method in descriptor_pool.Default().FindServiceByName(service).methods:
+            declared: int = method.GetOptions().Extensions[auth_pb2.role]  # type: ignore[index]
+            if declared == auth_pb2.ROLE_UNSPECIFIED:
+                raise ValueError(f"{method.full_name} declares no (deepseek.auth.v1.role)")
+            roles[f"/{service}/{method.name}"] = Role(declared)
+    return roles

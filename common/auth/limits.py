@@ -1,0 +1,85 @@
+"""How much one caller may ask of a server, so that none takes it from the others.
+
+Calls are counted by a token bucket a caller: `burst` at once, `rate` a second in the long run. Streams that are open
+are counted too. Services of the mesh are not limited: they act for many.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from common.auth.caller import LOCAL, Caller
+from common.errors import ResourceExhausted
+
+_MAX_CALLERS = 10_000
+"""Callers that are remembered; who has not called for longest is forgotten, and starts with a full bucket."""
+
+
+class CallerLimits:
+    """Counts calls and streams a caller. Thread-safe.
+
+    Args:
+        rate: Calls a second.
+        burst: Calls at once.
+        max_streams: Streams that are open at once.
+    """
+
+    def __init__(
+        self, *, rate: float, burst: int, max_streams: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._max_streams = max_streams
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+        self._streams: dict[tuple[str, str], int] = {}
+
+    def count(self, caller: Caller) -> None:
+        """Counts a call.
+
+        Raises:
+            ResourceExhausted: RATE_EXCEEDED, with the delay after which there is room for one more.
+        """
+        if caller is LOCAL or caller.is_service:
+            return
+        key, now = (caller.tenant, caller.subject), self._clock()
+        with self._lock:
+            left, at = self._buckets.pop(key, (float(self._burst), now))
+            left = min(self._burst, left + (now - at) * self._rate)
+            allowed = left >= 1
+            self._buckets[key] = (left - allowed, now)
+            if len(self._buckets) > _MAX_CALLERS:
+                self._buckets.popitem(last=False)
+        if not allowed:
+            delay_s = (1 - left) / self._rate
+            message = f"{caller.subject} may make {self._rate:g} calls a second; try again in {delay_s:.3f} s"
+            raise ResourceExhausted("RATE_EXCEEDED", message, retry_delay_s=delay_s)
+
+    @contextmanager
+    def stream(self, caller: Caller) -> Iterator[None]:
+        """Counts a stream as long as it is open.
+
+        Raises:
+            ResourceExhausted: TOO_MANY_STREAMS.
+        """
+        if caller is LOCAL or caller.is_service:
+            yield
+            return
+        key = caller.tenant, caller.subject
+        with self._lock:
+            num_streams = self._streams.get(key, 0)
+            if num_streams < self._max_streams:
+                self._streams[key] = num_streams + 1
+        if num_streams >= self._max_streams:
+            message = f"{caller.subject} has {num_streams} streams open, the most one caller may; end one"
+            raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams[key] -= 1
+                if not self._streams[key]:
+                    del self._streams[key]

@@ -1,0 +1,200 @@
+"""Who gets in over TLS, against a real server; what the servicer learns of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.auth import TENANT_HEADER, Identity, Role, on_behalf_of
+from common.auth.certificates import make_authority, renew
+from common.auth.identity import replace_file
+from common.auth.tokens import issue_token
+from common.channel import open_channel
+from common.errors import FailedPrecondition, InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
+from common.server import MeshServer, caller
+from protos.job.v1 import job_pb2, job_pb2_grpc
+from tests.common.server.servicer import ExampleServicer, example_server
+from tests.common.settings import CalledSettings, example_settings
+
+
+class Servicer(ExampleServicer):
+    """Answers with its caller."""
+
+    def GetJob(self, request: job_pb2.GetJobRequest, context: grpc.ServicerContext) -> job_pb2.GetJobResponse:
+        who = caller(context)
+        return job_pb2.GetJobResponse(job=job_pb2.Job(name=f"{who.tenant} {who.subject} {who.role}"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("authority") / "identity"
+    make_authority(folder, ["registry", "trainer", "stranger"])
+    return folder
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path) -> Iterator[MeshServer]:
+    servicer = Servicer()
+    settings = example_settings(tmp_path, "--identity", str(folder / "registry"), cls=CalledSettings)
+    with example_server(settings, servicer) as server:
+        yield server
+        servicer.leave.set()
+
+
+@pytest.fixture
+def token(folder: Path, tmp_path: Path) -> Path:
+    return token_for(folder, tmp_path / "token", Role.READER)
+
+
+def token_for(folder: Path, path: Path, role: Role) -> Path:
+    made = issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=60)
+    replace_file(path, made.encode())
+    return path
+
+
+def ask(
+    server: MeshServer, identity: Path | None, token_file: Path | None = None, metadata: Sequence[tuple[str, str]] = ()
+) -> str:
+    with open_channel(server.address, identity=identity, token_file=token_file, retry=False) as channel:
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        return str(stub.GetJob(job_pb2.GetJobRequest(name="x"), metadata=metadata, timeout=10).job.name)
+
+
+def test_users_come_in_by_the_edge_or_the_command_line_with_a_token(
+    server: MeshServer, folder: Path, token: Path
+) -> None:
+    for speaker in ("edge", "cli"):
+        assert ask(server, folder / speaker, token) == "lab ana reader"
+
+
+def test_a_service_acts_for_the_tenant_that_it_names(server: MeshServer, folder: Path) -> None:
+    assert ask(server, folder / "trainer", metadata=on_behalf_of("lab")) == "lab service:trainer writer"
+
+
+def test_who_has_no_certificate_of_the_mesh_gets_no_connection(
+    server: MeshServer, folder: Path, token: Path, tmp_path: Path
+) -> None:
+    make_authority(tmp_path / "other", ["trainer"])
+    mixed, bare = tmp_path / "mixed", tmp_path / "bare"
+    for place in (mixed, bare):
+        place.mkdir()
+        (place / "ca.pem").write_bytes((folder / "ca.pem").read_bytes())
+    for name in ("cert.pem", "key.pem"):
+        (mixed / name).write_bytes((tmp_path / "other" / "cli" / name).read_bytes())
+    for identity in (None, bare, mixed, tmp_path / "other" / "cli"):
+        with pytest.raises(Unavailable):
+            ask(server, identity, token if identity else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "with_token", "metadata", "error", "reason"),
+    [
+        ("cli", False, (), Unauthenticated, "TOKEN_MISSING"),
+        ("edge", False, (), Unauthenticated, "TOKEN_MISSING"),
+        ("cli", False, (("authorization", "Basic YTpi"),), Unauthenticated, "TOKEN_MISSING"),
+        ("cli", False, (("authorization", "Bearer x"),), Unauthenticated, "BAD_TOKEN"),
+        ("edge", True, ((TENANT_HEADER, "lab"),), PermissionDenied, "FORGED_IDENTITY"),
+        ("cli", True, ((TENANT_HEADER, "other"),), PermissionDenied, "FORGED_IDENTITY"),
+        ("trainer", False, (), Unauthenticated, "TENANT_MISSING"),
+        ("trainer", True, (), Unauthenticated, "TENANT_MISSING"),
+        ("trainer", False, ((TENANT_HEADER, "../x"),), Unauthenticated, "BAD_NAME"),
+        ("stranger", False, ((TENANT_HEADER, "lab"),), PermissionDenied, "SERVICE_NOT_ALLOWED"),
+        ("registry", False, ((TENANT_HEADER, "lab"),), PermissionDenied, "SERVICE_NOT_ALLOWED"),
+    ],
+)
+def test_who_cannot_show_who_they_are_is_refused(
+    server: MeshServer,
+    folder: Path,
+    token: Path,
+    name: str,
+    with_token: bool,
+    metadata: Sequence[tuple[str, str]],
+    error: type[MeshError],
+    reason: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        ask(server, folder / name, token if with_token else None, metadata)
+    assert caught.value.reason == reason
+
+
+def test_a_role_below_that_of_the_method_is_refused(server: MeshServer, folder: Path, tmp_path: Path) -> None:
+    reader, writer = (token_for(folder, tmp_path / role.name, role) for role in (Role.READER, Role.WRITER))
+    request = job_pb2.CancelJobRequest(name="x")
+    with open_channel(server.address, identity=folder / "cli", token_file=reader) as channel:
+        with pytest.raises(PermissionDenied) as caught:
+            job_pb2_grpc.JobServiceStub(channel).CancelJob(request)
+        assert caught.value.reason == "ROLE_MISSING"
+    with open_channel(server.address, identity=folder / "cli", token_file=writer) as channel:
+        with pytest.raises(MeshError) as passed:
+            job_pb2_grpc.JobServiceStub(channel).CancelJob(request)
+        assert passed.value.code == "UNIMPLEMENTED"  # by the example servicer, behind the interceptor
+
+
+def test_a_stream_is_refused_as_a_single_call_is(server: MeshServer, folder: Path) -> None:
+    with (
+        open_channel(server.address, identity=folder / "cli") as channel,
+        pytest.raises(Unauthenticated),
+    ):
+        next(job_pb2_grpc.JobServiceStub(channel).WatchJob(job_pb2.WatchJobRequest(name="x")))
+
+
+def test_a_renewed_token_file_is_taken_up(server: MeshServer, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "renewed"
+    path.write_text("nonsense", encoding="ascii")
+    with open_channel(server.address, identity=folder / "cli", token_file=path) as channel:
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        with pytest.raises(Unauthenticated):
+            stub.GetJob(job_pb2.GetJobRequest())
+        token_for(folder, path, Role.READER)
+        from tests.processes import wait_until
+
+        def answers() -> bool:
+            try:
+                return bool(stub.GetJob(job_pb2.GetJobRequest()).job.name)
+            except Unauthenticated:
+                return False
+
+        wait_until(answers, "the new token")
+
+
+def test_renewed_certificates_count_without_a_restart(tmp_path: Path) -> None:
+    folder = tmp_path / "identity"
+    make_authority(folder, ["registry"])
+    settings = example_settings(tmp_path, "--identity", str(folder / "registry"))
+    token = token_for(folder, tmp_path / "token", Role.READER)
+    with example_server(settings, Servicer()) as server:
+        before = served_certificate(server, folder)
+        assert ask(server, folder / "cli", token)
+        assert renew(folder) == ["cli", "edge", "registry"]
+        assert ask(server, folder / "cli", token)
+        assert served_certificate(server, folder) != before
+
+
+def served_certificate(server: MeshServer, folder: Path) -> bytes:
+    import socket
+    import ssl
+
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "cli" / "cert.pem", folder / "cli" / "key.pem")
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as plain,
+        context.wrap_socket(plain, server_hostname="registry") as connection,
+    ):
+        certificate = connection.getpeercert(binary_form=True)
+        assert certificate
+        return certificate
+
+
+def test_a_token_is_never_sent_in_the_clear(token: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_channel("127.0.0.1:1", token_file=token)
+    assert (caught.value.reason, caught.value.field) == ("TOKEN_WITHOUT_TLS", "identity")
+
+
+def test_a_folder_without_certificates_says_what_to_do(tmp_path: Path) -> None:
+    for make in (Identity(tmp_path).channel_credentials, Identity(tmp_path).server_credentials):
+        with pytest.raises(FailedPrecondition, match="deepseek certs init") as caught:
+            make()
+        assert caught.value.reason == "BAD_IDENTITY"
