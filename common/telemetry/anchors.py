@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+from sqlalchemy import inspect
 from sqlalchemy.orm import Mapped, mapped_column
 
 from common.database import Base, Database
@@ -24,7 +25,7 @@ class DatabaseAnchor:
     """Implements `common.telemetry.audit.Anchor`.
 
     Args:
-        database: The service's database, migrated.
+        database: The service's database, migrated before anything is written.
         path: The log. A database of one home holds the anchor of one log, wherever the home is moved to; replicas on
             several hosts that share a database have one each.
     """
@@ -36,6 +37,8 @@ class DatabaseAnchor:
     def read(self) -> Head | None:
         """See `Anchor.read`."""
         with self._database.snapshot() as session:
+            if not inspect(session.connection()).has_table(AuditAnchorRow.__tablename__):
+                return None  # no service has run here since there is an audit log
             row = session.get(AuditAnchorRow, self._log)
             return Head(row.sequence, row.hash, row.size_bytes) if row else None
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.artifacts.store import disk_error
-from common.errors import MeshError
+from common.errors import MeshError, Unavailable
 
 ANCHOR_INTERVAL_S = 1.0
 """The head is anchored at most this often; the first record after a pause is anchored at once."""
@@ -109,8 +109,8 @@ class AuditLog:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise disk_error(error, path) from error
-        self._anchored = anchor.read() or EMPTY
-        self._head = self._anchored
+        self._anchored = anchor.read()
+        self._head = self._anchored or EMPTY
         with self._exclusive():
             if not self._holds_head():
                 self._distrust("the record that the anchor knows is not where it was")
@@ -147,7 +147,7 @@ class AuditLog:
             trace_id: The trace that the call is a part of.
 
         Raises:
-            MeshError: DISK_FULL, DISK_READ_ONLY or DISK_UNAVAILABLE; nothing was written.
+            MeshError: DISK_FULL, DISK_READ_ONLY, DISK_UNAVAILABLE or SERVER_STOPPING; nothing was written.
         """
         with self._exclusive():
             self._catch_up()
@@ -158,7 +158,8 @@ class AuditLog:
         """Anchors the head and closes the file. Idempotent."""
         if self._closing.is_set():
             return
-        self._closing.set()
+        with self._lock:
+            self._closing.set()
         self._news.set()
         self._anchoring.join()
         self._keep_head()
@@ -168,6 +169,8 @@ class AuditLog:
     def _exclusive(self) -> Iterator[None]:
         try:
             with self._lock:
+                if self._closing.is_set():
+                    raise Unavailable("SERVER_STOPPING", "the service is stopping; call again", retry_delay_s=1)
                 fcntl.flock(self._file, fcntl.LOCK_EX)
                 try:
                     yield

@@ -52,7 +52,7 @@ class RunHandler:
     Args:
         runs: Where runs are kept.
         directory: Working space; holds a directory a run while it is under way.
-        store: How a worker opens the artifact store, as members of its job file.
+        store: How a worker opens the artifact store and where its spans go, as members of its job file.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
     """

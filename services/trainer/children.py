@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from common.errors import ERROR_CLASSES, Internal, MeshError
 from common.processes import spawn, terminate
+from common.telemetry.traces import TRACEPARENT, traceparent
 
 _LOG_TAIL_CHARACTERS = 2000
 
@@ -56,7 +57,7 @@ class Child:
     Args:
         directory: Made anew; whatever lay there is removed.
         argv: Program and arguments; the path of the job file is appended.
-        job: Content of the job file; `dir` is added.
+        job: Content of the job file; `dir` is added, and the span that this thread works for.
         env: Variables added to the environment.
     """
 
@@ -68,7 +69,8 @@ class Child:
         self.directory = directory
         self._offset = 0
         job_file = directory / "job.json"
-        job_file.write_text(json.dumps({**job, "dir": str(directory)}), encoding="utf-8")
+        content = {**job, TRACEPARENT: traceparent(), "dir": str(directory)}
+        job_file.write_text(json.dumps(content), encoding="utf-8")
         # Temporary files of a process that is killed go with its directory.
         environment = {**os.environ, **(env or {}), "TMPDIR": str(directory)}
         self._process = spawn([*argv, str(job_file)], env=environment, log=directory / "child.log")

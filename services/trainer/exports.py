@@ -54,7 +54,7 @@ class ExportHandler:
         runs: Where runs and exports are kept.
         registry: Where the model version is registered.
         directory: Working space.
-        store: How the child opens the artifact store, as members of its job file.
+        store: How the child opens the artifact store and where its spans go, as members of its job file.
     """
 
     def __init__(self, runs: RunStore, registry: Registry, directory: Path, store: Mapping[str, Any]) -> None:
