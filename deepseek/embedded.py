@@ -91,7 +91,7 @@ def start_mesh(
         home: Directory of state, store, logs and the mesh file; made if missing.
         stay: Leave the services running when this process ends.
         free_ports: Take any free ports instead of the default ones.
-        access: Certificates and a token; None means no TLS, and everyone on this machine is let in.
+        access: Certificates and a token; None means those of the services that run, or no TLS if none runs.
         on_ready: Called for each service as soon as it is ready.
 
     Raises:
@@ -100,6 +100,7 @@ def start_mesh(
     """
     with _locked(home):
         alive = _alive(home)
+        access = access or (_access(home) if alive else None)
         addresses = {
             name: alive[name].address if name in alive else f"127.0.0.1:{_free_port() if free_ports else port}"
             for name, port in PORTS.items()
@@ -283,6 +284,14 @@ def _alive(home: Path) -> dict[str, ServiceAddress]:
             if _is_service(written["pid"], name):
                 found[name] = ServiceAddress(written["address"], written["pid"])
     return {name: one for name, one in found.items() if _is_service(one.pid, name)}
+
+
+def _access(home: Path) -> Access | None:
+    """What the services that run in a home know each other by."""
+    with contextlib.suppress(MeshError):
+        file = MeshFile.read(home / "mesh.json")
+        return Access(Path(file.identity).parent, Path(file.token_file)) if file.identity else None
+    return None
 
 
 def _address_file(home: Path, name: str) -> Path:

@@ -1,0 +1,248 @@
+"""What the mesh adds to a call, and whether it holds under many clients.
+
+Overhead: the median of a unary call to a server of ours (authentication, authorisation, limits, telemetry with default
+sampling) over that to a bare synchronous grpcio server with the same certificates, the same thread pool and the same
+servicer. Both run as processes of their own, and rounds alternate between them; the ratio is that of a round, and the
+interval that of the median round by bootstrap.
+
+Load: clients with a connection and a token each call one registry at once, over TLS; memory is the server's resident
+set, and its growth is counted from ten seconds on.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ClassVar
+
+import grpc
+import numpy as np
+from rich.progress import track
+
+from benchmarks.report import provenance, write_result
+from common.auth import Identity, Role
+from common.auth.certificates import make_authority
+from common.auth.identity import replace_file
+from common.auth.tokens import issue_token
+from common.channel import open_channel
+from common.config import Port, ServiceSettings, load_settings
+from common.errors import MeshError
+from common.server import Hosted, make_server
+from deepseek.embedded import Access, EmbeddedMesh, start_mesh
+from protos.job.v1 import job_pb2, job_pb2_grpc
+from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+
+SERVICE = "deepseek.job.v1.JobService"
+NUM_THREADS = 8
+NUM_CLIENTS = 200
+NUM_CLIENT_PROCESSES = 4
+WARM_UP_S = 10
+_spawn = multiprocessing.get_context("spawn")
+
+
+class Echo(job_pb2_grpc.JobServiceServicer):
+    """The least that a servicer can do."""
+
+    def GetJob(self, request: job_pb2.GetJobRequest, context: grpc.ServicerContext) -> job_pb2.GetJobResponse:
+        return job_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
+
+
+class EchoSettings(ServiceSettings):
+    """Settings of the echo service."""
+
+    service: ClassVar[str] = "echo"
+    port: Port = 0
+
+
+def serve_bare(folder: Path, home: Path, address: Connection) -> None:
+    """A server with nothing of ours but the certificates."""
+    server = grpc.server(futures.ThreadPoolExecutor(NUM_THREADS))
+    job_pb2_grpc.add_JobServiceServicer_to_server(Echo(), server)
+    identity = Identity(folder / "registry")
+    key, certificate, ca = ((identity.folder / name).read_bytes() for name in ("key.pem", "cert.pem", "ca.pem"))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    address.send(f"127.0.0.1:{port}")
+    server.wait_for_termination()
+
+
+def serve_ours(folder: Path, home: Path, address: Connection) -> None:
+    """A server of the mesh."""
+    flags = ["--home", str(home), "--identity", str(folder / "registry"), "--unary-workers", str(NUM_THREADS)]
+    hosted = Hosted(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, Echo())
+    with make_server(load_settings(EchoSettings, flags), [hosted], ready=lambda: True) as server:
+        address.send(server.address)
+        threading.Event().wait()
+
+
+@contextmanager
+def serving(serve: Callable[[Path, Path, Connection], None], folder: Path, home: Path) -> Iterator[str]:
+    """Runs a server in a process of its own; yields its address."""
+    ours, theirs = _spawn.Pipe()
+    process = _spawn.Process(target=serve, args=(folder, home, theirs), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def median_s(stub: job_pb2_grpc.JobServiceStub, num_calls: int) -> float:
+    """Median seconds of a call, one after the other."""
+    request, seconds = job_pb2.GetJobRequest(name="jobs/x"), np.empty(num_calls)
+    for i in range(num_calls):
+        start = time.perf_counter()
+        stub.GetJob(request)
+        seconds[i] = time.perf_counter() - start
+    return float(np.median(seconds))
+
+
+def overhead(folder: Path, home: Path, token_file: Path, *, num_rounds: int, num_calls: int) -> dict[str, Any]:
+    """Ratios of medians, round by round."""
+    with (
+        serving(serve_bare, folder, home) as bare_address,
+        serving(serve_ours, folder, home) as our_address,
+        grpc.secure_channel(bare_address, Identity(folder / "cli").channel_credentials()) as bare_channel,
+        open_channel(our_address, identity=folder / "cli", token_file=token_file) as our_channel,
+    ):
+        bare, ours = job_pb2_grpc.JobServiceStub(bare_channel), job_pb2_grpc.JobServiceStub(our_channel)
+        for stub in (bare, ours):
+            median_s(stub, num_calls)
+        rounds = np.array(
+            [
+                (median_s(bare, num_calls), median_s(ours, num_calls))
+                for _ in track(range(num_rounds), "overhead", transient=True)
+            ]
+        )
+    ratios = rounds[:, 1] / rounds[:, 0]
+    medians = np.median(np.random.default_rng(0).choice(ratios, (10_000, num_rounds)), axis=1)
+    return {
+        "interceptor_overhead_ratio": float(np.median(ratios)),
+        "interceptor_overhead_interval": [float(value) for value in np.percentile(medians, [2.5, 97.5])],
+        "bare_p50_ms": float(np.median(rounds[:, 0]) * 1000),
+        "mesh_p50_ms": float(np.median(rounds[:, 1]) * 1000),
+        "rounds": num_rounds,
+        "calls_per_round": num_calls,
+    }
+
+
+def call_for(address: str, folder: Path, token_file: Path, num_clients: int, seconds: float, pipe: Connection) -> None:
+    """Clients of one process, a thread and a connection each, that call for a time once they are told to begin."""
+    outcomes: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def run() -> None:
+        own: Counter[str] = Counter()
+        with open_channel(address, identity=folder / "cli", token_file=token_file) as channel:
+            stub = registry_pb2_grpc.RegistryServiceStub(channel)
+            while time.monotonic() < end:
+                try:
+                    stub.GetDataset(registry_pb2.GetDatasetRequest(name="datasets/d"))
+                except MeshError as error:
+                    own[f"{error.code} {error.reason}"] += 1
+                else:
+                    own["OK"] += 1
+        with lock:
+            outcomes.update(own)
+
+    threads = [threading.Thread(target=run) for _ in range(num_clients)]
+    pipe.send("ready")
+    pipe.recv()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pipe.send(dict(outcomes))
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident set of a process."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+def load(mesh: EmbeddedMesh, folder: Path, token_file: Path, *, num_clients: int, seconds: float) -> dict[str, Any]:
+    """Many clients at one registry."""
+    registry = mesh.file.services["registry"]
+    with open_channel(registry.address, identity=folder / "cli", token_file=token_file) as channel:
+        request = registry_pb2.CreateDatasetRequest(dataset_id="d")
+        registry_pb2_grpc.RegistryServiceStub(channel).CreateDataset(request)
+    pipes, processes = [], []
+    for _ in range(NUM_CLIENT_PROCESSES):
+        ours, theirs = _spawn.Pipe()
+        arguments = (registry.address, folder, token_file, num_clients // NUM_CLIENT_PROCESSES, seconds, theirs)
+        processes.append(_spawn.Process(target=call_for, args=arguments, daemon=True))
+        pipes.append(ours)
+        processes[-1].start()
+    for pipe in pipes:
+        pipe.recv()
+    for pipe in pipes:
+        pipe.send("begin")
+    warm_up_s = min(WARM_UP_S, seconds / 2)
+    memory = []
+    for second in track(range(int(seconds)), "load", transient=True):
+        time.sleep(1)
+        if second >= warm_up_s:
+            memory.append(resident_bytes(registry.pid))
+    outcomes: Counter[str] = Counter()
+    for pipe in pipes:
+        outcomes.update(pipe.recv())
+    for process in processes:
+        process.join()
+    calls = outcomes.pop("OK", 0)
+    return {
+        "concurrent_clients": num_clients,
+        "load_s": seconds,
+        "calls": calls,
+        "errors": sum(outcomes.values()),
+        "error_reasons": dict(outcomes),
+        "memory_growth": memory[-1] / memory[0] - 1,
+        "memory_bytes": memory[-1],
+    }
+
+
+def main() -> None:
+    """Measures, prints, and certifies if the run was full and the tree clean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mesh", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
+    parser.add_argument("--quick", action="store_true", help="less than a minute; certifies nothing")
+    arguments = parser.parse_args()
+    num_rounds, num_calls, seconds = (10, 500, 10.0) if arguments.quick else (60, 2000, 70.0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, token_file = Path(scratch) / "identity", Path(scratch) / "token"
+        make_authority(folder, ["registry", "ingest", "trainer", "inference"])
+        # Everyone is one user here, so the user's limit has to be out of the way.
+        token = issue_token(
+            folder / "signing" / "key.pem", "bench", tenant="default", role=Role.ADMIN, lifetime_s=24 * 3600
+        )
+        replace_file(token_file, token.encode())
+        figures = overhead(folder, Path(scratch) / "echo", token_file, num_rounds=num_rounds, num_calls=num_calls)
+        mesh = start_mesh(Path(scratch) / "home", stay=False, free_ports=True, access=Access(folder, token_file))
+        try:
+            figures |= load(mesh, folder, token_file, num_clients=NUM_CLIENTS, seconds=seconds)
+        finally:
+            mesh.stop()
+    result = {"n": num_rounds, **figures, **provenance()}
+    if not arguments.quick and not result["changed"]:
+        print(f"certified in {write_result('mesh', result)}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            print(f"{name:<32} {value}")
+
+
+if __name__ == "__main__":
+    main()
