@@ -3,7 +3,7 @@
 A record is one line of JSON: time, who (tenant and subject), what (the method), the object, the outcome (code and
 reason), the trace, its number, and the hash of the record before it, all of it hashed. A line is on disk before its
 call is answered. So that nobody can cut the end off, or write the whole chain anew, its head is kept outside the file
-as well, the anchor (`common.telemetry.anchors`, docs/decisions/0007).
+as well, the anchor (`common.telemetry.anchors`, docs/decisions/0008).
 
 A service goes on from whichever of file and anchor is ahead. If they do not fit together it says so in its log, goes on
 from the anchor, and leaves the break where it is, for `verify` to find.

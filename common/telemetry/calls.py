@@ -14,7 +14,7 @@ import grpc
 from common.auth import Caller
 from common.errors import MeshError
 from common.telemetry.audit import AuditLog
-from common.telemetry.traces import TRACEPARENT, SpanContext, Tracer, current, enter
+from common.telemetry.traces import TRACEPARENT, SpanContext, Tracer, enter
 
 if TYPE_CHECKING:
     from common.telemetry.metrics import Metrics
@@ -84,7 +84,7 @@ class ObservedCall:
         caller: Who makes it; None until that is known.
     """
 
-    __slots__ = ("_before", "_began", "_context", "_ended", "_method", "_request", "_span", "caller")
+    __slots__ = ("_began", "_context", "_ended", "_method", "_request", "_span", "caller")
 
     def __init__(self, method: MethodObserver, request: Any, context: grpc.ServicerContext) -> None:
         self.caller: Caller | None = None
@@ -97,9 +97,8 @@ class ObservedCall:
         for key, value in context.invocation_metadata():
             if key == TRACEPARENT:
                 parent = SpanContext.parse(str(value))
-        self._before = current()
         self._span = method.tracer.start(method.span_name, parent, server=True, attributes=method.attributes)
-        enter(self._span.context)
+        enter(self._span)
 
     def __enter__(self) -> Self:
         return self
@@ -124,9 +123,11 @@ class ObservedCall:
         if method.audit and (method.audited or code in REFUSED):
             self._record(method.audit, code, reason, response)
         self._ended = True
+        if code != "OK" and not self._context.is_active():
+            code = "CANCELLED"  # whatever became of it then, its caller had left before
         if method.metrics:
             method.metrics.end(self._began, code)
-        enter(self._before)
+        enter(None)
         if self._span.recorded:
             self._span.describe({"rpc.grpc.status_code": grpc.StatusCode[code].value[0]})
             if code != "OK":

@@ -62,23 +62,16 @@ class SpanContext:
         return cls(trace_id, span_id, bool(int(flags, 16) & 1))
 
 
-_current: ContextVar[SpanContext | None] = ContextVar("span", default=None)
-
-
 def current() -> SpanContext | None:
     """The span that this thread works for."""
-    return _current.get()
-
-
-def enter(span: SpanContext | None) -> None:
-    """Makes this thread work for a span from now on; None for no span."""
-    _current.set(span)
+    span = _current.get()
+    return span.context if span else None
 
 
 def traceparent() -> str:
     """The header of the span that this thread works for; empty if there is none."""
     span = _current.get()
-    return span.traceparent if span else ""
+    return span.context.traceparent if span else ""
 
 
 @dataclass(frozen=True)
@@ -107,15 +100,23 @@ class TraceTarget:
 class Span:
     """A piece of work, from its start until `end`. Made by a `Tracer`.
 
-    Attributes:
-        context: What others see of it.
+    Most are neither recorded nor told to anybody, and get their ids only when somebody asks.
     """
 
-    __slots__ = ("_recorded", "context")
+    __slots__ = ("_context", "_recorded", "_sampled")
 
-    def __init__(self, context: SpanContext, recorded: Any = None) -> None:
-        self.context = context
+    def __init__(self, context: SpanContext | None, recorded: Any = None, *, sampled: bool = False) -> None:
+        self._context = context
         self._recorded = recorded
+        self._sampled = sampled
+
+    @property
+    def context(self) -> SpanContext:
+        """What others see of it."""
+        if self._context is None:
+            ids = f"{random.getrandbits(192) | 1 << 191 | 1:048x}"
+            self._context = SpanContext(ids[:32], ids[32:], self._sampled)
+        return self._context
 
     @property
     def recorded(self) -> bool:
@@ -138,6 +139,14 @@ class Span:
         """Ends it."""
         if self._recorded is not None:
             self._recorded.end()
+
+
+_current: ContextVar[Span | None] = ContextVar("span", default=None)
+
+
+def enter(span: Span | None) -> None:
+    """Makes this thread work for a span from now on; None for no span."""
+    _current.set(span)
 
 
 class Tracer:
@@ -188,10 +197,7 @@ class Tracer:
             sampled = parent.sampled
         if sampled and self._recorder is not None:
             return self._record(name, parent, server, attributes)
-        if parent is not None:
-            return Span(parent)
-        ids = f"{random.getrandbits(192) | 1 << 191 | 1:048x}"
-        return Span(SpanContext(ids[:32], ids[32:], sampled))
+        return Span(parent, sampled=sampled)
 
     @contextlib.contextmanager
     def span(
@@ -210,9 +216,9 @@ class Tracer:
             sampled: As in `start`.
             attributes: As in `start`.
         """
-        before = current()
-        span = self.start(name, parent or before, sampled=sampled, attributes=attributes)
-        enter(span.context)
+        before = _current.get()
+        span = self.start(name, parent or current(), sampled=sampled, attributes=attributes)
+        enter(span)
         try:
             yield span
         except Exception as error:

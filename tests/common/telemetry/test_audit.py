@@ -1,6 +1,7 @@
 """The audit log: what it holds, and what it finds out."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -204,8 +205,6 @@ def test_a_torn_last_line_is_repaired_and_says_so(path: Path, anchor: DatabaseAn
 
 
 def test_records_that_cannot_be_written_leave_the_log_whole(path: Path, anchor: DatabaseAnchor) -> None:
-    import resource
-
     log = AuditLog(path, "x", anchor)
     log.append(tenant="t", subject="ann", method="/s/M")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
