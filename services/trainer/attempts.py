@@ -163,6 +163,7 @@ class RunHandler:
                         lease.update(message=f"waiting: {event['message']}")
                     case "finished":
                         self._complete(lease, run, event)
+                        child.let_export()
                         return _End.DONE
                     case "stopped":
                         return _End.DONE
@@ -202,6 +203,7 @@ class RunHandler:
             return run.name
 
         lease.complete(effect)
+        self._runs.wake()
 
 
 def _pause(lease: Lease, seconds: float) -> None:

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from common.errors import ERROR_CLASSES, Internal, MeshError
 from common.processes import spawn, terminate
-from common.telemetry.traces import TRACEPARENT, traceparent
+from common.telemetry.traces import TRACEPARENT, current, traceparent
 
+_EXPORT_S = 5
 _LOG_TAIL_CHARACTERS = 2000
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,12 @@ class Child:
         """Asks the process to save its work and end. Idempotent."""
         with contextlib.suppress(FileNotFoundError):  # a later attempt has removed the directory
             (self.directory / "stop").touch()
+
+    def let_export(self) -> None:
+        """Gives a process that is done a moment to export its spans, if the trace of this thread is recorded."""
+        span = current()
+        if span and span.sampled:
+            self.wait(_EXPORT_S)
 
     def kill(self) -> None:
         """Ends the process and everything it started. Idempotent."""

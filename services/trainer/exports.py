@@ -128,6 +128,7 @@ class ExportHandler:
                     case "progress":
                         lease.update(progress=event["progress"], message=event["message"])
                     case "finished":
+                        child.let_export()
                         return Export(Artifact.from_json(event["manifest"]), event["metrics"])
                     case "failed":
                         raise reported_error(event)
