@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from common.auth.identity import Identity, read_token
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
+from common.telemetry.traces import TRACEPARENT, current
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that is sent or taken unless a caller says otherwise."""
@@ -134,9 +135,13 @@ class _Calls:
     token: _Token | None
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        if self.token is None:
+        """A call's own options, with the trace that it is a part of and the user's token."""
+        span = current()
+        if span is None and self.token is None:
             return options
-        return {**options, "metadata": (*options.get("metadata", ()), *self.token.metadata())}
+        trace = ((TRACEPARENT, span.traceparent),) if span else ()
+        token = self.token.metadata() if self.token else ()
+        return {**options, "metadata": (*(options.get("metadata") or ()), *trace, *token)}
 
 
 def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:

@@ -138,6 +138,11 @@ class Database:
         self._engine.dispose()
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is a file on this machine, and not a server that several may share."""
+        return self._path is not None
+
+    @property
     def engine(self) -> Engine:
         """The engine beneath, for what sessions cannot do."""
         return self._engine

@@ -15,6 +15,7 @@ from common.errors import Cancelled, Internal, MeshError
 from common.jobs.lease import Lease, LeaseLost
 from common.jobs.store import JobStore
 from common.names import new_id
+from common.telemetry.traces import Attributes, SpanContext, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +35,19 @@ class JobRunner:
         handlers: What to run for each kind of job; called from several threads.
         lease_s: Seconds after which a job of a process that died is taken up by another.
         num_threads: How many jobs run at once.
+        tracer: Makes a span of every attempt at a job; None makes none.
     """
 
     def __init__(
-        self, store: JobStore, handlers: Mapping[str, Handler], *, lease_s: float = 4.0, num_threads: int = 2
+        self,
+        store: JobStore,
+        handlers: Mapping[str, Handler],
+        *,
+        lease_s: float = 4.0,
+        num_threads: int = 2,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or Tracer("jobs")
         self._store = store
         self._handlers = dict(handlers)
         self._lease_s = lease_s
@@ -141,6 +150,15 @@ class JobRunner:
             return lease
 
     def _run(self, lease: Lease) -> None:
+        """Does the job in the trace of the call that submitted it."""
+        attributes: Attributes = {"deepseek.job": lease.job.name, "deepseek.attempt": lease.attempt}
+        parent = SpanContext.parse(lease.job.traceparent)
+        with self._tracer.span(lease.job.kind, parent, attributes=attributes) as span:
+            self._carry_out(lease)
+            if lease.error is not None:
+                span.fail(lease.error.reason)
+
+    def _carry_out(self, lease: Lease) -> None:
         _log.info("%s (%s): attempt %d", lease.job.name, lease.job.kind, lease.attempt)
         error: MeshError | None = None
         try:

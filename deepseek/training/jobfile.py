@@ -6,7 +6,8 @@ each written whole; a file `stop` beside them asks the process to save its work 
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from typing import Any, Self
 from common.artifacts import ArtifactStore, open_store
 from common.artifacts.store import disk_error
 from common.errors import MeshError
+from common.telemetry.traces import TRACEPARENT, SpanContext, Tracer, TraceTarget
 from deepseek.data.manifest import DatasetManifest
 from deepseek.training.runspec import RunSpec
 
@@ -68,6 +70,24 @@ class JobFile:
     def stop_asked(self) -> bool:
         """Whether the process shall save its work and end."""
         return (self.directory / "stop").exists()
+
+
+@contextmanager
+def traced(path: Path, name: str) -> Iterator[None]:
+    """Does what is in the block as a span of the trace that a job file names, and exports it where the file says.
+
+    Args:
+        path: The job file.
+        name: What is done, e.g. `train`.
+    """
+    options = json.loads(path.read_text(encoding="utf-8"))
+    tracer = Tracer("trainer", TraceTarget.from_json(options))
+    attributes = {"process.pid": os.getpid(), "deepseek.rank": int(os.environ.get("RANK", "0"))}
+    try:
+        with tracer.span(name, SpanContext.parse(options.get(TRACEPARENT, "")), sampled=False, attributes=attributes):
+            yield
+    finally:
+        tracer.close()
 
 
 def report(directory: Path, kind: str, **values: Any) -> None:

@@ -54,7 +54,7 @@ class RunHandler:
     Args:
         runs: Where runs are kept.
         directory: Working space; holds a directory a run while it is under way.
-        store: How a worker opens the artifact store, as members of its job file.
+        store: How a worker opens the artifact store and where its spans go, as members of its job file.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
     """
@@ -166,6 +166,7 @@ class RunHandler:
                         lease.update(message=f"waiting: {event['message']}")
                     case "finished":
                         self._complete(lease, run, event)
+                        child.let_export()
                         return _End.DONE
                     case "stopped":
                         return _End.DONE
@@ -205,6 +206,7 @@ class RunHandler:
             return run.name
 
         lease.complete(effect)
+        self._runs.wake()
 
 
 def _pause(lease: Lease, seconds: float) -> None:

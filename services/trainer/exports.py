@@ -63,7 +63,7 @@ class ExportHandler:
         runs: Where runs and exports are kept.
         registry: Where the model version is registered.
         directory: Working space.
-        store: How the child opens the artifact store, as members of its job file.
+        store: How the child opens the artifact store and where its spans go, as members of its job file.
         max_restarts: How often a child that crashed is started anew before the export fails.
     """
 
@@ -153,6 +153,7 @@ class ExportHandler:
                     case "progress":
                         lease.update(progress=event["progress"], message=event["message"])
                     case "finished":
+                        child.let_export()
                         return Export(Artifact.from_json(event["manifest"]), event["metrics"])
                     case "failed":
                         raise reported_error(event)

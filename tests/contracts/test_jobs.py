@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 from common.database import Database
 from common.errors import Cancelled, DataLoss, InvalidArgument, NotFound
 from common.jobs import Job, JobError, JobRunner, JobState, JobStore, Lease, LeaseLost
+from common.telemetry.traces import Tracer, TraceTarget, current
+from tests.common.telemetry.spans import read_spans
 from tests.contracts.conftest import DatabasePlace
 from tests.contracts.jobs import LEASE_S, TENANT, publish, published, submit
 from tests.processes import wait_until
@@ -612,3 +614,36 @@ def test_an_outcome_that_a_bug_kept_from_being_stored_is_stored_by_another_attem
         job = _final(store, submit(database))
 
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+
+
+def test_a_job_is_done_in_the_trace_of_the_call_that_submitted_it(
+    database: Database, store: JobStore, tmp_path: Path
+) -> None:
+    seen = []
+
+    def handler(lease: Lease) -> None:
+        seen.append(current())
+        if len(seen) == 2:
+            raise DataLoss("BLOB_DAMAGED", "damaged")
+        lease.complete(lambda session: "")
+
+    tracer = Tracer("example", TraceTarget(tmp_path / "spans.jsonl"))
+    with tracer.span("call", sampled=True) as call:
+        jobs = [submit(database).name for _ in range(2)]
+    runner = JobRunner(store, {"work": handler}, num_threads=1, tracer=tracer)
+    runner.start()
+    wait_until(lambda: all(store.get(TENANT, name).state.final for name in jobs), "the jobs to end")
+    runner.stop(5)
+    tracer.close()
+    _, *works = read_spans(tmp_path / "spans.jsonl")
+    assert [work["name"] for work in works] == ["work", "work"]
+    assert {work["parentSpanId"] for work in works} == {call.context.span_id}
+    assert [span.trace_id for span in seen if span] == [call.context.trace_id] * 2
+    assert [work["status"] for work in works] == [{"code": 0}, {"code": 2, "message": "BLOB_DAMAGED"}]
+
+
+def test_jobs_are_counted_by_kind_and_state(database: Database, store: JobStore) -> None:
+    for _ in range(3):
+        job = submit(database)
+    store.cancel(TENANT, job.name)
+    assert store.count() == {("work", "PENDING"): 2, ("work", "CANCELLED"): 1}
