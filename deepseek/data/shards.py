@@ -250,7 +250,8 @@ def _open(data: bytes | Path) -> Any:
 
 
 def _to_sample(row: dict[str, Any], fields: Sequence[Field], verify: bool) -> Sample:
-    if any(value is None for value in row.values()):
+    # The schema cannot keep nulls out of lists.
+    if any(value is None or (isinstance(value, list) and None in value) for value in row.values()):
         raise DataLoss("BLOB_DAMAGED", "the shard has a row with a missing value")
     sample = Sample(row["_key"], row["_split"], {field.name: row[field.name] for field in fields})
     if verify and sample_sha256(sample, fields) != row["_sha256"]:
