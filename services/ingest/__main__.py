@@ -1,8 +1,8 @@
 """Serves ingest: `python -m services.ingest`, by default on 127.0.0.1:7002."""
 
 import sys
-import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
@@ -63,18 +63,10 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
     ]
-    # Jobs wind up while calls are drained, so that a stop takes as long as the slower of the two.
-    stop_jobs = threading.Thread(target=runner.stop, args=(settings.drain_s,), name="stop-jobs")
-
-    def close_jobs() -> None:
-        if stop_jobs.ident is None:  # the server never ran
-            stop_jobs.start()
-        stop_jobs.join()
-
-    on_stop = [stop_jobs.start, job_servicer.close]
-    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
+    stops = (partial(runner.begin_stop, settings.drain_s), job_servicer.close)
+    server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)
     runner.start()
-    owned.callback(close_jobs)
+    owned.callback(runner.stop, settings.drain_s)
     expiry.start()
     owned.callback(expiry.stop)
     return server

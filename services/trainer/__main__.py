@@ -1,9 +1,9 @@
 """Serves the trainer: `python -m services.trainer`, by default on 127.0.0.1:7003."""
 
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
@@ -65,12 +65,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
 
     stop_s = settings.stop_grace_s + 2
 
-    def stop_jobs() -> None:
-        # Workers save while calls are drained, so that a stop takes as long as the slower of the two.
-        threading.Thread(target=runner.stop, args=(stop_s,), name="stop-jobs").start()
-
-    on_stop = [stop_jobs, trainer.close, jobs.close]
-    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
+    stops = (partial(runner.begin_stop, stop_s), trainer.close, jobs.close)
+    server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)
     runner.start()
     owned.callback(runner.stop, stop_s)
     return server
