@@ -106,8 +106,7 @@ class DirectoryStore(ArtifactStore):
         try:
             if self.size(tenant, sha256) != size_bytes:
                 return False
-            for _ in self._verified(tenant, sha256):
-                pass
+            self.verify(tenant, sha256)
         except (NotFound, DataLoss):
             return False
         path = self._root / blob_key(tenant, sha256)

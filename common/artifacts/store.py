@@ -167,6 +167,16 @@ class ArtifactStore(ABC):
                     temporary.unlink(missing_ok=True)
         return path
 
+    def verify(self, tenant: str, sha256: str) -> None:
+        """Returns if a blob is there and whole; reads all of it to find out.
+
+        Raises:
+            NotFound: BLOB_NOT_FOUND.
+            DataLoss: BLOB_DAMAGED.
+        """
+        for _ in self._verified(tenant, sha256):
+            pass
+
     def size(self, tenant: str, sha256: str) -> int:
         """Returns a blob's length in bytes, without reading it.
 

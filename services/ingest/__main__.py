@@ -11,10 +11,13 @@ from common.database import Database
 from common.jobs import JobRunner, JobStore
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
 from services.ingest.commit import Commits
 from services.ingest.reader import Reader
+from services.ingest.references import references
 from services.ingest.registry import Registry
 from services.ingest.servicer import IngestServicer
 from services.ingest.settings import IngestSettings
@@ -30,7 +33,8 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     """
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     store = open_store(
         settings.store_url,
         access_key_file=settings.store_access_key_file,
@@ -52,6 +56,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     hosted = [
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
+        upkeep.hosted(State(settings.service, database, migrations, references), on_import=runner.wake),
     ]
     # Jobs wind up while calls are drained, so that a stop takes as long as the slower of the two.
     stop_jobs = threading.Thread(target=runner.stop, args=(settings.drain_s,), name="stop-jobs")

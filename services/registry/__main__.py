@@ -6,10 +6,13 @@ from pathlib import Path
 
 from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
 from services.registry.lineage import Lineage
+from services.registry.references import references
 from services.registry.servicer import RegistryServicer
 from services.registry.settings import RegistrySettings
 
@@ -20,15 +23,19 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started; `owned` closes its database after it."""
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database))
 
     def ready() -> bool:
         database.check()
         return True
 
-    hosted = Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer)
-    return make_server(settings, [hosted], ready=ready)
+    hosted = [
+        Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer),
+        upkeep.hosted(State(settings.service, database, migrations, references)),
+    ]
+    return make_server(settings, hosted, ready=ready)
 
 
 if __name__ == "__main__":
