@@ -9,7 +9,7 @@ import sys
 import typer
 
 from common.errors import MeshError
-from deepseek.cli import ask, dataset, demo, doctor, infer, mesh, model, train
+from deepseek.cli import ask, dataset, demo, doctor, infer, mesh, model, train, upkeep
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -30,6 +30,9 @@ app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.command("infer")(infer.infer)
 app.command("doctor")(doctor.doctor)
+app.command("gc")(upkeep.gc)
+app.command("backup")(upkeep.backup)
+app.command("restore")(upkeep.restore)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
 

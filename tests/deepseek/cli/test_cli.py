@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "up", "down", "status", "ask", "dataset", "model", "train", "infer", "doctor"]
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "status",
+    "ask",
+    "dataset",
+    "model",
+    "train",
+    "infer",
+    "doctor",
+    "gc",
+    "backup",
+    "restore",
+]
 
 
 def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -51,6 +65,14 @@ def test_a_spec_that_is_no_json_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "INVALID_ARGUMENT: BAD_SPEC_FILE" in done.stderr
     assert "field: spec" in done.stderr
+
+
+@pytest.mark.parametrize("grace", ["", "soon", "-1h", "1", "1y", "1h30m"])
+def test_a_grace_period_that_is_none_is_refused(grace: str, tmp_path: Path) -> None:
+    done = deepseek(tmp_path, "gc", f"--grace={grace}")
+    assert done.returncode == 1
+    assert "INVALID_ARGUMENT: BAD_VALUE" in done.stderr
+    assert "field: --grace" in done.stderr
 
 
 def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:
