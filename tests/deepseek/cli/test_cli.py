@@ -13,7 +13,24 @@ from common.telemetry.anchors import DatabaseAnchor
 from common.telemetry.audit import AuditLog, Head
 from tests.common.telemetry.spans import read_spans
 
-COMMANDS = ["demo", "up", "down", "status", "ask", "dataset", "model", "train", "infer", "doctor", "audit"]
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "status",
+    "ask",
+    "dataset",
+    "model",
+    "train",
+    "infer",
+    "doctor",
+    "audit",
+    "certs",
+    "token",
+    "gc",
+    "backup",
+    "restore",
+]
 
 
 def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -100,6 +117,14 @@ def test_outputs_that_cannot_be_written_are_named_before_a_model_is_asked(tmp_pa
     (tmp_path / "file").touch()
     done = deepseek(tmp_path, "infer", "model", "--output", str(tmp_path / "file" / "out.npz"))
     assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--output")
+
+
+@pytest.mark.parametrize("grace", ["", "soon", "-1h", "1", "1y", "1h30m"])
+def test_a_grace_period_that_is_none_is_refused(grace: str, tmp_path: Path) -> None:
+    done = deepseek(tmp_path, "gc", f"--grace={grace}")
+    assert done.returncode == 1
+    assert "INVALID_ARGUMENT: BAD_VALUE" in done.stderr
+    assert "field: --grace" in done.stderr
 
 
 def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:
