@@ -208,3 +208,25 @@ def test_the_sources_own_errors_are_not_the_stores(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put(TENANT, tmp_path / "absent", TEXT)
     assert _files(tmp_path) == []
+
+
+def test_a_directory_that_goes_away_is_not_made_again(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    store = DirectoryStore(root)
+    kept = store.put(TENANT, b"kept", TEXT)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"written when"
+        root.rename(elsewhere)
+        yield b"it went away"
+
+    with pytest.raises(Unavailable) as caught:
+        store.put(TENANT, chunks(), TEXT)
+    assert caught.value.reason == "STORE_UNREACHABLE"
+    with pytest.raises(Unavailable) as caught:
+        DirectoryStore(root, make=False)
+    assert caught.value.reason == "STORE_UNREACHABLE"
+    assert not root.exists()
+
+    elsewhere.rename(root)
+    assert DirectoryStore(root, make=False).read(TENANT, kept.sha256) == b"kept"
