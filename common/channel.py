@@ -3,7 +3,8 @@
 A stub on such a channel raises the class that the server raised (`common.errors`), with its reason, fields and retry
 delay; no caller sees a `grpc.RpcError`. A call that finds the service UNAVAILABLE is tried again with exponential
 backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`. A stream of requests never
-is: gRPC loses messages when it sends one again (docs/decisions/0006), so its caller has to.
+is: gRPC loses messages when it sends one again (docs/decisions/0006), so its caller has to. A connection that has gone
+silent counts as broken after a quarter of a minute (`common.keepalive`).
 """
 
 import json
@@ -21,6 +22,7 @@ from grpc_status import rpc_status
 
 from common.auth.identity import Identity, read_token
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
+from common.keepalive import KEEPALIVE
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that is sent or taken unless a caller says otherwise."""
@@ -88,6 +90,7 @@ def open_channel(
         ("grpc.max_reconnect_backoff_ms", 1000),
         # Channels to one address must not share a connection: one that backs off would hold up a new one.
         ("grpc.use_local_subchannel_pool", 1),
+        *KEEPALIVE,
     ]
     once = [*options, ("grpc.enable_retries", 0)]
     retrying = [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(_RETRIES))]
