@@ -22,7 +22,7 @@ from tests.servers import PostgreSQL, postgresql_server, seaweedfs
 from tests.services.processes import ServiceProcess
 
 DISK = "256m"
-LEASE_S = 1.5
+LEASE_S = 3.0
 
 
 @dataclass
