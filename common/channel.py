@@ -4,7 +4,7 @@ A stub on such a channel raises the class that the server raised (`common.errors
 delay; no caller sees a `grpc.RpcError`. A call that finds the service UNAVAILABLE is tried again with exponential
 backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`. A stream never
 is, in either direction: gRPC loses messages, or hangs, when it sends one again (docs/decisions/0006); its caller knows
-where to go on.
+where to go on. A connection that has gone silent counts as broken after a quarter of a minute (`common.keepalive`).
 """
 
 import json
@@ -22,6 +22,7 @@ from grpc_status import rpc_status
 
 from common.auth.identity import Identity, read_token
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
+from common.keepalive import KEEPALIVE
 from common.telemetry.traces import TRACEPARENT, current
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -93,6 +94,7 @@ def open_channel(
         ("grpc.max_reconnect_backoff_ms", 1000),
         # Channels to one address must not share a connection: one that backs off would hold up a new one.
         ("grpc.use_local_subchannel_pool", 1),
+        *KEEPALIVE,
     ]
     once = [*options, ("grpc.enable_retries", 0)]
     retrying = [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(_RETRIES))]

@@ -33,3 +33,20 @@ def processes_of(home: Path) -> dict[int, str]:
         except OSError:
             continue  # ended while we looked, or not ours to see
     return {pid: command for pid, command in found.items() if command}
+
+
+def workers(home: Path, *, agents: bool = False) -> list[int]:
+    """Processes that train for this mesh: the workers, or the agents that started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().decode()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        ours = str(home) in command and "deepseek.training.worker" in command and state != "Z"
+        if ours and agents == ("deepseek.training.guard" in command):
+            found.append(int(entry.name))
+    return found

@@ -1,8 +1,9 @@
-"""A TCP proxy on loopback whose connections a test can cut, as a network does: neither side is told why."""
+"""A TCP proxy on loopback that treats its connections as a network does: neither side is told why."""
 
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -13,14 +14,18 @@ class Proxy:
 
     Args:
         target: `host:port` of the server.
+
+    Attributes:
+        delay_s: Seconds that every piece of up to 64 KiB waits before it is passed on.
     """
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+        self.delay_s = 0.0
+        self._target = target
+        self._refusing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, threading.Event] = {}
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -35,6 +40,27 @@ class Proxy:
             for connection in self._open:
                 _shut(connection)
 
+    def stall(self) -> None:
+        """Leaves every connection that is open now half-open for good: what either side sends is swallowed, and neither
+        learns that the other has gone. New ones are taken."""
+        with self._lock:
+            for silent in self._open.values():
+                silent.set()
+
+    def refuse(self) -> None:
+        """Breaks every connection and takes none until `accept`, as if the server were down."""
+        self._refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """Takes connections again."""
+        self._refusing = False
+
+    def redirect(self, target: str) -> None:
+        """Breaks every connection and leads new ones to another server."""
+        self._target = target
+        self.cut()
+
     def __enter__(self) -> Self:
         return self
 
@@ -42,11 +68,12 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _shut(self._listener)
+        self._threads[0].join()
         self.cut()
         for thread in self._threads:
             thread.join()
 
-    def _start(self, run: Callable[..., None], *args: socket.socket) -> None:
+    def _start(self, run: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=run, args=args)
         self._threads.append(thread)
         thread.start()
@@ -55,32 +82,39 @@ class Proxy:
         with self._listener, contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                host, _, port = self._target.rpartition(":")
                 try:
-                    server = socket.create_connection(self._target)
+                    if self._refusing:
+                        raise ConnectionRefusedError
+                    server = socket.create_connection((host, int(port)))
                 except OSError:
                     client.close()
                     continue
+                silent = threading.Event()
                 with self._lock:
-                    self._open |= {client, server}
-                self._start(self._relay, client, server)
+                    self._open |= {client: silent, server: silent}
+                self._start(self._relay, client, server, silent)
 
-    def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        back = threading.Thread(target=_pump, args=(server, client))
+    def _relay(self, client: socket.socket, server: socket.socket, silent: threading.Event) -> None:
+        back = threading.Thread(target=self._pump, args=(server, client, silent))
         back.start()
-        _pump(client, server)
+        self._pump(client, server, silent)
         back.join()
         with self._lock:
-            self._open -= {client, server}
+            del self._open[client], self._open[server]
         client.close()
         server.close()
 
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    _shut(source)
-    _shut(sink)
+    def _pump(self, source: socket.socket, sink: socket.socket, silent: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.delay_s:
+                    time.sleep(self.delay_s)
+                if not silent.is_set():
+                    sink.sendall(data)
+        if not silent.is_set():
+            _shut(source)
+            _shut(sink)
 
 
 def _shut(connection: socket.socket) -> None:

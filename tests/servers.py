@@ -46,12 +46,46 @@ class S3Server:
         return f"s3+http://{self.endpoint}/{self.bucket}"
 
 
+class PostgreSQL:
+    """A PostgreSQL server that can be stopped and started again. Made by `postgresql_server`.
+
+    Attributes:
+        url: SQLAlchemy URL of its empty database.
+    """
+
+    def __init__(self, binaries: Path, folder: Path, as_user: int | None) -> None:
+        self.url = f"postgresql+psycopg://mesh@/postgres?host={folder}"
+        self._command: list[str | Path] = [
+            binaries / "postgres",
+            "-D",
+            folder / "data",
+            "-k",
+            folder,
+            "-c",
+            "listen_addresses=",
+        ]
+        self._folder = folder
+        self._user = as_user
+        self._life = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Starts it and waits until it takes connections."""
+        log = self._folder / "log"
+        # SIGINT ends sessions and shuts down cleanly.
+        alive = self._life.enter_context(_running(self._command, log, stop=signal.SIGINT, user=self._user))
+        _wait(alive, lambda: _connects(self._folder), log)
+
+    def stop(self) -> None:
+        """Ends it and every session; what is committed stays."""
+        self._life.close()
+
+
 @contextlib.contextmanager
-def postgresql() -> Iterator[str]:
+def postgresql_server() -> Iterator[PostgreSQL]:
     """Runs a PostgreSQL server with an empty database, on a socket in a folder of its own, fsync on.
 
     Yields:
-        SQLAlchemy URL of the database.
+        The server, started.
     """
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
     if not binaries:
@@ -70,13 +104,25 @@ def postgresql() -> Iterator[str]:
             user=as_user,
             cwd=folder,
         )
-        command: list[str | Path] = [binaries[-1] / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="]
-        # SIGINT ends sessions and shuts down cleanly.
-        with _running(command, folder / "log", stop=signal.SIGINT, user=as_user) as alive:
-            _wait(alive, lambda: _connects(folder), folder / "log")
-            yield f"postgresql+psycopg://mesh@/postgres?host={folder}"
+        server = PostgreSQL(binaries[-1], folder, as_user)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """Runs a PostgreSQL server as `postgresql_server`, for tests that never stop it.
+
+    Yields:
+        SQLAlchemy URL of the database.
+    """
+    with postgresql_server() as server:
+        yield server.url
 
 
 @contextlib.contextmanager

@@ -29,16 +29,23 @@ class DirectoryStore(ArtifactStore):
     """Blobs as files below a directory.
 
     Args:
-        root: The directory; made, for this user only, if it is missing.
+        root: The directory.
+        make: Make it, for this user only, if it is missing. Later nobody does: a disk that comes back would hide what
+            was written meanwhile to a directory that only looked like it.
+
+    Raises:
+        Unavailable: STORE_UNREACHABLE if it is missing and not to be made.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, make: bool = True) -> None:
         self._root = root
         # No tenant's name starts with a dot.
         self._temporary = root / ".tmp"
         self._durable: set[Path] = set()  # folders whose names this store has synced into the folders above
         with self._errors():
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if make:
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_root()
             self._remove_orphans()
 
     def check(self) -> None:

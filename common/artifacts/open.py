@@ -7,26 +7,30 @@ from common.artifacts.store import ArtifactStore
 from common.errors import FailedPrecondition, InvalidArgument
 
 
-def open_store(url: str, *, access_key_file: Path | None = None, secret_key_file: Path | None = None) -> ArtifactStore:
+def open_store(
+    url: str, *, access_key_file: Path | None = None, secret_key_file: Path | None = None, make: bool = True
+) -> ArtifactStore:
     """Opens an artifact store.
 
     Args:
         url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`.
         access_key_file: File that holds the S3 access key; S3 only.
         secret_key_file: File that holds the S3 secret key; S3 only.
+        make: Make a directory that is missing; for whoever starts a store, not for whoever expects one.
 
     Returns:
-        The store. A directory is made if it is missing; S3 is not asked before its first use.
+        The store. S3 is not asked before its first use.
 
     Raises:
         InvalidArgument: BAD_STORE_URL.
         FailedPrecondition: STORE_KEYS_MISSING; STORE_READ_ONLY if a missing directory cannot be made.
+        Unavailable: STORE_UNREACHABLE if a directory is missing and not to be made.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         from common.artifacts.directory import DirectoryStore
 
-        return DirectoryStore(Path(unquote(parts.path)))
+        return DirectoryStore(Path(unquote(parts.path)), make=make)
     bucket = parts.path.strip("/")
     if parts.scheme in ("s3+http", "s3+https") and parts.hostname and bucket and "/" not in bucket:
         from common.artifacts.s3 import S3Store

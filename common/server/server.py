@@ -26,6 +26,7 @@ from common.auth.tokens import TokenVerifier
 from common.config import ServiceSettings, load_settings
 from common.database import Database
 from common.errors import FailedPrecondition, MeshError
+from common.keepalive import KEEPALIVE, MIN_PING_INTERVAL_MS
 from common.processes import die_with
 from common.server.interceptor import Interceptor
 from common.server.readiness import Readiness
@@ -153,8 +154,9 @@ def make_server(
             ("grpc.so_reuseport", 0),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
+            *KEEPALIVE,
         ],
     )
     for one in hosted:

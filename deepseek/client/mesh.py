@@ -66,7 +66,7 @@ class StoreAddress:
     def open(self) -> ArtifactStore:
         """Opens the store."""
         access, secret = (Path(file) if file else None for file in (self.access_key_file, self.secret_key_file))
-        return open_store(self.url, access_key_file=access, secret_key_file=secret)
+        return open_store(self.url, access_key_file=access, secret_key_file=secret, make=False)
 
 
 @dataclass(frozen=True)

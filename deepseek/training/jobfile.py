@@ -55,7 +55,8 @@ class JobFile:
             name = options.get(f"store_{kind}_key_file")
             return Path(name) if name else None
 
-        store = open_store(options["store_url"], access_key_file=key_file("access"), secret_key_file=key_file("secret"))
+        access, secret = key_file("access"), key_file("secret")
+        store = open_store(options["store_url"], access_key_file=access, secret_key_file=secret, make=False)
         tenant = options["tenant"]
         return cls(
             spec=RunSpec.from_json(options["spec"]),

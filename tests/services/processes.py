@@ -69,7 +69,7 @@ class ServiceProcess:
             )
         process = self._process
         wait_until(
-            lambda: self._address_file.exists() or process.poll() is not None, f"{self.name} to answer", timeout_s=30
+            lambda: self._address_file.exists() or process.poll() is not None, f"{self.name} to answer", timeout_s=60
         )
         assert process.poll() is None, self.log
         self.address = json.loads(self._address_file.read_text(encoding="utf-8"))["address"]

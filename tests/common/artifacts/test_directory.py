@@ -247,3 +247,25 @@ def test_what_another_writer_may_not_have_synced_is_synced_before_a_blob_is_ackn
     synced.clear()
     store.put(TENANT, b"blob", TEXT)
     assert synced == [leaf]
+
+
+def test_a_directory_that_goes_away_is_not_made_again(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    store = DirectoryStore(root)
+    kept = store.put(TENANT, b"kept", TEXT)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"written when"
+        root.rename(elsewhere)
+        yield b"it went away"
+
+    with pytest.raises(Unavailable) as caught:
+        store.put(TENANT, chunks(), TEXT)
+    assert caught.value.reason == "STORE_UNREACHABLE"
+    with pytest.raises(Unavailable) as caught:
+        DirectoryStore(root, make=False)
+    assert caught.value.reason == "STORE_UNREACHABLE"
+    assert not root.exists()
+
+    elsewhere.rename(root)
+    assert DirectoryStore(root, make=False).read(TENANT, kept.sha256) == b"kept"

@@ -2,34 +2,16 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.processes import wait_until
+from tests.processes import wait_until, workers
 from tests.services.trainer.conftest import Mesh
 from tests.services.trainer.tasks import picture_spec
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-
-
-def workers(home: Path, *, agents: bool = False) -> list[int]:
-    """Processes that train for this mesh: the workers, or the agents that started them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().decode()
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        ours = str(home) in command and "deepseek.training.worker" in command and state != "Z"
-        if ours and agents == ("deepseek.training.guard" in command):
-            found.append(int(entry.name))
-    return found
 
 
 def wait_for_checkpoint(mesh: Mesh, name: str, *, start: int = 1) -> int:

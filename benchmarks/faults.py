@@ -1,0 +1,140 @@
+"""Fault trials: what a mesh of real processes loses, tears or does twice when parts of it are killed, cut off or full.
+
+Each trial lets clients write and one fault strike, repairs it, kills the service once more, and looks for everything
+that was acknowledged; nothing may be wrong, so there is no peer. Trials are drawn from a seed (`tests.faults.trials`).
+Each is written to a results file as it ends, and a run that was interrupted goes on from there. `--quick` shortens what
+lasts long, and certifies nothing.
+"""
+
+import argparse
+import json
+import math
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmarks.report import ROOT, provenance, write_result
+from tests.faults.findings import Findings
+from tests.faults.mesh import start_mesh
+from tests.faults.trial_run import run_trial
+from tests.faults.trials import Trial, draw
+from tests.faults.workload import Undisturbed
+
+NUM_TRIALS = 100
+SEED = 20261125
+WRONG = ("lost_writes", "torn_reads", "double_writers", "unfinished_jobs")
+NUM_RESAMPLES = 2000
+
+
+def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Findings]]:
+    """Carries out trials, one mesh for all of a backend, and yields what each found."""
+    by_backend = attrgetter("backend")
+    for backend, of_backend in groupby(sorted(trials, key=by_backend), key=by_backend):
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder, start_mesh(backend, Path(folder)) as mesh:
+            expected = Undisturbed.measure(mesh)
+            for trial in of_backend:
+                yield trial, run_trial(mesh, trial, expected)
+
+
+def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """The figures of all trials; intervals cover 95 %."""
+    restarts_s = sorted(second for row in rows for second in row["restarts_s"])
+    draws = random.Random(seed)
+    resampled = sorted(
+        percentile(sorted(draws.choices(restarts_s, k=len(restarts_s))), 0.95) for _ in range(NUM_RESAMPLES)
+    )
+    num_wrong = sum(any(row[name] for name in WRONG) for row in rows)
+    return {
+        "n": len(rows),
+        "trials": len(rows),
+        "seed": seed,
+        **{name: sum(len(row[name]) for row in rows) for name in WRONG},
+        "wrong_trials": num_wrong,
+        # Exact (Clopper-Pearson) for no failure, which is the only outcome that passes.
+        "wrong_trials_share_below": None if num_wrong else 1 - 0.05 ** (1 / len(rows)),
+        "acknowledged_writes": sum(row["num_acknowledged"] for row in rows),
+        "compared_reads": sum(row["num_reads"] for row in rows),
+        "restarts": len(restarts_s),
+        "p95_restart_s": percentile(restarts_s, 0.95),
+        "p95_restart_s_interval": [percentile(resampled, 0.025), percentile(resampled, 0.975)],
+        "max_restart_s": restarts_s[-1],
+    }
+
+
+def percentile(ascending: Sequence[float], fraction: float) -> float:
+    """The smallest value that at least this fraction does not exceed."""
+    return ascending[math.ceil(fraction * len(ascending)) - 1]
+
+
+def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a fault, and what was wrong."""
+    table = Table("backend", "fault", "trials", "writes", *WRONG, "slowest restart", box=None, header_style="bold")
+    key = itemgetter("backend", "fault")
+    for (backend, fault), group in groupby(sorted(rows, key=key), key=key):
+        of = list(group)
+        counts = [sum(len(row[name]) for row in of) for name in WRONG]
+        slowest = max(second for row in of for second in row["restarts_s"])
+        writes = sum(row["num_acknowledged"] for row in of)
+        table.add_row(backend, fault, *map(str, (len(of), writes, *counts)), f"{slowest:.2f} s")
+    console.print(table)
+    for row in rows:
+        for name in WRONG:
+            for what in row[name]:
+                console.print(
+                    f"trial {row['number']} ({row['fault']} of {row['service']}): {name}: {what}", style="red"
+                )
+
+
+def main() -> None:
+    """Runs what is missing, prints a table and one JSON line, and certifies it if it was full and the tree clean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser.add_argument("--trials", type=int, default=NUM_TRIALS, help="how many; at least 100 are certified")
+    parser.add_argument("--seed", type=int, default=SEED, help="what they are drawn from")
+    parser.add_argument("--quick", action="store_true", help="nothing stays away for long; certifies nothing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (always the last line)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is cleaned up
+    where = provenance()
+    kind = "quick" if arguments.quick else "full"
+    # Another commit, seed or kind is another run.
+    file = ROOT / ".faults" / f"{where['commit'][:12]}{'-changed' * where['changed']}-{kind}-{arguments.seed}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    rows = [row for row in rows if row["number"] < arguments.trials]
+    done = {row["number"] for row in rows}
+    todo = [draw(arguments.seed, i, long=not arguments.quick) for i in range(arguments.trials) if i not in done]
+    console = Console(stderr=True)
+    with progress_bar(console) as progress, file.open("a", encoding="utf-8") as results:
+        task = progress.add_task("trials", total=arguments.trials, completed=len(rows), note="starting a mesh")
+        for trial, findings in run_trials(todo):
+            rows.append({**vars(trial), **vars(findings)})
+            results.write(json.dumps(rows[-1]) + "\n")
+            results.flush()
+            progress.update(task, advance=1, note=f"{trial.fault} of {trial.service}")
+    print_table(rows, console)
+    result = {**summary(rows, arguments.seed), **where}
+    file.unlink()
+    if kind == "full" and arguments.trials >= NUM_TRIALS and not where["changed"]:
+        print(f"certified in {write_result('faults', result)}", file=sys.stderr)
+    print(json.dumps(result))
+    sys.exit(1 if result["wrong_trials"] else 0)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Count, elapsed and remaining time, and the last fault."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+
+
+if __name__ == "__main__":
+    main()

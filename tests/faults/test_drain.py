@@ -1,0 +1,65 @@
+"""SIGTERM: what was accepted is finished, what is new is refused, and goes through once the service is back."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from common.channel import open_channel
+from common.errors import Unavailable
+from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from tests.faults.workload import answer, request_id
+from tests.processes import wait_until
+from tests.services.ingest.client import NUMBERS, Client, messages, number
+from tests.services.processes import ServiceProcess
+
+pytestmark = pytest.mark.faults
+
+SAMPLES = [number(i) for i in range(60)]
+
+
+def test_a_service_told_to_stop_finishes_what_it_has_accepted_and_refuses_the_rest(tmp_path: Path) -> None:
+    with ExitStack() as owned:
+        service = ServiceProcess("ingest", tmp_path, settings={"registry": "127.0.0.1:1", "drain_s": "60"})
+        owned.callback(service.close)
+        service.start()
+        client = Client(service.channel(), service.channel())
+        upload = client.create("drained", NUMBERS)
+        sent, go_on = threading.Event(), threading.Event()
+
+        def requests() -> Iterator[ingest_pb2.UploadSamplesRequest]:
+            yield from messages(upload, SAMPLES[:50])
+            sent.set()
+            go_on.wait(60)
+            yield ingest_pb2.UploadSamplesRequest(offset=50, samples=SAMPLES[50:])
+
+        accepted = client.ingest.UploadSamples.future(requests(), timeout=120)
+        assert sent.wait(30)
+        os.kill(service.pid, signal.SIGTERM)
+
+        create = ingest_pb2.CreateUploadRequest(dataset="datasets/later", schema=NUMBERS, request_id=request_id())
+
+        def is_refused() -> bool:
+            with open_channel(service.address, retry=False) as channel:
+                try:
+                    ingest_pb2_grpc.IngestServiceStub(channel).GetUpload(ingest_pb2.GetUploadRequest(name=upload))
+                except Unavailable:
+                    return True
+            return False
+
+        wait_until(is_refused, "new calls to be refused")
+        go_on.set()
+        assert accepted.result(60).upload.num_samples == len(SAMPLES)
+        service.stop()
+
+        made: list[str] = []
+        call = threading.Thread(target=lambda: made.append(answer(client.ingest.CreateUpload, create).upload.name))
+        call.start()
+        service.start()
+        call.join(60)
+        assert client.state(upload).num_samples == len(SAMPLES)
+        assert [client.state(name).dataset for name in made] == ["datasets/later"]
