@@ -9,7 +9,7 @@ import sys
 import typer
 
 from common.errors import MeshError
-from deepseek.cli import ask, dataset, demo, doctor, identity, infer, mesh, model, train
+from deepseek.cli import ask, dataset, demo, doctor, identity, infer, join, mesh, model, train
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -31,6 +31,8 @@ app.command("train")(train.train)
 app.command("infer")(infer.infer)
 app.command("doctor")(doctor.doctor)
 app.command("token")(identity.token)
+app.command("invite")(join.invite)
+app.command("join")(join.join)
 app.add_typer(identity.app, name="certs")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "up", "down", "status", "ask", "dataset", "model", "train", "infer", "doctor"]
+COMMANDS = ["demo", "up", "down", "status", "ask", "dataset", "model", "train", "infer", "doctor", "invite", "join"]
 
 
 def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
