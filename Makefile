@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 LOCK := requirements.lock
 TORCH := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))
 PROTOS = $(shell find protos -name '*.proto')
+BASELINE := protos/baseline.binpb
 INSTALL = $(BIN)/uv pip install --quiet --python $(VENV) --constraint $(LOCK)
 
-.PHONY: help demo test check format protos lock clean
+.PHONY: help demo test check format protos baseline lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +20,7 @@ demo: $(VENV)/.demo ## Install, then run the main job: data in, a served model o
 
 test: $(VENV)/.dev ## Install what the tests need, then run them all
 	deploy/setup/debian.sh
+	deploy/setup/node.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types, contracts and generated code
@@ -26,6 +28,7 @@ check: $(VENV)/.dev ## Check format, lint, types, contracts and generated code
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against $(BASELINE)
 	deploy/setup/protos.sh --check
 
 format: $(VENV)/.dev ## Format the code
@@ -34,6 +37,9 @@ format: $(VENV)/.dev ## Format the code
 
 protos: $(VENV)/.dev ## Generate Python from the contracts
 	deploy/setup/protos.sh
+
+baseline: $(VENV)/.dev ## Take the contracts as they stand for those of a release
+	$(BIN)/buf build --exclude-source-info --output $(BASELINE)
 
 lock: $(VENV)/.uv ## Lock all dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade \

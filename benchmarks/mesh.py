@@ -35,8 +35,10 @@ from common.auth.identity import replace_file
 from common.auth.tokens import issue_token
 from common.channel import open_channel
 from common.config import Port, ServiceSettings, load_settings
+from common.database import Database
 from common.errors import MeshError
 from common.server import Hosted, make_server
+from common.telemetry.process import Telemetry
 from deepseek.embedded import Access, EmbeddedMesh, start_mesh
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -77,10 +79,14 @@ def serve_bare(folder: Path, home: Path, address: Connection) -> None:
 
 
 def serve_ours(folder: Path, home: Path, address: Connection) -> None:
-    """A server of the mesh."""
+    """A server of the mesh, with all telemetry on: spans to a file by the default sampling, metrics, the audit log."""
     flags = ["--home", str(home), "--identity", str(folder / "registry"), "--unary-workers", str(NUM_THREADS)]
+    settings = load_settings(EchoSettings, [*flags, "--metrics-port", "0", "--trace-file", str(home / "spans.jsonl")])
+    database = Database(settings.state_url)
+    database.migrate()
     hosted = Hosted(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, Echo())
-    with make_server(load_settings(EchoSettings, flags), [hosted], ready=lambda: True) as server:
+    telemetry = Telemetry(settings, database)
+    with make_server(settings, [hosted], ready=lambda: True, telemetry=telemetry) as server:
         address.send(server.address)
         threading.Event().wait()
 

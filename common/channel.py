@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from common.auth.identity import SERVICE_HEADER, Identity, read_token
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
+from common.telemetry.traces import TRACEPARENT, current
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that is sent or taken unless a caller says otherwise."""
@@ -39,6 +40,7 @@ _RETRIES = {
         }
     ]
 }
+_PAUSE_S = 0.2
 _LOOK_S = 1.0
 # Reasons of errors that gRPC makes itself, without details.
 _OWN_REASONS = {
@@ -58,6 +60,7 @@ def open_channel(
     deadline_s: float = 30,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     retry: bool = True,
+    patience_s: float = 0,
 ) -> grpc.Channel:
     """Opens a channel; it connects when first used.
 
@@ -71,6 +74,7 @@ def open_channel(
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
         retry: Try calls with one request again while the service is UNAVAILABLE, for about 1.5 s.
+        patience_s: Go on trying unary calls for so many seconds, where somebody starts a service again that ended.
 
     Returns:
         A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
@@ -107,6 +111,7 @@ def open_channel(
         _Calls(
             address,
             deadline_s,
+            patience_s,
             ((SERVICE_HEADER, service),) if service else (),
             _Token(token_file) if token_file else None,
         ),
@@ -135,12 +140,16 @@ class _Calls:
 
     address: str
     deadline_s: float
+    patience_s: float
     metadata: tuple[tuple[str, str], ...]
     token: _Token | None
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        ours = self.metadata + (self.token.metadata() if self.token else ())
-        return {**options, "metadata": (*options.get("metadata", ()), *ours)} if ours else options
+        """A call's own options, with the service it means, the trace that it is a part of and the user's token."""
+        span = current()
+        trace = ((TRACEPARENT, span.traceparent),) if span else ()
+        ours = (*self.metadata, *trace, *(self.token.metadata() if self.token else ()))
+        return {**options, "metadata": (*(options.get("metadata") or ()), *ours)} if ours else options
 
 
 def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
@@ -237,17 +246,23 @@ class _Method:
         self._calls = calls
         self._streams_requests = streams_requests
         self._deadline_s = calls.deadline_s if unary else None
+        self._patience_s = calls.patience_s if unary else 0.0
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
         return self.with_call(request, timeout, **options)[0]
 
     def with_call(self, request: Any, timeout: float | None = None, **options: Any) -> tuple[Any, Any]:
         requests, options = self._captured(request), self._calls.options(options)
-        try:
-            response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
-        except grpc.RpcError as error:
-            raise _cause(error, self._calls.address, requests) from None
-        return response, call
+        give_up = time.monotonic() + self._patience_s
+        while True:
+            try:
+                response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= give_up:
+                    raise _cause(error, self._calls.address, requests) from None
+                time.sleep(_PAUSE_S)
+            else:
+                return response, call
 
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests, options = self._captured(request), self._calls.options(options)

@@ -7,13 +7,14 @@ environment. Secrets are settings only as paths of files.
 
 import ipaddress
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -21,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from common.auth import Role
 from common.errors import FailedPrecondition, InvalidArgument, Violation
+from common.telemetry.traces import DEFAULT_SAMPLING, TraceTarget
 
 S = TypeVar("S", bound="ServiceSettings")
 Port = Annotated[int, Field(description="Port to listen on; 0 takes a free one", ge=0, le=65535)]
@@ -28,16 +30,57 @@ Address = Annotated[
     str, Field(description="host:port of another service", pattern=r"^[^:/\s]+:\d{1,5}$|^\[.+\]:\d{1,5}$")
 ]
 
+# As SQLAlchemy reads a URL: a password may hold what would end the host of another URL.
+_PASSWORD = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
+_SECRET_PARAMETER = re.compile(r"pass(?!file$)|pwd|secret|scram_\w+_key", re.IGNORECASE)
+
 
 def home() -> Path:
     """The directory of a mesh on this machine: `DEEPSEEK_HOME`, else `~/.deepseek`."""
     return Path(os.environ.get("DEEPSEEK_HOME") or Path.home() / ".deepseek").absolute()
 
 
-class ServiceSettings(BaseSettings):
+class TraceSettings(BaseSettings):
+    """Where spans go: `DEEPSEEK_TRACE_FILE` and its like for all processes of a mesh and the command line alike."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True, env_prefix="DEEPSEEK_")
+
+    trace_file: Path | None = Field(None, description="File that spans are added to as OTLP/JSON; may be shared by all")
+    otlp_endpoint: str = Field(
+        "",
+        description="http(s)://host:port of a collector that takes spans by OTLP over gRPC",
+        pattern=r"^(https?://[^\s/@]+)?$",
+    )
+    trace_sampling: float = Field(
+        DEFAULT_SAMPLING, description="Part of the traces that begin here, and not at a caller, to record", ge=0, le=1
+    )
+
+    @field_validator("trace_file")
+    @classmethod
+    def _make_absolute(cls, path: Path | None) -> Path | None:
+        return path.absolute() if path else None
+
+    @property
+    def trace_target(self) -> TraceTarget:
+        """Where spans go."""
+        return TraceTarget(self.trace_file, self.otlp_endpoint)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Reads them from the environment alone.
+
+        Raises:
+            InvalidArgument: BAD_SETTING.
+        """
+        try:
+            return cls()  # type: ignore[call-arg]  # the plugin that knows of defaults is not used
+        except ValidationError as error:
+            raise _bad_setting(error) from error
+
+
+class ServiceSettings(TraceSettings):
     """What every service can be told."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
     service: ClassVar[str]
     callers: ClassVar[Mapping[str, Role]] = MappingProxyType({})
     """The services that may call this one, and as what."""
@@ -60,6 +103,10 @@ class ServiceSettings(BaseSettings):
     drain_s: float = Field(10, description="Seconds that accepted calls get to finish on SIGTERM", ge=0)
     address_file: Path | None = Field(None, description="File to write the bound address to, as JSON")
     parent_pid: int | None = Field(None, description="End when this process ends", gt=0)
+    metrics_port: int | None = Field(
+        None, description="Port of the metrics for Prometheus, over HTTP; 0 takes a free one", ge=0, le=65535
+    )
+    audit_head: bool = Field(False, description="Print the anchored head of the audit log as JSON, and end")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     config: Path | None = Field(None, description="TOML file; its table of the service's name holds settings")
 
@@ -83,7 +130,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, which pydantic-settings puts first, then what a program sets, the environment, and the file."""
-        return init_settings, env_settings, _TomlTable(settings_cls)
+        return init_settings, env_settings, _SharedEnvironment(settings_cls), _TomlTable(settings_cls)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -105,10 +152,16 @@ class ServiceSettings(BaseSettings):
             )
         return self
 
+    @property
+    def audit_file(self) -> Path:
+        """Where the audit log is."""
+        return self.home / "audit" / f"{self.service}.jsonl"
+
     @field_validator("state_url")
     @classmethod
     def _refuse_passwords(cls, url: str) -> str:
-        if urlsplit(url).password:
+        parameters = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+        if _PASSWORD.match(url) or any(_SECRET_PARAMETER.search(name) for name, _ in parameters):
             raise ValueError("holds a password; keep it in a PostgreSQL password file and add ?passfile=/path/of/it")
         return url
 
@@ -189,10 +242,26 @@ def load_settings(cls: type[S], argv: Sequence[str] | None = None) -> S:
         }
         settings = cls(**parsing)
     except ValidationError as error:
-        violations = [Violation(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
-        text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        raise InvalidArgument("BAD_SETTING", f"wrong settings: {text}", violations=violations) from error
+        raise _bad_setting(error) from error
     return settings.prepare()
+
+
+def _bad_setting(error: ValidationError) -> InvalidArgument:
+    violations = [Violation(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+    text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+    return InvalidArgument("BAD_SETTING", f"wrong settings: {text}", violations=violations)
+
+
+class _SharedEnvironment(PydanticBaseSettingsSource):
+    """Variables that say the same to every service (`DEEPSEEK_<FIELD>`); the service's own come first."""
+
+    def __call__(self) -> dict[str, Any]:
+        named = {field: f"DEEPSEEK_{field}".upper() for field in (*TraceSettings.model_fields, "metrics_port")}
+        return {field: os.environ[name] for field, name in named.items() if os.environ.get(name)}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Never called: the variables are taken together."""
+        raise NotImplementedError
 
 
 class _TomlTable(PydanticBaseSettingsSource):

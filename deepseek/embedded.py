@@ -1,8 +1,9 @@
 """The embedded mesh: every service as a process of its own on loopback, with a directory as store and SQLite as state.
 
 It is the default for a laptop and for the demo. A mesh either belongs to the process that started it and dies with it
-(`stay=False`), or stays until `stop_mesh` (`stay=True`); either way the mesh file tells clients where it is. It is not
-a supervisor: a service that was killed stays away until the mesh is started again, which starts what is missing.
+(`stay=False`), or stays until `stop_mesh` (`stay=True`); either way the mesh file tells clients where it is. A service
+that was killed stays away until the mesh is started again, which starts what is missing; only whoever works with a mesh
+that it started (`EmbeddedMesh.kept_up`) has such a service started again, a few times.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +40,14 @@ GRPC_NAMES = {
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 20
+
+MAX_RESTARTS = 3
+"""How often a service that ended by itself is started again while a mesh is kept up."""
+
+PATIENCE_S = 30.0
+"""Seconds for which a client of a mesh that is kept up waits for a service that is being started again."""
+
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,8 @@ def start_mesh(
         on_ready: Called for each service as soon as it is ready.
 
     Raises:
-        FailedPrecondition: PORT_TAKEN or the service's own reason if one does not start; those just started are
-            stopped again.
+        FailedPrecondition: HOME_NOT_WRITABLE; PORT_TAKEN or the service's own reason if one does not start; those just
+            started are stopped again.
     """
     with _locked(home):
         alive = _alive(home)
@@ -132,7 +143,7 @@ def stop_mesh(home: Path) -> list[str]:
             _signal(service.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for name, service in alive.items():
-            while _is_service(service.pid, name):
+            while _is_service(service.pid, name, home):
                 if time.monotonic() > deadline:
                     _signal(service.pid, signal.SIGKILL)
                 time.sleep(0.05)
@@ -141,7 +152,7 @@ def stop_mesh(home: Path) -> list[str]:
 
 
 class EmbeddedMesh:
-    """A mesh of which this process started some services. Not thread-safe.
+    """A mesh of which this process started some services. Not thread-safe; nothing else is called in `kept_up`.
 
     Args:
         home: As in `start_mesh`.
@@ -181,7 +192,7 @@ class EmbeddedMesh:
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
         argv = [sys.executable, "-m", f"services.{name}", "--port", self._addresses[name].rpartition(":")[2]]
-        argv += ["--home", str(self._home), "--address-file", str(self._address_file(name))]
+        argv += ["--home", str(self._home.absolute()), "--address-file", str(self._address_file(name))]
         if name != "registry":
             argv += ["--registry", self._addresses["registry"]]
         if self._access:
@@ -208,7 +219,7 @@ class EmbeddedMesh:
         while not (_listens(self._home, name, pid) and self._health(name) == "serving"):
             if name in self._processes and (status := self._processes[name].poll()) is not None:
                 raise self._failure(name, status)
-            if name not in self._processes and not _is_service(pid, name):
+            if name not in self._processes and not _is_service(pid, name, self._home):
                 raise FailedPrecondition("SERVICE_ENDED", f"{name} ended while it was waited for; try again")
             if time.monotonic() > deadline:
                 raise Unavailable("NOT_READY", f"{name} is not ready after {START_TIMEOUT_S} s; see {self._log(name)}")
@@ -224,6 +235,55 @@ class EmbeddedMesh:
         self._processes[name].wait()
         self.start(name)
         self.wait_until_ready(name)
+
+    @contextmanager
+    def kept_up(self, on_restart: Callable[[str], None]) -> Iterator[Mesh]:
+        """A client of this mesh, and services that are started again when they end: a job would wait for them forever.
+
+        Of use to the main thread alone: it is interrupted where it waits when a service ends for good, that is because
+        somebody stopped it or it has been started again too often.
+
+        Args:
+            on_restart: Called from another thread with a sentence for people.
+
+        Raises:
+            FailedPrecondition: SERVICE_ENDED or the service's own reason: it ended for good.
+        """
+        main = threading.main_thread().ident
+        assert main == threading.get_ident(), "only the main thread can be interrupted"
+        leaving = threading.Event()
+        failures: list[MeshError] = []
+
+        def watch() -> None:
+            num_restarts: Counter[str] = Counter()
+            while not leaving.wait(_LOOK_S):
+                for name, status in self._ended():
+                    num_restarts[name] += 1
+                    if status == 0 or num_restarts[name] > MAX_RESTARTS:
+                        failures.append(self._failure(name, status))
+                        signal.pthread_kill(main, signal.SIGINT)
+                        return
+                    how = f"{_how(status)}; started again ({num_restarts[name]} of {MAX_RESTARTS} times)"
+                    on_restart(f"{name} {how}")
+                    self.start(name)
+
+        watcher = threading.Thread(target=watch, name="mesh-upkeep", daemon=True)
+        watcher.start()
+        try:
+            with Mesh(self.file, patience_s=PATIENCE_S) as client:
+                yield client
+        except KeyboardInterrupt:
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            leaving.set()
+            watcher.join()
+
+    def _ended(self) -> list[tuple[str, int]]:
+        """Services of ours that run no more, with their exit status."""
+        looked_at = [(name, process.poll()) for name, process in self._processes.items()]
+        return [(name, status) for name, status in looked_at if status is not None]
 
     def connect(self) -> Mesh:
         """A client of this mesh."""
@@ -252,23 +312,34 @@ class EmbeddedMesh:
         return self._home / "logs" / f"{name}.log"
 
     def _failure(self, name: str, status: int) -> MeshError:
-        for line in reversed(self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-20:]):
+        # Whoever was stopped or killed says nothing of it in the log.
+        said = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-20:] if status > 0 else []
+        for line in reversed(said):
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
             if isinstance(entry, dict) and "reason" in entry:
                 return FailedPrecondition(entry["reason"], f"{name}: {entry['message']}", field=entry.get("field", ""))
-        return FailedPrecondition("SERVICE_ENDED", f"{name} ended with status {status}; see {self._log(name)}")
+        return FailedPrecondition("SERVICE_ENDED", f"{name} {_how(status)}; see {self._log(name)}")
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """Makes a home's directories, and keeps others from starting or stopping services in it meanwhile."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in ("logs", "run"):
-        (home / folder).mkdir(exist_ok=True)
-    with (home / "run" / "lock").open("w") as lock:
+    """Makes a home's directories, and keeps others from starting or stopping services in it meanwhile.
+
+    Raises:
+        FailedPrecondition: HOME_NOT_WRITABLE.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in ("logs", "run"):
+            (home / folder).mkdir(exist_ok=True)
+        lock = (home / "run" / "lock").open("w")
+    except OSError as error:
+        message = f"{home} cannot be used: {error.strerror}; name another directory with DEEPSEEK_HOME"
+        raise FailedPrecondition("HOME_NOT_WRITABLE", message, field="home") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -281,9 +352,9 @@ def _alive(home: Path) -> dict[str, ServiceAddress]:
     for name in PORTS:
         with contextlib.suppress(OSError, ValueError, KeyError):
             written = json.loads(_address_file(home, name).read_text(encoding="utf-8"))
-            if _is_service(written["pid"], name):
+            if _is_service(written["pid"], name, home):
                 found[name] = ServiceAddress(written["address"], written["pid"])
-    return {name: one for name, one in found.items() if _is_service(one.pid, name)}
+    return {name: one for name, one in found.items() if _is_service(one.pid, name, home)}
 
 
 def _access(home: Path) -> Access | None:
@@ -304,6 +375,10 @@ def _listens(home: Path, name: str, pid: int) -> bool:
     except (OSError, ValueError):
         return False
     return bool(written["pid"] == pid)
+
+
+def _how(status: int) -> str:
+    return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
 
 
 def _signal(pid: int, number: int) -> None:
@@ -329,14 +404,16 @@ def _health(name: str, file: MeshFile) -> str:
     return "serving" if serving else "not ready"
 
 
-def _is_service(pid: int, name: str) -> bool:
-    """Whether a process is the service it was: its number may have gone to another since."""
+def _is_service(pid: int, name: str, home: Path) -> bool:
+    """Whether a process is the service it was: its number may have gone to another since, and of another home."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return f"services.{name}".encode() in command and state != "Z"
+    if state == "Z" or f"services.{name}".encode() not in command or b"--home" not in command:
+        return False
+    return Path(os.fsdecode(command[command.index(b"--home") + 1])).resolve() == home.resolve()
 
 
 def _free_port() -> int:

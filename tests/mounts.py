@@ -25,3 +25,10 @@ def tmpfs(folder: Path, size: str = "4m") -> Iterator[Path]:
 def make_read_only(folder: Path) -> None:
     """Makes a mounted file system read-only; root is refused too, which file modes do not achieve."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Fills a mounted file system to its last byte, with a file `filling`."""
+    with contextlib.suppress(OSError), (folder / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

@@ -62,7 +62,7 @@ class Artifact:
                     check_sha256(sha256)
                     check_media_type(media_type)
                     return cls(sha256, size_bytes, media_type, check_id(tenant, field="tenant"))
-        except (ValueError, InvalidArgument) as error:
+        except (ValueError, RecursionError, InvalidArgument) as error:
             raise InvalidArgument("BAD_ARTIFACT", f"this is not an artifact descriptor: {error}") from error
         raise InvalidArgument("BAD_ARTIFACT", "this is not an artifact descriptor: fields are missing or mistyped")
 

@@ -1,7 +1,8 @@
 """An artifact store in a directory: the embedded default.
 
 A blob is written to `<root>/.tmp` and synced, then renamed to its place, whose folder is synced: a rename is atomic, so
-nobody sees half a blob. A writer holds a lock on its temporary file for as long as it lives; opening a store removes
+nobody sees half a blob. The folders above are synced once a process: that one is there does not prove that whoever made
+it has come to syncing it. A writer holds a lock on its temporary file for as long as it lives; opening a store removes
 the temporary files that nobody holds, which writers left that were killed. Needs a file system with POSIX rename and
 `flock` semantics.
 """
@@ -34,6 +35,7 @@ class DirectoryStore(ArtifactStore):
         self._root = root
         # No tenant's name starts with a dot.
         self._temporary = root / ".tmp"
+        self._durable: set[Path] = set()  # folders whose names this store has synced into the folders above
         with self._errors():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_orphans()
@@ -52,12 +54,14 @@ class DirectoryStore(ArtifactStore):
 
     def _translate(self, error: OSError) -> MeshError:
         if error.errno in FULL:
-            return ResourceExhausted("STORE_FULL", f"no space left in the store at {self._root}; free some")
+            return ResourceExhausted(
+                "STORE_FULL", f"no space left in the store at {self._root}; free some", field="store"
+            )
         if error.errno in READ_ONLY:
-            return FailedPrecondition("STORE_READ_ONLY", f"the store at {self._root} does not let us: {error.strerror}")
-        return Unavailable(
-            "STORE_UNREACHABLE", f"the store at {self._root} does not answer: {error.strerror}", retry_delay_s=1
-        )
+            message = f"the store at {self._root} does not let us: {error.strerror}"
+            return FailedPrecondition("STORE_READ_ONLY", message, field="store")
+        message = f"the store at {self._root} does not answer: {error.strerror}"
+        return Unavailable("STORE_UNREACHABLE", message, field="store", retry_delay_s=1)
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:
@@ -91,13 +95,12 @@ class DirectoryStore(ArtifactStore):
         _sync_folder(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for made in reversed(missing):
-            made.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(made.parent)
+        if folder == self._root or (folder in self._durable and folder.is_dir()):
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+        self._durable.add(folder)
 
     def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
         # Reading costs less than writing and syncing, and so a damaged blob is replaced by whoever has it whole.
@@ -108,9 +111,11 @@ class DirectoryStore(ArtifactStore):
                 pass
         except (NotFound, DataLoss):
             return False
-        # Another writer may have renamed it and not yet synced the folder.
+        # Another writer may have renamed it, or made its folder, and not yet synced that.
         with self._errors():
-            _sync_folder((self._root / blob_key(tenant, sha256)).parent)
+            folder = (self._root / blob_key(tenant, sha256)).parent
+            self._make_folder(folder)
+            _sync_folder(folder)
         return True
 
     def _open(self, tenant: str, sha256: str) -> Iterator[bytes]:

@@ -32,7 +32,9 @@ def open_store(url: str, *, access_key_file: Path | None = None, secret_key_file
         from common.artifacts.s3 import S3Store
 
         if parts.username is not None or parts.password is not None:
-            raise InvalidArgument("BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them")
+            raise InvalidArgument(
+                "BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them", field="store_url"
+            )
         return S3Store(
             parts.netloc,
             bucket,

@@ -85,22 +85,24 @@ class S3Store(ArtifactStore):
             if error.errno not in FULL:
                 raise
             message = f"no space left for uploads in {tempfile.gettempdir()}; free some, or set TMPDIR"
-            raise ResourceExhausted("STORE_FULL", message) from error
+            raise ResourceExhausted("STORE_FULL", message, field="store") from error
 
     def _translate(self, error: Exception) -> MeshError:
         where = f"the S3 store at {self._endpoint}"
         code = error.code if isinstance(error, S3Error) else None
         status = _status(error)
         if code == "NoSuchBucket":
-            return FailedPrecondition("STORE_BUCKET_MISSING", f"{where} has no bucket {self._bucket}; create it")
+            message = f"{where} has no bucket {self._bucket}; create it"
+            return FailedPrecondition("STORE_BUCKET_MISSING", message, field="store")
         if code in _DENIED or status in (401, 403):
-            return FailedPrecondition("STORE_ACCESS_DENIED", f"{where} refuses our keys: {code or status}")
+            message = f"{where} refuses our keys: {code or status}"
+            return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
         if code in _FULL or status == _HTTP_INSUFFICIENT_STORAGE:
-            return ResourceExhausted("STORE_FULL", f"no space left in {where}; free some")
+            return ResourceExhausted("STORE_FULL", f"no space left in {where}; free some", field="store")
         if code in _READ_ONLY:
-            return FailedPrecondition("STORE_READ_ONLY", f"{where} takes no writes: {code}")
+            return FailedPrecondition("STORE_READ_ONLY", f"{where} takes no writes: {code}", field="store")
         what = code or status or type(error).__name__
-        return Unavailable("STORE_UNREACHABLE", f"{where} does not answer: {what}", retry_delay_s=1)
+        return Unavailable("STORE_UNREACHABLE", f"{where} does not answer: {what}", field="store", retry_delay_s=1)
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:

@@ -48,7 +48,7 @@ class ArtifactStore(ABC):
 
     All methods raise InvalidArgument (BAD_NAME, BAD_DIGEST) for a tenant or digest that is none, Unavailable
     (STORE_UNREACHABLE) while the store is away, and FailedPrecondition (STORE_ACCESS_DENIED, STORE_BUCKET_MISSING)
-    if it is set up wrongly.
+    if it is set up wrongly. The field of a STORE_ error is `store`.
     """
 
     def put(
@@ -247,10 +247,11 @@ class ArtifactStore(ABC):
 def disk_error(error: OSError, path: Path) -> MeshError:
     """Returns what to tell of a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE."""
     if error.errno in FULL:
-        return ResourceExhausted("DISK_FULL", f"no space left for {path}; free some and try again")
+        return ResourceExhausted("DISK_FULL", f"no space left for {path}; free some and try again", field="path")
     if error.errno in READ_ONLY:
-        return FailedPrecondition("DISK_READ_ONLY", f"{path} cannot be used: {error.strerror}")
-    return Unavailable("DISK_UNAVAILABLE", f"{path} cannot be used: {error.strerror}", retry_delay_s=1)
+        return FailedPrecondition("DISK_READ_ONLY", f"{path} cannot be used: {error.strerror}", field="path")
+    message = f"{path} cannot be used: {error.strerror}"
+    return Unavailable("DISK_UNAVAILABLE", message, field="path", retry_delay_s=1)
 
 
 def blob_key(tenant: str, sha256: str) -> str:

@@ -241,7 +241,7 @@ def _read_jwks(path: Path) -> dict[str, Ed25519PublicKey]:
             if (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519"):
                 raw = base64.urlsafe_b64decode(jwk["x"] + "=" * (-len(jwk["x"]) % 4))
                 keys[jwk["kid"]] = Ed25519PublicKey.from_public_bytes(raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: {error}", field="identity") from error
     if not keys:
         raise FailedPrecondition("BAD_JWKS_FILE", f"{path} holds no Ed25519 key", field="identity")

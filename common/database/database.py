@@ -56,7 +56,8 @@ class Database:
         if schema is not None and not _SCHEMA.fullmatch(schema):
             raise InvalidArgument("BAD_DATABASE_URL", f"{schema!r} cannot be the name of a schema")
         self._schema: str | None = None
-        self._name = parsed.render_as_string(hide_password=True)
+        # A driver takes secrets in the query too, under names of its own.
+        self._name = parsed.set(query={}).render_as_string(hide_password=True)
         self._path: Path | None = None
         if parsed.drivername in ("sqlite", "sqlite+pysqlite") and parsed.database not in (None, "", ":memory:"):
             self._path = Path(str(parsed.database))
@@ -135,6 +136,11 @@ class Database:
     def close(self) -> None:
         """Closes all connections."""
         self._engine.dispose()
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file on this machine, and not a server that several may share."""
+        return self._path is not None
 
     @property
     def engine(self) -> Engine:

@@ -1,8 +1,12 @@
-"""What went wrong in an engine, in the mesh's words. Errors of our own statements are not translated: they are bugs."""
+"""What went wrong in an engine, in the mesh's words.
+
+Errors of our own statements (a broken constraint, bad SQL) are not translated: they are bugs. Anything else counts as
+the engine being away, known or not: it is not the caller's fault, and it may pass.
+"""
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 
 from common.errors import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 
@@ -11,16 +15,20 @@ _FULL = "full"
 _READ_ONLY = "read-only"
 _DAMAGED = "damaged"
 _AWAY = "away"
+_OURS = "ours"
 
 _SQLITE = {
+    sqlite3.SQLITE_ERROR: _OURS,
+    sqlite3.SQLITE_MISUSE: _OURS,
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_PROTOCOL: _BUSY,
+    sqlite3.SQLITE_SCHEMA: _BUSY,
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_PERM: _READ_ONLY,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CANTOPEN: _AWAY,
-    sqlite3.SQLITE_IOERR: _AWAY,
 }
 
 # By SQLSTATE, or the first two of its characters, which are its class.
@@ -28,15 +36,10 @@ _POSTGRESQL = {
     "40": _BUSY,
     "55P03": _BUSY,
     "53100": _FULL,
-    "53": _AWAY,
     "25006": _READ_ONLY,
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
-    "08": _AWAY,
-    "57": _AWAY,
-    "28": _AWAY,
-    "3D": _AWAY,
-    "25P03": _AWAY,
+    "42501": _AWAY,
 }
 
 
@@ -45,10 +48,8 @@ def translate(error: DBAPIError, database: str) -> MeshError | None:
 
     Args:
         error: As SQLAlchemy raised it.
-        database: The database's URL without its password, for the message.
+        database: The database's URL without password and query, for the message.
     """
-    if isinstance(error, IntegrityError):
-        return None
     detail = str(error.orig).partition("\n")[0]
     match _kind(error):
         case "busy":
@@ -64,12 +65,14 @@ def translate(error: DBAPIError, database: str) -> MeshError | None:
     return None
 
 
-def _kind(error: DBAPIError) -> str | None:
+def _kind(error: DBAPIError) -> str:
     if isinstance(error.orig, sqlite3.Error):
         # The low byte is the primary code. Errors of the driver itself have none.
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        return None if code is None else _SQLITE.get(code & 0xFF)
-    state = getattr(error.orig, "sqlstate", None)
-    if state is None:
-        return _AWAY if isinstance(error, OperationalError) or error.connection_invalidated else None
-    return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
+        known = _SQLITE.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
+    else:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        known = _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
+    if known is not None:
+        return known
+    ours = isinstance(error, IntegrityError | ProgrammingError | DataError | NotSupportedError)
+    return _OURS if ours and not error.connection_invalidated else _AWAY

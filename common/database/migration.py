@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from common.errors import FailedPrecondition
 
 _HERE = Path(__file__).parent
-_COMMON = (_HERE / "migrations", _HERE.parent / "jobs" / "migrations")
+_COMMON = tuple(_HERE.parent / area / "migrations" for area in ("database", "jobs", "telemetry"))
 
 # `alembic.op`, which revisions use, is one for the whole process.
 _OP = threading.Lock()

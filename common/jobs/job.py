@@ -73,6 +73,7 @@ class Job:
         create_us: When it was accepted, UTC microseconds.
         start_us: When a worker first took it up; None while PENDING.
         end_us: When it became final; None until then.
+        traceparent: The span of the call that submitted it; empty if there was none.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Job:
     create_us: int
     start_us: int | None
     end_us: int | None
+    traceparent: str = ""
 
 
 class JobRow(Base):
@@ -117,6 +119,7 @@ class JobRow(Base):
     create_us: Mapped[int]
     start_us: Mapped[int | None]
     end_us: Mapped[int | None]
+    traceparent: Mapped[str] = mapped_column(server_default="")
 
     def job(self) -> Job:
         """Returns the job that this row holds."""
@@ -137,6 +140,7 @@ class JobRow(Base):
             create_us=self.create_us,
             start_us=self.start_us,
             end_us=self.end_us,
+            traceparent=self.traceparent,
         )
 
     def finish(self, state: JobState, now_us: int) -> None:

@@ -30,6 +30,7 @@ class Lease:
         lost: Set when the hold has ended or may have: stop what you started, publish nothing.
         cancelled: Set when somebody asked the job to stop.
         stopping: Set when this process shuts down: return soon, and another worker goes on.
+        error: What this worker ended the job with; None if it did not fail.
     """
 
     def __init__(self, database: Database, job: Job, owner: str, *, deadline: float) -> None:
@@ -38,6 +39,7 @@ class Lease:
         self.lost = threading.Event()
         self.cancelled = threading.Event()
         self.stopping = threading.Event()
+        self.error: MeshError | None = None
         self.owner = owner
         self.deadline = deadline
         self._database = database
@@ -120,6 +122,7 @@ class Lease:
             row.error_code, row.error_reason = kept.code, kept.reason
             row.error_message, row.error_field = kept.message, kept.field
             row.finish(JobState.FAILED, self._database.clock_us(session))
+        self.error = error
         self._finished = True
 
     def cancel_done(self, effect: Callable[[Session], None] | None = None) -> None:

@@ -15,6 +15,7 @@ from common.errors import Cancelled, Internal, MeshError
 from common.jobs.lease import Lease, LeaseLost
 from common.jobs.store import JobStore
 from common.names import new_id
+from common.telemetry.traces import Attributes, SpanContext, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +27,27 @@ class JobRunner:
 
     A handler ends its job with `lease.complete`. Otherwise its job becomes FAILED if it raises a MeshError, CANCELLED
     if it raises Cancelled or returns after `lease.cancelled`, is given back if it returns after `lease.stopping`, and
-    is FAILED (INTERNAL) in all other cases. On LeaseLost, and after `lease.lost`, the job is left alone.
+    is FAILED (INTERNAL) in all other cases. On LeaseLost, and after `lease.lost`, the job is left alone. A bug on
+    the way to or from a handler is logged, and its thread goes on; the job's lease runs out, and it is taken up again.
 
     Args:
         store: Where the jobs are.
         handlers: What to run for each kind of job; called from several threads.
         lease_s: Seconds after which a job of a process that died is taken up by another.
         num_threads: How many jobs run at once.
+        tracer: Makes a span of every attempt at a job; None makes none.
     """
 
     def __init__(
-        self, store: JobStore, handlers: Mapping[str, Handler], *, lease_s: float = 4.0, num_threads: int = 2
+        self,
+        store: JobStore,
+        handlers: Mapping[str, Handler],
+        *,
+        lease_s: float = 4.0,
+        num_threads: int = 2,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or Tracer("jobs")
         self._store = store
         self._handlers = dict(handlers)
         self._lease_s = lease_s
@@ -50,11 +60,8 @@ class JobRunner:
         self._changed = threading.Condition()
         self._active: set[Lease] = set()
         self._num_wakes = 0
-        self._workers = [threading.Thread(target=self._work, name=f"job-{n}", daemon=True) for n in range(num_threads)]
-        self._keepers = [
-            threading.Thread(target=self._renew, name="job-renewal", daemon=True),
-            threading.Thread(target=self._expire, name="job-expiry", daemon=True),
-        ]
+        self._workers = [self._thread(self._work, f"job-{n}") for n in range(num_threads)]
+        self._keepers = [self._thread(self._renew, "job-renewal"), self._thread(self._expire, "job-expiry")]
 
     def start(self) -> None:
         """Starts to take up jobs; called once."""
@@ -94,6 +101,18 @@ class JobRunner:
         for thread in filter(threading.Thread.is_alive, self._keepers):
             thread.join(self._lease_s)
 
+    def _thread(self, loop: Callable[[], None], name: str) -> threading.Thread:
+        def keep_on() -> None:
+            while True:
+                try:
+                    loop()
+                    return
+                except Exception:  # noqa: BLE001  without its threads a service would look well and run no job ever again
+                    _log.exception("bug in %s; it goes on", name)
+                self._ended.wait(self._lease_s / 4)
+
+        return threading.Thread(target=keep_on, name=name, daemon=True)
+
     def _work(self) -> None:
         while not self._stopping.is_set():
             with self._changed:
@@ -131,6 +150,15 @@ class JobRunner:
             return lease
 
     def _run(self, lease: Lease) -> None:
+        """Does the job in the trace of the call that submitted it."""
+        attributes: Attributes = {"deepseek.job": lease.job.name, "deepseek.attempt": lease.attempt}
+        parent = SpanContext.parse(lease.job.traceparent)
+        with self._tracer.span(lease.job.kind, parent, attributes=attributes) as span:
+            self._carry_out(lease)
+            if lease.error is not None:
+                span.fail(lease.error.reason)
+
+    def _carry_out(self, lease: Lease) -> None:
         _log.info("%s (%s): attempt %d", lease.job.name, lease.job.kind, lease.attempt)
         error: MeshError | None = None
         try:

@@ -6,9 +6,9 @@ a clock that all processes of one database share.
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from common.database import Database, decode_page_token, encode_page_token, now_us
@@ -17,6 +17,7 @@ from common.errors import NotFound
 from common.jobs.job import HELD, Job, JobRow, JobState
 from common.jobs.lease import Lease
 from common.names import new_id, parse
+from common.telemetry.traces import traceparent
 
 _WATCH_S = 0.2
 """Seconds between two looks of a watcher."""
@@ -34,6 +35,8 @@ class JobStore:
 
     def submit(self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "") -> Job:
         """Adds a job in the caller's transaction; call `JobRunner.wake` once that is committed.
+
+        The job remembers the span that this thread works for: its work becomes part of that trace.
 
         Args:
             session: The transaction of the call that creates the job.
@@ -59,6 +62,7 @@ class JobStore:
             owner="",
             lease_until_us=0,
             create_us=now_us(),
+            traceparent=traceparent(),
         )
         session.add(row)
         session.flush()
@@ -108,6 +112,12 @@ class JobStore:
             rows = rows[:num_rows]
             token = encode_page_token((rows[-1].create_us, rows[-1].job_id))
         return [row.job() for row in rows], token
+
+    def count(self) -> Mapping[tuple[str, str], int]:
+        """Returns how many jobs there are of each kind and state, of all tenants together."""
+        query = select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+        with self._database.snapshot() as session:
+            return {(kind, state): number for kind, state, number in session.execute(query)}
 
     def cancel(self, tenant: str, name: str) -> Job:
         """Asks a job to stop. Idempotent; a finished job stays as it is.

@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from common.auth import Caller, Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
-from common.errors import DeadlineExceeded, Internal, MeshError, PermissionDenied, ResourceExhausted
+from common.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, PermissionDenied, ResourceExhausted
 from common.server.status import to_status
+from common.telemetry.calls import CallObserver, MethodObserver, NamedRequests, ObservedCall
 
 _HEALTH = "/grpc.health.v1.Health/"
 _FOREVER_S = 1e9
@@ -77,6 +79,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         authenticator: Tells who calls.
         roles: The least role of every method by its path; a method without one cannot be called.
         limits: What one caller may ask for.
+        observer: Sees every call.
         max_streams: Calls with a stream in either direction that may run at once.
         deadline_s: Seconds that a unary call may take that brings no deadline of its own.
     """
@@ -86,6 +89,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         authenticator: Authenticator,
         roles: Mapping[str, Role],
         limits: CallerLimits,
+        observer: CallObserver,
         *,
         max_streams: int,
         deadline_s: float,
@@ -93,6 +97,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._authenticator = authenticator
         self._roles = roles
         self._limits = limits
+        self._observer = observer
         self._deadline_s = deadline_s
         self._streams = threading.BoundedSemaphore(max_streams)
         self._max_streams = max_streams
@@ -110,30 +115,33 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        if handler.request_deserializer:
+            handler = _parsing(handler)
+        codec = {"response_serializer": handler.response_serializer}
         if not handler.request_streaming and not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
                 self._single(method, self._bounded(handler.unary_unary)), **codec
             )
         if handler.request_streaming and not handler.response_streaming:
+            behaviour = self._single(method, self._capped(handler.stream_unary))
             return grpc.stream_unary_rpc_method_handler(
-                self._single(method, self._capped(handler.stream_unary)), **codec
+                lambda requests, context: behaviour(NamedRequests(requests), context), **codec
             )
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream), **codec)
         return grpc.unary_stream_rpc_method_handler(self._many(method, handler.unary_stream), **codec)
 
-    def _admit(self, method: str, context: grpc.ServicerContext) -> CallContext:
+    def _observe(self, method: str) -> MethodObserver:
+        return self._observer.of_method(method, audited=self._roles.get(method, Role.PREDICTOR) >= Role.WRITER)
+
+    def _admit(self, method: str, context: grpc.ServicerContext, call: ObservedCall) -> CallContext:
         """The call's context, once it is known that its caller may make it.
 
         Raises:
             Unauthenticated, PermissionDenied: They may not.
             ResourceExhausted: RATE_EXCEEDED.
         """
-        caller = self._authenticator.authenticate(context)
+        caller = call.caller = self._authenticator.authenticate(context)
         role = self._roles.get(method)
         if role is None or caller.role < role:
             message = f"{caller.subject} is a {caller.role}; {method} takes a {role or 'role that nobody has'}"
@@ -153,29 +161,39 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             self._streams.release()
 
     def _single(self, method: str, behaviour: Callable[[Any, CallContext], Any]) -> Callable[..., Any]:
+        observer = self._observe(method)
+
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                response = behaviour(request, self._admit(method, context))
-            except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
-                failure = _failure(method, context, error)
-            else:
-                _logger.debug("done", extra={"method": method})
-                return response
+            with observer.begin(request, context) as observed:
+                try:
+                    response = behaviour(request, self._admit(method, context, observed))
+                    observed.end(response=response)
+                except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
+                    failure = _failure(method, context, error)
+                    observed.end(failure.code, failure.reason)
+                else:
+                    _logger.debug("done", extra={"method": method})
+                    return response
             _abort(context, method, failure)
 
         return call
 
     def _many(self, method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        observer = self._observe(method)
+
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             # All of it runs when gRPC takes the first response, so that a call which ends before that holds no place.
-            try:
-                admitted = self._admit(method, context)
-                with self._stream(admitted):
-                    yield from behaviour(request, admitted)
-                _logger.debug("done", extra={"method": method})
-                return
-            except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
-                failure = _failure(method, context, error)
+            with observer.begin(request, context) as observed:
+                try:
+                    admitted = self._admit(method, context, observed)
+                    with self._stream(admitted):
+                        yield from behaviour(request, admitted)
+                    observed.end()
+                    _logger.debug("done", extra={"method": method})
+                    return
+                except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
+                    failure = _failure(method, context, error)
+                    observed.end(failure.code, failure.reason)
             _abort(context, method, failure)
 
         return call
@@ -199,6 +217,29 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             return response
 
         return call
+
+
+def _parsing(handler: Any) -> Any:
+    """The handler, with requests parsed in the call.
+
+    gRPC parses before the call, where bytes that are no message would be INTERNAL, and logged as a bug of ours.
+    """
+    if handler.request_streaming:
+        kind = "stream_stream" if handler.response_streaming else "stream_unary"
+    else:
+        kind = "unary_stream" if handler.response_streaming else "unary_unary"
+    behaviour, parse = getattr(handler, kind), handler.request_deserializer
+
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            raise InvalidArgument("BAD_MESSAGE", "the bytes are no request of this method; see its contract") from error
+
+    def call(request: Any, context: CallContext) -> Any:
+        return behaviour(map(read, request) if handler.request_streaming else read(request), context)
+
+    return handler._replace(request_deserializer=None, **{kind: call})
 
 
 def _failure(method: str, context: Any, error: Exception) -> MeshError:

@@ -9,8 +9,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,11 +24,19 @@ from common.auth.authenticator import Authenticator, Loopback, MutualTls
 from common.auth.limits import CallerLimits
 from common.auth.tokens import TokenVerifier
 from common.config import ServiceSettings, load_settings
+from common.database import Database
 from common.errors import FailedPrecondition, MeshError
 from common.processes import die_with
 from common.server.interceptor import Interceptor
 from common.server.readiness import Readiness
 from common.telemetry import configure_logging
+from common.telemetry.anchors import DatabaseAnchor
+from common.telemetry.calls import CallObserver
+from common.telemetry.process import Telemetry
+from common.telemetry.servicer import SERVICE as AUDIT_SERVICE
+from common.telemetry.servicer import AuditServicer
+from common.telemetry.traces import Tracer
+from protos.audit.v1 import audit_pb2_grpc
 
 S = TypeVar("S", bound=ServiceSettings)
 _MAX_WAITING = 1000
@@ -61,7 +69,10 @@ class MeshServer:
         port: The port that was bound.
         address: `host:port`.
         names: Full names of the gRPC services it offers.
+        metrics_address: `host:port` of the process's metrics; empty if there are none.
     """
+
+    metrics_address = ""
 
     def __init__(
         self,
@@ -112,6 +123,7 @@ def make_server(
     *,
     ready: Callable[[], bool],
     on_stop: Sequence[Callable[[], None]] = (),
+    telemetry: Telemetry | None = None,
 ) -> MeshServer:
     """Binds a server; it does not answer until it is started.
 
@@ -120,17 +132,23 @@ def make_server(
         hosted: The gRPC services it offers, besides health and reflection.
         ready: Whether what the services depend on answers; may raise a MeshError. Called twice a second.
         on_stop: Called when the server begins to drain; each ends streams that would otherwise wait for news.
+        telemetry: Of the process; the server hosts AuditService for its log. None observes nothing.
 
     Raises:
         FailedPrecondition: PORT_TAKEN, or BIND_FAILED for another reason; BAD_IDENTITY, BAD_JWKS_FILE.
         ValueError: A method of a hosted service declares no role.
     """
+    observer = CallObserver(Tracer(settings.service))
+    if telemetry:
+        observer = telemetry.observer
+        add_audit = audit_pb2_grpc.add_AuditServiceServicer_to_server
+        hosted = [*hosted, Hosted(AUDIT_SERVICE, add_audit, AuditServicer(telemetry.audit))]
     num_threads = settings.unary_workers + settings.max_streams
     # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
     pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)
     server = grpc.server(
         pool,
-        interceptors=[_interceptor(settings, hosted)],
+        interceptors=[_interceptor(settings, hosted, observer)],
         maximum_concurrent_rpcs=num_threads + _MAX_WAITING,
         options=[
             ("grpc.so_reuseport", 0),
@@ -151,16 +169,20 @@ def make_server(
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _bind_error(host, settings.port) from error
-    return MeshServer(server, shown, port, hosted, ready, on_stop, pool)
+    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool)
+    bound.metrics_address = telemetry.metrics_address if telemetry else ""
+    return bound
 
 
-def _interceptor(settings: ServiceSettings, hosted: Sequence[Hosted]) -> Interceptor:
+def _interceptor(settings: ServiceSettings, hosted: Sequence[Hosted], observer: CallObserver) -> Interceptor:
     authenticator: Authenticator = Loopback()
     if settings.identity:
         authenticator = MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
     limits = CallerLimits(rate=settings.rate, burst=settings.burst, max_streams=settings.max_streams_per_caller)
     roles = role_of_methods(one.name for one in hosted)
-    return Interceptor(authenticator, roles, limits, max_streams=settings.max_streams, deadline_s=settings.deadline_s)
+    return Interceptor(
+        authenticator, roles, limits, observer, max_streams=settings.max_streams, deadline_s=settings.deadline_s
+    )
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:
@@ -203,6 +225,7 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
             "names": server.names,
             "identity": str(settings.identity or ""),
             "pid": os.getpid(),
+            "metrics": server.metrics_address,
         }
         temporary.write_text(json.dumps(bound))
         temporary.replace(file)
@@ -236,6 +259,8 @@ def run(cls: type[S], build: Callable[[S, ExitStack], MeshServer], argv: Sequenc
         if settings.parent_pid:
             die_with(settings.parent_pid)
         configure_logging(cls.service, settings.log_level)
+        if settings.audit_head:
+            return _print_audit_head(settings)
         with ExitStack() as owned:
             status = serve(settings, build(settings, owned), close=owned.close)
     except MeshError as error:
@@ -243,6 +268,14 @@ def run(cls: type[S], build: Callable[[S, ExitStack], MeshServer], argv: Sequenc
         return 1
     _leave_stuck_calls_behind(status)
     return status
+
+
+def _print_audit_head(settings: ServiceSettings) -> int:
+    """For who checks the log while no service runs: nobody but a service opens its database."""
+    with closing(Database(settings.state_url, schema=settings.service)) as database:
+        head = DatabaseAnchor(database, settings.audit_file).read()
+    print(json.dumps(asdict(head) if head else None))
+    return 0
 
 
 def _leave_stuck_calls_behind(status: int) -> None:

@@ -5,11 +5,15 @@ is one message with its code and reason on standard error, and exit status 1; wr
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
+from common.config import TraceSettings
 from common.errors import MeshError
-from deepseek.cli import ask, dataset, demo, doctor, identity, infer, join, mesh, model, train
+from common.telemetry.traces import Tracer
+from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -34,6 +38,7 @@ app.command("token")(identity.token)
 app.command("invite")(join.invite)
 app.command("join")(join.join)
 app.add_typer(identity.app, name="certs")
+app.add_typer(audit.app, name="audit")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
 
@@ -41,7 +46,8 @@ app.add_typer(model.app, name="model")
 def main() -> None:
     """Runs the command line."""
     try:
-        app()
+        with _traced():
+            app()
     except MeshError as error:
         print_error(error)
         sys.exit(1)
@@ -49,6 +55,21 @@ def main() -> None:
         if end.code == INTERRUPTED:
             print_error("stopped")
         raise
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Begins the trace of a command, always recorded, if there is somewhere to send it; else the services decide."""
+    settings = TraceSettings.load()
+    tracer = Tracer("cli", settings.trace_target)
+    if not tracer.exports:
+        yield
+        return
+    try:
+        with tracer.span(" ".join(["deepseek", *sys.argv[1:2]]), sampled=True):
+            yield
+    finally:
+        tracer.close()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`deepseek dataset`: list, upload and look into data sets."""
+"""`deepseek dataset`: list, upload and look into data sets, and see to uploads that were left behind."""
 
 import json
 from pathlib import Path
@@ -44,12 +44,50 @@ def upload(
     with connect() as mesh, progress_bar() as bar:
         task = bar.add_task("uploading", total=files.num_images, note="")
         version = mesh.datasets.upload(
-            dataset, files.fields, files.samples(split), on_sample=lambda number: bar.update(task, completed=number)
+            dataset,
+            files.fields,
+            files.samples(split),
+            on_sample=lambda number: bar.update(task, completed=number),
+            on_change=lambda job: bar.update(task, note=job.message),
         )
     if as_json:
         print_json({"version": version.name, "num_samples": version.num_samples, "sha256": version.manifest.sha256})
     else:
         console.print(f"{version.name}: {version.num_samples} samples")
+
+
+@app.command()
+def uploads(as_json: AsJson = False) -> None:
+    """List the uploads that are open: under way, or left behind by a client that was killed."""
+    with connect() as mesh:
+        found = list(mesh.datasets.uploads())
+    if as_json:
+        print_json(
+            [
+                {
+                    "upload": one.name,
+                    "dataset": one.dataset,
+                    "num_samples": one.num_samples,
+                    "update_time": one.update_time.ToJsonString(),
+                }
+                for one in found
+            ]
+        )
+    else:
+        rows = [
+            (one.name, one.dataset, one.num_samples, f"{one.update_time.ToDatetime():%Y-%m-%d %H:%M}") for one in found
+        ]
+        print_table(["upload", "data set", "samples", "last write (UTC)"], rows)
+
+
+@app.command()
+def drop_upload(
+    name: Annotated[str, typer.Argument(help="e.g. uploads/2f7c; see `deepseek dataset uploads`.")],
+) -> None:
+    """Drop an upload that was not committed, with its samples."""
+    with connect() as mesh:
+        mesh.datasets.drop_upload(name)
+    console.print(f"dropped {name}", highlight=False)
 
 
 @app.command()

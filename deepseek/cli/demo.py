@@ -18,14 +18,25 @@ import typer
 from common.config import home
 from deepseek import embedded
 from deepseek.cli.mesh import FreePorts
-from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
+from deepseek.cli.output import (
+    AsJson,
+    console,
+    error_console,
+    make_folder,
+    print_json,
+    print_table,
+    progress_bar,
+    writing,
+)
 from deepseek.cli.train import show_run
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
+from protos.job.v1 import job_pb2
+from protos.trainer.v1 import trainer_pb2
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew even if an equal run exists.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running.")] = False,
     free_ports: FreePorts = False,
     report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
@@ -37,12 +48,14 @@ def demo(
     Stopped or killed half-way, it goes on from the last checkpoint when run again.
     """
     start = time.perf_counter()
+    make_folder(report, "--report")
     with running_mesh(keep=keep, free_ports=free_ports) as mesh:
         figures = run(mesh, report, fresh=fresh)
     figures["total_s"] = time.perf_counter() - start
     from deepseek.demo.report import write_json
 
-    write_json(report / "report.json", figures)
+    with writing(report, "--report"):
+        write_json(report / "report.json", figures)
     print_report(figures, report, keep=keep)
     if as_json:
         print_json(figures)
@@ -50,7 +63,13 @@ def demo(
 
 @contextmanager
 def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
-    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept."""
+    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept.
+
+    Services that were started here are kept up.
+
+    Raises:
+        FailedPrecondition: SERVICE_ENDED or the service's own reason: one of its services does not stay up.
+    """
     console.rule("mesh", align="left")
     mesh = embedded.start_mesh(
         home(),
@@ -59,7 +78,7 @@ def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
         on_ready=lambda s: console.print(f"{s.name:<10} {s.address}  (process {s.pid})", highlight=False),
     )
     try:
-        with mesh.connect() as client:
+        with mesh.kept_up(lambda text: error_console.print(text, style="bold yellow", markup=False)) as client:
             yield client
     except BaseException:
         mesh.stop()
@@ -73,8 +92,8 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
 
     Args:
         mesh: The mesh.
-        folder: Where the pictures go; made if missing.
-        fresh: Train even if an equal run exists.
+        folder: Where the pictures go.
+        fresh: Train anew even if an equal run exists; one that an interrupted demo left under way is stopped.
 
     Returns:
         The report's figures, without `total_s`.
@@ -82,7 +101,6 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     from deepseek.demo import easy_vqa, report, serving
 
     name = easy_vqa.DATASET
-    folder.mkdir(parents=True, exist_ok=True)
     blobs_before = _num_blobs(mesh)
 
     console.rule("ingest", align="left")
@@ -90,13 +108,19 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     with progress_bar() as bar:
         task = bar.add_task("uploading", total=len(samples), note="")
         version = mesh.datasets.upload(
-            name, easy_vqa.fields(), samples, on_sample=lambda number: bar.update(task, completed=number)
+            name,
+            easy_vqa.fields(),
+            samples,
+            on_sample=lambda number: bar.update(task, completed=number),
+            on_change=lambda job: bar.update(task, note=job.message),
         )
     console.print(f"{version.name}: {version.num_samples} samples, manifest {version.manifest.sha256[:12]}")
 
     console.rule("train", align="left")
     spec = json.loads(resources.files("deepseek.demo").joinpath("spec.json").read_text(encoding="utf-8"))
     submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
+    if fresh:
+        _stop_older(mesh, submitted)
     with progress_bar() as bar:
         events = show_run(bar, mesh.runs.watch(submitted.name))
     trained = mesh.runs.wait(submitted.name)
@@ -127,9 +151,10 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
         f"{num_questions} test questions: accuracy {served:.4%}; the same file without a server {offline:.4%}"
     )
 
-    (folder / "example.png").write_bytes(test[0].values["image"])
-    report.write_learning_curve(folder / "learning-curve.png", events)
-    report.write_contact_sheet(folder / "contact-sheet.png", asked)
+    with writing(folder, "--report"):
+        (folder / "example.png").write_bytes(test[0].values["image"])
+        report.write_learning_curve(folder / "learning-curve.png", events)
+        report.write_contact_sheet(folder / "contact-sheet.png", asked)
     p50_ms, p99_ms = (float(value) for value in np.percentile([one.latency_s * 1000 for one in asked], [50, 99]))
     return {
         "test_accuracy": served,
@@ -170,6 +195,15 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     ask = f'{program} ask {image} "what shape is it?"'
     commands = [ask, f"{program} down"] if keep else [f"{program} up", ask]
     console.print("next:", *commands, sep="\n  ", markup=False, highlight=False)
+
+
+def _stop_older(mesh: Mesh, submitted: trainer_pb2.Run) -> None:
+    """Stops other runs like this one: what an interrupted demo left goes on by itself and takes half the machine."""
+    under_way = (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING)
+    for run in mesh.runs.list():
+        if run.fingerprint == submitted.fingerprint and run.name != submitted.name and run.job.state in under_way:
+            mesh.runs.stop(run.name)
+            console.print(f"{run.name}: stopped, for {submitted.name} is trained afresh", highlight=False)
 
 
 def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:

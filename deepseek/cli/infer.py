@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from common.errors import InvalidArgument
-from deepseek.cli.output import AsJson, console, print_json
+from deepseek.cli.output import AsJson, console, make_folder, print_json, writing
 from deepseek.client import connect
 
 
@@ -18,6 +18,8 @@ def infer(
     as_json: AsJson = False,
 ) -> None:
     """Run a loaded model on arrays from .npy files. Without --input, show what the model takes and gives."""
+    if output:
+        make_folder(output.parent, "--output")
     with connect() as mesh:
         metadata = mesh.inference.metadata(model)
         if not inputs:
@@ -27,7 +29,8 @@ def infer(
             return
         outputs = mesh.inference.infer(model, dict(_read(item) for item in inputs))
     if output:
-        np.savez(output, allow_pickle=False, **outputs)
+        with writing(output, "--output"):
+            np.savez(output, allow_pickle=False, **outputs)
     if as_json:
         print_json({name: array.tolist() for name, array in outputs.items()})
     else:

@@ -1,7 +1,10 @@
 """How commands speak: tables for people, one JSON line for programs, errors on standard error."""
 
 import json
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from common.errors import MeshError
+from common.errors import FailedPrecondition, MeshError
 
 console = Console()
 error_console = Console(stderr=True)
@@ -39,6 +42,36 @@ def print_error(error: MeshError | str) -> None:
     error_console.print(f"  {error.code}: {error.reason}", markup=False)
     for violation in error.violations:
         error_console.print(f"  field: {violation.field}", markup=False)
+
+
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Around the writing of what a command makes.
+
+    Args:
+        path: The file or folder that is written.
+        option: The command's option that names the place.
+
+    Raises:
+        FailedPrecondition: OUTPUT_NOT_WRITABLE.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}; name another place with {option}"
+        raise FailedPrecondition("OUTPUT_NOT_WRITABLE", message, field=option) from error
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Makes a folder if it is missing and sees whether it takes files, before the work whose outcome goes there.
+
+    Raises:
+        FailedPrecondition: OUTPUT_NOT_WRITABLE.
+    """
+    with writing(folder, option):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def progress_bar() -> Progress:

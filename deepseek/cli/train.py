@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from common.errors import InvalidArgument
-from deepseek.cli.output import AsJson, console, print_json, progress_bar
+from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
 from deepseek.client import connect
 from protos.trainer.v1 import trainer_pb2
 
@@ -40,8 +40,14 @@ def train(
         run = mesh.runs.wait(run.name)
         result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
         if model:
-            with console.status("exporting"):
-                result["model_version"] = mesh.runs.export(run.name, model, int8=int8).name
+            with progress_bar() as bar:
+                task = bar.add_task("exporting", total=1, note="")
+                result["model_version"] = mesh.runs.export(
+                    run.name,
+                    model,
+                    int8=int8,
+                    on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
+                ).name
     if as_json:
         print_json(result)
     else:
@@ -54,15 +60,14 @@ def read_spec(path: Path) -> dict[str, Any]:
     """Reads a run spec from a JSON or TOML file.
 
     Raises:
-        InvalidArgument: BAD_SPEC_FILE if it is neither.
+        InvalidArgument: BAD_SPEC_FILE if it is neither, or cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
+    form, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
     try:
-        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(
-            "BAD_SPEC_FILE", f"{path} is not {path.suffix or 'JSON'}: {error}", field="spec"
-        ) from error
+        document = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path} is not {form} in UTF-8 that can be read: {error}; correct it"
+        raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
     if not isinstance(document, dict):
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")
     return document
@@ -84,6 +89,8 @@ def show_run(bar: Progress, events: Iterable[trainer_pb2.RunEvent]) -> list[trai
             bar.update(task, total=step.num_steps, completed=step.step, note=note + accuracy)
         elif event.HasField("evaluation"):
             accuracy = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
+        elif event.HasField("warning"):
+            error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
         elif event.HasField("attempt") and event.attempt.start_step:
             bar.update(task, note=f"resumed from step {event.attempt.start_step}")
     return seen

@@ -15,6 +15,7 @@ from deepseek.client.pages import pages
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MESSAGE_BYTES = 1 << 20
 """Samples are sent in messages of about this size: large enough for speed, far below the message limit."""
 RETRY_S = 0.2
 PATIENCE_S = 30
-"""How long the service may be away, without a sample becoming durable, before an upload gives up."""
+"""How long the service may be away, without a sample getting through, before an upload or a reader gives up."""
 
 
 class Datasets:
@@ -41,6 +42,7 @@ class Datasets:
         samples: Iterable[Sample],
         *,
         on_sample: Callable[[int], None] | None = None,
+        on_change: Callable[[job_pb2.Job], None] | None = None,
     ) -> registry_pb2.DatasetVersion:
         """Uploads samples and commits them as one data set version.
 
@@ -50,6 +52,7 @@ class Datasets:
             samples: The samples, taken lazily. If they can be gone through again (a sequence, say; not a generator), a
                 stream that breaks is resumed after the last durable sample.
             on_sample: Called with the number of samples sent so far.
+            on_change: Called with every state of the job that commits them.
 
         Returns:
             The version; an existing one if the data set has one with exactly these samples.
@@ -68,7 +71,7 @@ class Datasets:
         job = self._ingest.CommitUpload(
             ingest_pb2.CommitUploadRequest(name=upload.name, request_id=uuid.uuid4().hex)
         ).job
-        return self.version(jobs.wait(self._mesh.channel("ingest"), job).result)
+        return self.version(jobs.wait(self._mesh.channel("ingest"), job, on_change=on_change).result)
 
     def _send(
         self,
@@ -93,6 +96,15 @@ class Datasets:
                 if durable > offset:
                     offset, last_progress = durable, time.monotonic()
 
+    def uploads(self) -> Iterator[ingest_pb2.Upload]:
+        """Every upload that is open: under way, or left behind by a client that was killed; newest first."""
+        for page in pages(self._ingest.ListUploads, ingest_pb2.ListUploadsRequest()):
+            yield from page.uploads
+
+    def drop_upload(self, name: str) -> None:
+        """Drops an upload (`uploads/<id>`) that was not committed. Idempotent."""
+        self._ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=name))
+
     def version(self, name: str) -> registry_pb2.DatasetVersion:
         """Looks a version up by name (`datasets/<id>/versions/<n>`, `…/versions/latest` or an alias)."""
         request = registry_pb2.GetDatasetVersionRequest(name=name)
@@ -111,10 +123,38 @@ class Datasets:
             yield from page.dataset_versions
 
     def read(self, version: str, split: str = "train") -> Iterator[ingest_pb2.Sample]:
-        """The samples of a version in their stored order."""
-        request = ingest_pb2.ReadSamplesRequest(dataset_version=version, split=split)
-        for response in self._ingest.ReadSamples(request):
-            yield from response.samples
+        """The samples of a version in their stored order, across restarts of the service."""
+        for batch in self.read_batches(version, split):
+            yield from batch.samples
+
+    def read_batches(
+        self, version: str, split: str = "train", *, cursor: str = ""
+    ) -> Iterator[ingest_pb2.ReadSamplesResponse]:
+        """The samples of a version in batches, each with the `cursor` from which a later call goes on after it.
+
+        Args:
+            version: Name of the version. An alias that is moved meanwhile ends the stream with BAD_CURSOR if the
+                service is restarted.
+            split: Which split of it.
+            cursor: Of an earlier batch of this version and split; empty for the start.
+
+        Raises:
+            MeshError: As `IngestService.ReadSamples` documents.
+        """
+        last_progress = time.monotonic()
+        while True:
+            try:
+                for batch in self._ingest.ReadSamples(
+                    ingest_pb2.ReadSamplesRequest(dataset_version=version, split=split, cursor=cursor)
+                ):
+                    cursor = batch.cursor
+                    yield batch
+                    last_progress = time.monotonic()  # not before: a caller may take its time
+                return
+            except Unavailable:
+                if time.monotonic() - last_progress > PATIENCE_S:
+                    raise
+            time.sleep(RETRY_S)
 
     @property
     def _registry(self) -> registry_pb2_grpc.RegistryServiceStub:

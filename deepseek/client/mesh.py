@@ -95,7 +95,7 @@ class MeshFile:
         """Reads a mesh file.
 
         Raises:
-            FailedPrecondition: MESH_NOT_FOUND if there is none.
+            FailedPrecondition: MESH_NOT_FOUND if there is none, MESH_FILE_UNREADABLE if it cannot be read.
             InvalidArgument: BAD_MESH_FILE if it is not one.
         """
         try:
@@ -103,10 +103,13 @@ class MeshFile:
             services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
             store = StoreAddress(**document["store"]) if document.get("store") else None
             return cls(services, store, document.get("identity", ""), document.get("token_file", ""))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FailedPrecondition(
                 "MESH_NOT_FOUND", f"no mesh runs here ({path} is missing); start one with `deepseek up`"
             ) from error
+        except OSError as error:
+            message = f"{path} cannot be read: {error.strerror}; it belongs to whoever started the mesh"
+            raise FailedPrecondition("MESH_FILE_UNREADABLE", message, field="home") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgument(
                 "BAD_MESH_FILE", f"{path} is not a mesh file; run `deepseek down`, then `deepseek up`"
@@ -131,11 +134,13 @@ class Mesh:
     Args:
         file: Where the services are.
         deadline_s: Seconds that a unary call may take unless it says otherwise.
+        patience_s: Seconds for which a unary call waits for a service that is away, besides the usual 1.5 s.
     """
 
-    def __init__(self, file: MeshFile, *, deadline_s: float = 30) -> None:
+    def __init__(self, file: MeshFile, *, deadline_s: float = 30, patience_s: float = 0) -> None:
         self._file = file
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
         self._channels: dict[str, grpc.Channel] = {}
 
     def channel(self, service: str) -> grpc.Channel:
@@ -154,6 +159,7 @@ class Mesh:
                 token_file=Path(self._file.token_file) if self._file.token_file else None,
                 service=service,
                 deadline_s=self._deadline_s,
+                patience_s=self._patience_s,
             )
         return self._channels[service]
 

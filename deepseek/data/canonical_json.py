@@ -166,6 +166,8 @@ class Node:
             dumps(self._value)
         except ValueError:
             self.fail("holds a number that is not finite or a string that is not valid Unicode")
+        except RecursionError:  # what could just be parsed may be too much where the stack is deeper
+            self.fail("is nested too deeply")
         return self._value
 
 

@@ -6,8 +6,10 @@ languages. It knows nothing of how shards are made or read (`deepseek.data.shard
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from common.errors import InvalidArgument
 from deepseek.data import canonical_json
@@ -44,6 +46,11 @@ class Field:
     type: str
     repeated: bool = False
     labels: tuple[str, ...] = ()
+
+    @cached_property
+    def label_set(self) -> frozenset[str]:
+        """The labels, to look one up in: a field may have tens of thousands, and every value of it is checked."""
+        return frozenset(self.labels)
 
 
 @dataclass(frozen=True)
@@ -182,8 +189,8 @@ def _labels_problem(one: Field) -> str:
         return "is a label, so it must list its labels"
     if len(one.labels) > _MAX_LABELS:
         return f"has {len(one.labels)} labels; at most {_MAX_LABELS} are allowed"
-    if len(set(one.labels)) != len(one.labels):
-        repeated = next(label for label in one.labels if one.labels.count(label) > 1)
+    if len(one.label_set) != len(one.labels):
+        repeated, _ = Counter(one.labels).most_common(1)[0]
         return f"lists the label {repeated[:80]!r} twice"
     if not all(label and canonical_json.is_unicode(label) for label in one.labels):
         return "has a label that is empty or not valid Unicode"

@@ -31,6 +31,9 @@ MAX_LARGE = 2
 """How many files with more than LARGE_VALUES pixels or values a process decodes at a time; more wait."""
 LARGE_VALUES = 1024 * 1024
 _BLOCK_VALUES = 64 * 1024
+_RIFF_SIZES = {b"RIFF": "<I", b"RIFX": ">I"}
+_STREAMED = (0, 0xFFFFFFFF)
+"""What a program writes for the size of a WAV file that it cannot know yet."""
 
 # What Pillow's decoders raise on damaged input, as fuzzing in its own tests and ours shows. MemoryError is among them
 # because a damaged header can ask for any amount.
@@ -152,9 +155,21 @@ def _recording(data: bytes, field: str, name: str) -> Iterator[Any]:
             if recording.frames * recording.channels > MAX_AUDIO_VALUES:
                 message = f"{name} has {recording.frames} frames of {recording.channels} channels; that is too long"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
+            _check_size(data, field, name)
             yield recording
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_AUDIO", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
+
+
+def _check_size(data: bytes, field: str, name: str) -> None:
+    """Refuses a WAV file that is shorter than its header says; libsndfile reads it as a shorter recording."""
+    if data[:4] not in _RIFF_SIZES:
+        return
+    (announced,) = struct.unpack_from(_RIFF_SIZES[data[:4]], data, 4)
+    num_missing = announced + 8 - len(data)
+    if announced not in _STREAMED and num_missing > 0:
+        message = f"{name} is cut off: {num_missing} of {announced + 8} bytes are missing"
+        raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
 
 def _check_length(num_read: int, num_frames: int, field: str, name: str) -> None:

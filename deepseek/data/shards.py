@@ -150,7 +150,7 @@ def _check_value(value: Any, field: Field, where: str) -> None:
                 _wrong_type(value, "text", where)
             if not canonical_json.is_unicode(value):
                 raise InvalidArgument("BAD_TEXT", f"{where} is not valid Unicode", field=where)
-            if field.type == "label" and value not in field.labels:
+            if field.type == "label" and value not in field.label_set:
                 known = ", ".join(field.labels[:50]) + (", …" if len(field.labels) > 50 else "")
                 message = f"{where} is {value[:80]!r}, which is not a label of the field; its labels: {known}"
                 raise InvalidArgument("UNKNOWN_LABEL", message, field=where)
@@ -250,7 +250,8 @@ def _open(data: bytes | Path) -> Any:
 
 
 def _to_sample(row: dict[str, Any], fields: Sequence[Field], verify: bool) -> Sample:
-    if any(value is None for value in row.values()):
+    # The schema cannot keep nulls out of lists.
+    if any(value is None or (isinstance(value, list) and None in value) for value in row.values()):
         raise DataLoss("BLOB_DAMAGED", "the shard has a row with a missing value")
     sample = Sample(row["_key"], row["_split"], {field.name: row[field.name] for field in fields})
     if verify and sample_sha256(sample, fields) != row["_sha256"]:

@@ -16,11 +16,12 @@ def main(argv: Sequence[str]) -> int:
     """Carries out the job file's export; returns the exit code."""
     die_with_parent()
     path = Path(argv[0])
-    from deepseek.training.jobfile import report_failure
+    from deepseek.training.jobfile import report_failure, traced
     from deepseek.training.packaging import package
 
     try:
-        package(path)
+        with traced(path, "export"):
+            package(path)
     except MeshError as error:
         report_failure(path.parent, error)
         return 1

@@ -6,13 +6,16 @@ each written whole; a file `stop` beside them asks the process to save its work 
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from common.artifacts import ArtifactStore, open_store
+from common.artifacts.store import disk_error
 from common.errors import MeshError
+from common.telemetry.traces import TRACEPARENT, SpanContext, Tracer, TraceTarget
 from deepseek.data.manifest import DatasetManifest
 from deepseek.training.runspec import RunSpec
 
@@ -69,19 +72,41 @@ class JobFile:
         return (self.directory / "stop").exists()
 
 
+@contextmanager
+def traced(path: Path, name: str) -> Iterator[None]:
+    """Does what is in the block as a span of the trace that a job file names, and exports it where the file says.
+
+    Args:
+        path: The job file.
+        name: What is done, e.g. `train`.
+    """
+    options = json.loads(path.read_text(encoding="utf-8"))
+    tracer = Tracer("trainer", TraceTarget.from_json(options))
+    attributes = {"process.pid": os.getpid(), "deepseek.rank": int(os.environ.get("RANK", "0"))}
+    try:
+        with tracer.span(name, SpanContext.parse(options.get(TRACEPARENT, "")), sampled=False, attributes=attributes):
+            yield
+    finally:
+        tracer.close()
+
+
 def report(directory: Path, kind: str, **values: Any) -> None:
     """Appends an event; a line in one piece, even when several processes report at once, unless the disk fills up.
 
     Raises:
-        OSError: It could not be written whole.
+        MeshError: DISK_FULL, DISK_READ_ONLY or DISK_UNAVAILABLE; it could not be written whole.
     """
     line = (json.dumps({"kind": kind, **values}) + "\n").encode()
-    file = os.open(directory / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    path = directory / "events.jsonl"
     try:
-        while line:
-            line = line[os.write(file, line) :]
-    finally:
-        os.close(file)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            while line:
+                line = line[os.write(file, line) :]
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def report_failure(directory: Path, error: MeshError) -> None:

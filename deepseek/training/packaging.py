@@ -3,7 +3,7 @@
 The float32 file is always made. The int8 file is made if asked for, and served if it was measured faster and loses
 little enough; both measurements are in the manifest either way. They are of the files themselves: latency, and the
 first metric by ONNX Runtime on the whole evaluation split. The other metrics are the run's own, those of the model that
-the files came from.
+the files came from. All of them have to be finite: a model with an infinite loss is none to serve.
 """
 
 import math
@@ -103,10 +103,13 @@ def package(path: Path) -> Artifact:
         The manifest. It is also reported, with the figures that the registry keeps.
 
     Raises:
+        FailedPrecondition: METRIC_NOT_FINITE; some figure of the model is NaN or infinite.
         MeshError: The model cannot be exported, or the store fails.
     """
     job = JobFile.open(path)
     spec, options, directory = job.spec, job.options, job.directory
+    for name, value in options["metrics"].items():
+        _check_finite(f"{name} of {options['run']}", value)
     _progress(job, 0.05, "reading the data")
     mappings = fit_mappings(job)
     model = build_model(spec)
@@ -170,14 +173,18 @@ def choose(variants: list[Variant], metric: FirstMetric, *, max_loss: float) -> 
         FailedPrecondition: METRIC_NOT_FINITE; the first one's metric is NaN or infinite, so nothing compares to it.
     """
     reference = variants[0]
-    if not math.isfinite(reference.value):
-        message = (
-            f"{metric.name} of the {reference.name} file is {reference.value}: the model gives no usable numbers on "
-            "the evaluation data; train it anew, e.g. with a lower learning rate or a clip_norm"
-        )
-        raise FailedPrecondition("METRIC_NOT_FINITE", message)
+    _check_finite(f"{metric.name} of the {reference.name} file", reference.value)
     good = [variant for variant in variants if metric.loss(reference.value, variant.value) <= max_loss]
     return min(good, key=lambda variant: variant.latency_ms)
+
+
+def _check_finite(what: str, value: float) -> None:
+    if not math.isfinite(value):
+        message = (
+            f"{what} is {value}: the model gives no usable numbers on the evaluation data; train it anew, e.g. with a "
+            "lower learning rate or a clip_norm"
+        )
+        raise FailedPrecondition("METRIC_NOT_FINITE", message)
 
 
 def batches(dataset: EncodedDataset) -> Iterator[dict[str, Tensor]]:

@@ -6,6 +6,7 @@ last one with the same result. Checkpoints go straight to the store; what is rep
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import torch.distributed as dist
@@ -24,9 +25,9 @@ from deepseek.training.trainer import MixedPrecisionTrainer
 def train(path: Path) -> None:
     """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
 
-    Reports on rank 0: `step`, `evaluation` and `checkpoint` events while training, each with `train_s`, the seconds
-    since all ranks had started, reading the data included; then `finished` with the final metrics, or `stopped`;
-    `failed` if a MeshError ends it.
+    Reports on rank 0: a `warning` for each that the trainer gives, `step`, `evaluation` and `checkpoint` events while
+    training, all with `train_s`, the seconds since all ranks had started, reading the data included; then `finished`
+    with the final metrics, or `stopped`; `failed` if a MeshError ends it.
 
     Raises:
         MeshError: What the run's owner can understand; it has been reported.
@@ -56,7 +57,13 @@ def _train(job: JobFile, started: float) -> None:
     evaluation = open_split(job, spec.eval_split, mappings) if has_eval_split else None
     model = build_model(spec)
     try_out(model, dataset, mappings, spec)
-    trainer = make_trainer(spec, model)
+    with warnings.catch_warnings(record=True, action="always") as given:
+        trainer = make_trainer(spec, model)
+    report_here = dist.get_rank() == 0
+    if report_here:
+        # The process's own output goes with its directory; nobody would read them there.
+        for warning in given:
+            report(job.directory, "warning", message=str(warning.message), train_s=time.monotonic() - started)
     if job.checkpoint_sha256:
         file = job.directory / f"checkpoint-{dist.get_rank()}"
         trainer.load(job.store.fetch(job.tenant, job.checkpoint_sha256, file))
@@ -68,7 +75,6 @@ def _train(job: JobFile, started: float) -> None:
     def on_event(event: Event) -> None:
         report(job.directory, **event.to_json(), train_s=time.monotonic() - started)
 
-    report_here = dist.get_rank() == 0
     result = trainer.fit(
         dataset,
         epochs=spec.epochs,

@@ -16,10 +16,13 @@ from common.processes import die_with_parent
 def main(argv: Sequence[str]) -> int:
     """Carries out the job file's run; returns the exit code. Anything unforeseen is a crash with its traceback."""
     die_with_parent()
+    from deepseek.training.jobfile import traced
     from deepseek.training.session import train
 
+    path = Path(argv[0])
     try:
-        train(Path(argv[0]))
+        with traced(path, "train"):
+            train(path)
     except MeshError as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from common.artifacts import open_store
 from common.channel import open_channel
 from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
+from common.telemetry.process import Telemetry
 from protos.inference.v2 import inference_pb2_grpc
 from services.inference.engine import Engine
 from services.inference.registry import RegistryClient
@@ -25,6 +26,8 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
     database.migrate(Path(__file__).parent / "migrations")
+    telemetry = Telemetry(settings, database)
+    owned.callback(telemetry.close)
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     store = open_store(
@@ -34,7 +37,7 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     )
     repository = Repository(
         database,
-        store,
+        telemetry.measured(store),
         RegistryClient(channel),
         settings.home / "cache" / "inference",
         partial(Engine, device=settings.device, intra_op_threads=settings.intra_op_threads),
@@ -46,7 +49,7 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
 
     servicer = InferenceServicer(repository, version("deepseek-mesh"))
     hosted = Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer)
-    server = make_server(settings, [hosted], ready=ready)
+    server = make_server(settings, [hosted], ready=ready, telemetry=telemetry)
     repository.start()
     owned.callback(repository.close)
     return server

@@ -11,9 +11,11 @@ from common.database import Database
 from common.jobs import JobRunner, JobStore
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
+from common.telemetry.process import Telemetry
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
 from services.ingest.commit import Commits
+from services.ingest.expiry import Expiry
 from services.ingest.reader import Reader
 from services.ingest.registry import Registry
 from services.ingest.servicer import IngestServicer
@@ -31,16 +33,24 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
     database.migrate(Path(__file__).parent / "migrations")
-    store = open_store(
-        settings.store_url,
-        access_key_file=settings.store_access_key_file,
-        secret_key_file=settings.store_secret_key_file,
+    telemetry = Telemetry(settings, database)
+    owned.callback(telemetry.close)
+    store = telemetry.measured(
+        open_store(
+            settings.store_url,
+            access_key_file=settings.store_access_key_file,
+            secret_key_file=settings.store_secret_key_file,
+        )
     )
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     registry, jobs = Registry(channel), JobStore(database)
-    runner = JobRunner(jobs, {COMMIT_KIND: Commits(database, store, registry).run})
-    servicer = IngestServicer(Uploads(database, store, jobs, runner.wake), Reader(store, registry))
+    telemetry.watch_jobs(jobs)
+    commits = Commits(database, store, registry)
+    runner = JobRunner(jobs, {COMMIT_KIND: commits.run}, tracer=telemetry.tracer)
+    uploads = Uploads(database, store, jobs, runner.wake, max_upload_bytes=settings.max_upload_bytes)
+    expiry = Expiry(uploads, settings.upload_expiry_days * 24 * 3600)
+    servicer = IngestServicer(uploads, Reader(store, registry))
 
     def ready() -> bool:
         # The registry is left out: without it samples still come in, and commits wait for it.
@@ -61,9 +71,12 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
             stop_jobs.start()
         stop_jobs.join()
 
-    server = make_server(settings, hosted, ready=ready, on_stop=[stop_jobs.start, job_servicer.close])
+    on_stop = [stop_jobs.start, job_servicer.close]
+    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
     runner.start()
     owned.callback(close_jobs)
+    expiry.start()
+    owned.callback(expiry.stop)
     return server
 
 

@@ -54,6 +54,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         upload = self._uploads.get(caller(context).tenant, request.name)
         return ingest_pb2.GetUploadResponse(upload=_upload_to_proto(upload))
 
+    def ListUploads(
+        self, request: ingest_pb2.ListUploadsRequest, context: grpc.ServicerContext
+    ) -> ingest_pb2.ListUploadsResponse:
+        uploads, token = self._uploads.list(caller(context).tenant, size=request.page_size, token=request.page_token)
+        return ingest_pb2.ListUploadsResponse(uploads=map(_upload_to_proto, uploads), next_page_token=token)
+
     def UploadSamples(
         self, request_iterator: Iterator[ingest_pb2.UploadSamplesRequest], context: grpc.ServicerContext
     ) -> ingest_pb2.UploadSamplesResponse:
@@ -117,7 +123,7 @@ def _received(
     try:
         yield from request_iterator
     except grpc.RpcError as error:
-        raise Cancelled("STREAM_BROKEN", "the client went away or its deadline passed") from error
+        raise Cancelled("STREAM_BROKEN", "the client went away or its deadline passed", field="upload") from error
 
 
 def _field_from_proto(field: ingest_pb2.FieldSchema) -> Field:
@@ -136,11 +142,12 @@ def _upload_to_proto(upload: Upload) -> ingest_pb2.Upload:
     message = ingest_pb2.Upload(
         name=upload.name,
         dataset=upload.dataset,
-        schema=ingest_pb2.Schema(fields=[_field_to_proto(field) for field in upload.fields]),
+        schema=ingest_pb2.Schema(fields=map(_field_to_proto, upload.fields)) if upload.fields else None,
         num_samples=upload.num_samples,
         state=_STATES[upload.state],
     )
     message.create_time.FromMicroseconds(upload.create_us)
+    message.update_time.FromMicroseconds(upload.update_us)
     return message
 
 

@@ -42,6 +42,8 @@ class UploadRow(Base):
     manifest: Mapped[str]
     """The manifest that this job registers, as JSON of the artifact; empty before the first."""
     create_us: Mapped[int]
+    update_us: Mapped[int]
+    """When a stream began, samples became durable or a commit was asked for, whichever was last."""
 
     def fields(self) -> tuple[Field, ...]:
         """The schema."""

@@ -11,19 +11,22 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import delete
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, tuple_
+from sqlalchemy.orm import Session, defer
 
 from common.artifacts import ArtifactStore
-from common.database import Database, now_us, once
+from common.database import Database, decode_page_token, encode_page_token, now_us, once, page_size
 from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from common.jobs import Job, JobState, JobStore
+from common.jobs.job import JobRow
 from common.names import new_id, parse
 from deepseek.data.manifest import Field, check_schema
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow, schema_text
 from services.ingest.writer import Writer
 
 COMMIT_KIND = "ingest.commit"
+_FAILED = (JobState.FAILED, JobState.CANCELLED)
+_ALWAYS_US = (1 << 63) - 1
 
 
 class UploadState(enum.Enum):
@@ -41,10 +44,11 @@ class Upload:
     Attributes:
         name: `uploads/<id>`.
         dataset: `datasets/<id>` that its commit adds a version to.
-        fields: The schema.
+        fields: The schema; empty in lists, as schemas may be large.
         num_samples: How many samples are durable.
         state: COMMITTED from the moment a commit was accepted, unless that failed.
         create_us: UTC microseconds.
+        update_us: When it was last written to, UTC microseconds.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Upload:
     num_samples: int
     state: UploadState
     create_us: int
+    update_us: int
 
 
 class Uploads:
@@ -63,9 +68,19 @@ class Uploads:
         store: Where shards go.
         jobs: Ingest's jobs.
         wake: Called once a job has been submitted.
+        max_upload_bytes: Bytes of samples that one upload may hold.
     """
 
-    def __init__(self, database: Database, store: ArtifactStore, jobs: JobStore, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        jobs: JobStore,
+        wake: Callable[[], None],
+        *,
+        max_upload_bytes: int = 1 << 40,
+    ) -> None:
+        self._max_upload_bytes = max_upload_bytes
         self._database = database
         self._store = store
         self._jobs = jobs
@@ -89,7 +104,7 @@ class Uploads:
         check_schema(fields)
 
         def effect() -> str:
-            upload_id = new_id()
+            upload_id, now = new_id(), now_us()
             session.add(
                 UploadRow(
                     tenant=tenant,
@@ -102,7 +117,8 @@ class Uploads:
                     commit_job="",
                     registering_job="",
                     manifest="",
-                    create_us=now_us(),
+                    create_us=now,
+                    update_us=now,
                 )
             )
             return f"uploads/{upload_id}"
@@ -120,12 +136,29 @@ class Uploads:
         with self._database.snapshot() as session:
             row = _load(session, tenant, name)
             commit_job, deleted = row.commit_job, row.deleted
-            upload = Upload(name, row.dataset, row.fields(), row.num_samples, UploadState.OPEN, row.create_us)
+            upload = _upload(row, row.fields())
         if deleted:
             return replace(upload, state=UploadState.DELETED)
         if commit_job and not self._has_failed(tenant, commit_job):
             return replace(upload, state=UploadState.COMMITTED)
         return upload
+
+    def list(self, tenant: str, *, size: int, token: str) -> tuple[Sequence[Upload], str]:
+        """A page of the open uploads, newest first, and the next page's token.
+
+        Raises:
+            InvalidArgument: BAD_PAGE_TOKEN, BAD_VALUE.
+        """
+        limit = page_size(size)
+        query = select(UploadRow).options(defer(UploadRow.schema)).where(UploadRow.tenant == tenant, _is_open())
+        if key := decode_page_token(token, (int, str)):
+            query = query.where(tuple_(UploadRow.create_us, UploadRow.upload_id) < tuple_(*key))
+        query = query.order_by(UploadRow.create_us.desc(), UploadRow.upload_id.desc()).limit(limit + 1)
+        with self._database.snapshot() as session:
+            rows = session.scalars(query).all()
+            uploads = [_upload(row, ()) for row in rows[:limit]]
+        last = rows[limit - 1] if len(rows) > limit else None
+        return uploads, encode_page_token((last.create_us, last.upload_id)) if last else ""
 
     def write(self, tenant: str, name: str, *, offset: int) -> Writer:
         """Makes the caller the one that writes an upload; a stream that did so before fails from now on.
@@ -147,7 +180,8 @@ class Uploads:
                 message = f"{name} has {row.num_samples} durable samples; go on with offset {row.num_samples}"
                 raise InvalidArgument("OFFSET_MISMATCH", message, field="offset")
             row.writer += 1
-            return Writer(self._database, self._store, row, session)
+            row.update_us = now_us()
+            return Writer(self._database, self._store, row, session, max_bytes=self._max_upload_bytes)
 
     def commit(self, tenant: str, name: str, *, request_id: str, body: bytes) -> Job:
         """Closes an upload and starts the job that makes it a data set version.
@@ -179,6 +213,7 @@ class Uploads:
             )
             row.commit_job = job.name
             row.writer += 1
+            row.update_us = now_us()
             return job.name
 
         with self._database.transaction() as session:
@@ -199,10 +234,31 @@ class Uploads:
         with self._database.transaction() as session:
             if _load(session, tenant, name).deleted:
                 return
-            row = _load_open(session, tenant, name, failed_commit)
-            row.deleted = True
-            row.writer += 1
-            discard_samples(session, row)
+            _drop(session, _load_open(session, tenant, name, failed_commit))
+
+    def expire(self, idle_us: int) -> Sequence[str]:
+        """Drops, as `delete` does, every tenant's open uploads that nobody has written to.
+
+        Args:
+            idle_us: For how long, microseconds; since the end of its last commit, if that failed.
+
+        Returns:
+            Names of the uploads that were dropped.
+        """
+        before_us, dropped = now_us() - idle_us, []
+        idle = and_(_is_open(before_us), UploadRow.update_us < before_us)
+        with self._database.snapshot() as session:
+            found = session.execute(select(UploadRow.tenant, UploadRow.upload_id).where(idle)).all()
+        for tenant, upload_id in found:
+            with self._database.transaction() as session:
+                # Somebody may have written to it meanwhile.
+                row = session.scalar(
+                    select(UploadRow).where(idle, UploadRow.tenant == tenant, UploadRow.upload_id == upload_id)
+                )
+                if row is not None:
+                    _drop(session, row)
+                    dropped.append(f"uploads/{upload_id}")
+        return dropped
 
     def _failed_commit(self, tenant: str, name: str) -> str:
         """The upload's last commit if it ended without a result; such a job never changes again."""
@@ -211,13 +267,34 @@ class Uploads:
         return job_name if job_name and self._has_failed(tenant, job_name) else ""
 
     def _has_failed(self, tenant: str, job_name: str) -> bool:
-        return self._jobs.get(tenant, job_name).state in (JobState.FAILED, JobState.CANCELLED)
+        return self._jobs.get(tenant, job_name).state in _FAILED
 
 
 def discard_samples(session: Session, upload: UploadRow) -> None:
     """Deletes every row of an upload's samples."""
     for table in (KeyRow, ChunkRow, ShardRow):
         session.execute(delete(table).where(table.tenant == upload.tenant, table.upload_id == upload.upload_id))
+
+
+def _upload(row: UploadRow, fields: tuple[Field, ...]) -> Upload:
+    name = f"uploads/{row.upload_id}"
+    return Upload(name, row.dataset, fields, row.num_samples, UploadState.OPEN, row.create_us, row.update_us)
+
+
+def _is_open(before_us: int = _ALWAYS_US) -> ColumnElement[bool]:
+    """Uploads that take samples: not dropped, and not committed or by a job that failed before this time."""
+    failed = exists().where(
+        JobRow.job_id == func.substr(UploadRow.commit_job, len("jobs/") + 1),
+        JobRow.state.in_([state.value for state in _FAILED]),
+        JobRow.end_us < before_us,
+    )
+    return and_(not_(UploadRow.deleted), or_(UploadRow.commit_job == "", failed))
+
+
+def _drop(session: Session, row: UploadRow) -> None:
+    row.deleted = True
+    row.writer += 1
+    discard_samples(session, row)
 
 
 def _load(session: Session, tenant: str, name: str) -> UploadRow:

@@ -31,8 +31,8 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact, ArtifactStore
-from common.database import Database
-from common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
+from common.database import Database, now_us
+from common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted
 from deepseek.data.sample import Sample
 from deepseek.data.shards import SHARD_MEDIA_TYPE, encode_shard, read_shard
 from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample, accept, fills_shard, num_bytes
@@ -71,9 +71,13 @@ class Writer:
         store: Where shards go.
         upload: The upload, with the fencing token of this writer.
         session: The transaction in which the token was taken.
+        max_bytes: Bytes of samples that the upload may hold, those of shards as they are stored.
     """
 
-    def __init__(self, database: Database, store: ArtifactStore, upload: UploadRow, session: Session) -> None:
+    def __init__(
+        self, database: Database, store: ArtifactStore, upload: UploadRow, session: Session, *, max_bytes: int
+    ) -> None:
+        self._room_bytes = max_bytes - _stored_bytes(session, upload)
         self._database = database
         self._store = store
         self._tenant, self._upload_id, self._token = upload.tenant, upload.upload_id, upload.writer
@@ -92,6 +96,7 @@ class Writer:
             AlreadyExists: DUPLICATE_KEY of this sample or, as flushes find it, of one before. As above.
             Aborted: UPLOAD_TAKEN_OVER by a newer stream.
             FailedPrecondition: UPLOAD_CLOSED by a commit or a deletion.
+            ResourceExhausted: UPLOAD_TOO_LARGE. As above.
             MeshError: The store failed, e.g. STORE_FULL: what was received since the last flush is not kept.
         """
         sample = accept(received, self._fields)
@@ -100,7 +105,12 @@ class Writer:
         if sample.split not in self._splits and len(self._splits) >= MAX_SPLITS:
             message = f"an upload has at most {MAX_SPLITS} splits; {sample.split!r} is one more"
             raise InvalidArgument("TOO_MANY_SPLITS", message, field=f"samples[{sample.key}].split")
-        split, size = self._splits.setdefault(sample.split, _Split()), num_bytes(sample)
+        size = num_bytes(sample)
+        if size > self._room_bytes:
+            message = "the upload holds as many bytes as ingest takes (`max_upload_bytes`); commit it and open another"
+            raise ResourceExhausted("UPLOAD_TOO_LARGE", message, field=f"samples[{sample.key}]")
+        self._room_bytes -= size
+        split = self._splits.setdefault(sample.split, _Split())
         self._buffer.append(sample)
         self._buffered_keys.add(sample.key)
         self._buffered_bytes += size
@@ -180,6 +190,7 @@ class Writer:
                     )
             session.execute(insert(KeyRow), [{**owner, "key": sample.key} for sample in samples])
             upload.num_samples += len(samples)
+            upload.update_us = now_us()
         self._splits.update(splits)
 
     def _cut(self, name: str, added: Sequence[Sample]) -> _Growth:
@@ -213,9 +224,10 @@ class Writer:
         if upload.writer == self._token:
             return upload
         if upload.deleted or upload.commit_job:
-            raise FailedPrecondition("UPLOAD_CLOSED", f"uploads/{self._upload_id} was committed or deleted meanwhile")
+            message = f"uploads/{self._upload_id} was committed or deleted meanwhile"
+            raise FailedPrecondition("UPLOAD_CLOSED", message, field="upload")
         message = f"a newer stream has taken uploads/{self._upload_id} over; only one can write"
-        raise Aborted("UPLOAD_TAKEN_OVER", message)
+        raise Aborted("UPLOAD_TAKEN_OVER", message, field="upload")
 
 
 def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[Sample]:
@@ -223,6 +235,12 @@ def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[
     chunks = select(ChunkRow.data).where(*_of(ChunkRow, upload), ChunkRow.split == split).order_by(ChunkRow.start)
     for data in session.scalars(chunks):
         yield from read_shard(data, upload.fields())
+
+
+def _stored_bytes(session: Session, upload: UploadRow) -> int:
+    shards = select(func.sum(ShardRow.size_bytes)).where(*_of(ShardRow, upload))
+    chunks = select(func.sum(ChunkRow.num_bytes)).where(*_of(ChunkRow, upload))
+    return sum(int(session.scalar(size) or 0) for size in (shards, chunks))
 
 
 def _load_splits(session: Session, upload: UploadRow) -> dict[str, _Split]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
+from common.telemetry.process import Telemetry
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
@@ -21,6 +22,8 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
     database.migrate(Path(__file__).parent / "migrations")
+    telemetry = Telemetry(settings, database)
+    owned.callback(telemetry.close)
     servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database))
 
     def ready() -> bool:
@@ -28,7 +31,7 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
         return True
 
     hosted = Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer)
-    return make_server(settings, [hosted], ready=ready)
+    return make_server(settings, [hosted], ready=ready, telemetry=telemetry)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Data sets, models and their immutable, consecutively numbered versions.
 
 A version comes into being in one transaction with its number, metrics, lineage and request id. A transaction is the
-only writer (`common.database`): numbers have no gaps, and two callers never get the same one. Not here: aliases, and
-walks over the lineage.
+only writer (`common.database`): numbers have no gaps, and two callers never get the same one. Texts and lists are
+bounded so that a page of the default size fits the 4 MiB that gRPC clients take by default, and the largest one our
+64 MiB. Not here: aliases, and walks over the lineage.
 """
 
 import json
@@ -32,6 +33,12 @@ from services.registry.resources import (
 )
 from services.registry.tables import MetricRow, SeriesRow, VersionRow
 
+MAX_DESCRIPTION_BYTES = 16 << 10
+MAX_METRICS = 128
+MAX_METRIC_NAME_BYTES = 128
+MAX_SOURCES = 128
+MAX_SOURCE_BYTES = 256
+
 
 @dataclass(frozen=True)
 class NewVersion:
@@ -46,16 +53,20 @@ class NewVersion:
         """Refuse what is wrong whatever the registry holds.
 
         Raises:
-            InvalidArgument: BAD_VALUE.
+            InvalidArgument: BAD_VALUE or TOO_LARGE.
         """
+        _check_length(self.metrics, MAX_METRICS, field="metrics")
+        _check_length(self.sources, MAX_SOURCES, field="sources")
+        for index, source in enumerate(self.sources):
+            _check_text(source, MAX_SOURCE_BYTES, field=f"sources[{index}]")
         if self.num_samples is not None and self.num_samples < 1:
             raise InvalidArgument("BAD_VALUE", "num_samples must be at least 1", field="num_samples")
         seen: set[str] = set()
         for index, metric in enumerate(self.metrics):
+            _check_text(metric.name, MAX_METRIC_NAME_BYTES, field=f"metrics[{index}].name")
             if not metric.name or metric.name in seen:
                 what = f"{metric.name!r} is given twice" if metric.name else "a metric needs a name"
                 raise InvalidArgument("BAD_VALUE", what, field=f"metrics[{index}].name")
-            _check_text(metric.name, field=f"metrics[{index}].name")
             if not math.isfinite(metric.value):
                 raise InvalidArgument(
                     "BAD_VALUE",
@@ -90,12 +101,12 @@ class Catalog:
             body: The request's bytes, compared when the id comes again.
 
         Raises:
-            InvalidArgument: BAD_NAME or BAD_VALUE.
+            InvalidArgument: BAD_NAME, BAD_VALUE or TOO_LARGE.
             AlreadyExists: DATASET_EXISTS, MODEL_EXISTS or REQUEST_ID_REUSED.
         """
         field = f"{kind.name.lower()}_id"
         names.check_id(series_id, field=field)
-        _check_text(description, field="description")
+        _check_text(description, MAX_DESCRIPTION_BYTES, field="description")
         with self._database.transaction() as session:
 
             def effect() -> str:
@@ -144,7 +155,7 @@ class Catalog:
             The version, and whether this call (or the first one with this request id) made it.
 
         Raises:
-            InvalidArgument: BAD_NAME or BAD_VALUE.
+            InvalidArgument: BAD_NAME, BAD_VALUE or TOO_LARGE.
             NotFound: A source that this registry should have and has not.
             AlreadyExists: REQUEST_ID_REUSED.
         """
@@ -190,9 +201,16 @@ class Catalog:
             return _versions(session, rows), token
 
 
-def _check_text(text: str, *, field: str) -> None:
+def _check_text(text: str, max_bytes: int, *, field: str) -> None:
     if "\0" in text:
         raise InvalidArgument("BAD_VALUE", "text holds no NUL characters", field=field)
+    if (num_bytes := len(text.encode())) > max_bytes:
+        raise InvalidArgument("TOO_LARGE", f"{num_bytes} bytes in UTF-8; at most {max_bytes} are taken", field=field)
+
+
+def _check_length(items: Sequence[object], max_items: int, *, field: str) -> None:
+    if len(items) > max_items:
+        raise InvalidArgument("TOO_LARGE", f"{len(items)} {field}; at most {max_items} are taken", field=field)
 
 
 def _insert_series(session: Session, tenant: str, kind: Kind, series_id: str, description: str) -> SeriesRow:

@@ -11,6 +11,7 @@ from common.database import Database
 from common.jobs import JobRunner, JobStore, Lease
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
+from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2_grpc
 from services.trainer import attempts, exports, runs
@@ -25,13 +26,10 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
     database.migrate(Path(__file__).parent / "migrations")
+    telemetry = Telemetry(settings, database)
+    owned.callback(telemetry.close)
     access_key, secret_key = settings.store_access_key_file, settings.store_secret_key_file
-    store = open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key)
-    childrens_store = {
-        "store_url": settings.store_url,
-        "store_access_key_file": str(access_key) if access_key else None,
-        "store_secret_key_file": str(secret_key) if secret_key else None,
-    }
+    store = telemetry.measured(open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key))
     registry = Registry(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(registry.close)
     job_store = JobStore(database)
@@ -40,13 +38,18 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     run_handler = attempts.RunHandler(
         run_store,
         directory / "runs",
-        childrens_store,
+        settings.for_children,
         max_restarts=settings.max_restarts,
         stop_grace_s=settings.stop_grace_s,
     )
-    export_handler = exports.ExportHandler(run_store, registry, directory / "exports", childrens_store)
+    export_handler = exports.ExportHandler(
+        run_store, registry, directory / "exports", settings.for_children, max_restarts=settings.max_restarts
+    )
     handlers: dict[str, Callable[[Lease], None]] = {runs.JOB_KIND: run_handler, exports.JOB_KIND: export_handler}
-    runner = JobRunner(job_store, handlers, lease_s=settings.lease_s, num_threads=settings.num_jobs)
+    telemetry.watch_jobs(job_store)
+    runner = JobRunner(
+        job_store, handlers, lease_s=settings.lease_s, num_threads=settings.num_jobs, tracer=telemetry.tracer
+    )
     jobs = JobServicer(job_store)
     trainer = TrainerServicer(Trainer(database, job_store, run_store, runner, store, registry))
     add_trainer = trainer_pb2_grpc.add_TrainerServiceServicer_to_server
@@ -66,7 +69,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
         # Workers save while calls are drained, so that a stop takes as long as the slower of the two.
         threading.Thread(target=runner.stop, args=(stop_s,), name="stop-jobs").start()
 
-    server = make_server(settings, hosted, ready=ready, on_stop=[stop_jobs, trainer.close, jobs.close])
+    on_stop = [stop_jobs, trainer.close, jobs.close]
+    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
     runner.start()
     owned.callback(runner.stop, stop_s)
     return server

@@ -4,8 +4,9 @@ Training happens in processes of its own (`python -m torch.distributed.run`), on
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
 
-Workers that crash are started anew a few times. While the store does not answer, it is waited for without end: that is
-no fault of the run, which loses what it did since its last checkpoint and nothing else.
+Workers that crash are started anew a few times; a run without working space fails. While the store does not answer, it
+is waited for without end: that is no fault of the run, which loses what it did since its last checkpoint and nothing
+else.
 """
 
 import enum
@@ -21,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from common.artifacts.store import disk_error
 from common.errors import Internal, MeshError, Unavailable
 from common.jobs import JobError, JobState, Lease, LeaseLost
 from services.trainer.children import Child, attempt_directory, reported_error
@@ -31,7 +33,7 @@ _POLL_S = 0.1
 _AGENTS_VERDICT = "failed (exitcode"
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _RETRIED = (*_AWAY, "INTERNAL")
-_PUBLISHED = ("step", "evaluation", "checkpoint")
+_PUBLISHED = ("step", "evaluation", "checkpoint", "warning")
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -52,7 +54,7 @@ class RunHandler:
     Args:
         runs: Where runs are kept.
         directory: Working space; holds a directory a run while it is under way.
-        store: How a worker opens the artifact store, as members of its job file.
+        store: How a worker opens the artifact store and where its spans go, as members of its job file.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
     """
@@ -84,8 +86,9 @@ class RunHandler:
         except Unavailable as error:
             # Our own database is away; the run has done nothing wrong. Whoever gets the lease next goes on with it.
             raise LeaseLost(str(error)) from error
-        except MeshError as error:
-            lease.fail(error, close(JobState.FAILED, JobError.of(error)))
+        except (MeshError, OSError) as error:
+            failure = disk_error(error, self._directory) if isinstance(error, OSError) else error
+            lease.fail(failure, close(JobState.FAILED, JobError.of(failure)))
         else:
             if lease.cancelled.is_set() and not lease.finished:
                 lease.cancel_done(close(JobState.CANCELLED))
@@ -163,6 +166,7 @@ class RunHandler:
                         lease.update(message=f"waiting: {event['message']}")
                     case "finished":
                         self._complete(lease, run, event)
+                        child.let_export()
                         return _End.DONE
                     case "stopped":
                         return _End.DONE
@@ -202,6 +206,7 @@ class RunHandler:
             return run.name
 
         lease.complete(effect)
+        self._runs.wake()
 
 
 def _pause(lease: Lease, seconds: float) -> None:

@@ -17,7 +17,9 @@ from typing import Any, Self
 
 from common.errors import ERROR_CLASSES, Internal, MeshError
 from common.processes import spawn, terminate
+from common.telemetry.traces import TRACEPARENT, current, traceparent
 
+_EXPORT_S = 5
 _LOG_TAIL_CHARACTERS = 2000
 
 _log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Child:
     Args:
         directory: Made anew; whatever lay there is removed.
         argv: Program and arguments; the path of the job file is appended.
-        job: Content of the job file; `dir` is added.
+        job: Content of the job file; `dir` is added, and the span that this thread works for.
         env: Variables added to the environment.
     """
 
@@ -68,7 +70,8 @@ class Child:
         self.directory = directory
         self._offset = 0
         job_file = directory / "job.json"
-        job_file.write_text(json.dumps({**job, "dir": str(directory)}), encoding="utf-8")
+        content = {**job, TRACEPARENT: traceparent(), "dir": str(directory)}
+        job_file.write_text(json.dumps(content), encoding="utf-8")
         # Temporary files of a process that is killed go with its directory.
         environment = {**os.environ, **(env or {}), "TMPDIR": str(directory)}
         self._process = spawn([*argv, str(job_file)], env=environment, log=directory / "child.log")
@@ -114,6 +117,12 @@ class Child:
         """Asks the process to save its work and end. Idempotent."""
         with contextlib.suppress(FileNotFoundError):  # a later attempt has removed the directory
             (self.directory / "stop").touch()
+
+    def let_export(self) -> None:
+        """Gives a process that is done a moment to export its spans, if the trace of this thread is recorded."""
+        span = current()
+        if span and span.sampled:
+            self.wait(_EXPORT_S)
 
     def kill(self) -> None:
         """Ends the process and everything it started. Idempotent."""

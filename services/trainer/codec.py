@@ -18,13 +18,18 @@ from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 from services.trainer.runs import Run, RunEvent
 
+MAX_SPEC_BYTES = 32 << 10
+"""Largest run spec as a message; so a page of a thousand runs fits a message."""
+
 
 def read_spec(message: trainer_pb2.RunSpec) -> RunSpec:
     """Reads a spec.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD if it has a field that this version does not know; BAD_VALUE.
+        InvalidArgument: UNKNOWN_FIELD if it has a field that this version does not know; BAD_VALUE; TOO_LARGE.
     """
+    if (num_bytes := message.ByteSize()) > MAX_SPEC_BYTES:
+        raise InvalidArgument("TOO_LARGE", f"{num_bytes} bytes; at most {MAX_SPEC_BYTES} are taken", field="spec")
     unknown = list(_unknown_fields(message, "spec"))
     if unknown:
         what = "this version of the trainer does not know the field with this number"
@@ -65,6 +70,8 @@ def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
             message.checkpoint.CopyFrom(trainer_pb2.CheckpointEvent(step=values["step"], artifact=artifact))
         case "attempt":
             message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
+        case "warning":
+            message.warning.CopyFrom(trainer_pb2.WarningEvent(**values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
             error = job_pb2.JobError(**values["error"]) if "error" in values else None

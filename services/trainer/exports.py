@@ -2,10 +2,12 @@
 
 An export is remembered by run, options and code: the same one again starts no process and adds no bytes, it only makes
 sure that the model has the version. It is remembered before the registry is asked, and a registry that does not answer
-is asked the same again until it does, so no work is lost and no version made twice.
+is asked the same again until it does, so no work is lost and no version made twice. A child that crashes is started
+anew a few times, as a run's workers are.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.artifacts import Artifact
+from common.artifacts.store import disk_error
 from common.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
 from common.jobs import Lease, LeaseLost
 from services.trainer.children import Child, attempt_directory, reported_error
@@ -25,6 +28,8 @@ DEFAULT_INT8_MAX_LOSS = 0.005
 REGISTRY_RETRY_S = 1.0
 _POLL_S = 0.1
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ExportSpec:
@@ -34,7 +39,7 @@ class ExportSpec:
         run_id: Of a run that has succeeded.
         model: `models/<id>`.
         int8: Also quantise.
-        int8_max_loss: Largest accepted loss of the first metric, as a fraction.
+        int8_max_loss: Largest accepted loss of the first metric, as a fraction from 0 (none) to 1.
     """
 
     run_id: str
@@ -47,6 +52,10 @@ class ExportSpec:
         return json.dumps(asdict(self))
 
 
+class _Crashed(Exception):
+    """A child ended without a word; the text is the end of its log."""
+
+
 class ExportHandler:
     """Job handler of kind `trainer.export`.
 
@@ -54,20 +63,25 @@ class ExportHandler:
         runs: Where runs and exports are kept.
         registry: Where the model version is registered.
         directory: Working space.
-        store: How the child opens the artifact store, as members of its job file.
+        store: How the child opens the artifact store and where its spans go, as members of its job file.
+        max_restarts: How often a child that crashed is started anew before the export fails.
     """
 
-    def __init__(self, runs: RunStore, registry: Registry, directory: Path, store: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runs: RunStore, registry: Registry, directory: Path, store: Mapping[str, Any], *, max_restarts: int
+    ) -> None:
         self._runs = runs
         self._registry = registry
         self._directory = directory
         self._store = store
+        self._max_restarts = max_restarts
 
     def __call__(self, lease: Lease) -> None:
         """Carries out the export of the lease's job.
 
         Raises:
-            MeshError: What the child reported, EXPORT_CRASHED, or the registry's failure.
+            MeshError: What the child reported, EXPORT_CRASHED, the registry's failure, or DISK_FULL and the like if
+                there is no working space.
             LeaseLost: Another trainer carries it out.
         """
         spec = ExportSpec(**json.loads(lease.job.spec))
@@ -75,11 +89,14 @@ class ExportHandler:
         fingerprint = export_fingerprint({"int8": spec.int8, "int8_max_loss": spec.int8_max_loss})
         export = self._runs.find_export(run.tenant, run.run_id, fingerprint)
         if export is None:
-            export = self._export(lease, run, spec)
+            try:
+                export = self._export(lease, run, spec)
+            except OSError as error:
+                raise disk_error(error, self._directory) from error
             if export is None:
                 return
             with lease.transaction() as session:
-                self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
+                export = self._runs.add_export(session, run.tenant, run.run_id, fingerprint, export)
         version = self._register(lease, run, spec, export)
         if version is not None:
             lease.complete(lambda _: version)
@@ -101,7 +118,7 @@ class ExportHandler:
                 return None
 
     def _export(self, lease: Lease, run: Run, spec: ExportSpec) -> Export | None:
-        """Runs the child; None if it was stopped on request."""
+        """Runs the child until one has finished; None if it was stopped on request."""
         assert run.checkpoint is not None, "a run that has succeeded has a checkpoint"
         job = {
             "spec": run.spec.to_json(),
@@ -114,11 +131,19 @@ class ExportHandler:
             "int8": spec.int8,
             "int8_max_loss": spec.int8_max_loss,
         }
-        with (
-            attempt_directory(self._directory / lease.job_id, lease.attempt) as directory,
-            Child(directory / "files", [sys.executable, "-m", "deepseek.training.export"], job) as child,
-        ):
-            return self._follow(lease, child)
+        argv = [sys.executable, "-m", "deepseek.training.export"]
+        with attempt_directory(self._directory / lease.job_id, lease.attempt) as directory:
+            num_crashes = 0
+            while True:
+                with Child(directory / str(num_crashes), argv, job) as child:
+                    try:
+                        return self._follow(lease, child)
+                    except _Crashed as crash:
+                        num_crashes += 1
+                        _log.warning("the export of %s crashed (%d times)", run.name, num_crashes)
+                        if num_crashes > self._max_restarts:
+                            what = f"the export crashed {num_crashes} times; at the end:\n{crash}"
+                            raise Internal("EXPORT_CRASHED", what) from crash
 
     def _follow(self, lease: Lease, child: Child) -> Export | None:
         while True:
@@ -128,6 +153,7 @@ class ExportHandler:
                     case "progress":
                         lease.update(progress=event["progress"], message=event["message"])
                     case "finished":
+                        child.let_export()
                         return Export(Artifact.from_json(event["manifest"]), event["metrics"])
                     case "failed":
                         raise reported_error(event)
@@ -136,4 +162,4 @@ class ExportHandler:
             if lease.cancelled.is_set() or lease.stopping.is_set():
                 return None
             if ended:
-                raise Internal("EXPORT_CRASHED", f"the export crashed; at the end:\n{child.log_tail()}")
+                raise _Crashed(child.log_tail())

@@ -1,13 +1,15 @@
 """What makes two runs the same run: equal spec, equal data, equal code.
 
-The fingerprint covers every source file that decides the weights and the versions of the packages behind them. It is
-computed when a run is submitted, by reading files: nothing is imported. Hardware is not part of it.
+The fingerprint covers every source file that decides the weights, those of other packages' components included, and the
+versions of the packages behind them. It is computed when a run is submitted, by reading files: nothing is imported.
+Hardware is not part of it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def run_fingerprint(spec: RunSpec, dataset_manifest_sha256: str) -> str:
             "spec": identity,
             "sources": _sources(excluded=_EXPORT_SOURCES),
             "packages": _versions(_TRAINING_PACKAGES),
-            "components": _component_versions(spec),
+            "components": _components(spec),
         }
     )
 
@@ -80,8 +82,8 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return installed
 
 
-def _component_versions(spec: RunSpec) -> dict[str, str]:
-    """The distribution behind each component of the spec, e.g. `{"deepseek.models:mine": "my-models 1.2"}`."""
+def _components(spec: RunSpec) -> dict[str, list[Any]]:
+    """Distribution and sources of each component, e.g. `{"deepseek.models:mine": ["my-models 1.2", {…}]}`."""
     used: list[tuple[str, Component]] = [
         ("deepseek.models", spec.model),
         ("deepseek.losses", spec.loss),
@@ -95,5 +97,20 @@ def _component_versions(spec: RunSpec) -> dict[str, str]:
     for group, component in used:
         for entry_point in entry_points(group=group, name=component.name):
             if entry_point.dist is not None:
-                found[f"{group}:{component.name}"] = f"{entry_point.dist.name} {entry_point.dist.version}"
+                distribution = f"{entry_point.dist.name} {entry_point.dist.version}"
+                found[f"{group}:{component.name}"] = [distribution, _module_sources(entry_point.module)]
     return found
+
+
+def _module_sources(module: str) -> dict[str, str]:
+    """Digests of the Python files of a module's top-level module; the version alone does not tell what was edited."""
+    top = module.partition(".")[0]
+    spec = None if top == deepseek.__name__ else find_spec(top)  # ours are among the sources already
+    if spec is None:
+        return {}
+    places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
+    return {
+        path.relative_to(place.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for place in map(Path, places)
+        for path in _python_files(place)
+    }

@@ -237,11 +237,18 @@ class RunStore:
             row = session.get(ExportRow, (tenant, run_id, fingerprint))
         return Export(Artifact.from_json(row.manifest), json.loads(row.metrics)) if row else None
 
-    def add_export(self, session: Session, tenant: str, run_id: str, fingerprint: str, export: Export) -> None:
-        """Remembers an export in the lease holder's fenced transaction."""
+    def add_export(self, session: Session, tenant: str, run_id: str, fingerprint: str, export: Export) -> Export:
+        """Remembers an export in the lease holder's fenced transaction; returns the one to register.
+
+        That is an equal one if it has finished first: measured anew, this one would be another version.
+        """
+        row = session.get(ExportRow, (tenant, run_id, fingerprint))
+        if row is not None:
+            return Export(Artifact.from_json(row.manifest), json.loads(row.metrics))
         row = ExportRow(tenant=tenant, run_id=run_id, fingerprint=fingerprint)
         row.manifest, row.metrics = export.manifest.to_json(), json.dumps(dict(export.metrics))
-        session.merge(row)
+        session.add(row)
+        return export
 
     def _unfinished(self, session: Session, tenant: str, fingerprint: str) -> RunRow | None:
         """Of the equal runs that failed or were cancelled, the one that came furthest."""

@@ -1,6 +1,7 @@
 """Settings of the trainer service (`DEEPSEEK_TRAINER_<FIELD>`, table `[trainer]`, or flags)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,5 +17,16 @@ class TrainerSettings(StoreSettings):
     registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
     num_jobs: int = Field(2, ge=1, description="Runs and exports that are carried out at the same time.")
     lease_s: float = Field(4.0, gt=0, description="Seconds after which a job whose trainer is gone is taken up again.")
-    max_restarts: int = Field(3, ge=0, description="How often crashed workers are started anew before the run fails.")
+    max_restarts: int = Field(3, ge=0, description="How often a crashed run or export is started anew before it fails.")
     stop_grace_s: float = Field(8.0, gt=0, description="Seconds that workers get for their last checkpoint.")
+
+    @property
+    def for_children(self) -> Mapping[str, Any]:
+        """How a child process opens the store and where its spans go, as members of its job file."""
+        access_key, secret_key = self.store_access_key_file, self.store_secret_key_file
+        return {
+            **self.trace_target.to_json(),
+            "store_url": self.store_url,
+            "store_access_key_file": str(access_key) if access_key else None,
+            "store_secret_key_file": str(secret_key) if secret_key else None,
+        }

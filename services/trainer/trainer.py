@@ -16,8 +16,8 @@ from common.jobs import Job, JobRunner, JobState, JobStore
 from common.names import check_id, parse
 from deepseek.data.manifest import DatasetManifest
 from deepseek.training.runspec import RunSpec
-from services.trainer.exports import DEFAULT_INT8_MAX_LOSS, ExportSpec
 from services.trainer.exports import JOB_KIND as EXPORT_KIND
+from services.trainer.exports import ExportSpec
 from services.trainer.fingerprint import run_fingerprint
 from services.trainer.registry import Registry
 from services.trainer.runs import Run, RunEvent, RunStore
@@ -143,7 +143,7 @@ class Trainer:
         if found.job.state is not JobState.SUCCEEDED:
             message = f"{run} is {found.job.state.name}; only a run that has SUCCEEDED is exported"
             raise FailedPrecondition("RUN_NOT_SUCCEEDED", message, field="run")
-        spec = ExportSpec(found.run_id, model, int8, int8_max_loss or DEFAULT_INT8_MAX_LOSS)
+        spec = ExportSpec(found.run_id, model, int8, int8_max_loss)
         with self._database.transaction() as session:
             name = once(
                 session,

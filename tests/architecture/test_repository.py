@@ -39,4 +39,4 @@ def test_scripts_are_executable() -> None:
 
 def test_make_help_lists_the_targets() -> None:
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert all(f"make {target}" in text for target in ("demo", "test", "check", "format", "protos", "lock"))
+    assert all(f"make {target}" in text for target in ("demo", "test", "check", "format", "protos", "baseline", "lock"))

@@ -71,6 +71,20 @@ def test_a_call_is_tried_again_until_the_service_is_back() -> None:
     assert calls == [b"x"] * 3
 
 
+def test_a_patient_caller_goes_on_trying() -> None:
+    num_calls = 0
+
+    def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls < 8:  # more often than gRPC tries by itself
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+        return b"done"
+
+    with bare_server("unary_unary", behaviour) as address, open_channel(address, patience_s=30) as channel:
+        assert channel.unary_unary("/example/Call")(b"x") == b"done"
+
+
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 def test_a_stream_of_requests_is_never_sent_again(kind: str) -> None:
     calls = []

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from common.config import load_settings
+from common.config import TraceSettings, load_settings
 from common.errors import FailedPrecondition, InvalidArgument
+from common.telemetry.traces import TraceTarget
 from tests.common.settings import ExampleSettings, example_settings
 
 
@@ -124,3 +125,58 @@ def test_an_unknown_key_in_the_file_is_refused_with_its_name(tmp_path: Path) -> 
     with pytest.raises(InvalidArgument) as caught:
         example_settings(tmp_path, "--config", str(tmp_path / "mesh.toml"))
     assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "prot")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:sekrit@h/db",
+        "postgresql+psycopg://u:se#krit/sekrit?@h/db",
+        "postgresql+psycopg://u@h/db?password=sekrit",
+        "postgresql+psycopg://u@h/db?sslmode=require&sslpassword=sekrit",
+        "postgresql+psycopg://u@h/db?passwd=sekrit",
+        "postgresql+psycopg://u@h/db?x=1#&PASSWORD=sekrit",
+        "postgresql+psycopg://u@h/db?oauth_client_secret=sekrit",
+    ],
+)
+def test_a_password_in_the_state_url_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        example_settings(tmp_path, "--state-url", url)
+    assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "state_url")
+    assert "krit" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u@h/db?passfile=/run/pgpass", "sqlite:////x/a:b@c.db"])
+def test_a_state_url_without_a_password_is_taken(url: str, tmp_path: Path) -> None:
+    assert example_settings(tmp_path, "--state-url", url).state_url == url
+
+
+def test_a_variable_for_all_processes_comes_after_the_services_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPSEEK_TRACE_FILE", "all.jsonl")
+    monkeypatch.setenv("DEEPSEEK_METRICS_PORT", "0")
+    monkeypatch.setenv("DEEPSEEK_TRACE_SAMPLING", "0.5")
+    monkeypatch.setenv("DEEPSEEK_EXAMPLE_TRACE_SAMPLING", "0.25")
+    settings = example_settings(tmp_path)
+    assert (settings.trace_file, settings.metrics_port, settings.trace_sampling) == (tmp_path / "all.jsonl", 0, 0.25)
+    assert TraceSettings.load().trace_sampling == 0.5
+
+
+def test_telemetry_is_off_by_default(tmp_path: Path) -> None:
+    settings = example_settings(tmp_path)
+    assert (settings.trace_target, settings.metrics_port) == (TraceTarget(), None)
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "http://user:password@collector:4317"])
+def test_a_collector_is_named_by_a_url_without_secrets(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSEEK_OTLP_ENDPOINT", endpoint)
+    with pytest.raises(InvalidArgument) as service:
+        example_settings(tmp_path)
+    with pytest.raises(InvalidArgument) as command_line:
+        TraceSettings.load()
+    for caught in (service, command_line):
+        assert (caught.value.reason, caught.value.field) == ("BAD_SETTING", "otlp_endpoint")

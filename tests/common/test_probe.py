@@ -50,7 +50,7 @@ def test_what_a_service_does_not_offer_is_not_well(tmp_path: Path) -> None:
     try:
         wait_until(lambda: file.exists() or process.poll() is not None, "the registry")
         bound = json.loads(file.read_text())
-        assert bound["names"] == ["deepseek.registry.v1.RegistryService"]
+        assert "deepseek.registry.v1.RegistryService" in bound["names"]
         file.write_text(json.dumps({**bound, "names": ["deepseek.other.v1.OtherService"]}))
         assert probe(file).returncode == 1
     finally:

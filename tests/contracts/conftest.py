@@ -9,6 +9,7 @@ import pytest
 from minio import Minio
 
 from common.artifacts import ArtifactStore, open_store
+from common.artifacts.measured import MeasuredStore
 from common.database import Database
 from common.names import new_id
 from tests import servers
@@ -100,6 +101,7 @@ def store_place(request: pytest.FixtureRequest, tmp_path: Path) -> StorePlace:
     return StorePlace(server.url, server.access_key_file, server.secret_key_file, tenant, overwrite_object)
 
 
-@pytest.fixture
-def store(store_place: StorePlace) -> ArtifactStore:
-    return store_place.open()
+@pytest.fixture(params=["bare", "measured"])
+def store(request: pytest.FixtureRequest, store_place: StorePlace) -> ArtifactStore:
+    store = store_place.open()
+    return store if request.param == "bare" else MeasuredStore(store, lambda operation, outcome, seconds: None)

@@ -346,7 +346,7 @@ def test_wrong_keys_are_a_clear_error(s3_server: S3Server, tmp_path: Path) -> No
         ):
             with pytest.raises(FailedPrecondition) as caught:
                 call()
-            assert caught.value.reason == "STORE_ACCESS_DENIED"
+            assert (caught.value.reason, caught.value.field) == ("STORE_ACCESS_DENIED", "store")
 
 
 def test_a_missing_bucket_is_a_clear_error(s3_server: S3Server) -> None:
@@ -364,4 +364,4 @@ def test_a_missing_bucket_is_a_clear_error(s3_server: S3Server) -> None:
     ):
         with pytest.raises(FailedPrecondition) as caught:
             call()
-        assert caught.value.reason == "STORE_BUCKET_MISSING"
+        assert (caught.value.reason, caught.value.field) == ("STORE_BUCKET_MISSING", "store")

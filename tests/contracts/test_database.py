@@ -14,6 +14,7 @@ from common.database import Database, now_us, once
 from common.database.requests import KEPT_US, Request
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
 from common.jobs.job import JobRow
+from common.telemetry.anchors import AuditAnchorRow
 from tests.contracts.conftest import DatabasePlace
 from tests.migrations import differences
 
@@ -111,7 +112,7 @@ def test_a_wrong_statement_is_not_blamed_on_the_engine(database: Database) -> No
 
 
 def test_migrations_make_exactly_the_models(database: Database) -> None:
-    assert differences(database, Request, JobRow) == []
+    assert differences(database, Request, JobRow, AuditAnchorRow) == []
 
 
 def test_differences_would_be_found(database: Database) -> None:
@@ -119,7 +120,7 @@ def test_differences_would_be_found(database: Database) -> None:
         session.execute(text("DROP INDEX ix_requests_create_us"))
         session.execute(text("ALTER TABLE jobs ADD COLUMN extra INTEGER"))
 
-    assert sorted(difference[0] for difference in differences(database, Request, JobRow)) == [
+    assert sorted(difference[0] for difference in differences(database, Request, JobRow, AuditAnchorRow)) == [
         "add_index",
         "remove_column",
     ]
@@ -159,7 +160,7 @@ def test_processes_that_migrate_at_once_all_succeed(database_place: DatabasePlac
 
     assert [process.returncode for process in processes] == [0] * 3, errors
     database = database_place.open()
-    assert differences(database, Request, JobRow) == []
+    assert differences(database, Request, JobRow, AuditAnchorRow) == []
     database.close()
 
 

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ from sqlalchemy.orm import Session
 from common.database import Database
 from common.errors import Cancelled, DataLoss, InvalidArgument, NotFound
 from common.jobs import Job, JobError, JobRunner, JobState, JobStore, Lease, LeaseLost
+from common.telemetry.traces import Tracer, TraceTarget, current
+from tests.common.telemetry.spans import read_spans
 from tests.contracts.conftest import DatabasePlace
 from tests.contracts.jobs import LEASE_S, TENANT, publish, published, submit
 from tests.processes import wait_until
@@ -565,3 +568,82 @@ def test_no_more_jobs_run_at_once_than_threads_were_given(database: Database, st
         for job in jobs:
             assert _final(store, job).state is JobState.SUCCEEDED
     assert most == [2]
+
+
+def test_a_bug_in_the_store_of_jobs_ends_no_thread(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    class Buggy(JobStore):
+        """Fails in every call of a runner, the first few times."""
+
+        num_failures: ClassVar = {"claim": 3, "renew": 3}
+
+        def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
+            self._fail("claim")
+            return super().claim(owner, kinds, lease_s)
+
+        def renew(self, leases: Collection[Lease], lease_s: float) -> None:
+            self._fail("renew")
+            super().renew(leases, lease_s)
+
+        def _fail(self, call: str) -> None:
+            if self.num_failures[call]:
+                self.num_failures[call] -= 1
+                raise ValueError(f"a bug in {call}")
+
+    def work(lease: Lease) -> None:
+        lease.stopping.wait(LEASE_S * 3)
+        _publish_in_lease(lease)
+
+    with _runner(Buggy(database), work, num_threads=1):
+        job = _final(JobStore(database), submit(database))
+
+    assert job.state is JobState.SUCCEEDED
+    assert "a bug in claim" in caplog.text
+    assert "a bug in renew" in caplog.text
+
+
+def test_an_outcome_that_a_bug_kept_from_being_stored_is_stored_by_another_attempt(
+    database: Database, store: JobStore
+) -> None:
+    def work(lease: Lease) -> None:
+        if lease.attempt == 1:
+            lease.fail = None  # type: ignore[method-assign, assignment]  # calling it is the bug
+            raise DataLoss("BLOB_DAMAGED", "damaged")
+        _publish_in_lease(lease)
+
+    with _runner(store, work, num_threads=1):
+        job = _final(store, submit(database))
+
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+
+
+def test_a_job_is_done_in_the_trace_of_the_call_that_submitted_it(
+    database: Database, store: JobStore, tmp_path: Path
+) -> None:
+    seen = []
+
+    def handler(lease: Lease) -> None:
+        seen.append(current())
+        if len(seen) == 2:
+            raise DataLoss("BLOB_DAMAGED", "damaged")
+        lease.complete(lambda session: "")
+
+    tracer = Tracer("example", TraceTarget(tmp_path / "spans.jsonl"))
+    with tracer.span("call", sampled=True) as call:
+        jobs = [submit(database).name for _ in range(2)]
+    runner = JobRunner(store, {"work": handler}, num_threads=1, tracer=tracer)
+    runner.start()
+    wait_until(lambda: all(store.get(TENANT, name).state.final for name in jobs), "the jobs to end")
+    runner.stop(5)
+    tracer.close()
+    _, *works = read_spans(tmp_path / "spans.jsonl")
+    assert [work["name"] for work in works] == ["work", "work"]
+    assert {work["parentSpanId"] for work in works} == {call.context.span_id}
+    assert [span.trace_id for span in seen if span] == [call.context.trace_id] * 2
+    assert [work["status"] for work in works] == [{"code": 0}, {"code": 2, "message": "BLOB_DAMAGED"}]
+
+
+def test_jobs_are_counted_by_kind_and_state(database: Database, store: JobStore) -> None:
+    for _ in range(3):
+        job = submit(database)
+    store.cancel(TENANT, job.name)
+    assert store.count() == {("work", "PENDING"): 2, ("work", "CANCELLED"): 1}

@@ -1,6 +1,7 @@
 """Starting and stopping the embedded mesh, also when something goes wrong on the way."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 
 from common.errors import FailedPrecondition
 from deepseek.client import MeshFile
-from deepseek.embedded import PORTS, EmbeddedMesh, start_mesh, status, stop_mesh
+from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample
+from deepseek.embedded import MAX_RESTARTS, PORTS, EmbeddedMesh, start_mesh, status, stop_mesh
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.faults
@@ -85,6 +88,69 @@ def test_what_a_killed_up_has_started_can_be_stopped(tmp_path: Path) -> None:
     started = pids(home)
     assert sorted(stop_mesh(home)) == sorted(name for name, pid in started.items())
     wait_until(lambda: not any(map(is_alive, started.values())), "their end")
+
+
+def test_work_goes_on_when_a_service_dies_while_it_is_waited_for(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    before = pids(tmp_path / "home")
+    said: list[str] = []
+
+    class KillsTheRegistry(list[Sample]):
+        """Kills it when everything is sent: from there on a commit waits for it without end."""
+
+        def __iter__(self) -> Iterator[Sample]:
+            yield from super().__iter__()
+            os.kill(before["registry"], signal.SIGKILL)
+
+    with mesh.kept_up(said.append) as client:
+        samples = KillsTheRegistry([Sample("k", "train", {"text": "t"})])
+        messages: list[str] = []
+        version = client.datasets.upload(
+            "d", [Field("text", "text")], samples, on_change=lambda job: messages.append(job.message)
+        )
+        assert [one.name for one in client.datasets.versions("d")] == [version.name]
+    assert said == [f"registry was ended by SIGKILL; started again (1 of {MAX_RESTARTS} times)"]
+    assert any(message.startswith("waiting for the registry") for message in messages)
+    after = pids(tmp_path / "home")
+    assert after["registry"] != before["registry"]
+    assert {**after, "registry": 0} == {**before, "registry": 0}
+
+
+def test_a_service_that_does_not_stay_up_ends_the_work(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    said: list[str] = []
+    with (  # noqa: PT012  what is waited for is interrupted in the middle
+        pytest.raises(FailedPrecondition, match="trainer was ended by SIGKILL") as caught,
+        mesh.kept_up(said.append),
+    ):
+        for restarts in range(MAX_RESTARTS + 1):
+            os.kill(pids(tmp_path / "home")["trainer"], signal.SIGKILL)
+            wait_until(lambda restarts=restarts: len(said) > restarts, "a restart")  # type: ignore[misc]
+            wait_until(lambda: is_alive(pids(tmp_path / "home")["trainer"]), "the next process")
+    assert caught.value.reason == "SERVICE_ENDED"
+    assert len(said) == MAX_RESTARTS
+
+
+def test_a_service_that_somebody_stops_is_not_started_again(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    said: list[str] = []
+    with (  # noqa: PT012  what is waited for is interrupted in the middle
+        pytest.raises(FailedPrecondition, match="ingest ended with status 0") as caught,
+        mesh.kept_up(said.append),
+    ):
+        os.kill(pids(tmp_path / "home")["ingest"], signal.SIGTERM)
+        threading.Event().wait(60)
+    assert caught.value.reason == "SERVICE_ENDED"
+    assert said == []
+
+
+def test_a_stale_mesh_file_stops_no_service_of_another_home(mesh: EmbeddedMesh, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "run").mkdir(parents=True)
+    mesh.file.write(other / "mesh.json")
+    for name in PORTS:
+        shutil.copy(tmp_path / "home" / "run" / f"{name}.json", other / "run")
+    assert stop_mesh(other) == []
+    assert all(map(is_alive, pids(tmp_path / "home").values()))
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    assert sorted(stop_mesh(tmp_path / "link")) == sorted(PORTS)
 
 
 def test_a_home_may_have_any_name(tmp_path: Path) -> None:

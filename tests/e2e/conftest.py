@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +15,30 @@ from common.errors import MeshError
 from deepseek.client import MeshFile, connect
 from tests.processes import processes_of, wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 DEEPSEEK = Path(sys.executable).with_name("deepseek")
 
 
 @dataclass(frozen=True)
 class Home:
-    """A home directory of a mesh, and the command line on it."""
+    """A home directory of a mesh, and the command line on it.
+
+    Attributes:
+        path: The directory; it need not exist.
+        program: The command line.
+    """
 
     path: Path
+    program: Sequence[str | Path] = (DEEPSEEK,)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "DEEPSEEK_HOME": str(self.path), "PATH": f"{DEEPSEEK.parent}:{os.environ['PATH']}"}
+        path = f"{DEEPSEEK.parent}:{os.environ['PATH']}"
+        return {**os.environ, "DEEPSEEK_HOME": str(self.path), "PATH": path, "PYTHONPATH": str(ROOT)}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [DEEPSEEK, *arguments],
+            [*self.program, *arguments],
             env=self.environment,
             cwd=self.path.parent,
             stdout=subprocess.PIPE,
@@ -40,7 +48,7 @@ class Home:
 
     def run(self, *arguments: str, timeout_s: float = 280) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [DEEPSEEK, *arguments],
+            [*self.program, *arguments],
             env=self.environment,
             cwd=self.path.parent,
             capture_output=True,

@@ -307,6 +307,7 @@ NAMES_NOTHING = {
     "CreateDatasetVersion": "makes something of the caller's own",
     "CreateModel": "makes something of the caller's own",
     "CreateUpload": "makes something of the caller's own",
+    "GetAuditHead": "is about the server",
     "ModelReady": "answers false for what is unknown",
     "RepositoryModelUnload": "unloads what the caller has, if anything",
     "ServerLive": "is about the server",

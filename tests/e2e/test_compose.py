@@ -281,15 +281,15 @@ def test_a_browser_calls_by_grpc_web(stack: Stack, served: str) -> None:
     connection.close()
 
 
-def test_prometheus_hears_from_the_edge(stack: Stack) -> None:
-    url = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}/api/v1/query?query=up%7Bjob%3D%22edge%22%7D"
+def test_prometheus_hears_from_the_edge_and_from_every_service(stack: Stack) -> None:
+    url = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}/api/v1/query?query=up"
 
-    def is_up() -> bool:
+    def answers() -> bool:
         with urllib.request.urlopen(url, timeout=10) as response:
-            found = json.load(response)["data"]["result"]
-        return bool(found) and found[0]["value"][1] == "1"
+            found = {one["metric"]["instance"]: one["value"][1] for one in json.load(response)["data"]["result"]}
+        return len(found) == 1 + len(PORTS) and set(found.values()) == {"1"}
 
-    wait_until(is_up, "a figure from the edge")
+    wait_until(answers, "figures from everyone")
 
 
 def console_lines(page: str) -> list[str]:

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from deepseek.client import MeshFile
-from tests.e2e.conftest import Demo
+from tests.e2e.conftest import ROOT, Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
 SET_UP = ("make demo", "make test", "make demo DEVICE=cuda", ". .venv/bin/activate")
 

@@ -28,7 +28,7 @@ from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 from protos.job.v1 import job_pb2 as protos_dot_job_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/ingest/v1/ingest.proto\x12\x12\x64\x65\x65pseek.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protos/artifact/v1/artifact.proto\x1a\x19protos/auth/v1/auth.proto\x1a\x17protos/job/v1/job.proto\"j\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.deepseek.ingest.v1.FieldType\x12\x10\n\x08repeated\x18\x03 \x01(\x08\x12\x0e\n\x06labels\x18\x04 \x03(\t\"9\n\x06Schema\x12/\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x1f.deepseek.ingest.v1.FieldSchema\"T\n\x05Value\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x11\n\x07integer\x18\x03 \x01(\x03H\x00\x12\x10\n\x06number\x18\x04 \x01(\x01H\x00\x42\x06\n\x04kind\"F\n\nFieldValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\x06values\x18\x02 \x03(\x0b\x32\x19.deepseek.ingest.v1.Value\"d\n\x06Sample\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12.\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1e.deepseek.ingest.v1.FieldValue\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\xc9\x01\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12*\n\x06schema\x18\x03 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Schema\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.deepseek.ingest.v1.UploadState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\tSplitInfo\x12\r\n\x05split\x18\x01 \x01(\t\x12\x13\n\x0bnum_samples\x18\x02 \x01(\x03\x12.\n\x06shards\x18\x03 \x03(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\"f\n\x13\x43reateUploadRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12*\n\x06schema\x18\x02 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Schema\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"B\n\x14\x43reateUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\" \n\x10GetUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x11GetUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\"c\n\x14UploadSamplesRequest\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12+\n\x07samples\x18\x03 \x03(\x0b\x32\x1a.deepseek.ingest.v1.Sample\"C\n\x15UploadSamplesResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\"7\n\x13\x43ommitUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x14\x43ommitUploadResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"#\n\x13\x44\x65leteUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteUploadResponse\"`\n\x12ReadSamplesRequest\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\"R\n\x13ReadSamplesResponse\x12+\n\x07samples\x18\x01 \x03(\x0b\x32\x1a.deepseek.ingest.v1.Sample\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t*\xc3\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IELD_TYPE_IMAGE\x10\x01\x12\x14\n\x10\x46IELD_TYPE_AUDIO\x10\x02\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x03\x12\x14\n\x10\x46IELD_TYPE_LABEL\x10\x04\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x05\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x06\x12\x14\n\x10\x46IELD_TYPE_BYTES\x10\x07*x\n\x0bUploadState\x12\x1c\n\x18UPLOAD_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPLOAD_STATE_OPEN\x10\x01\x12\x1a\n\x16UPLOAD_STATE_COMMITTED\x10\x02\x12\x18\n\x14UPLOAD_STATE_DELETED\x10\x03\x32\x80\x05\n\rIngestService\x12g\n\x0c\x43reateUpload\x12\'.deepseek.ingest.v1.CreateUploadRequest\x1a(.deepseek.ingest.v1.CreateUploadResponse\"\x04\xc0\xf3\x18\x03\x12^\n\tGetUpload\x12$.deepseek.ingest.v1.GetUploadRequest\x1a%.deepseek.ingest.v1.GetUploadResponse\"\x04\xc0\xf3\x18\x02\x12l\n\rUploadSamples\x12(.deepseek.ingest.v1.UploadSamplesRequest\x1a).deepseek.ingest.v1.UploadSamplesResponse\"\x04\xc0\xf3\x18\x03(\x01\x12g\n\x0c\x43ommitUpload\x12\'.deepseek.ingest.v1.CommitUploadRequest\x1a(.deepseek.ingest.v1.CommitUploadResponse\"\x04\xc0\xf3\x18\x03\x12g\n\x0c\x44\x65leteUpload\x12\'.deepseek.ingest.v1.DeleteUploadRequest\x1a(.deepseek.ingest.v1.DeleteUploadResponse\"\x04\xc0\xf3\x18\x03\x12\x66\n\x0bReadSamples\x12&.deepseek.ingest.v1.ReadSamplesRequest\x1a\'.deepseek.ingest.v1.ReadSamplesResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/ingest/v1/ingest.proto\x12\x12\x64\x65\x65pseek.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protos/artifact/v1/artifact.proto\x1a\x19protos/auth/v1/auth.proto\x1a\x17protos/job/v1/job.proto\"j\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.deepseek.ingest.v1.FieldType\x12\x10\n\x08repeated\x18\x03 \x01(\x08\x12\x0e\n\x06labels\x18\x04 \x03(\t\"9\n\x06Schema\x12/\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x1f.deepseek.ingest.v1.FieldSchema\"T\n\x05Value\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x11\n\x07integer\x18\x03 \x01(\x03H\x00\x12\x10\n\x06number\x18\x04 \x01(\x01H\x00\x42\x06\n\x04kind\"F\n\nFieldValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12)\n\x06values\x18\x02 \x03(\x0b\x32\x19.deepseek.ingest.v1.Value\"d\n\x06Sample\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12.\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1e.deepseek.ingest.v1.FieldValue\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\xfa\x01\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12*\n\x06schema\x18\x03 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Schema\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.deepseek.ingest.v1.UploadState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\tSplitInfo\x12\r\n\x05split\x18\x01 \x01(\t\x12\x13\n\x0bnum_samples\x18\x02 \x01(\x03\x12.\n\x06shards\x18\x03 \x03(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\"f\n\x13\x43reateUploadRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12*\n\x06schema\x18\x02 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Schema\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"B\n\x14\x43reateUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\" \n\x10GetUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x11GetUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\";\n\x12ListUploadsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x13ListUploadsResponse\x12+\n\x07uploads\x18\x01 \x03(\x0b\x32\x1a.deepseek.ingest.v1.Upload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x14UploadSamplesRequest\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12+\n\x07samples\x18\x03 \x03(\x0b\x32\x1a.deepseek.ingest.v1.Sample\"C\n\x15UploadSamplesResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.deepseek.ingest.v1.Upload\"7\n\x13\x43ommitUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x14\x43ommitUploadResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job\"#\n\x13\x44\x65leteUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteUploadResponse\"`\n\x12ReadSamplesRequest\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\"R\n\x13ReadSamplesResponse\x12+\n\x07samples\x18\x01 \x03(\x0b\x32\x1a.deepseek.ingest.v1.Sample\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t*\xc3\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IELD_TYPE_IMAGE\x10\x01\x12\x14\n\x10\x46IELD_TYPE_AUDIO\x10\x02\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x03\x12\x14\n\x10\x46IELD_TYPE_LABEL\x10\x04\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x05\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x06\x12\x14\n\x10\x46IELD_TYPE_BYTES\x10\x07*x\n\x0bUploadState\x12\x1c\n\x18UPLOAD_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPLOAD_STATE_OPEN\x10\x01\x12\x1a\n\x16UPLOAD_STATE_COMMITTED\x10\x02\x12\x18\n\x14UPLOAD_STATE_DELETED\x10\x03\x32\xe6\x05\n\rIngestService\x12g\n\x0c\x43reateUpload\x12\'.deepseek.ingest.v1.CreateUploadRequest\x1a(.deepseek.ingest.v1.CreateUploadResponse\"\x04\xc0\xf3\x18\x03\x12^\n\tGetUpload\x12$.deepseek.ingest.v1.GetUploadRequest\x1a%.deepseek.ingest.v1.GetUploadResponse\"\x04\xc0\xf3\x18\x02\x12\x64\n\x0bListUploads\x12&.deepseek.ingest.v1.ListUploadsRequest\x1a\'.deepseek.ingest.v1.ListUploadsResponse\"\x04\xc0\xf3\x18\x02\x12l\n\rUploadSamples\x12(.deepseek.ingest.v1.UploadSamplesRequest\x1a).deepseek.ingest.v1.UploadSamplesResponse\"\x04\xc0\xf3\x18\x03(\x01\x12g\n\x0c\x43ommitUpload\x12\'.deepseek.ingest.v1.CommitUploadRequest\x1a(.deepseek.ingest.v1.CommitUploadResponse\"\x04\xc0\xf3\x18\x03\x12g\n\x0c\x44\x65leteUpload\x12\'.deepseek.ingest.v1.DeleteUploadRequest\x1a(.deepseek.ingest.v1.DeleteUploadResponse\"\x04\xc0\xf3\x18\x03\x12\x66\n\x0bReadSamples\x12&.deepseek.ingest.v1.ReadSamplesRequest\x1a\'.deepseek.ingest.v1.ReadSamplesResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTSERVICE'].methods_by_name['CreateUpload']._serialized_options = b'\300\363\030\003'
   _globals['_INGESTSERVICE'].methods_by_name['GetUpload']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['GetUpload']._serialized_options = b'\300\363\030\002'
+  _globals['_INGESTSERVICE'].methods_by_name['ListUploads']._loaded_options = None
+  _globals['_INGESTSERVICE'].methods_by_name['ListUploads']._serialized_options = b'\300\363\030\002'
   _globals['_INGESTSERVICE'].methods_by_name['UploadSamples']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['UploadSamples']._serialized_options = b'\300\363\030\003'
   _globals['_INGESTSERVICE'].methods_by_name['CommitUpload']._loaded_options = None
@@ -47,10 +49,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTSERVICE'].methods_by_name['DeleteUpload']._serialized_options = b'\300\363\030\003'
   _globals['_INGESTSERVICE'].methods_by_name['ReadSamples']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['ReadSamples']._serialized_options = b'\300\363\030\002'
-  _globals['_FIELDTYPE']._serialized_start=1702
-  _globals['_FIELDTYPE']._serialized_end=1897
-  _globals['_UPLOADSTATE']._serialized_start=1899
-  _globals['_UPLOADSTATE']._serialized_end=2019
+  _globals['_FIELDTYPE']._serialized_start=1905
+  _globals['_FIELDTYPE']._serialized_end=2100
+  _globals['_UPLOADSTATE']._serialized_start=2102
+  _globals['_UPLOADSTATE']._serialized_end=2222
   _globals['_FIELDSCHEMA']._serialized_start=173
   _globals['_FIELDSCHEMA']._serialized_end=279
   _globals['_SCHEMA']._serialized_start=281
@@ -62,33 +64,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE']._serialized_start=498
   _globals['_SAMPLE']._serialized_end=598
   _globals['_UPLOAD']._serialized_start=601
-  _globals['_UPLOAD']._serialized_end=802
-  _globals['_SPLITINFO']._serialized_start=804
-  _globals['_SPLITINFO']._serialized_end=899
-  _globals['_CREATEUPLOADREQUEST']._serialized_start=901
-  _globals['_CREATEUPLOADREQUEST']._serialized_end=1003
-  _globals['_CREATEUPLOADRESPONSE']._serialized_start=1005
-  _globals['_CREATEUPLOADRESPONSE']._serialized_end=1071
-  _globals['_GETUPLOADREQUEST']._serialized_start=1073
-  _globals['_GETUPLOADREQUEST']._serialized_end=1105
-  _globals['_GETUPLOADRESPONSE']._serialized_start=1107
-  _globals['_GETUPLOADRESPONSE']._serialized_end=1170
-  _globals['_UPLOADSAMPLESREQUEST']._serialized_start=1172
-  _globals['_UPLOADSAMPLESREQUEST']._serialized_end=1271
-  _globals['_UPLOADSAMPLESRESPONSE']._serialized_start=1273
-  _globals['_UPLOADSAMPLESRESPONSE']._serialized_end=1340
-  _globals['_COMMITUPLOADREQUEST']._serialized_start=1342
-  _globals['_COMMITUPLOADREQUEST']._serialized_end=1397
-  _globals['_COMMITUPLOADRESPONSE']._serialized_start=1399
-  _globals['_COMMITUPLOADRESPONSE']._serialized_end=1456
-  _globals['_DELETEUPLOADREQUEST']._serialized_start=1458
-  _globals['_DELETEUPLOADREQUEST']._serialized_end=1493
-  _globals['_DELETEUPLOADRESPONSE']._serialized_start=1495
-  _globals['_DELETEUPLOADRESPONSE']._serialized_end=1517
-  _globals['_READSAMPLESREQUEST']._serialized_start=1519
-  _globals['_READSAMPLESREQUEST']._serialized_end=1615
-  _globals['_READSAMPLESRESPONSE']._serialized_start=1617
-  _globals['_READSAMPLESRESPONSE']._serialized_end=1699
-  _globals['_INGESTSERVICE']._serialized_start=2022
-  _globals['_INGESTSERVICE']._serialized_end=2662
+  _globals['_UPLOAD']._serialized_end=851
+  _globals['_SPLITINFO']._serialized_start=853
+  _globals['_SPLITINFO']._serialized_end=948
+  _globals['_CREATEUPLOADREQUEST']._serialized_start=950
+  _globals['_CREATEUPLOADREQUEST']._serialized_end=1052
+  _globals['_CREATEUPLOADRESPONSE']._serialized_start=1054
+  _globals['_CREATEUPLOADRESPONSE']._serialized_end=1120
+  _globals['_GETUPLOADREQUEST']._serialized_start=1122
+  _globals['_GETUPLOADREQUEST']._serialized_end=1154
+  _globals['_GETUPLOADRESPONSE']._serialized_start=1156
+  _globals['_GETUPLOADRESPONSE']._serialized_end=1219
+  _globals['_LISTUPLOADSREQUEST']._serialized_start=1221
+  _globals['_LISTUPLOADSREQUEST']._serialized_end=1280
+  _globals['_LISTUPLOADSRESPONSE']._serialized_start=1282
+  _globals['_LISTUPLOADSRESPONSE']._serialized_end=1373
+  _globals['_UPLOADSAMPLESREQUEST']._serialized_start=1375
+  _globals['_UPLOADSAMPLESREQUEST']._serialized_end=1474
+  _globals['_UPLOADSAMPLESRESPONSE']._serialized_start=1476
+  _globals['_UPLOADSAMPLESRESPONSE']._serialized_end=1543
+  _globals['_COMMITUPLOADREQUEST']._serialized_start=1545
+  _globals['_COMMITUPLOADREQUEST']._serialized_end=1600
+  _globals['_COMMITUPLOADRESPONSE']._serialized_start=1602
+  _globals['_COMMITUPLOADRESPONSE']._serialized_end=1659
+  _globals['_DELETEUPLOADREQUEST']._serialized_start=1661
+  _globals['_DELETEUPLOADREQUEST']._serialized_end=1696
+  _globals['_DELETEUPLOADRESPONSE']._serialized_start=1698
+  _globals['_DELETEUPLOADRESPONSE']._serialized_end=1720
+  _globals['_READSAMPLESREQUEST']._serialized_start=1722
+  _globals['_READSAMPLESREQUEST']._serialized_end=1818
+  _globals['_READSAMPLESRESPONSE']._serialized_start=1820
+  _globals['_READSAMPLESRESPONSE']._serialized_end=1902
+  _globals['_INGESTSERVICE']._serialized_start=2225
+  _globals['_INGESTSERVICE']._serialized_end=2967
 # @@protoc_insertion_point(module_scope)

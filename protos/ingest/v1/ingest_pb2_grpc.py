@@ -48,6 +48,11 @@ class IngestServiceStub:
                 request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadRequest.SerializeToString,
                 response_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadResponse.FromString,
                 _registered_method=True)
+        self.ListUploads = channel.unary_unary(
+                '/deepseek.ingest.v1.IngestService/ListUploads',
+                request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsRequest.SerializeToString,
+                response_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsResponse.FromString,
+                _registered_method=True)
         self.UploadSamples = channel.stream_unary(
                 '/deepseek.ingest.v1.IngestService/UploadSamples',
                 request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.UploadSamplesRequest.SerializeToString,
@@ -90,6 +95,13 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUploads(self, request, context):
+        """Lists the uploads that are OPEN, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadSamples(self, request_iterator, context):
         """Streams samples. The first message carries `upload`, the others leave it empty. The answer comes once all samples
         are durable. If the stream breaks, GetUpload tells how many samples of those sent are durable, in the order they
@@ -98,8 +110,9 @@ class IngestServiceServicer:
         A bad sample ends the stream and is not kept; those before it are. INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO,
         UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD, WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT,
         TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the field violation names `samples[<key>].<field>`),
-        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY. If the store takes nothing (RESOURCE_EXHAUSTED: STORE_FULL,
-        FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be durable: ask GetUpload.
+        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the store takes nothing
+        (RESOURCE_EXHAUSTED: STORE_FULL, FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be
+        durable: ask GetUpload.
 
         One stream writes an upload: a newer one with the right offset takes over, and the older fails with ABORTED
         (UPLOAD_TAKEN_OVER). A stream that was just cut off may still be saving its last samples when the next one opens;
@@ -119,7 +132,8 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUpload(self, request, context):
-        """Drops an upload that was not committed. Idempotent.
+        """Drops an upload that was not committed. Idempotent. The service itself drops an open one that nobody has written to
+        for 7 days (its setting `upload_expiry_days`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +160,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.GetUpload,
                     request_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadRequest.FromString,
                     response_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'ListUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploads,
+                    request_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsRequest.FromString,
+                    response_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsResponse.SerializeToString,
             ),
             'UploadSamples': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadSamples,
@@ -226,6 +245,33 @@ class IngestService:
             '/deepseek.ingest.v1.IngestService/GetUpload',
             protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadRequest.SerializeToString,
             protos_dot_ingest_dot_v1_dot_ingest__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.ingest.v1.IngestService/ListUploads',
+            protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsRequest.SerializeToString,
+            protos_dot_ingest_dot_v1_dot_ingest__pb2.ListUploadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

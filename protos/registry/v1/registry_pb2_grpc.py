@@ -35,7 +35,7 @@ class RegistryServiceStub:
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
     first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats.
+    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
     """
 
     def __init__(self, channel):
@@ -141,7 +141,7 @@ class RegistryServiceServicer:
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
     first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats.
+    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
     """
 
     def CreateDataset(self, request, context):
@@ -367,7 +367,7 @@ class RegistryService:
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
     first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats.
+    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 from protos.job.v1 import job_pb2 as protos_dot_job_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/trainer/v1/trainer.proto\x12\x13\x64\x65\x65pseek.trainer.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protos/artifact/v1/artifact.proto\x1a\x19protos/auth/v1/auth.proto\x1a\x17protos/job/v1/job.proto\"B\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x94\x01\n\x0c\x46ieldMapping\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12/\n\x07\x65ncoder\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x35\n\raugmentations\x18\x04 \x03(\x0b\x32\x1e.deepseek.trainer.v1.Component\"\xd0\x04\n\x07RunSpec\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12-\n\x05model\x18\x02 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12,\n\x04loss\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x31\n\toptimizer\x18\x04 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x30\n\x08schedule\x18\x05 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12/\n\x07metrics\x18\x06 \x03(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x31\n\x06inputs\x18\x07 \x03(\x0b\x32!.deepseek.trainer.v1.FieldMapping\x12\x31\n\x06target\x18\x08 \x01(\x0b\x32!.deepseek.trainer.v1.FieldMapping\x12\x13\n\x0btrain_split\x18\t \x01(\t\x12\x12\n\neval_split\x18\n \x01(\t\x12\x0e\n\x06\x65pochs\x18\x0b \x01(\x05\x12\x12\n\nbatch_size\x18\x0c \x01(\x05\x12\x31\n\tprecision\x18\r \x01(\x0e\x32\x1e.deepseek.trainer.v1.Precision\x12\x13\n\x0bnum_workers\x18\x0e \x01(\x05\x12\x0c\n\x04seed\x18\x0f \x01(\x03\x12\x11\n\tclip_norm\x18\x10 \x01(\x01\x12\x1d\n\x15\x63heckpoint_interval_s\x18\x11 \x01(\x01\"*\n\x0bMetricValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\xcb\x01\n\tStepEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x11\n\tnum_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x31\n\x07metrics\x18\x04 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\x12\x1a\n\x12samples_per_second\x18\x05 \x01(\x01\x12\r\n\x05\x65ta_s\x18\x06 \x01(\x01\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x19\n\x11num_skipped_steps\x18\x08 \x01(\x03\"a\n\x0f\x45valuationEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x31\n\x07metrics\x18\x03 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\"Q\n\x0f\x43heckpointEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x30\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\"3\n\x0c\x41ttemptEvent\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x03\x12\x12\n\nstart_step\x18\x02 \x01(\x03\"`\n\nStateEvent\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.deepseek.job.v1.JobError\"\xde\x02\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04step\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.StepEventH\x00\x12:\n\nevaluation\x18\x04 \x01(\x0b\x32$.deepseek.trainer.v1.EvaluationEventH\x00\x12:\n\ncheckpoint\x18\x05 \x01(\x0b\x32$.deepseek.trainer.v1.CheckpointEventH\x00\x12\x34\n\x07\x61ttempt\x18\x06 \x01(\x0b\x32!.deepseek.trainer.v1.AttemptEventH\x00\x12\x30\n\x05state\x18\x07 \x01(\x0b\x32\x1f.deepseek.trainer.v1.StateEventH\x00\x42\x06\n\x04kind\"\xef\x01\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.deepseek.trainer.v1.RunSpec\x12!\n\x03job\x18\x03 \x01(\x0b\x32\x14.deepseek.job.v1.Job\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x32\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\x12\x31\n\x07metrics\x18\x06 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\x12\x0f\n\x07train_s\x18\x07 \x01(\x01\"a\n\x10SubmitRunRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.deepseek.trainer.v1.RunSpec\x12\r\n\x05reuse\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\x11SubmitRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\"7\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"@\n\x10WatchRunResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.deepseek.trainer.v1.RunEvent\"\x1e\n\x0eStopRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.deepseek.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12\x45xportModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04int8\x18\x03 \x01(\x08\x12\x15\n\rint8_max_loss\x18\x04 \x01(\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"8\n\x13\x45xportModelResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_AUTO\x10\x01\x12\x12\n\x0ePRECISION_FP32\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_FP16\x10\x04\x32\xcf\x04\n\x0eTrainerService\x12`\n\tSubmitRun\x12%.deepseek.trainer.v1.SubmitRunRequest\x1a&.deepseek.trainer.v1.SubmitRunResponse\"\x04\xc0\xf3\x18\x03\x12W\n\x06GetRun\x12\".deepseek.trainer.v1.GetRunRequest\x1a#.deepseek.trainer.v1.GetRunResponse\"\x04\xc0\xf3\x18\x02\x12_\n\x08WatchRun\x12$.deepseek.trainer.v1.WatchRunRequest\x1a%.deepseek.trainer.v1.WatchRunResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x12Z\n\x07StopRun\x12#.deepseek.trainer.v1.StopRunRequest\x1a$.deepseek.trainer.v1.StopRunResponse\"\x04\xc0\xf3\x18\x03\x12]\n\x08ListRuns\x12$.deepseek.trainer.v1.ListRunsRequest\x1a%.deepseek.trainer.v1.ListRunsResponse\"\x04\xc0\xf3\x18\x02\x12\x66\n\x0b\x45xportModel\x12\'.deepseek.trainer.v1.ExportModelRequest\x1a(.deepseek.trainer.v1.ExportModelResponse\"\x04\xc0\xf3\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/trainer/v1/trainer.proto\x12\x13\x64\x65\x65pseek.trainer.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protos/artifact/v1/artifact.proto\x1a\x19protos/auth/v1/auth.proto\x1a\x17protos/job/v1/job.proto\"B\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x94\x01\n\x0c\x46ieldMapping\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12/\n\x07\x65ncoder\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x35\n\raugmentations\x18\x04 \x03(\x0b\x32\x1e.deepseek.trainer.v1.Component\"\xd0\x04\n\x07RunSpec\x12\x17\n\x0f\x64\x61taset_version\x18\x01 \x01(\t\x12-\n\x05model\x18\x02 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12,\n\x04loss\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x31\n\toptimizer\x18\x04 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x30\n\x08schedule\x18\x05 \x01(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12/\n\x07metrics\x18\x06 \x03(\x0b\x32\x1e.deepseek.trainer.v1.Component\x12\x31\n\x06inputs\x18\x07 \x03(\x0b\x32!.deepseek.trainer.v1.FieldMapping\x12\x31\n\x06target\x18\x08 \x01(\x0b\x32!.deepseek.trainer.v1.FieldMapping\x12\x13\n\x0btrain_split\x18\t \x01(\t\x12\x12\n\neval_split\x18\n \x01(\t\x12\x0e\n\x06\x65pochs\x18\x0b \x01(\x05\x12\x12\n\nbatch_size\x18\x0c \x01(\x05\x12\x31\n\tprecision\x18\r \x01(\x0e\x32\x1e.deepseek.trainer.v1.Precision\x12\x13\n\x0bnum_workers\x18\x0e \x01(\x05\x12\x0c\n\x04seed\x18\x0f \x01(\x03\x12\x11\n\tclip_norm\x18\x10 \x01(\x01\x12\x1d\n\x15\x63heckpoint_interval_s\x18\x11 \x01(\x01\"*\n\x0bMetricValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\xcb\x01\n\tStepEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x11\n\tnum_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x31\n\x07metrics\x18\x04 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\x12\x1a\n\x12samples_per_second\x18\x05 \x01(\x01\x12\r\n\x05\x65ta_s\x18\x06 \x01(\x01\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x19\n\x11num_skipped_steps\x18\x08 \x01(\x03\"a\n\x0f\x45valuationEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x31\n\x07metrics\x18\x03 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\"Q\n\x0f\x43heckpointEvent\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x30\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\"3\n\x0c\x41ttemptEvent\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x03\x12\x12\n\nstart_step\x18\x02 \x01(\x03\"\x1f\n\x0cWarningEvent\x12\x0f\n\x07message\x18\x01 \x01(\t\"`\n\nStateEvent\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.deepseek.job.v1.JobState\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.deepseek.job.v1.JobError\"\x94\x03\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04step\x18\x03 \x01(\x0b\x32\x1e.deepseek.trainer.v1.StepEventH\x00\x12:\n\nevaluation\x18\x04 \x01(\x0b\x32$.deepseek.trainer.v1.EvaluationEventH\x00\x12:\n\ncheckpoint\x18\x05 \x01(\x0b\x32$.deepseek.trainer.v1.CheckpointEventH\x00\x12\x34\n\x07\x61ttempt\x18\x06 \x01(\x0b\x32!.deepseek.trainer.v1.AttemptEventH\x00\x12\x30\n\x05state\x18\x07 \x01(\x0b\x32\x1f.deepseek.trainer.v1.StateEventH\x00\x12\x34\n\x07warning\x18\x08 \x01(\x0b\x32!.deepseek.trainer.v1.WarningEventH\x00\x42\x06\n\x04kind\"\xef\x01\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.deepseek.trainer.v1.RunSpec\x12!\n\x03job\x18\x03 \x01(\x0b\x32\x14.deepseek.job.v1.Job\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x32\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x1e.deepseek.artifact.v1.Artifact\x12\x31\n\x07metrics\x18\x06 \x03(\x0b\x32 .deepseek.trainer.v1.MetricValue\x12\x0f\n\x07train_s\x18\x07 \x01(\x01\"a\n\x10SubmitRunRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.deepseek.trainer.v1.RunSpec\x12\r\n\x05reuse\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\x11SubmitRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\"7\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"@\n\x10WatchRunResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.deepseek.trainer.v1.RunEvent\"\x1e\n\x0eStopRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.deepseek.trainer.v1.Run\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.deepseek.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x12\x45xportModelRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04int8\x18\x03 \x01(\x08\x12\x1a\n\rint8_max_loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x10\n\x0e_int8_max_loss\"8\n\x13\x45xportModelResponse\x12!\n\x03job\x18\x01 \x01(\x0b\x32\x14.deepseek.job.v1.Job*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_AUTO\x10\x01\x12\x12\n\x0ePRECISION_FP32\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_FP16\x10\x04\x32\xcf\x04\n\x0eTrainerService\x12`\n\tSubmitRun\x12%.deepseek.trainer.v1.SubmitRunRequest\x1a&.deepseek.trainer.v1.SubmitRunResponse\"\x04\xc0\xf3\x18\x03\x12W\n\x06GetRun\x12\".deepseek.trainer.v1.GetRunRequest\x1a#.deepseek.trainer.v1.GetRunResponse\"\x04\xc0\xf3\x18\x02\x12_\n\x08WatchRun\x12$.deepseek.trainer.v1.WatchRunRequest\x1a%.deepseek.trainer.v1.WatchRunResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x12Z\n\x07StopRun\x12#.deepseek.trainer.v1.StopRunRequest\x1a$.deepseek.trainer.v1.StopRunResponse\"\x04\xc0\xf3\x18\x03\x12]\n\x08ListRuns\x12$.deepseek.trainer.v1.ListRunsRequest\x1a%.deepseek.trainer.v1.ListRunsResponse\"\x04\xc0\xf3\x18\x02\x12\x66\n\x0b\x45xportModel\x12\'.deepseek.trainer.v1.ExportModelRequest\x1a(.deepseek.trainer.v1.ExportModelResponse\"\x04\xc0\xf3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,8 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERSERVICE'].methods_by_name['ListRuns']._serialized_options = b'\300\363\030\002'
   _globals['_TRAINERSERVICE'].methods_by_name['ExportModel']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['ExportModel']._serialized_options = b'\300\363\030\003'
-  _globals['_PRECISION']._serialized_start=2982
-  _globals['_PRECISION']._serialized_end=3100
+  _globals['_PRECISION']._serialized_start=3093
+  _globals['_PRECISION']._serialized_end=3211
   _globals['_COMPONENT']._serialized_start=206
   _globals['_COMPONENT']._serialized_end=272
   _globals['_FIELDMAPPING']._serialized_start=275
@@ -66,36 +66,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPOINTEVENT']._serialized_end=1450
   _globals['_ATTEMPTEVENT']._serialized_start=1452
   _globals['_ATTEMPTEVENT']._serialized_end=1503
-  _globals['_STATEEVENT']._serialized_start=1505
-  _globals['_STATEEVENT']._serialized_end=1601
-  _globals['_RUNEVENT']._serialized_start=1604
-  _globals['_RUNEVENT']._serialized_end=1954
-  _globals['_RUN']._serialized_start=1957
-  _globals['_RUN']._serialized_end=2196
-  _globals['_SUBMITRUNREQUEST']._serialized_start=2198
-  _globals['_SUBMITRUNREQUEST']._serialized_end=2295
-  _globals['_SUBMITRUNRESPONSE']._serialized_start=2297
-  _globals['_SUBMITRUNRESPONSE']._serialized_end=2371
-  _globals['_GETRUNREQUEST']._serialized_start=2373
-  _globals['_GETRUNREQUEST']._serialized_end=2402
-  _globals['_GETRUNRESPONSE']._serialized_start=2404
-  _globals['_GETRUNRESPONSE']._serialized_end=2459
-  _globals['_WATCHRUNREQUEST']._serialized_start=2461
-  _globals['_WATCHRUNREQUEST']._serialized_end=2516
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2518
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2582
-  _globals['_STOPRUNREQUEST']._serialized_start=2584
-  _globals['_STOPRUNREQUEST']._serialized_end=2614
-  _globals['_STOPRUNRESPONSE']._serialized_start=2616
-  _globals['_STOPRUNRESPONSE']._serialized_end=2672
-  _globals['_LISTRUNSREQUEST']._serialized_start=2674
-  _globals['_LISTRUNSREQUEST']._serialized_end=2730
-  _globals['_LISTRUNSRESPONSE']._serialized_start=2732
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2815
-  _globals['_EXPORTMODELREQUEST']._serialized_start=2817
-  _globals['_EXPORTMODELREQUEST']._serialized_end=2922
-  _globals['_EXPORTMODELRESPONSE']._serialized_start=2924
-  _globals['_EXPORTMODELRESPONSE']._serialized_end=2980
-  _globals['_TRAINERSERVICE']._serialized_start=3103
-  _globals['_TRAINERSERVICE']._serialized_end=3694
+  _globals['_WARNINGEVENT']._serialized_start=1505
+  _globals['_WARNINGEVENT']._serialized_end=1536
+  _globals['_STATEEVENT']._serialized_start=1538
+  _globals['_STATEEVENT']._serialized_end=1634
+  _globals['_RUNEVENT']._serialized_start=1637
+  _globals['_RUNEVENT']._serialized_end=2041
+  _globals['_RUN']._serialized_start=2044
+  _globals['_RUN']._serialized_end=2283
+  _globals['_SUBMITRUNREQUEST']._serialized_start=2285
+  _globals['_SUBMITRUNREQUEST']._serialized_end=2382
+  _globals['_SUBMITRUNRESPONSE']._serialized_start=2384
+  _globals['_SUBMITRUNRESPONSE']._serialized_end=2458
+  _globals['_GETRUNREQUEST']._serialized_start=2460
+  _globals['_GETRUNREQUEST']._serialized_end=2489
+  _globals['_GETRUNRESPONSE']._serialized_start=2491
+  _globals['_GETRUNRESPONSE']._serialized_end=2546
+  _globals['_WATCHRUNREQUEST']._serialized_start=2548
+  _globals['_WATCHRUNREQUEST']._serialized_end=2603
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2605
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2669
+  _globals['_STOPRUNREQUEST']._serialized_start=2671
+  _globals['_STOPRUNREQUEST']._serialized_end=2701
+  _globals['_STOPRUNRESPONSE']._serialized_start=2703
+  _globals['_STOPRUNRESPONSE']._serialized_end=2759
+  _globals['_LISTRUNSREQUEST']._serialized_start=2761
+  _globals['_LISTRUNSREQUEST']._serialized_end=2817
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2819
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2902
+  _globals['_EXPORTMODELREQUEST']._serialized_start=2905
+  _globals['_EXPORTMODELREQUEST']._serialized_end=3033
+  _globals['_EXPORTMODELRESPONSE']._serialized_start=3035
+  _globals['_EXPORTMODELRESPONSE']._serialized_end=3091
+  _globals['_TRAINERSERVICE']._serialized_start=3214
+  _globals['_TRAINERSERVICE']._serialized_end=3805
 # @@protoc_insertion_point(module_scope)

@@ -139,6 +139,12 @@ class AttemptEvent(_message.Message):
     start_step: int
     def __init__(self, attempt: _Optional[int] = ..., start_step: _Optional[int] = ...) -> None: ...
 
+class WarningEvent(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
 class StateEvent(_message.Message):
     __slots__ = ("state", "error")
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -148,7 +154,7 @@ class StateEvent(_message.Message):
     def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state")
+    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state", "warning")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +162,7 @@ class RunEvent(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     time: _timestamp_pb2.Timestamp
     step: StepEvent
@@ -163,7 +170,8 @@ class RunEvent(_message.Message):
     checkpoint: CheckpointEvent
     attempt: AttemptEvent
     state: StateEvent
-    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ...) -> None: ...
+    warning: WarningEvent
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s")

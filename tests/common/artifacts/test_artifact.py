@@ -37,7 +37,7 @@ def test_json_that_is_no_descriptor_is_refused(change: dict[str, object]) -> Non
     assert caught.value.reason == "BAD_ARTIFACT"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", "{}", b"\xff\xfe"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "{}", b"\xff\xfe", "[" * 100_000])
 def test_text_that_is_no_descriptor_is_refused(text: str | bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Artifact.from_json(text)

@@ -123,7 +123,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         for source in (b"x" * 8_000_000, iter([b"y" * 100_000] * 80)):
             with pytest.raises(ResourceExhausted) as caught:
                 store.put(TENANT, source, TEXT)
-            assert caught.value.reason == "STORE_FULL"
+            assert (caught.value.reason, caught.value.field) == ("STORE_FULL", "store")
         assert list(store.list(TENANT)) == [kept.sha256]
         assert len(_files(root)) == 1
 
@@ -140,7 +140,7 @@ def test_a_full_disk_under_a_fetched_copy_is_an_error_and_leaves_nothing(tmp_pat
     with mounts.tmpfs(tmp_path / "small", "4m") as small:
         with pytest.raises(ResourceExhausted) as caught:
             store.fetch(TENANT, artifact.sha256, small / "copy")
-        assert caught.value.reason == "DISK_FULL"
+        assert (caught.value.reason, caught.value.field) == ("DISK_FULL", "path")
         assert list(small.iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_a_file_size_limit_is_an_error_and_leaves_nothing(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
 
-    assert caught.value.reason == "STORE_FULL"
+    assert (caught.value.reason, caught.value.field) == ("STORE_FULL", "store")
     assert _files(tmp_path) == []
 
 
@@ -175,7 +175,7 @@ def test_a_read_only_store_is_an_error_for_writers_and_serves_readers(tmp_path: 
         for call in (lambda: store.put(TENANT, b"new", TEXT), lambda: store.delete(TENANT, kept.sha256)):
             with pytest.raises(FailedPrecondition) as caught:
                 call()
-            assert caught.value.reason == "STORE_READ_ONLY"
+            assert (caught.value.reason, caught.value.field) == ("STORE_READ_ONLY", "store")
         with pytest.raises(FailedPrecondition):
             DirectoryStore(root / "another")
         assert store.read(TENANT, kept.sha256) == b"kept"
@@ -194,7 +194,7 @@ def test_a_directory_that_is_gone_does_not_look_like_an_empty_store(tmp_path: Pa
     ):
         with pytest.raises(Unavailable) as caught:
             call()
-        assert caught.value.reason == "STORE_UNREACHABLE"
+        assert (caught.value.reason, caught.value.field) == ("STORE_UNREACHABLE", "store")
 
 
 def test_the_sources_own_errors_are_not_the_stores(tmp_path: Path) -> None:
@@ -208,3 +208,40 @@ def test_the_sources_own_errors_are_not_the_stores(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put(TENANT, tmp_path / "absent", TEXT)
     assert _files(tmp_path) == []
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were synced, in order."""
+    folders: list[Path] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            folders.append(path)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return folders
+
+
+@pytest.mark.parametrize("who_was_first", ["made the folder", "put the blob"])
+def test_what_another_writer_may_not_have_synced_is_synced_before_a_blob_is_acknowledged(
+    tmp_path: Path, synced: list[Path], who_was_first: str
+) -> None:
+    sha256 = hashlib.sha256(b"blob").hexdigest()
+    leaf = tmp_path / TENANT / "sha256" / sha256[:2]
+    if who_was_first == "made the folder":
+        leaf.mkdir(parents=True)
+    else:
+        DirectoryStore(tmp_path).put(TENANT, b"blob", TEXT)
+    synced.clear()
+
+    store = DirectoryStore(tmp_path)
+    store.put(TENANT, b"blob", TEXT)
+    assert synced == [tmp_path, tmp_path / TENANT, tmp_path / TENANT / "sha256", leaf]
+
+    synced.clear()
+    store.put(TENANT, b"blob", TEXT)
+    assert synced == [leaf]

@@ -97,7 +97,7 @@ def test_what_a_server_refuses_is_a_clear_error(
     with pytest.raises(error) as caught:
         store.put(TENANT, CONTENT, "text/plain")
 
-    assert caught.value.reason == reason
+    assert (caught.value.reason, caught.value.field) == (reason, "store")
     assert "secret" not in str(caught.value)
 
 
@@ -108,7 +108,7 @@ def test_a_blob_that_breaks_off_is_not_taken_for_whole(answers: tuple[type[_Answ
     with pytest.raises(Unavailable) as caught:
         store.read(TENANT, SHA256)
 
-    assert caught.value.reason == "STORE_UNREACHABLE"
+    assert (caught.value.reason, caught.value.field) == ("STORE_UNREACHABLE", "store")
 
 
 def test_a_server_that_is_away_is_a_clear_error() -> None:
@@ -119,7 +119,7 @@ def test_a_server_that_is_away_is_a_clear_error() -> None:
         with pytest.raises(Unavailable) as caught:
             store.check()
 
-    assert caught.value.reason == "STORE_UNREACHABLE"
+    assert (caught.value.reason, caught.value.field) == ("STORE_UNREACHABLE", "store")
     assert caught.value.retry_delay_s
 
 
@@ -131,7 +131,7 @@ def test_a_check_of_a_server_that_is_stuck_asks_once_and_gives_up_soon() -> None
         with pytest.raises(Unavailable) as caught:
             store.check()
 
-        assert caught.value.reason == "STORE_UNREACHABLE"
+        assert (caught.value.reason, caught.value.field) == ("STORE_UNREACHABLE", "store")
         assert time.monotonic() - start_s < 2 * CHECK_TIMEOUT_S
         stuck.settimeout(0)
         stuck.accept()[0].close()

@@ -141,7 +141,11 @@ def test_a_broken_key_file_keeps_the_keys_of_before(folder: Path, caplog: pytest
     assert verify.verify(token).subject == "ana"
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"keys": []}', '{"keys": [{"kty": "RSA", "crv": ""}]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}", '{"keys": []}', '{"keys": [{"kty": "RSA", "crv": ""}]}', "[" * 100_000],
+    ids=["cut off", "empty", "no keys", "other keys", "deep"],
+)
 def test_a_server_does_not_start_without_keys(folder: Path, content: str) -> None:
     (folder / "registry" / "jwks.json").write_text(content, encoding="utf-8")
     with pytest.raises(FailedPrecondition) as caught:

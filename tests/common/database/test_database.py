@@ -1,11 +1,13 @@
 """What is special about SQLite: its file, and the disk beneath it."""
 
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from common.database import Database
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, ResourceExhausted, Unavailable
@@ -44,13 +46,29 @@ def test_every_connection_is_durable_and_checks_foreign_keys(database: Database)
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://host/db", "postgresql://u:hunter2@host/db"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://host/db?password=hunter2",
+        "postgresql://u:hunter2@host/db",
+    ],
 )
 def test_urls_that_would_not_do_are_refused(url: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Database(url)
     assert caught.value.reason == "BAD_DATABASE_URL"
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_named_without_what_the_query_of_its_url_holds() -> None:
+    database = Database("postgresql+psycopg://mesh@127.0.0.1:1/state?password=hunter2")
+    with pytest.raises(Unavailable, match=r"mesh@127\.0\.0\.1:1/state ") as caught:
+        database.check()
+    assert "hunter2" not in str(caught.value)
+    database.close()
 
 
 def test_a_schema_name_cannot_smuggle_statements() -> None:
@@ -84,6 +102,40 @@ def test_a_folder_in_place_of_the_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         database.check()
     database.close()
+
+
+def test_a_statement_that_was_interrupted_is_the_engines_fault(database: Database) -> None:
+    def interrupted() -> None:
+        with database.transaction() as session:
+            driver = session.connection().connection.driver_connection
+            assert driver is not None
+            driver.set_progress_handler(lambda: 1, 1)
+            try:
+                session.execute(text("SELECT count(*) FROM jobs, requests"))
+            finally:
+                driver.set_progress_handler(None, 0)
+
+    with pytest.raises(Unavailable) as caught:
+        interrupted()
+    assert caught.value.reason == "DATABASE_UNREACHABLE"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (sqlite3.SQLITE_PROTOCOL, "DATABASE_BUSY"),
+        (sqlite3.SQLITE_NOMEM, "DATABASE_UNREACHABLE"),
+        (sqlite3.SQLITE_IOERR_SHMMAP, "DATABASE_UNREACHABLE"),
+        (sqlite3.SQLITE_CANTOPEN, "DATABASE_UNREACHABLE"),
+        (200, "DATABASE_UNREACHABLE"),
+    ],
+)
+def test_whatever_ails_the_engine_is_an_error_of_the_mesh(database: Database, code: int, reason: str) -> None:
+    error = sqlite3.OperationalError("what SQLite says")
+    error.sqlite_errorcode = code
+    with pytest.raises(MeshError, match="what SQLite says") as caught, database.transaction():
+        raise OperationalError("SELECT", {}, error)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.faults

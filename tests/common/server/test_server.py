@@ -107,6 +107,18 @@ def test_an_oversized_message_is_refused(stub: job_pb2_grpc.JobServiceStub) -> N
     assert get(stub, "x") == "x"
 
 
+@pytest.mark.parametrize(("kind", "method"), [("unary_unary", "GetJob"), ("unary_stream", "WatchJob")])
+def test_bytes_that_are_no_message_are_the_callers_mistake(
+    kind: str, method: str, server: MeshServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_channel(server.address) as channel:
+        call = getattr(channel, kind)(f"/{SERVICE}/{method}")
+        with pytest.raises(InvalidArgument) as caught:
+            list(call(b"\xff"))
+    assert caught.value.reason == "BAD_MESSAGE"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_call_ends_at_its_deadline(server: MeshServer) -> None:
     with open_channel(server.address, deadline_s=0.2) as channel, pytest.raises(MeshError) as caught:
         get(job_pb2_grpc.JobServiceStub(channel), "slow")

@@ -8,7 +8,26 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "up", "down", "status", "ask", "dataset", "model", "train", "infer", "doctor", "invite", "join"]
+from common.database import Database
+from common.telemetry.anchors import DatabaseAnchor
+from common.telemetry.audit import AuditLog, Head
+from tests.common.telemetry.spans import read_spans
+
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "status",
+    "ask",
+    "dataset",
+    "model",
+    "train",
+    "infer",
+    "doctor",
+    "audit",
+    "invite",
+    "join",
+]
 
 
 def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -20,6 +39,12 @@ def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", error: str, field: str) -> None:
+    assert done.returncode == 1
+    assert f"  {error}\n  field: {field}\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -53,8 +78,116 @@ def test_a_spec_that_is_no_json_is_named(tmp_path: Path) -> None:
     assert "field: spec" in done.stderr
 
 
+@pytest.mark.parametrize(("name", "content"), [("spec.json", b'{"epochs": "\xff"}'), ("spec.toml", b'a = "\xff"')])
+def test_a_spec_that_is_not_utf_8_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = deepseek(tmp_path, "train", str(tmp_path / name))
+    assert_refused(done, "INVALID_ARGUMENT: BAD_SPEC_FILE", "spec")
+    assert name in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_home_that_cannot_be_made_is_named(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = ["--report", str(tmp_path / "report")] if command == "demo" else []
+    done = deepseek(tmp_path / "file" / "home", command, *report)
+    assert_refused(done, "FAILED_PRECONDITION: HOME_NOT_WRITABLE", "home")
+    assert "DEEPSEEK_HOME" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_no_mesh_runs_in_a_home_that_cannot_be(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path / "file" / "home", command)
+    assert "no mesh runs here" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path / "home", "demo", "--report", str(tmp_path / "file" / "report"))
+    assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--report")
+    assert not (tmp_path / "home").exists()
+
+
+def test_outputs_that_cannot_be_written_are_named_before_a_model_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = deepseek(tmp_path, "infer", "model", "--output", str(tmp_path / "file" / "out.npz"))
+    assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--output")
+
+
 def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:
     done = deepseek(tmp_path, "doctor", "--json")
     checks = {check["check"]: check for check in json.loads(done.stdout.splitlines()[-1])}
     assert {"Python", "torch", "ONNX Runtime", "gRPC", "processor", "home"} <= set(checks)
     assert checks["Python"]["ok"]
+
+
+def test_audit_verify_needs_no_running_service(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/state/registry.db")
+    database.migrate()
+    file = tmp_path / "audit" / "registry.jsonl"
+    log = AuditLog(file, "registry", DatabaseAnchor(database, file))
+    for number in range(3):
+        log.append(tenant="t", subject="ann", method="/s/M", resource=f"models/{number}")
+    log.close()
+    database.close()
+
+    done = deepseek(tmp_path, "audit", "verify", "--service", "registry", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [{"service": "registry", "records": 3, "findings": []}])
+
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], lines[1].replace(b"ann", b"bob")]))
+    done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
+    assert done.returncode == 1
+    assert f"{file}:2: was changed" in done.stdout
+
+    file.write_bytes(b"".join(lines[:2]))
+    done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
+    assert done.returncode == 1
+    assert f"{file}:3: record 3 is missing at the end" in done.stdout
+
+
+def test_audit_verify_misses_an_anchor(tmp_path: Path) -> None:
+    class NoAnchor:
+        def read(self) -> None:
+            return None
+
+        def write(self, head: Head) -> None:
+            pass
+
+    log = AuditLog(tmp_path / "audit" / "registry.jsonl", "registry", NoAnchor())
+    log.append(tenant="t", subject="ann", method="/s/M")
+    log.close()
+    done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
+    assert done.returncode == 1
+    assert "there is no anchor" in done.stdout
+
+
+def test_audit_verify_knows_the_services(tmp_path: Path) -> None:
+    done = deepseek(tmp_path, "audit", "verify", "--service", "nothing")
+    assert done.returncode == 1
+    assert "UNKNOWN_SERVICE" in done.stderr
+
+
+def test_a_command_is_a_trace_where_it_can_be_sent(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("deepseek"), "down"],
+        env={**os.environ, "DEEPSEEK_HOME": str(tmp_path / "home"), "DEEPSEEK_TRACE_FILE": "spans.jsonl"},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == b""
+    (span,) = read_spans(tmp_path / "spans.jsonl")
+    assert (span["service"], span["name"]) == ("deepseek-cli", "deepseek down")
+
+
+def test_a_wrong_trace_setting_is_told(tmp_path: Path) -> None:
+    environment = {**os.environ, "DEEPSEEK_HOME": str(tmp_path), "DEEPSEEK_OTLP_ENDPOINT": "nowhere"}
+    command = [Path(sys.executable).with_name("deepseek"), "down"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "otlp_endpoint" in done.stderr
+    assert "BAD_SETTING" in done.stderr

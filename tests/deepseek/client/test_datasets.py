@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import InvalidArgument
-from deepseek.client import Mesh
+from common.errors import InvalidArgument, Unavailable
+from deepseek.client import Mesh, datasets
 from deepseek.client.mesh import ServiceAddress
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
@@ -75,6 +75,49 @@ def test_an_upload_goes_on_after_the_service_was_killed(mesh: Mesh, embedded: Em
 
     version = mesh.datasets.upload("killed", FIELDS, KillsOnTheWay(samples(3000, size=500)))
     assert version.manifest.sha256 == expected
+
+
+def test_reading_goes_on_from_any_batch(mesh: Mesh) -> None:
+    version = mesh.datasets.upload("batches", FIELDS, samples(150)).name
+    first, *others = mesh.datasets.read_batches(version)
+    keys = [sample.key for batch in (first, *others) for sample in batch.samples]
+    assert keys == [f"k{i}" for i in range(150)]
+    assert list(mesh.datasets.read_batches(version, cursor=first.cursor)) == others
+    with pytest.raises(InvalidArgument) as caught:
+        next(mesh.datasets.read_batches(version, cursor="x"))
+    assert (caught.value.reason, caught.value.field) == ("BAD_CURSOR", "cursor")
+
+
+@pytest.mark.faults
+def test_a_reader_goes_on_after_the_service_was_killed(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    version = mesh.datasets.upload("read", FIELDS, samples(3000, size=1500)).name
+    keys = []
+    for number, sample in enumerate(mesh.datasets.read(version)):
+        keys.append(sample.key)
+        if number == 100:
+            os.kill(embedded.file.services["ingest"].pid, signal.SIGKILL)
+            embedded.restart("ingest")
+    assert keys == [f"k{i}" for i in range(3000)]
+
+
+@pytest.mark.faults
+def test_a_reader_gives_up_on_a_service_that_stays_away(
+    mesh: Mesh, embedded: EmbeddedMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "PATIENCE_S", 1)
+    version = mesh.datasets.upload("read", FIELDS, samples(3000, size=1500)).name
+    batches = mesh.datasets.read_batches(version)
+    cursors = [next(batches).cursor]
+    os.kill(embedded.file.services["ingest"].pid, signal.SIGKILL)
+    try:
+        with pytest.raises(Unavailable):
+            cursors.extend(batch.cursor for batch in batches)
+    finally:
+        embedded.restart("ingest")
+    others = mesh.datasets.read_batches(version, cursor=cursors[-1])
+    rest = [sample.key for batch in others for sample in batch.samples]
+    assert rest
+    assert rest == [f"k{i}" for i in range(3000 - len(rest), 3000)]
 
 
 @pytest.mark.faults

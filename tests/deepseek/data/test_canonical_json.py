@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from common.errors import InvalidArgument
@@ -71,3 +73,14 @@ def test_types_are_not_confused() -> None:
 def test_a_document_that_is_too_large_is_not_parsed() -> None:
     with pytest.raises(InvalidArgument, match="at most"):
         parse(b" " * (canonical_json.MAX_BYTES + 1))
+
+
+def test_an_object_that_could_be_parsed_is_refused_where_the_stack_is_too_deep_to_write_it() -> None:
+    num_levels = sys.getrecursionlimit() - 250
+    node = parse(b'{"a":' + b"[" * num_levels + b"]" * num_levels + b"}")
+
+    def take(num_frames: int) -> dict[str, object]:
+        return take(num_frames - 1) if num_frames else node.json_object()
+
+    with pytest.raises(InvalidArgument, match="nested too deeply"):
+        take(220)

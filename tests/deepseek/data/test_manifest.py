@@ -96,3 +96,11 @@ def test_a_bad_schema_is_refused(field: Field) -> None:
 def test_a_schema_needs_a_field() -> None:
     with pytest.raises(InvalidArgument, match="at least one field"):
         check_schema([])
+
+
+def test_one_label_too_many_is_found_among_as_many_as_a_field_may_have() -> None:
+    labels = tuple(map(str, range(65_535)))
+    check_schema([Field("a", "label", labels=labels)])
+    with pytest.raises(InvalidArgument, match="lists the label '40000' twice") as caught:
+        check_schema([Field("a", "label", labels=(*labels, "40000"))])
+    assert (caught.value.reason, caught.value.field) == ("BAD_SCHEMA", "schema.fields[0].labels")

@@ -107,6 +107,21 @@ def test_damaged_sound_is_refused(data: bytes, decode: Callable[..., object]) ->
     assert caught.value.field == "samples[k].audio"
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("num_missing", [1, 2, 100, 300])
+def test_cut_off_sound_is_refused(kind: str, num_missing: int) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        media.check_audio(sound_file(kind=kind)[:-num_missing])
+    assert caught.value.reason == "DAMAGED_AUDIO"
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_wav_file_that_was_streamed_does_not_know_its_size(size: int) -> None:
+    data = bytearray(sound_file())
+    data[4:8] = struct.pack("<I", size)
+    assert media.decode_audio(bytes(data))[0].shape == (400, 1)
+
+
 def test_sound_without_frames_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         media.decode_audio(sound_file(0))

@@ -192,6 +192,16 @@ def test_a_shard_with_a_changed_value_is_data_loss() -> None:
         list(read_shard(sink.getvalue(), FIELDS, verify=True))
 
 
+def test_a_shard_with_a_null_in_a_list_is_data_loss() -> None:
+    fields = [Field("words", "text", repeated=True)]
+    table = pq.read_table(io.BytesIO(encode_shard([Sample("k", "train", {"words": ["a", "b"]})], fields)))
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(3, table.schema.field(3), pa.array([["a", None]], table.schema.types[3])), sink)
+    for verify in (False, True):
+        with pytest.raises(DataLoss, match="missing value"):
+            list(read_shard(sink.getvalue(), fields, verify=verify))
+
+
 def test_damage_anywhere_in_a_shard_never_crashes_the_reader() -> None:
     for position in range(0, len(DATA), 37):
         data = bytearray(DATA)

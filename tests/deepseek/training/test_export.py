@@ -1,6 +1,7 @@
 """An export as files: equal bytes, dynamic shapes, true metrics, and the better variant chosen by measurement."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from deepseek.training.pipeline import build_model, fit_mappings, open_split
 from tests.deepseek.training.jobs import events, write_job
 
 
-def write_export(folder: Path, name: str, *, int8: bool = False) -> Path:
+def write_export(folder: Path, name: str, *, int8: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
     """A job that exports the spec's model as its seed makes it."""
     plain = JobFile.open(write_job(folder, name=f"{name}-model"))
     weights = checkpoint.dumps({"model": dict(build_model(plain.spec).state_dict())})
     sha256 = plain.store.put("default", weights, checkpoint.MEDIA_TYPE).sha256
-    options: dict[str, Any] = {"run": "runs/r", "metrics": {"loss": 3.5}, "int8": int8, "int8_max_loss": 0.5}
+    options: dict[str, Any] = {"run": "runs/r", "metrics": metrics or {"loss": 3.5}, "int8": int8, "int8_max_loss": 0.5}
     return write_job(folder, name=name, checkpoint_sha256=sha256, **options)
 
 
@@ -128,6 +129,14 @@ def test_int8_is_served_only_if_it_is_faster_and_as_good(
     fp32 = Variant("fp32", Path("a"), 1.0, 1.0)
     int8 = Variant("int8", Path("b"), latency_ms, value)
     assert choose([fp32, int8], FirstMetric(exported[0]), max_loss=0.05).name == served
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_with_any_figure_that_is_not_finite_is_not_exported(tmp_path: Path, value: float) -> None:
+    path = write_export(tmp_path, "diverged", metrics={"next_token_accuracy": 0.9, "perplexity": value})
+    with pytest.raises(FailedPrecondition, match="perplexity of runs/r is") as caught:
+        package(path)
+    assert caught.value.reason == "METRIC_NOT_FINITE"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -10,13 +10,14 @@ from deepseek.training.jobfile import report
 REPORT_ON_A_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
+from common.errors import MeshError
 from deepseek.training.jobfile import report
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # a write beyond is cut short, the next one is refused
 try:
     report(Path(sys.argv[1]), "step", text="x" * 200)
-except OSError as error:
-    print("refused", error.errno)
+except MeshError as error:
+    print(error.reason)
 """
 
 
@@ -30,5 +31,5 @@ def test_events_are_appended_a_line_each(tmp_path: Path) -> None:
 def test_an_event_that_is_written_in_part_is_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", REPORT_ON_A_FULL_DISK, str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert answer.stdout.startswith("refused"), answer
+    assert answer.stdout.strip() == "DISK_FULL", answer
     assert (tmp_path / "events.jsonl").stat().st_size == 100

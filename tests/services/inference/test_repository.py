@@ -416,7 +416,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_stops_no_other_model(
             )
             with pytest.raises(FailedPrecondition) as caught:
                 restarted.load(TENANT, "m")
-            assert caught.value.reason == "DISK_READ_ONLY"
+            assert (caught.value.reason, caught.value.field) == ("DISK_READ_ONLY", "path")
             restarted.unload(TENANT, "n")
 
 
@@ -431,7 +431,7 @@ def test_a_full_cache_is_told_and_the_old_version_goes_on(opened: Opened, publis
                 filler.write(bytes(4096))
         with pytest.raises(ResourceExhausted) as caught:
             repository.load(TENANT, "m", "2")
-        assert caught.value.reason == "DISK_FULL"
+        assert (caught.value.reason, caught.value.field) == ("DISK_FULL", "path")
         assert answer(repository) == 2.0
 
 

@@ -169,7 +169,7 @@ def test_a_second_stream_takes_an_upload_over_and_the_first_fails(mesh: Mesh, cl
     client.send(upload, SAMPLES[SHARD_SAMPLES:], offset=SHARD_SAMPLES)
     go_on.set()
     sender.join(60)
-    assert [(error.code, error.reason) for error in errors] == [("ABORTED", "UPLOAD_TAKEN_OVER")]
+    assert [(error.code, error.reason, error.field) for error in errors] == [("ABORTED", "UPLOAD_TAKEN_OVER", "upload")]
     assert client.commit(upload).manifest == undisturbed(client, SAMPLES).manifest
 
 
@@ -268,7 +268,7 @@ def test_a_store_that_takes_nothing_fails_the_stream_and_later_the_upload_goes_o
     remount(small_store, tmp_path / "store", harm)
     with pytest.raises(MeshError) as caught:
         client.send(upload, BIG[100:], offset=100)
-    assert (caught.value.code, caught.value.reason) == (code, reason)
+    assert (caught.value.code, caught.value.reason, caught.value.field) == (code, reason, "store")
     assert client.state(upload).num_samples == 100
     remount(small_store, tmp_path / "store", relief)
     client.send(upload, BIG[100:], offset=100)
@@ -290,7 +290,7 @@ def test_a_commit_into_a_store_that_takes_nothing_publishes_nothing_and_can_be_r
     remount(small_store, tmp_path / "store", harm)
     with pytest.raises(MeshError) as caught:
         client.wait(client.start_commit(upload))
-    assert (caught.value.code, caught.value.reason) == (code, reason)
+    assert (caught.value.code, caught.value.reason, caught.value.field) == (code, reason, "store")
     with pytest.raises(MeshError) as caught:
         client.num_versions("store")
     assert caught.value.reason == "DATASET_NOT_FOUND"

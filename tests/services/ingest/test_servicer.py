@@ -9,8 +9,10 @@ from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.data.shards import sample_sha256
 from protos.ingest.v1 import ingest_pb2
+from tests.processes import wait_until
 from tests.services.ingest.client import NUMBERS, SCHEMA, Client, field, messages, number, picture, png
 from tests.services.ingest.conftest import Mesh
+from tests.services.processes import ServiceProcess
 
 
 def with_field(i: int, name: str, *values: bytes | str | int | float) -> ingest_pb2.Sample:
@@ -268,3 +270,31 @@ def test_a_message_over_the_limit_is_refused_and_the_service_goes_on(mesh: Mesh)
         Client(generous, mesh.registry.channel()).ingest.UploadSamples(iter([message]))
     assert caught.value.code in ("RESOURCE_EXHAUSTED", "CANCELLED")
     assert client.send(upload, [number(0)]).num_samples == 1
+
+
+def test_open_uploads_are_listed_without_their_schemas(client: Client) -> None:
+    older, newer, dropped = (client.create("listed", NUMBERS) for _ in range(3))
+    client.send(older, [number(0)])
+    client.ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=dropped))
+    first = client.ingest.ListUploads(ingest_pb2.ListUploadsRequest(page_size=1))
+    assert [upload.name for upload in first.uploads] == [newer]
+    rest = client.ingest.ListUploads(ingest_pb2.ListUploadsRequest(page_token=first.next_page_token))
+    found = rest.uploads[0]
+    assert (found.name, found.dataset, found.num_samples) == (older, "datasets/listed", 1)
+    assert not found.HasField("schema")
+    assert found.create_time.ToMicroseconds() < found.update_time.ToMicroseconds()
+    assert (found.update_time, found.state) == (client.state(older).update_time, ingest_pb2.UPLOAD_STATE_OPEN)
+
+
+def test_the_service_drops_an_upload_that_its_client_has_left_behind(own_mesh: Mesh) -> None:
+    client = own_mesh.client()
+    upload = client.create("left-behind", NUMBERS)
+    client.send(upload, [number(0)])
+    settings = {"registry": own_mesh.registry.address, "upload_expiry_days": "0.00001"}
+    other = ServiceProcess("ingest", own_mesh.ingest.home, settings=settings)
+    other.start()
+    try:
+        wait_until(lambda: client.state(upload).state == ingest_pb2.UPLOAD_STATE_DELETED, "its expiry")
+    finally:
+        other.close()
+    assert f"dropped {upload}" in other.log

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select, update
 
 import services.ingest
 from common.artifacts import open_store
-from common.database import Database
+from common.database import Database, now_us
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from common.jobs import JobStore
 from deepseek.data.manifest import Field
 from services.ingest.samples import ReceivedSample
+from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 from services.ingest.uploads import Uploads, UploadState
 
 TENANT = "default"
@@ -130,3 +132,102 @@ def test_dropping_is_idempotent_and_final(uploads: Uploads) -> None:
         uploads.write(TENANT, name, offset=1)
     with pytest.raises(FailedPrecondition, match="deleted"):
         commit(uploads, name)
+
+
+DAY_US = 24 * 3600 * 1_000_000
+
+
+def listed(uploads: Uploads, *, size: int = 0) -> list[str]:
+    """Names of every listed upload, page by page."""
+    names: list[str] = []
+    token = ""
+    while True:
+        page, token = uploads.list(TENANT, size=size, token=token)
+        assert len(page) <= (size or 50)
+        names += [upload.name for upload in page]
+        if not token:
+            return names
+
+
+def age(database: Database, name: str, days: int) -> None:
+    """Makes an upload look as if it had been written to for the last time so many days ago."""
+    with database.transaction() as session:
+        session.execute(
+            update(UploadRow)
+            .where(UploadRow.upload_id == name.removeprefix("uploads/"))
+            .values(update_us=now_us() - days * DAY_US)
+        )
+
+
+def num_sample_rows(database: Database) -> int:
+    with database.snapshot() as session:
+        counts = [session.scalar(select(func.count()).select_from(table)) for table in (KeyRow, ChunkRow, ShardRow)]
+    return sum(count or 0 for count in counts)
+
+
+def test_open_uploads_are_listed_newest_first_in_pages(uploads: Uploads) -> None:
+    names = [create(uploads) for _ in range(5)]
+    assert listed(uploads) == listed(uploads, size=2) == names[::-1]
+    assert uploads.list("other", size=0, token="") == ([], "")
+    with pytest.raises(InvalidArgument) as caught:
+        uploads.list(TENANT, size=0, token="x")
+    assert (caught.value.reason, caught.value.field) == ("BAD_PAGE_TOKEN", "page_token")
+
+
+def test_only_uploads_that_take_samples_are_listed(uploads: Uploads, jobs: JobStore) -> None:
+    committed, cancelled, dropped = (create(uploads) for _ in range(3))
+    for name in (committed, cancelled, dropped):
+        add_one(uploads, name)
+    commit(uploads, committed)
+    job = commit(uploads, cancelled)
+    uploads.delete(TENANT, dropped)
+    assert listed(uploads) == []
+    jobs.cancel(TENANT, job)
+    assert listed(uploads) == [cancelled]
+
+
+def test_an_upload_that_nobody_writes_to_is_dropped_with_its_samples(uploads: Uploads, database: Database) -> None:
+    left_behind = create(uploads)
+    add_one(uploads, left_behind)
+    age(database, left_behind, days=8)
+    assert uploads.expire(9 * DAY_US) == []
+    assert num_sample_rows(database) == 2
+    assert uploads.expire(7 * DAY_US) == [left_behind]
+    assert num_sample_rows(database) == 0
+    assert uploads.get(TENANT, left_behind).state is UploadState.DELETED
+    assert uploads.expire(0) == []
+
+
+def test_an_old_upload_stays_as_long_as_somebody_writes_to_it(uploads: Uploads, database: Database) -> None:
+    name = create(uploads)
+    with uploads.write(TENANT, name, offset=0) as writer:
+        age(database, name, days=8)
+        writer.add(ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])]))
+    assert uploads.expire(7 * DAY_US) == []
+    age(database, name, days=8)
+    uploads.write(TENANT, name, offset=1)
+    assert uploads.expire(7 * DAY_US) == []
+
+
+def test_a_commit_that_is_under_way_does_not_expire_and_one_that_failed_counts_from_its_end(
+    uploads: Uploads, jobs: JobStore, database: Database
+) -> None:
+    name = create(uploads)
+    add_one(uploads, name)
+    job = commit(uploads, name)
+    age(database, name, days=8)
+    assert uploads.expire(7 * DAY_US) == []
+    jobs.cancel(TENANT, job)
+    assert uploads.expire(7 * DAY_US) == []
+    assert uploads.expire(0) == [name]
+
+
+def test_a_stream_whose_upload_has_expired_is_told_so(uploads: Uploads, database: Database) -> None:
+    name = create(uploads)
+    writer = uploads.write(TENANT, name, offset=0)
+    age(database, name, days=8)
+    assert uploads.expire(7 * DAY_US) == [name]
+    writer.add(ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])]))
+    with pytest.raises(FailedPrecondition) as caught:
+        writer.flush()
+    assert (caught.value.reason, caught.value.field) == ("UPLOAD_CLOSED", "upload")

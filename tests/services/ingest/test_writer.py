@@ -3,7 +3,7 @@
 import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,20 @@ from sqlalchemy import func, select
 import services.ingest
 from common.artifacts import ArtifactStore, open_store
 from common.database import Database
-from common.errors import Aborted, AlreadyExists, Cancelled, FailedPrecondition, InvalidArgument
+from common.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+)
 from common.jobs import JobStore
 from common.names import new_id
 from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample
 from deepseek.data.shards import read_shard
-from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample
+from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample, num_bytes
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 from services.ingest.uploads import Uploads
 from services.ingest.writer import MAX_SPLITS, staged_samples
@@ -25,6 +33,7 @@ from tests import servers
 
 TENANT = "default"
 NUMBERS = (Field("number", "integer"),)
+NUMBER_BYTES = num_bytes(Sample("k0", "train", {"number": 0}))
 BLOBS = (Field("data", "bytes"),)
 
 
@@ -108,6 +117,17 @@ def test_full_shards_go_to_the_store_in_the_order_sent(state: State) -> None:
     read = [s for _, _, digest in shards for s in read_shard(state.store.read(TENANT, digest), NUMBERS, verify=True)]
     keys = [sample.key for sample in read] + [key for _, key in staged]
     assert keys == [f"k{i}" for i in range(2 * SHARD_SAMPLES + 3)]
+
+
+def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: State) -> None:
+    jobs = JobStore(state.database)
+    bound = Uploads(state.database, state.store, jobs, lambda: None, max_upload_bytes=30 * NUMBER_BYTES)
+    bounded, name, samples = replace(state, uploads=bound), state.create(), numbers(100)
+    for offset in (0, 30):
+        with pytest.raises(ResourceExhausted) as caught:
+            bounded.write(name, samples[offset:], offset=offset)
+        assert (caught.value.reason, caught.value.field) == ("UPLOAD_TOO_LARGE", "samples[k30]")
+        assert state.num_samples(name) == 30
 
 
 def test_a_single_split_is_never_written_twice(state: State) -> None:
@@ -242,7 +262,7 @@ def test_a_newer_writer_takes_over_and_the_older_can_do_no_more(state: State) ->
         newer.add(numbers(2)[1])
         with pytest.raises(Aborted) as caught:
             older.flush()
-    assert caught.value.reason == "UPLOAD_TAKEN_OVER"
+    assert (caught.value.reason, caught.value.field) == ("UPLOAD_TAKEN_OVER", "upload")
     assert state.content(name) == ([], [("train", "k1")])
 
 

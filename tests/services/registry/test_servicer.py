@@ -155,3 +155,72 @@ def test_errors_travel_with_reason_and_field(stub: RegistryServiceStub) -> None:
     with pytest.raises(InvalidArgument) as size:
         stub.ListModels(pb.ListModelsRequest(page_size=-1))
     assert (size.value.reason, size.value.field) == ("BAD_VALUE", "page_size")
+
+
+LARGEST = pb.CreateModelVersionRequest(
+    parent="models/m",
+    manifest=MANIFEST,
+    sources=["/".join(["runs", f"r{i:03}", "a" * 63, "b" * 63, "c" * 63, "d" * 53]) for i in range(128)],
+    metrics=[pb.Metric(name=f"{i:03}/" + "é" * 62, value=0.1) for i in range(128)],
+)
+
+
+def test_the_largest_model_version_leaves_room_for_a_page_of_them(stub: RegistryServiceStub) -> None:
+    made = stub.CreateModelVersion(LARGEST).model_version
+    assert (len(made.sources), len(made.metrics)) == (128, 128)
+    assert made.ByteSize() * 50 < 4 << 20
+    assert made.ByteSize() * 1000 < 64 << 20
+
+
+def test_the_longest_description_leaves_room_for_a_page_of_them(stub: RegistryServiceStub) -> None:
+    text = "é" * (8 << 10)
+    made = stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="d", description=text)).dataset
+    assert made.description == text
+    assert made.ByteSize() * 50 < 4 << 20
+    assert made.ByteSize() * 1000 < 64 << 20
+
+
+@pytest.mark.parametrize("num_bytes", [(16 << 10) + 1, 40 << 20])
+def test_a_description_that_is_too_long_is_refused_and_lists_go_on(stub: RegistryServiceStub, num_bytes: int) -> None:
+    for call in (
+        lambda: stub.CreateDataset(pb.CreateDatasetRequest(dataset_id="d", description="x" * num_bytes)),
+        lambda: stub.CreateModel(pb.CreateModelRequest(model_id="m", description="x" * num_bytes)),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            call()
+        assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", "description")
+    assert not stub.ListDatasets(pb.ListDatasetsRequest()).datasets
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        (pb.CreateModelVersionRequest(sources=["runs/one-more"]), "sources"),
+        (pb.CreateModelVersionRequest(metrics=[pb.Metric(name="one more")]), "metrics"),
+    ],
+)
+def test_a_list_that_is_too_long_is_refused(
+    stub: RegistryServiceStub, more: pb.CreateModelVersionRequest, field: str
+) -> None:
+    request = pb.CreateModelVersionRequest()
+    request.CopyFrom(LARGEST)
+    request.MergeFrom(more)
+    with pytest.raises(InvalidArgument) as caught:
+        stub.CreateModelVersion(request)
+    assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", field)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.CreateModelVersionRequest(sources=["runs/r", "runs/r" + "/a/a" * 63]), "sources[1]"),
+        (pb.CreateModelVersionRequest(metrics=[pb.Metric(name="é" * 65)]), "metrics[0].name"),
+    ],
+)
+def test_a_name_that_is_too_long_is_refused(
+    stub: RegistryServiceStub, request_: pb.CreateModelVersionRequest, field: str
+) -> None:
+    request_.parent, request_.manifest.sha256, request_.manifest.media_type = "models/m", SHA256, "a/b"
+    with pytest.raises(InvalidArgument) as caught:
+        stub.CreateModelVersion(request_)
+    assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", field)

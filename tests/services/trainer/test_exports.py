@@ -1,5 +1,11 @@
 """Exports over RPC: files, measurements, lineage, and the same export again."""
 
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +19,7 @@ from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
 from tests.processes import wait_until
-from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.conftest import Mesh, start_mesh
 from tests.services.trainer.tasks import picture_spec
 
 
@@ -96,6 +102,16 @@ def test_the_same_export_again_adds_nothing(exported: registry_pb2.ModelVersion,
     assert mesh.blobs() == before
 
 
+def test_equal_exports_at_the_same_time_make_one_version(trained: pb.Run, mesh: Mesh) -> None:
+    request = pb.ExportModelRequest(run=trained.name, model="models/together")
+    names = [mesh.runs.ExportModel(request).job.name for _ in range(2)]
+    results = []
+    for name in names:
+        *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=name), timeout=240)
+        results.append(last.job.result)
+    assert results == ["models/together/versions/1"] * 2
+
+
 def test_a_repeated_request_makes_one_export(exported: registry_pb2.ModelVersion, trained: pb.Run, mesh: Mesh) -> None:
     request = pb.ExportModelRequest(run=trained.name, model="models/pictures", int8=True, int8_max_loss=0.2)
     request.request_id = "once"
@@ -105,6 +121,51 @@ def test_a_repeated_request_makes_one_export(exported: registry_pb2.ModelVersion
     with pytest.raises(AlreadyExists) as caught:
         mesh.runs.ExportModel(request)
     assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
+
+
+def children(home: Path) -> list[int]:
+    """Export processes of this mesh, past the launcher that started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if command[1:3] == [b"-m", b"deepseek.training.export"] and str(home).encode() in command[3]:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_an_export_that_was_killed_is_started_again_and_not_for_ever(tmp_path: Path) -> None:
+    with ExitStack() as owned:
+        mesh = start_mesh(tmp_path / "home", owned, max_restarts="1")
+        run = mesh.submit(picture_spec(mesh.pictures, epochs=1)).name
+        for _ in mesh.watch(run):
+            pass
+
+        def kill_children_of_an_export(model: str, times: int) -> job_pb2.Job:
+            request = pb.ExportModelRequest(run=run, model=f"models/{model}")
+            name = mesh.runs.ExportModel(request).job.name
+            killed: set[int] = set()
+            for _ in range(times):
+                wait_until(lambda: bool(set(children(mesh.home)) - killed), "an export")
+                (pid,) = set(children(mesh.home)) - killed
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=name), timeout=240)
+            job: job_pb2.Job = last.job
+            return job
+
+        failed = kill_children_of_an_export("doomed", 2)
+        succeeded = kill_children_of_an_export("lucky", 1)
+        left = list((mesh.home / "trainer" / "exports").iterdir())
+    assert (failed.state, failed.error.reason) == (job_pb2.JOB_STATE_FAILED, "EXPORT_CRASHED")
+    assert "crashed 2 times" in failed.error.message
+    assert (succeeded.state, succeeded.result) == (job_pb2.JOB_STATE_SUCCEEDED, "models/lucky/versions/1")
+    assert left == []
 
 
 @pytest.mark.slow
@@ -130,6 +191,15 @@ def test_a_registry_that_is_away_at_the_end_is_waited_for(own_mesh: Mesh) -> Non
     assert job().result == "models/late/versions/1"
     versions = mesh.models.ListModelVersions(registry_pb2.ListModelVersionsRequest(parent="models/late"))
     assert [version.name for version in versions.model_versions] == [job().result]
+
+
+@pytest.mark.parametrize(("given", "meant"), [({}, 0.005), ({"int8_max_loss": 0.0}, 0.0)])
+def test_no_loss_at_all_can_be_asked_for(trained: pb.Run, mesh: Mesh, given: dict[str, float], meant: float) -> None:
+    job = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained.name, model="models/exact", **given)).job
+    mesh.jobs.CancelJob(job_pb2.CancelJobRequest(name=job.name))
+    with contextlib.closing(sqlite3.connect(mesh.home / "state" / "trainer.db")) as state:
+        (spec,) = state.execute("SELECT spec FROM jobs WHERE job_id = ?", [job.name.removeprefix("jobs/")]).fetchone()
+    assert json.loads(spec)["int8_max_loss"] == meant
 
 
 def test_a_run_that_has_not_succeeded_is_not_exported(mesh: Mesh) -> None:

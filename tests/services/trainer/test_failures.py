@@ -1,5 +1,6 @@
 """Runs that cannot be done end with a reason, and crashes are not repeated for ever."""
 
+import re
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from protos.job.v1 import job_pb2
-from tests.mounts import make_read_only, tmpfs
+from protos.trainer.v1 import trainer_pb2 as pb
+from tests.mounts import fill, make_read_only, tmpfs
 from tests.services.trainer.conftest import Mesh, start_mesh
 from tests.services.trainer.tasks import picture_spec
 
@@ -21,6 +23,13 @@ def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(me
     assert last.state.error == error
     assert (error.code, error.reason, error.field) == ("INVALID_ARGUMENT", "UNKNOWN_FIELD", "spec.model.params.depth")
     assert "depth" in error.message
+
+
+def test_fp16_on_a_cpu_warns_of_the_slowdown_in_the_runs_events(mesh: Mesh) -> None:
+    spec = picture_spec(mesh.pictures, precision="PRECISION_FP16", epochs=1, num_workers=1)
+    (warning,) = [event.warning for event in mesh.watch(mesh.submit(spec).name) if event.HasField("warning")]
+    assert re.search(r"takes \d+\.\d times as long as in bf16", warning.message)
+    assert "precision='auto'" in warning.message
 
 
 @pytest.mark.slow
@@ -40,6 +49,52 @@ def test_a_store_that_takes_no_checkpoint_fails_the_run_and_the_trainer_goes_on(
     assert (run.job.error.code, run.job.error.reason) == ("FAILED_PRECONDITION", "STORE_READ_ONLY")
     assert not run.HasField("checkpoint")
     assert not any(event.HasField("checkpoint") for event in events)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_store_that_is_full_fails_run_and_export_and_the_trainer_goes_on(tmp_path: Path) -> None:
+    with ExitStack() as owned:
+        disk = owned.enter_context(tmpfs(tmp_path / "disk"))
+        mesh = start_mesh(tmp_path / "home", owned, store_url=f"file://{disk}")
+        trained = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=2)).name
+        *_, last = mesh.watch(trained)
+        assert last.state.state == job_pb2.JOB_STATE_SUCCEEDED
+        fill(disk)
+        name = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=2, seed=1)).name
+        events = list(mesh.watch(name))
+        run = mesh.run(name)
+        exported = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained, model="models/m")).job.name
+        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=240)
+        (disk / "filling").unlink()
+        after = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=2, seed=1)).name
+        *_, last = mesh.watch(after)
+    assert last.state.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert (run.job.error.code, run.job.error.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
+    assert not any(event.HasField("checkpoint") for event in events)
+    assert (export.job.state, export.job.error.reason) == (job_pb2.JOB_STATE_FAILED, "STORE_FULL")
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize(("spoil", "reason"), [("fill", "DISK_FULL"), ("make_read_only", "DISK_READ_ONLY")])
+def test_a_trainer_without_working_space_fails_run_and_export_and_says_why(
+    tmp_path: Path, spoil: str, reason: str
+) -> None:
+    with ExitStack() as owned:
+        mesh = start_mesh(tmp_path / "home", owned)
+        disk = owned.enter_context(tmpfs(mesh.home / "trainer"))
+        trained = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=1)).name
+        *_, last = mesh.watch(trained)
+        assert last.state.state == job_pb2.JOB_STATE_SUCCEEDED
+        {"fill": fill, "make_read_only": make_read_only}[spoil](disk)
+        name = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=1, seed=1)).name
+        *_, run = mesh.watch(name)
+        exported = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained, model="models/m")).job.name
+        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=240)
+    assert (run.state.state, run.state.error.reason) == (job_pb2.JOB_STATE_FAILED, reason)
+    assert (export.job.state, export.job.error.reason) == (job_pb2.JOB_STATE_FAILED, reason)
+    assert "trainer" in run.state.error.message
 
 
 CRASHING_MODEL = '''

@@ -1,6 +1,9 @@
 """What makes two runs the same run."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from deepseek.training.runspec import Component, RunSpec
 from services.trainer.fingerprint import export_fingerprint, run_fingerprint
@@ -30,6 +33,27 @@ def test_other_data_or_another_spec_is_another_run() -> None:
         run_fingerprint(replace(SPEC, num_workers=2), "a" * 64),
     }
     assert len(fingerprints) == 5
+
+
+@pytest.mark.parametrize("module", ["my_nets", "my_nets.big"])
+def test_an_edit_of_ones_own_model_makes_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    info = tmp_path / "my_nets-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-nets\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[deepseek.models]\nmine = {module}:Net\n")
+    source = tmp_path / "my_nets.py"
+    if "." in module:
+        source = tmp_path / "my_nets" / "layers" / "block.py"
+        source.parent.mkdir(parents=True)
+    source.write_text("raise ImportError('a server imports no model')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = replace(SPEC, model=Component("mine"))
+    before = run_fingerprint(spec, "a" * 64)
+    assert run_fingerprint(spec, "a" * 64) == before
+    source.write_text("raise ImportError('edited')\n")
+    assert run_fingerprint(spec, "a" * 64) != before
 
 
 def test_options_make_another_export() -> None:

@@ -55,6 +55,7 @@ def inputs(**changes: Any) -> dict[str, Any]:
         ({"clip_norm": "NaN"}, "BAD_VALUE", "spec.clip_norm"),
         ({"checkpoint_interval_s": -1}, "BAD_VALUE", "spec.checkpoint_interval_s"),
         ({"precision": 77}, "BAD_VALUE", "spec.precision"),
+        ({"model": {"name": "image_question", "params": {"weights": "x" * 40_000}}}, "TOO_LARGE", "spec"),
     ],
 )
 def test_a_wrong_spec_is_refused_with_reason_and_field(

@@ -1,7 +1,8 @@
 """Logs: one JSON object a line on standard error.
 
-An entry holds time, level, service, logger and message, and the fields given as `extra`. Callers log names, counts and
-reasons; never contents of samples, and never secrets.
+An entry holds time, level, service, logger and message, the ids of the trace and the span that it was written in, and
+the fields given as `extra`. Callers log names, counts and reasons; never contents of samples, and never secrets. What
+looks like a secret nevertheless is taken out (`common.telemetry.redaction`).
 """
 
 import json
@@ -9,6 +10,9 @@ import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from common.telemetry.redaction import MASK, names_secret, redact
+from common.telemetry.traces import current
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -31,12 +35,15 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "service": self._service,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
-        entry.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+        span = current()
+        if span is not None:
+            entry["trace_id"], entry["span_id"] = span.trace_id, span.span_id
+        entry.update({name: _field(name, value) for name, value in vars(record).items() if name not in _STANDARD})
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+            entry["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(entry, ensure_ascii=False)
 
 
 def configure_logging(service: str, level: str) -> None:
@@ -50,3 +57,15 @@ def configure_logging(service: str, level: str) -> None:
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _field(name: str, value: Any) -> Any:
+    if names_secret(name):
+        return MASK
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _field(str(key), each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_field("", each) for each in value]
+    return redact(str(value))

@@ -1,0 +1,14 @@
+"""The trace that a job belongs to."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "jobs_2"
+down_revision = "jobs_1"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds the column; jobs from before belong to no trace."""
+    op.add_column("jobs", sa.Column("traceparent", sa.String(), server_default="", nullable=False))

@@ -1,0 +1,26 @@
+"""deepseek.audit.v1.AuditService, hosted by every service: protobuf <-> AuditLog, nothing else."""
+
+import grpc
+
+from common.telemetry.audit import AuditLog
+from protos.audit.v1 import audit_pb2, audit_pb2_grpc
+
+SERVICE = "deepseek.audit.v1.AuditService"
+
+
+class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
+    """Tells where the audit log ends.
+
+    Args:
+        log: The service's log.
+    """
+
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
+
+    def GetAuditHead(
+        self, request: audit_pb2.GetAuditHeadRequest, context: grpc.ServicerContext
+    ) -> audit_pb2.GetAuditHeadResponse:
+        """Returns the last record of the log."""
+        head = self._log.head
+        return audit_pb2.GetAuditHeadResponse(sequence=head.sequence, hash=head.hash, size_bytes=head.size_bytes)

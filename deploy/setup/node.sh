@@ -1,0 +1,13 @@
+#!/bin/sh
+# Installs the packages of the client in tests/e2e/node beside it, as its lock names them, when node and npm are here.
+# Elsewhere, the test that needs them says so and is skipped.
+set -eu
+cd "$(dirname "$0")/../../tests/e2e/node"
+# A copy of the lock says what was installed last.
+cmp -s package-lock.json node_modules/.installed.json && exit 0
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    echo "the test of a client in another language will be skipped: install node and npm" >&2
+    exit 0
+fi
+npm ci --silent --no-audit --no-fund --ignore-scripts
+cp package-lock.json node_modules/.installed.json

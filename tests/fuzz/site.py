@@ -1,0 +1,238 @@
+"""A mesh of real processes that has one of everything, and a whole request for every method that takes something."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from common.artifacts.proto import to_proto
+from common.errors import Cancelled
+from deepseek.client import Mesh
+from deepseek.client.runs import parse_spec
+from deepseek.embedded import GRPC_NAMES, PORTS, start_mesh
+from protos.inference.v2 import inference_pb2
+from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from protos.job.v1 import job_pb2, job_pb2_grpc
+from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from protos.trainer.v1 import trainer_pb2
+from tests.e2e.test_access import publish
+from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
+
+CONTRACTS = (ingest_pb2, inference_pb2, job_pb2, registry_pb2, trainer_pb2)
+"""Whose descriptors are looked up by name."""
+
+WORDS = ("x", "y", "FP32", "BYTES", "UINT8", "version", "latest", "prod", "train", "test", "picture", "said", "adamw")
+"""Words besides names that mean something to a server."""
+
+_SCHEMA = {
+    "fields": [
+        {"name": "picture", "type": "FIELD_TYPE_IMAGE"},
+        {"name": "sounds", "type": "FIELD_TYPE_AUDIO", "repeated": True},
+        {"name": "said", "type": "FIELD_TYPE_LABEL", "labels": ["no", "yes"]},
+        {"name": "n", "type": "FIELD_TYPE_INTEGER"},
+        {"name": "x", "type": "FIELD_TYPE_NUMBER"},
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as a service of the mesh offers it; its text names a test.
+
+    Attributes:
+        service: The mesh's service that hosts it, e.g. `ingest`.
+        descriptor: What the contract says.
+    """
+
+    service: str
+    descriptor: MethodDescriptor
+
+    def __str__(self) -> str:
+        return f"{self.service}-{self.descriptor.name}"
+
+    @property
+    def request(self) -> type[Message]:
+        """Class of its request."""
+        return message_factory.GetMessageClass(self.descriptor.input_type)
+
+
+@dataclass(frozen=True, repr=False)
+class Site:
+    """A mesh, and what makes sense in it.
+
+    Attributes:
+        home: Where it lives.
+        channels: A plain channel to each service.
+        requests: The fields of whole requests as JSON has them, by service and method.
+        known: What a text may say that means something.
+    """
+
+    home: Path
+    channels: Mapping[str, grpc.Channel]
+    requests: Mapping[tuple[str, str], Mapping[str, Any]]
+    known: Sequence[str]
+
+    def valid(self, method: Method) -> Message:
+        """A whole request."""
+        fields = self.requests.get((method.service, method.descriptor.name), {})
+        return json_format.ParseDict(dict(fields), method.request())
+
+    def call(self, method: Method, requests: Sequence[bytes]) -> None:
+        """Calls a method and takes what it answers, but no more than the first few of many.
+
+        Raises:
+            grpc.RpcError: As the server refuses it.
+        """
+        path = f"/{method.descriptor.containing_service.full_name}/{method.descriptor.name}"
+        channel = self.channels[method.service]
+        if method.descriptor.client_streaming:
+            channel.stream_unary(path)(iter(requests), timeout=60)
+        elif method.descriptor.server_streaming:
+            answers = channel.unary_stream(path)(requests[0], timeout=60)
+            for _ in zip(range(3), answers, strict=False):
+                pass
+            answers.cancel()
+        else:
+            channel.unary_unary(path)(requests[0], timeout=60)
+
+    def logged_bugs(self) -> list[str]:
+        """What services logged that nobody foresaw."""
+        logs = {name: self.home / "logs" / f"{name}.log" for name in PORTS}
+        return [
+            f"{name}: {line}"
+            for name, path in logs.items()
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if "Traceback" in line
+        ]
+
+
+def methods() -> list[Method]:
+    """Every method of every service."""
+    hosted = {name: [GRPC_NAMES[name]] for name in PORTS}
+    for name in ("ingest", "trainer"):
+        hosted[name].append("deepseek.job.v1.JobService")
+    find = descriptor_pool.Default().FindServiceByName
+    return [Method(name, method) for name in PORTS for service in hosted[name] for method in find(service).methods]
+
+
+@contextmanager
+def open_site(home: Path) -> Iterator[Site]:
+    """Runs a mesh and makes one of everything."""
+    running = start_mesh(home, stay=False, free_ports=True)
+    channels = {name: grpc.insecure_channel(running.file.services[name].address) for name in PORTS}
+    try:
+        with running.connect() as mesh:
+            requests, names = _furnish(mesh)
+        yield Site(home, channels, requests, (*names, *WORDS))
+    finally:
+        for channel in channels.values():
+            channel.close()
+        running.stop()
+
+
+def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
+    data = mesh.datasets.upload("d", PICTURE_FIELDS, pictures(8, 4)).name
+    create_upload = {"dataset": "datasets/d", "schema": _SCHEMA, "request_id": "upload"}
+    ingest = ingest_pb2_grpc.IngestServiceStub(mesh.channel("ingest"))
+    upload = ingest.CreateUpload(json_format.ParseDict(create_upload, ingest_pb2.CreateUploadRequest())).upload.name
+
+    registry = registry_pb2_grpc.RegistryServiceStub(mesh.channel("registry"))
+    manifest = to_proto(publish(mesh, data))
+    request = registry_pb2.CreateModelVersionRequest(parent="models/m", manifest=manifest, sources=[data])
+    model = registry.CreateModelVersion(request).model_version.name
+    alias = "models/m/aliases/prod"
+    registry.SetAlias(registry_pb2.SetAliasRequest(name=alias, version=model))
+    mesh.inference.load("m")
+
+    spec = picture_spec(data, epochs=1, num_workers=1)
+    run = mesh.runs.submit(spec)[0].name
+    mesh.runs.stop(run)
+    with suppress(Cancelled):
+        mesh.runs.wait(run)
+    jobs = {
+        name: job_pb2_grpc.JobServiceStub(mesh.channel(name)).ListJobs(job_pb2.ListJobsRequest()).jobs[0].name
+        for name in ("ingest", "trainer")
+    }
+
+    artifact = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3]}
+    requests: dict[str, dict[str, dict[str, Any]]] = {
+        "registry": {
+            "CreateDataset": {"dataset_id": "e", "description": "some", "request_id": "1"},
+            "GetDataset": {"name": "datasets/d"},
+            "ListDatasets": {"page_size": 1},
+            "CreateDatasetVersion": {"parent": "datasets/e", "manifest": artifact, "num_samples": 1, "request_id": "2"},
+            "GetDatasetVersion": {"name": data},
+            "ListDatasetVersions": {"parent": "datasets/d", "page_size": 1},
+            "CreateModel": {"model_id": "n", "description": "some", "request_id": "3"},
+            "GetModel": {"name": "models/m"},
+            "ListModels": {"page_size": 1},
+            "CreateModelVersion": {
+                "parent": "models/m",
+                "manifest": artifact,
+                "sources": [data, run],
+                "metrics": [{"name": "test/accuracy", "value": 0.5}],
+                "request_id": "4",
+            },
+            "GetModelVersion": {"name": alias},
+            "ListModelVersions": {"parent": "models/m", "page_size": 1},
+            "SetAlias": {"name": alias, "version": model, "expected_version": model, "request_id": "5"},
+            "GetAlias": {"name": alias},
+            "ListAliases": {"parent": "models/m", "page_size": 1},
+            "ListAliasHistory": {"name": alias, "page_size": 1},
+            "GetLineage": {"name": model, "depth": 2},
+        },
+        "ingest": {
+            "CreateUpload": create_upload,
+            "GetUpload": {"name": upload},
+            "UploadSamples": {"upload": upload, "samples": [_sample()]},
+            "CommitUpload": {"name": upload, "request_id": "6"},
+            "DeleteUpload": {"name": upload},
+            "ReadSamples": {"dataset_version": data, "split": "test", "batch_size": 2},
+        },
+        "trainer": {
+            "SubmitRun": {
+                "spec": json_format.MessageToDict(parse_spec(spec), preserving_proto_field_name=True),
+                "reuse": True,
+                "request_id": "7",
+            },
+            "GetRun": {"name": run},
+            "WatchRun": {"name": run, "after_sequence": 1},
+            "StopRun": {"name": run},
+            "ListRuns": {"page_size": 1},
+            "ExportModel": {"run": run, "model": "models/o", "int8": True, "int8_max_loss": 0.1, "request_id": "8"},
+        },
+        "inference": {
+            "ModelReady": {"name": "m", "version": "1"},
+            "ModelMetadata": {"name": "m", "version": "1"},
+            "ModelInfer": {
+                "model_name": "m",
+                "id": "1",
+                "inputs": [tensor],
+                "outputs": [{"name": "y"}],
+                "raw_input_contents": [base64.b64encode(bytes(24)).decode()],
+            },
+            "RepositoryIndex": {"ready": True},
+            "RepositoryModelLoad": {"model_name": "m", "parameters": {"version": {"string_param": "1"}}},
+            "RepositoryModelUnload": {"model_name": "n"},
+        },
+    }
+    for name, job in jobs.items():
+        requests[name] |= {method: {"name": job} for method in ("GetJob", "CancelJob", "WatchJob")}
+        requests[name]["ListJobs"] = {"page_size": 1, "kind": "trainer.run", "state": "JOB_STATE_CANCELLED"}
+    flat = {(name, method): fields for name, by_method in requests.items() for method, fields in by_method.items()}
+    return flat, ["datasets/d", data, "models/m", model, alias, "m", upload, run, *jobs.values()]
+
+
+def _sample() -> dict[str, Any]:
+    picture = base64.b64encode(pictures(1, 0)[0].values["picture"]).decode()
+    values = {"picture": {"data": picture}, "said": {"text": "yes"}, "n": {"integer": 1}, "x": {"number": 0.5}}
+    fields = [{"field": name, "values": [value]} for name, value in values.items()]
+    return {"key": "k", "fields": [*fields, {"field": "sounds"}]}

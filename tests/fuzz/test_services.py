@@ -1,0 +1,85 @@
+"""Whatever a caller sends, a service answers it or says what is wrong with it: it never fails, and it lives on."""
+
+import re
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.job.v1 import job_pb2, job_pb2_grpc
+from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from tests.fuzz.messages import changed, damaged
+from tests.fuzz.profile import fuzz
+from tests.fuzz.site import Method, Site, methods, open_site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+FAILURES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+MAX_MESSAGES = 3
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with open_site(tmp_path_factory.mktemp("fuzz") / "home") as made:
+        yield made
+        assert not made.logged_bugs()
+        assert not jobs_that_failed_by_a_bug(made)
+
+
+def jobs_that_failed_by_a_bug(site: Site) -> list[str]:
+    found = []
+    for service in ("ingest", "trainer"):
+        stub = job_pb2_grpc.JobServiceStub(site.channels[service])
+        for job in stub.ListJobs(job_pb2.ListJobsRequest(page_size=1000)).jobs:
+            if job.error.code in ("INTERNAL", "UNKNOWN"):
+                found.append(f"{service}: {job}")
+    return found
+
+
+def check(site: Site, method: Method, requests: list[bytes]) -> None:
+    """Calls a method; a refusal has to be one of ours."""
+    refusal = None
+    try:
+        site.call(method, requests)
+    except grpc.RpcError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.code() not in FAILURES, f"{refusal.code().name}: {refusal.details()}"
+        status = rpc_status.from_call(refusal)
+        assert status is not None, f"{refusal.code().name} without details: {refusal.details()}"
+        info = error_details_pb2.ErrorInfo()
+        assert any(detail.Unpack(info) for detail in status.details), status
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]+", info.reason), info
+
+
+@pytest.mark.parametrize("method", methods(), ids=str)
+@fuzz(25)
+@given(data=st.data())
+def test_any_message_is_answered_or_refused(site: Site, method: Method, data: st.DataObject) -> None:
+    num_messages = data.draw(st.integers(1, MAX_MESSAGES)) if method.descriptor.client_streaming else 1
+    requests = [data.draw(changed(site.valid(method), site.known)) for _ in range(num_messages)]
+    check(site, method, [request.SerializeToString() for request in requests])
+    if method.descriptor.name == "SubmitRun":
+        stop_all(site)
+
+
+@pytest.mark.parametrize("method", methods(), ids=str)
+@fuzz(10)
+@given(data=st.data())
+def test_any_bytes_are_answered_or_refused(site: Site, method: Method, data: st.DataObject) -> None:
+    num_messages = data.draw(st.integers(1, MAX_MESSAGES)) if method.descriptor.client_streaming else 1
+    valid = site.valid(method).SerializeToString()
+    check(site, method, [data.draw(damaged(valid)) for _ in range(num_messages)])
+    if method.descriptor.name == "SubmitRun":
+        stop_all(site)
+
+
+def stop_all(site: Site) -> None:
+    """Keeps runs that were taken from being trained."""
+    stub = trainer_pb2_grpc.TrainerServiceStub(site.channels["trainer"])
+    for run in stub.ListRuns(trainer_pb2.ListRunsRequest(page_size=5)).runs:
+        stub.StopRun(trainer_pb2.StopRunRequest(name=run.name))
