@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from common.auth.identity import Identity, read_token
+from common.auth.identity import SERVICE_HEADER, Identity, read_token
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
 from common.keepalive import KEEPALIVE
 from common.telemetry.traces import TRACEPARENT, current
@@ -58,6 +58,7 @@ def open_channel(
     *,
     identity: Path | None = None,
     token_file: Path | None = None,
+    service: str = "",
     deadline_s: float = 30,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     retry: bool = True,
@@ -69,6 +70,8 @@ def open_channel(
         address: `host:port`.
         identity: Folder with whom to trust and who we are (`common.auth.Identity`); None means no TLS.
         token_file: File with a user's token, sent with every call; looked at again every second.
+        service: Name of the service that is meant, e.g. `trainer`, sent with every call: an edge that stands before
+            all of them needs it where several host the same gRPC service.
         deadline_s: Seconds that a unary call may take unless its caller gives a `timeout`; streams have no deadline
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
@@ -108,7 +111,13 @@ def open_channel(
     return _Channel(
         connect(retrying if retry else once),
         connect(once),
-        _Calls(address, deadline_s, patience_s, _Token(token_file) if token_file else None),
+        _Calls(
+            address,
+            deadline_s,
+            patience_s,
+            ((SERVICE_HEADER, service),) if service else (),
+            _Token(token_file) if token_file else None,
+        ),
     )
 
 
@@ -135,16 +144,15 @@ class _Calls:
     address: str
     deadline_s: float
     patience_s: float
+    metadata: tuple[tuple[str, str], ...]
     token: _Token | None
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """A call's own options, with the trace that it is a part of and the user's token."""
+        """A call's own options, with the service it means, the trace that it is a part of and the user's token."""
         span = current()
-        if span is None and self.token is None:
-            return options
         trace = ((TRACEPARENT, span.traceparent),) if span else ()
-        token = self.token.metadata() if self.token else ()
-        return {**options, "metadata": (*(options.get("metadata") or ()), *trace, *token)}
+        ours = (*self.metadata, *trace, *(self.token.metadata() if self.token else ()))
+        return {**options, "metadata": (*(options.get("metadata") or ()), *ours)} if ours else options
 
 
 def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:

@@ -83,7 +83,7 @@ class ServiceStatus:
 def status(file: MeshFile) -> list[ServiceStatus]:
     """Asks every service of a mesh for its health."""
     return [
-        ServiceStatus(name, service.address, service.pid, _health(name, service.address, file.identity))
+        ServiceStatus(name, service.address, service.pid, _health(name, file))
         for name, service in file.services.items()
     ]
 
@@ -303,7 +303,7 @@ class EmbeddedMesh:
                 (self._home / "mesh.json").unlink(missing_ok=True)
 
     def _health(self, name: str) -> str:
-        return _health(name, self.file.services[name].address, self.file.identity)
+        return _health(name, self.file)
 
     def _address_file(self, name: str) -> Path:
         return _address_file(self._home, name)
@@ -386,10 +386,14 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _health(name: str, address: str, identity: str) -> str:
+def _health(name: str, file: MeshFile) -> str:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with open_channel(address, identity=Path(identity) if identity else None, deadline_s=2) as channel:
+    service = file.services[name]
+    # Behind an edge, which lets nobody in without a token.
+    token_file = Path(file.token_file) if file.token_file and not service.pid else None
+    identity = Path(file.identity) if file.identity else None
+    with open_channel(service.address, identity=identity, token_file=token_file, service=name, deadline_s=2) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=GRPC_NAMES[name])
             serving = (

@@ -26,6 +26,9 @@ USER_URIS = frozenset({EDGE_URI, CLI_URI})
 TENANT_HEADER = "deepseek-tenant"
 """Metadata by which a service names the tenant that it acts for."""
 
+SERVICE_HEADER = "deepseek-service"
+"""Metadata by which a client tells the edge which service it means (deploy/envoy/envoy.yaml)."""
+
 
 def on_behalf_of(tenant: str) -> tuple[tuple[str, str], ...]:
     """Metadata of a call that a service makes for a tenant."""

@@ -69,6 +69,7 @@ class MeshServer:
     Attributes:
         port: The port that was bound.
         address: `host:port`.
+        names: Full names of the gRPC services it offers.
         metrics_address: `host:port` of the process's metrics; empty if there are none.
     """
 
@@ -86,13 +87,13 @@ class MeshServer:
     ) -> None:
         self.port = port
         self.address = f"{host}:{port}"
+        self.names = [one.name for one in hosted]
         self._server = server
         self._pool = pool
         self._on_stop = on_stop
-        names = [one.name for one in hosted]
-        self._readiness = Readiness(names, ready)
+        self._readiness = Readiness(self.names, ready)
         health_pb2_grpc.add_HealthServicer_to_server(self._readiness, server)
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        reflection.enable_server_reflection([*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 
     def start(self) -> None:
         """Starts answering. Health: `""` is alive from now on, each service's name serves while the server is ready."""
@@ -220,8 +221,15 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
     file = settings.address_file
     if file:
         temporary = file.with_name(f"{file.name}.{os.getpid()}")
-        document = {"service": settings.service, "address": server.address, "pid": os.getpid()}
-        temporary.write_text(json.dumps({**document, "metrics": server.metrics_address}))
+        bound = {
+            "service": settings.service,
+            "address": server.address,
+            "names": server.names,
+            "identity": str(settings.identity or ""),
+            "pid": os.getpid(),
+            "metrics": server.metrics_address,
+        }
+        temporary.write_text(json.dumps(bound))
         temporary.replace(file)
     try:
         # Not one endless wait: a signal that another thread receives, or that comes as the wait begins, wakes nobody.

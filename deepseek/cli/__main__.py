@@ -13,7 +13,7 @@ import typer
 from common.config import TraceSettings
 from common.errors import MeshError
 from common.telemetry.traces import Tracer
-from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, mesh, model, train, upkeep
+from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -35,6 +35,8 @@ app.command("train")(train.train)
 app.command("infer")(infer.infer)
 app.command("doctor")(doctor.doctor)
 app.command("token")(identity.token)
+app.command("invite")(join.invite)
+app.command("join")(join.join)
 app.add_typer(identity.app, name="certs")
 app.add_typer(audit.app, name="audit")
 app.command("gc")(upkeep.gc)

@@ -162,6 +162,7 @@ class Mesh:
                 self._file.services[service].address,
                 identity=Path(self._file.identity) if self._file.identity else None,
                 token_file=Path(self._file.token_file) if self._file.token_file else None,
+                service=service,
                 deadline_s=self._deadline_s,
                 patience_s=self._patience_s,
             )

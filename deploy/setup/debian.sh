@@ -1,8 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages that tests use (a PostgreSQL server), when they are missing and we may.
-# Elsewhere, tests that need them say so and are skipped.
+# Installs the Debian packages that tests use (a PostgreSQL server, a Docker engine and what images are made of), when
+# they are missing and we may. Elsewhere, tests that need them say so and are skipped.
 set -eu
-packages="postgresql-15"
+packages="postgresql-15 debootstrap docker-compose prometheus"
+# Debian's engine would drive out one that came from elsewhere.
+command -v dockerd >/dev/null || packages="$packages docker.io iptables"
 missing=""
 for package in $packages; do
     dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"

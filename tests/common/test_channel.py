@@ -143,6 +143,18 @@ def test_a_unary_call_gets_a_deadline_and_its_callers_own_wins() -> None:
         assert 50 < float(call(b"", timeout=60)) < 70
 
 
+def test_every_call_says_which_service_it_means_and_keeps_its_own_metadata() -> None:
+    def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+        sent = dict(context.invocation_metadata())
+        return f"{sent.get('deepseek-service')} {sent.get('own')}".encode()
+
+    with bare_server("unary_unary", behaviour) as address:
+        with open_channel(address, service="trainer") as channel:
+            assert channel.unary_unary("/example/Call")(b"", metadata=(("own", "1"),)) == b"trainer 1"
+        with open_channel(address) as channel:
+            assert channel.unary_unary("/example/Call")(b"") == b"None None"
+
+
 def test_a_stream_gets_no_deadline_unless_one_is_given() -> None:
     leave = threading.Event()
 

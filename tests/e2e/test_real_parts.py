@@ -8,26 +8,13 @@ import psycopg
 import pytest
 
 from deepseek.client import Mesh
-from deepseek.data.sample import Sample
 from deepseek.embedded import PORTS, start_mesh
 from deepseek.models.inputs import encode_inputs
 from tests.deepseek.data.samples import image_file
+from tests.e2e.small_job import train_and_serve
 from tests.servers import S3Server, postgresql, seaweedfs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-SPEC = {
-    "model": {"name": "image_question", "params": {"vocabulary": 8, "num_classes": 2, "width": 4, "features": 8}},
-    "metrics": [{"name": "accuracy"}],
-    "inputs": [
-        {"field": "image", "encoder": {"name": "image", "params": {"size": 32}}},
-        {"field": "question", "encoder": {"name": "words", "params": {"length": 4, "vocabulary": 8}}},
-    ],
-    "target": {"field": "answer"},
-    "eval_split": "train",
-    "epochs": 1,
-    "batch_size": 4,
-}
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +53,7 @@ def mesh(s3: S3Server, database_url: str, home: Path) -> Iterator[Mesh]:
 
 
 def test_data_goes_in_and_a_served_model_comes_out(mesh: Mesh, database_url: str) -> None:
-    from deepseek.data.manifest import Field
-
-    fields = (
-        Field("image", "image", repeated=False, labels=()),
-        Field("question", "text", repeated=True, labels=()),
-        Field("answer", "label", repeated=True, labels=("no", "yes")),
-    )
-    samples = [
-        Sample(str(i), "train", {"image": image_file(i), "question": ["is it?", "why?"], "answer": ["yes", "no"]})
-        for i in range(8)
-    ]
-    version = mesh.datasets.upload("pictures", fields, samples)
-    assert [sample.key for sample in mesh.datasets.read(version.name)] == [str(i) for i in range(8)]
-
-    run, _ = mesh.runs.submit({**SPEC, "dataset_version": version.name})
-    assert mesh.runs.wait(run.name).metrics
-    model = mesh.runs.export(run.name, "pictures")
-    mesh.inference.load("pictures")
-
+    model = train_and_serve(mesh, "pictures")
     manifest = mesh.models.manifest(model)
     scores = mesh.inference.infer("pictures", encode_inputs(manifest, {"image": image_file(0), "question": "is it?"}))
     assert np.isfinite(scores[manifest.outputs[0].name]).all()

@@ -30,6 +30,8 @@ COMMANDS = [
     "gc",
     "backup",
     "restore",
+    "invite",
+    "join",
 ]
 
 

@@ -1,0 +1,106 @@
+"""A Docker engine of the tests' own, with Compose, where no registry can be reached.
+
+The engine keeps all that it has in a temporary folder and ends with the tests; only what images are made from (a root
+file system and wheels) is kept below `~/.cache/deepseek-mesh`. A test is skipped where there is no engine, and fails
+there in CI.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.processes import spawn, terminate
+from tests.processes import wait_until
+from tests.servers import missing
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE_IMAGE = "deepseek-mesh/base"
+DOCKER = "/usr/bin/docker"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepseek-mesh"
+_BUILD_S = 900
+_STOP_S = 60
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker engine that runs.
+
+    Attributes:
+        environment: Makes `docker` and `docker compose` talk to it.
+    """
+
+    environment: Mapping[str, str]
+
+    def docker(self, *arguments: str, timeout_s: float = 280) -> str:
+        """What a command of Docker's prints; fails the test with its output if it fails."""
+        done = subprocess.run(
+            [DOCKER, *arguments],
+            env=dict(self.environment),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def build(self) -> None:
+        """Builds every image that the Compose files of the environment say how to build."""
+        services = json.loads(self.docker("compose", "--profile", "*", "config", "--format", "json"))["services"]
+        # Once an image; the classic builder, which Compose would take here, knows no mounts.
+        for image, build in {one["image"]: one["build"] for one in services.values() if "build" in one}.items():
+            flags = [flag for name, value in build["args"].items() for flag in ("--build-arg", f"{name}={value}")]
+            self.docker(
+                "build", "--file", build["dockerfile"], "--tag", image, *flags, build["context"], timeout_s=_BUILD_S
+            )
+
+
+@contextlib.contextmanager
+def docker_engine() -> Iterator[Engine]:
+    """Runs an engine that has the base image; one that DOCKER_HOST names is used as it is, and keeps its images."""
+    folder = Path(tempfile.mkdtemp(prefix="docker-"))
+    try:
+        with contextlib.ExitStack() as stack:
+            host = os.environ.get("DOCKER_HOST") or stack.enter_context(_running(folder))
+            plugin = folder / "config" / "cli-plugins" / "docker-compose"
+            plugin.parent.mkdir(parents=True)
+            plugin.symlink_to(Path(sys.executable).with_name("docker-compose"))
+            ours = {"BASE_IMAGE": BASE_IMAGE, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": host}
+            engine = Engine({**os.environ, **ours, "DOCKER_CONFIG": str(folder / "config")})
+            if not engine.docker("images", "--quiet", BASE_IMAGE):
+                file = _CACHE / "base-bookworm.tar"
+                subprocess.run([ROOT / "deploy/setup/base_image.sh", file], check=True)
+                engine.docker("import", str(file), BASE_IMAGE)
+            yield engine
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _running(folder: Path) -> Iterator[str]:
+    """Yields where the engine answers."""
+    if os.geteuid() != 0:
+        missing("a Docker engine can be started by root only")
+    for program in ("dockerd", "debootstrap", DOCKER):
+        if shutil.which(program) is None:
+            missing(f"no `{program}`; deploy/setup/debian.sh installs it")
+    host = f"unix://{folder}/docker.sock"
+    process = spawn([str(ROOT / "deploy/setup/dockerd.sh"), str(folder)], env=None, log=folder / "log")
+    try:
+        wait_until(lambda: _answers(host) or process.poll() is not None, "the Docker engine")
+        assert process.poll() is None, (folder / "log").read_text()[-4000:]
+        yield host
+    finally:
+        terminate(process, grace_s=_STOP_S)
+
+
+def _answers(host: str) -> bool:
+    return subprocess.run([DOCKER, "--host", host, "version"], capture_output=True, check=False).returncode == 0
