@@ -187,13 +187,14 @@ def _running(
     user: int | None = None,
     env: dict[str, str] | None = None,
 ) -> Iterator[Callable[[], bool]]:
+    # Not Popen's own `user`: it forks for that, which a process that uses gRPC in other threads does not survive.
+    as_user = ["setpriv", f"--reuid={user}"] if user is not None else []
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [*as_user, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            user=user,
             env=env,
             cwd=log.parent,
             start_new_session=True,
