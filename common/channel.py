@@ -2,8 +2,9 @@
 
 A stub on such a channel raises the class that the server raised (`common.errors`), with its reason, fields and retry
 delay; no caller sees a `grpc.RpcError`. A call that finds the service UNAVAILABLE is tried again with exponential
-backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`. A stream of requests never
-is: gRPC loses messages when it sends one again (docs/decisions/0006), so its caller has to.
+backoff by gRPC itself; creating calls are safe to repeat because they carry a `request_id`. A stream never
+is, in either direction: gRPC loses messages, or hangs, when it sends one again (docs/decisions/0006); its caller knows
+where to go on.
 """
 
 import json
@@ -73,7 +74,7 @@ def open_channel(
         deadline_s: Seconds that a unary call may take unless its caller gives a `timeout`; streams have no deadline
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
-        retry: Try calls with one request again while the service is UNAVAILABLE, for about 1.5 s.
+        retry: Try unary calls again while the service is UNAVAILABLE, for about 1.5 s.
         patience_s: Go on trying unary calls for so many seconds, where somebody starts a service again that ended.
 
     Returns:
@@ -293,8 +294,8 @@ class _Channel(grpc.Channel):
     closed channel that look-up crashes the process (grpcio 1.85).
 
     Args:
-        channel: For calls with one request.
-        streaming: For calls with a stream of requests; it connects only if there are any.
+        channel: For unary calls.
+        streaming: For calls with a stream; it connects only if there are any.
         calls: What all calls have in common.
     """
 
@@ -312,7 +313,7 @@ class _Channel(grpc.Channel):
         return _Method(method, self._calls, streams_requests=True)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open(self._channel).unary_stream(*args, **options), self._calls).stream
+        return _Method(self._open(self._streaming).unary_stream(*args, **options), self._calls).stream
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
         method = self._open(self._streaming).stream_stream(*args, **options)

@@ -3,8 +3,9 @@
 A blob is written to `<root>/.tmp` and synced, then renamed to its place, whose folder is synced: a rename is atomic, so
 nobody sees half a blob. The folders above are synced once a process: that one is there does not prove that whoever made
 it has come to syncing it. A writer holds a lock on its temporary file for as long as it lives; opening a store removes
-the temporary files that nobody holds, which writers left that were killed. Needs a file system with POSIX rename and
-`flock` semantics.
+the temporary files that nobody holds, which writers left that were killed. A blob's age is its modification time; who
+makes it new shares a lock on its folder, who deletes by age holds that lock alone. Needs a file system with POSIX
+rename and `flock` semantics.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import CHUNK_BYTES, FULL, READ_ONLY, ArtifactStore, blob_key
+from common.artifacts.store import CHUNK_BYTES, FULL, READ_ONLY, ArtifactStore, Stored, blob_key
 from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound, ResourceExhausted, Unavailable
 from common.names import new_id
 
@@ -91,8 +92,9 @@ class DirectoryStore(ArtifactStore):
         os.fsync(file.fileno())
         path = self._root / blob_key(artifact.tenant, artifact.sha256)
         self._make_folder(path.parent)
-        os.replace(file.name, path)
-        _sync_folder(path.parent)
+        with _locked(path.parent, fcntl.LOCK_SH) as folder:
+            os.replace(file.name, path)
+            os.fsync(folder)
 
     def _make_folder(self, folder: Path) -> None:
         if folder == self._root or (folder in self._durable and folder.is_dir()):
@@ -105,17 +107,21 @@ class DirectoryStore(ArtifactStore):
     def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
         # Reading costs less than writing and syncing, and so a damaged blob is replaced by whoever has it whole.
         try:
-            if not super()._holds(tenant, sha256, size_bytes):
+            if self.size(tenant, sha256) != size_bytes:
                 return False
-            for _ in self._verified(tenant, sha256):
-                pass
+            self.verify(tenant, sha256)
         except (NotFound, DataLoss):
             return False
-        # Another writer may have renamed it, or made its folder, and not yet synced that.
+        path = self._root / blob_key(tenant, sha256)
         with self._errors():
-            folder = (self._root / blob_key(tenant, sha256)).parent
-            self._make_folder(folder)
-            _sync_folder(folder)
+            try:
+                self._make_folder(path.parent)
+                with _locked(path.parent, fcntl.LOCK_SH) as folder:
+                    _make_new(path)
+                    # Another writer may have renamed it, or made its folder, and not yet synced that.
+                    os.fsync(folder)
+            except FileNotFoundError:  # deleted meanwhile
+                return False
         return True
 
     def _open(self, tenant: str, sha256: str) -> Iterator[bytes]:
@@ -135,7 +141,12 @@ class DirectoryStore(ArtifactStore):
             self._check_root()
             return None
 
-    def _list(self, tenant: str) -> Iterator[str]:
+    def tenants(self) -> Iterator[str]:
+        with self._errors():
+            self._check_root()
+            yield from sorted(folder.parent.name for folder in self._root.glob("[!.]*/sha256"))
+
+    def _entries(self, tenant: str) -> Iterator[Stored]:
         with self._errors():
             try:
                 folders = sorted((self._root / tenant / "sha256").iterdir())
@@ -143,7 +154,22 @@ class DirectoryStore(ArtifactStore):
                 self._check_root()
                 return
             for folder in folders:
-                yield from sorted(name for name in os.listdir(folder) if _BLOB_NAME.fullmatch(name))
+                for name in sorted(name for name in os.listdir(folder) if _BLOB_NAME.fullmatch(name)):
+                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                        found = (folder / name).stat()
+                        yield Stored(name, found.st_size, found.st_mtime_ns // 1000)
+
+    def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
+        path = self._root / blob_key(tenant, sha256)
+        try:
+            with _locked(path.parent, fcntl.LOCK_EX):
+                if path.stat().st_mtime_ns // 1000 >= before_us:
+                    return False
+                path.unlink()
+        except FileNotFoundError:
+            self._check_root()
+            return False
+        return True
 
     def _delete(self, tenant: str, sha256: str) -> None:
         (self._root / blob_key(tenant, sha256)).unlink(missing_ok=True)
@@ -168,6 +194,28 @@ class DirectoryStore(ArtifactStore):
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[int]:
+    """Opens a folder and holds a lock on it, shared or alone."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _make_new(path: Path) -> None:
+    with path.open("rb") as file:
+        try:
+            os.utime(file.fileno())
+            os.fsync(file.fileno())
+        except OSError as error:
+            # Where nothing can be written, nothing can be deleted either.
+            if error.errno not in READ_ONLY:
+                raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import ArtifactStore
+from common.artifacts.store import ArtifactStore, Stored
 from common.errors import MeshError
 
 Observe = Callable[[str, str, float], None]
@@ -65,9 +65,18 @@ class MeasuredStore(ArtifactStore):
         with self._measured("size"):
             return self._store._size(tenant, sha256)
 
-    def _list(self, tenant: str) -> Iterator[str]:
+    def tenants(self) -> Iterator[str]:
+        """See `ArtifactStore.tenants`."""
         with self._measured("list"):
-            yield from self._store._list(tenant)
+            yield from self._store.tenants()
+
+    def _entries(self, tenant: str) -> Iterator[Stored]:
+        with self._measured("list"):
+            yield from self._store._entries(tenant)
+
+    def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
+        with self._measured("delete"):
+            return self._store._expire(tenant, sha256, before_us)
 
     def _delete(self, tenant: str, sha256: str) -> None:
         with self._measured("delete"):

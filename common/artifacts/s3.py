@@ -4,25 +4,40 @@ S3 shows an object only once its upload is complete, which makes a put atomic; c
 memory while it is small, because an object cannot be renamed and its name is its digest. Parts of an upload that was
 cut off are never visible; a bucket wants a lifecycle rule that drops them (AbortIncompleteMultipartUpload).
 
+A blob's age is the object's LastModified, which copying it onto itself makes new. S3 has no locks and deletes on no
+condition, so whoever deletes by age first puts a notice beside the blob, and only then looks at its age: a put that
+comes too late to be seen there sees the notice, waits until it is gone, and looks whether the blob still is.
+
 The bucket is made by whoever runs the S3 server, not here.
 """
 
 import contextlib
+import io
 import tempfile
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import BinaryIO, cast
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import REPLACE, CopySource
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, blob_key
+from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, Stored, blob_key
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from common.names import new_id
 
 CHECK_TIMEOUT_S = 2.0
 """Seconds that `check` waits for each answer: whoever probes wants to know soon, and asks again by himself."""
 
+NOTICE_S = 60
+"""Seconds after which a notice is void: who put it was killed. Half of it is all that its deletion may take."""
+
+_NOTICES = ".expiring"  # no tenant's name starts with a dot
+_NOTICE_POLL_S = 0.2
+_MAX_PUTS = 3
 _MEMORY_BYTES = 8 << 20
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
@@ -110,17 +125,53 @@ class S3Store(ArtifactStore):
             yield cast(BinaryIO, file)
 
     def _publish(self, file: BinaryIO, artifact: Artifact) -> None:
-        if self._size(artifact.tenant, artifact.sha256) == artifact.size_bytes:
+        if self._holds(artifact.tenant, artifact.sha256, artifact.size_bytes):
             return
-        file.seek(0)
-        self._client.put_object(
-            self._bucket,
-            blob_key(artifact.tenant, artifact.sha256),
-            file,
-            artifact.size_bytes,
-            content_type=artifact.media_type,
-            part_size=max(_PART_BYTES, -(-artifact.size_bytes // _MAX_PARTS)),
-        )
+        for _ in range(_MAX_PUTS):
+            file.seek(0)
+            self._client.put_object(
+                self._bucket,
+                blob_key(artifact.tenant, artifact.sha256),
+                file,
+                artifact.size_bytes,
+                content_type=artifact.media_type,
+                part_size=max(_PART_BYTES, -(-artifact.size_bytes // _MAX_PARTS)),
+            )
+            if self._outlasts_notices(artifact.tenant, artifact.sha256):
+                return
+        raise Unavailable("STORE_UNREACHABLE", f"{artifact.sha256} is deleted whenever it is put", retry_delay_s=1)
+
+    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+        with self._errors():
+            if self._size(tenant, sha256) != size_bytes:
+                return False
+            key = blob_key(tenant, sha256)
+            try:
+                # Not a byte moves, but S3 wants the copy to differ in something.
+                changed = {"x-amz-meta-put": str(time.time_ns())}
+                source = CopySource(self._bucket, key)
+                self._client.copy_object(self._bucket, key, source, metadata=changed, metadata_directive=REPLACE)
+            except S3Error as error:
+                if error.code in _MISSING:
+                    return False
+                raise
+            return self._outlasts_notices(tenant, sha256)
+
+    def _outlasts_notices(self, tenant: str, sha256: str) -> bool:
+        """Waits while somebody who may not have seen our put is deleting the blob; tells whether it is there then."""
+        deadline = time.monotonic() + NOTICE_S
+        pending = self._notices(tenant, sha256)
+        while pending and time.monotonic() < deadline:
+            time.sleep(_NOTICE_POLL_S)
+            # Who puts a notice only now will see the blob's new age.
+            pending &= self._notices(tenant, sha256)
+        for void in pending:
+            self._client.remove_object(self._bucket, void)
+        return self._size(tenant, sha256) is not None
+
+    def _notices(self, tenant: str, sha256: str) -> set[str]:
+        listed = self._client.list_objects(self._bucket, prefix=_notice(tenant, sha256))
+        return {cast(str, one.object_name) for one in listed}
 
     def _open(self, tenant: str, sha256: str) -> Iterator[bytes]:
         try:
@@ -145,14 +196,50 @@ class S3Store(ArtifactStore):
         self._find_bucket(self._client)
         return None
 
-    def _list(self, tenant: str) -> Iterator[str]:
+    def tenants(self) -> Iterator[str]:
+        with self._errors():
+            for listed in self._client.list_objects(self._bucket):
+                name = cast(str, listed.object_name)
+                if listed.is_dir and not name.startswith("."):
+                    yield name.rstrip("/")
+
+    def _entries(self, tenant: str) -> Iterator[Stored]:
         prefix = f"{tenant}/sha256/"
         with self._errors():
             for listed in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-                yield cast(str, listed.object_name).rpartition("/")[2]
+                sha256 = cast(str, listed.object_name).rpartition("/")[2]
+                yield Stored(sha256, cast(int, listed.size), _us(listed.last_modified))
+
+    def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
+        key, notice = blob_key(tenant, sha256), f"{_notice(tenant, sha256)}{new_id()}"
+        deadline = time.monotonic() + NOTICE_S / 2
+        self._client.put_object(self._bucket, notice, io.BytesIO(), 0)
+        expired = False
+        try:
+            old = _us(self._client.stat_object(self._bucket, key).last_modified) < before_us
+        except S3Error as error:
+            if error.code not in _MISSING:
+                raise
+            old = False
+        if old and time.monotonic() < deadline:
+            # Once and briefly: nothing of it may still be under way when the notice is void. If it fails, it may have
+            # been done or not, and so the notice stays until then.
+            self._checker.remove_object(self._bucket, key)
+            expired = True
+        self._client.remove_object(self._bucket, notice)
+        return expired
 
     def _delete(self, tenant: str, sha256: str) -> None:
         self._client.remove_object(self._bucket, blob_key(tenant, sha256))
+
+
+def _notice(tenant: str, sha256: str) -> str:
+    return f"{_NOTICES}/{tenant}/{sha256}."
+
+
+def _us(moment: datetime | None) -> int:
+    assert moment is not None, "an object has a time"
+    return round(moment.timestamp() * 1_000_000)
 
 
 def _status(error: Exception) -> int | None:

@@ -4,7 +4,9 @@ Blobs are content-addressed per tenant (`<tenant>/sha256/<ab>/<hex>`) and immuta
 what goes in and what comes out, and leaves a few primitives to an implementation. Content is spooled before it is
 published, because its name, the digest, is known only after its last byte.
 
-It is not a cache, keeps no names and no references: what may be deleted is decided by those who hold manifests.
+It is not a cache, keeps no names and no references: what may be deleted is decided by those who hold manifests
+(`deepseek.upkeep`). For them every blob has an age, which each put of its content makes new again: what was just put
+may be what somebody is about to refer to.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +40,21 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """What a file system answers when it does not let us."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A blob as a store lists it.
+
+    Attributes:
+        sha256: Its digest.
+        size_bytes: Its length.
+        put_us: When its content was last put, UTC microseconds by the store's clock, which may count whole seconds.
+    """
+
+    sha256: str
+    size_bytes: int
+    put_us: int
 
 
 class ArtifactStore(ABC):
@@ -68,9 +86,9 @@ class ArtifactStore(ABC):
             expected_sha256: Digest that the content must have.
 
         Returns:
-            The descriptor, once the content is durable. What is stored already is not written again; whether a stored
-            blob of the same length but with damaged bytes is mended thereby depends on the store: a directory is read
-            to find out, a bucket is not. Reads tell in any case.
+            The descriptor, once the content is durable. What is stored already is not written again, only its age is
+            made new; whether a stored blob of the same length but with damaged bytes is mended thereby depends on the
+            store: a directory is read to find out, a bucket is not. Reads tell in any case.
 
         Raises:
             InvalidArgument: DIGEST_MISMATCH (field `sha256`) or BAD_MEDIA_TYPE; nothing was stored.
@@ -149,6 +167,16 @@ class ArtifactStore(ABC):
                     temporary.unlink(missing_ok=True)
         return path
 
+    def verify(self, tenant: str, sha256: str) -> None:
+        """Returns if a blob is there and whole; reads all of it to find out.
+
+        Raises:
+            NotFound: BLOB_NOT_FOUND.
+            DataLoss: BLOB_DAMAGED.
+        """
+        for _ in self._verified(tenant, sha256):
+            pass
+
     def size(self, tenant: str, sha256: str) -> int:
         """Returns a blob's length in bytes, without reading it.
 
@@ -172,8 +200,56 @@ class ArtifactStore(ABC):
 
     def list(self, tenant: str) -> Iterator[str]:
         """Yields the digests of a tenant's blobs, in ascending order."""
+        return (stored.sha256 for stored in self.entries(tenant))
+
+    def entries(self, tenant: str) -> Iterator[Stored]:
+        """Yields a tenant's blobs with size and age, in ascending order of their digests."""
         check_id(tenant, field="tenant")
-        return self._list(tenant)
+        return self._entries(tenant)
+
+    def copy(self, tenant: str, sha256: str, target: "ArtifactStore") -> bool:
+        """Puts a blob into another store as well, verified on the way.
+
+        Args:
+            tenant: Whose blob it is, here and there.
+            sha256: Its digest.
+            target: Where to.
+
+        Returns:
+            Whether it was not there yet; if it was, its age there is new.
+
+        Raises:
+            NotFound: BLOB_NOT_FOUND.
+            DataLoss: BLOB_DAMAGED; nothing was copied.
+            MeshError: As `put` of the target.
+        """
+        if target._holds(tenant, sha256, self.size(tenant, sha256)):
+            return False
+        target.put(tenant, self._verified(tenant, sha256), "application/octet-stream", expected_sha256=sha256)
+        return True
+
+    @abstractmethod
+    def tenants(self) -> Iterator[str]:
+        """Yields the tenants that have or had blobs, in ascending order."""
+
+    def expire(self, tenant: str, sha256: str, before_us: int) -> bool:
+        """Deletes a blob unless it was put since; safe beside a put of the same content at the same moment.
+
+        Args:
+            tenant: Whose blob it is.
+            sha256: Its digest.
+            before_us: It goes if it was last put before this, UTC microseconds.
+
+        Returns:
+            Whether it was deleted by this call.
+
+        Raises:
+            FailedPrecondition: STORE_READ_ONLY.
+        """
+        check_id(tenant, field="tenant")
+        check_sha256(sha256)
+        with self._errors():
+            return self._expire(tenant, sha256, before_us)
 
     def delete(self, tenant: str, sha256: str) -> None:
         """Deletes a blob; does nothing if there is none.
@@ -207,10 +283,6 @@ class ArtifactStore(ABC):
                 "BLOB_DAMAGED", f"the stored bytes of {sha256} no longer match their digest; restore it from a backup"
             )
 
-    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
-        with self._errors():
-            return self._size(tenant, sha256) == size_bytes
-
     @staticmethod
     def _not_found(tenant: str, sha256: str) -> NotFound:
         return NotFound("BLOB_NOT_FOUND", f"tenant {tenant} has no blob {sha256}")
@@ -236,8 +308,16 @@ class ArtifactStore(ABC):
         """Returns the stored length, None if there is no such blob."""
 
     @abstractmethod
-    def _list(self, tenant: str) -> Iterator[str]:
-        """Yields the digests of a tenant in ascending order."""
+    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+        """Returns whether such a blob is stored; if so, its age is new and no `_expire` under way will take it."""
+
+    @abstractmethod
+    def _entries(self, tenant: str) -> Iterator[Stored]:
+        """Yields a tenant's blobs in ascending order; errors as MeshErrors."""
+
+    @abstractmethod
+    def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
+        """Removes a blob that was last put before a time; a put either prevents it or finds the blob gone."""
 
     @abstractmethod
     def _delete(self, tenant: str, sha256: str) -> None:

@@ -14,6 +14,7 @@ class Role(enum.IntEnum):
     READER = auth_pb2.ROLE_READER
     WRITER = auth_pb2.ROLE_WRITER
     ADMIN = auth_pb2.ROLE_ADMIN
+    OPERATOR = auth_pb2.ROLE_OPERATOR
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -42,5 +43,5 @@ class Caller:
 SERVICE_PREFIX = "service:"
 """Before the name of a service in a subject; no user's subject may start with it."""
 
-LOCAL = Caller(DEFAULT_TENANT, "local", Role.ADMIN)
+LOCAL = Caller(DEFAULT_TENANT, "local", Role.OPERATOR)
 """Everyone who reaches a service that listens on loopback without TLS."""

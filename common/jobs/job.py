@@ -119,7 +119,7 @@ class JobRow(Base):
     create_us: Mapped[int]
     start_us: Mapped[int | None]
     end_us: Mapped[int | None]
-    traceparent: Mapped[str] = mapped_column(server_default="")
+    traceparent: Mapped[str | None]  # jobs from before there were traces have none
 
     def job(self) -> Job:
         """Returns the job that this row holds."""
@@ -140,7 +140,7 @@ class JobRow(Base):
             create_us=self.create_us,
             start_us=self.start_us,
             end_us=self.end_us,
-            traceparent=self.traceparent,
+            traceparent=self.traceparent or "",
         )
 
     def finish(self, state: JobState, now_us: int) -> None:

@@ -101,6 +101,14 @@ class JobRunner:
         for thread in filter(threading.Thread.is_alive, self._keepers):
             thread.join(self._lease_s)
 
+    def begin_stop(self, timeout_s: float) -> None:
+        """Stops in a thread of its own: jobs wind up while the server drains its calls, and `stop` waits for both.
+
+        Args:
+            timeout_s: As in `stop`.
+        """
+        threading.Thread(target=self.stop, args=(timeout_s,), name="stop-jobs").start()
+
     def _thread(self, loop: Callable[[], None], name: str) -> threading.Thread:
         def keep_on() -> None:
             while True:

@@ -5,8 +5,8 @@ that the caller has.
 
 A MeshError becomes a status with details (`common.server.status`); any other exception is a bug of ours, is logged with
 its traceback, and tells the caller nothing but INTERNAL. A unary call that brings no deadline gets the server's. Calls
-that fail are logged as INFO, the others as DEBUG. Health checks pass untouched: they have to answer when all else is
-refused.
+that fail are logged as INFO, the others as DEBUG; all are observed (`common.telemetry.calls`). Health checks pass
+untouched: they have to answer when all else is refused.
 """
 
 import logging

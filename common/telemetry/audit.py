@@ -107,6 +107,7 @@ class AuditLog:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            _sync(path.parent)  # so that a file that was just made is there after a power cut
         except OSError as error:
             raise disk_error(error, path) from error
         self._anchored = anchor.read()
@@ -328,6 +329,14 @@ def verify(path: Path, head: Head) -> Verification:
     if last < head.sequence and previous is not None:
         findings.append(Finding(line_number + 1, f"{_records(last + 1, head.sequence)} missing at the end"))
     return Verification(num_records, tuple(findings))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _records(first: int, last: int) -> str:

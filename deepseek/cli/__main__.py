@@ -13,7 +13,7 @@ import typer
 from common.config import TraceSettings
 from common.errors import MeshError
 from common.telemetry.traces import Tracer
-from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train
+from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -39,6 +39,9 @@ app.command("invite")(join.invite)
 app.command("join")(join.join)
 app.add_typer(identity.app, name="certs")
 app.add_typer(audit.app, name="audit")
+app.command("gc")(upkeep.gc)
+app.command("backup")(upkeep.backup)
+app.command("restore")(upkeep.restore)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
 

@@ -74,7 +74,7 @@ def token(
     subject: Annotated[str, typer.Option(help="Who: a user's name or address.")],
     tenant: Annotated[str, typer.Option(help="Whose data they see.")] = DEFAULT_TENANT,
     role: Annotated[
-        str, typer.Option(help="predictor, reader, writer or admin; each may do what those before it may.")
+        str, typer.Option(help="predictor, reader, writer, admin or operator; each may do what those before it may.")
     ] = "writer",
     hours: Annotated[float, typer.Option(help="Hours until it expires; at most 24.")] = 8,
     output: Annotated[

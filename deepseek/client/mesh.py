@@ -143,6 +143,11 @@ class Mesh:
         self._patience_s = patience_s
         self._channels: dict[str, grpc.Channel] = {}
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Names of the services that the mesh has."""
+        return tuple(self._file.services)
+
     def channel(self, service: str) -> grpc.Channel:
         """The channel to a service, for stubs of your own.
 

@@ -230,7 +230,7 @@ def read_shard(
             if not file.schema_arrow.equals(schema):
                 raise DataLoss("BLOB_DAMAGED", "the shard's columns are not those of the data set's schema")
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataLoss("BLOB_DAMAGED", f"the shard is not a whole Parquet file: {str(error)[:200]}") from error
         position = 0
         for group, size in enumerate(sizes):

@@ -11,8 +11,11 @@ from common.channel import open_channel
 from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.inference.v2 import inference_pb2_grpc
 from services.inference.engine import Engine
+from services.inference.references import references
 from services.inference.registry import RegistryClient
 from services.inference.repository import Repository
 from services.inference.servicer import InferenceServicer
@@ -25,7 +28,8 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started, whose models are being restored; `owned` closes what it uses after it."""
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     telemetry = Telemetry(settings, database)
     owned.callback(telemetry.close)
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
@@ -48,8 +52,11 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
         return repository.ready
 
     servicer = InferenceServicer(repository, version("deepseek-mesh"))
-    hosted = Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer)
-    server = make_server(settings, [hosted], ready=ready, telemetry=telemetry)
+    hosted = [
+        Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer),
+        upkeep.hosted(State(settings.service, database, migrations, references), on_import=repository.restore_more),
+    ]
+    server = make_server(settings, hosted, ready=ready, telemetry=telemetry)
     repository.start()
     owned.callback(repository.close)
     return server

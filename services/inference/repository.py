@@ -11,7 +11,7 @@ run (`engine`), how the registry is asked (`registry`).
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,21 +121,26 @@ class Repository:
         self._change = threading.Condition()
         self._restored = threading.Event()
         self._stopping = threading.Event()
-        self._restorer = threading.Thread(target=self._restore, name="restore-models", daemon=True)
+        self._restorers: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to load what was loaded before; `ready` tells when everything has been tried once."""
         with self._database.snapshot() as session:
             rows = list(session.scalars(select(LoadedModelRow)))
-            self._cache.keep_only([(row.tenant, row.file_sha256) for row in rows])
-            self._waiting = {(row.tenant, row.model_id): (row.number, "it is being restored") for row in rows}
-        self._restorer.start()
+        self._cache.keep_only([(row.tenant, row.file_sha256) for row in rows])
+        self._begin_to_restore(rows)
+
+    def restore_more(self) -> None:
+        """Begin to load what has been put on record from outside."""
+        with self._database.snapshot() as session:
+            rows = list(session.scalars(select(LoadedModelRow)))
+        self._begin_to_restore([row for row in rows if (row.tenant, row.model_id) not in self._loaded])
 
     def close(self) -> None:
         """Stop restoring. What is loaded stays on record."""
         self._stopping.set()
-        if self._restorer.is_alive():
-            self._restorer.join()
+        for restorer in self._restorers:
+            restorer.join()
 
     @property
     def ready(self) -> bool:
@@ -309,6 +314,12 @@ class Repository:
                     update_us=now_us(),
                 )
             )
+
+    def _begin_to_restore(self, rows: Iterable[LoadedModelRow]) -> None:
+        self._waiting |= {(row.tenant, row.model_id): (row.number, "it is being restored") for row in rows}
+        restorer = threading.Thread(target=self._restore, name="restore-models", daemon=True)
+        restorer.start()
+        self._restorers.append(restorer)
 
     def _restore(self) -> None:
         """Load what is on record; try again, ever less often, what fails while its dependencies are away."""

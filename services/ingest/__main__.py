@@ -1,8 +1,8 @@
 """Serves ingest: `python -m services.ingest`, by default on 127.0.0.1:7002."""
 
 import sys
-import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
@@ -12,11 +12,14 @@ from common.jobs import JobRunner, JobStore
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
 from services.ingest.commit import Commits
 from services.ingest.expiry import Expiry
 from services.ingest.reader import Reader
+from services.ingest.references import references
 from services.ingest.registry import Registry
 from services.ingest.servicer import IngestServicer
 from services.ingest.settings import IngestSettings
@@ -24,15 +27,11 @@ from services.ingest.uploads import COMMIT_KIND, Uploads
 
 
 def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
-    """A bound server, not yet started, whose jobs are being taken up.
-
-    Args:
-        settings: Of this service.
-        owned: Closes what the server needs once it has stopped.
-    """
+    """A bound server, not yet started, whose jobs are being taken up; `owned` closes what it needs after it."""
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     telemetry = Telemetry(settings, database)
     owned.callback(telemetry.close)
     store = telemetry.measured(
@@ -62,19 +61,12 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     hosted = [
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
+        upkeep.hosted(State(settings.service, database, migrations, references), on_import=runner.wake),
     ]
-    # Jobs wind up while calls are drained, so that a stop takes as long as the slower of the two.
-    stop_jobs = threading.Thread(target=runner.stop, args=(settings.drain_s,), name="stop-jobs")
-
-    def close_jobs() -> None:
-        if stop_jobs.ident is None:  # the server never ran
-            stop_jobs.start()
-        stop_jobs.join()
-
-    on_stop = [stop_jobs.start, job_servicer.close]
-    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
+    stops = (partial(runner.begin_stop, settings.drain_s), job_servicer.close)
+    server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)
     runner.start()
-    owned.callback(close_jobs)
+    owned.callback(runner.stop, settings.drain_s)
     expiry.start()
     owned.callback(expiry.stop)
     return server

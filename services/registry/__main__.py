@@ -7,10 +7,13 @@ from pathlib import Path
 from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
 from services.registry.lineage import Lineage
+from services.registry.references import references
 from services.registry.servicer import RegistryServicer
 from services.registry.settings import RegistrySettings
 
@@ -21,7 +24,8 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started; `owned` closes its database after it."""
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     telemetry = Telemetry(settings, database)
     owned.callback(telemetry.close)
     servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database))
@@ -30,8 +34,11 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
         database.check()
         return True
 
-    hosted = Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer)
-    return make_server(settings, [hosted], ready=ready, telemetry=telemetry)
+    hosted = [
+        Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer),
+        upkeep.hosted(State(settings.service, database, migrations, references)),
+    ]
+    return make_server(settings, hosted, ready=ready, telemetry=telemetry)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Serves the trainer: `python -m services.trainer`, by default on 127.0.0.1:7003."""
 
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
@@ -12,9 +12,11 @@ from common.jobs import JobRunner, JobStore, Lease
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
+from common.upkeep import servicer as upkeep
+from common.upkeep.dump import State
 from protos.job.v1 import job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2_grpc
-from services.trainer import attempts, exports, runs
+from services.trainer import attempts, exports, references, runs
 from services.trainer.registry import Registry
 from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
@@ -25,7 +27,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     """A bound server; what it needs closed is put on `owned`."""
     database = Database(settings.state_url, schema=settings.service)
     owned.callback(database.close)
-    database.migrate(Path(__file__).parent / "migrations")
+    migrations = Path(__file__).parent / "migrations"
+    database.migrate(migrations)
     telemetry = Telemetry(settings, database)
     owned.callback(telemetry.close)
     access_key, secret_key = settings.store_access_key_file, settings.store_secret_key_file
@@ -56,6 +59,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     hosted = [
         Hosted("deepseek.trainer.v1.TrainerService", add_trainer, trainer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, jobs),
+        upkeep.hosted(State(settings.service, database, migrations, references.references), on_import=runner.wake),
     ]
 
     def ready() -> bool:
@@ -65,12 +69,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
 
     stop_s = settings.stop_grace_s + 2
 
-    def stop_jobs() -> None:
-        # Workers save while calls are drained, so that a stop takes as long as the slower of the two.
-        threading.Thread(target=runner.stop, args=(stop_s,), name="stop-jobs").start()
-
-    on_stop = [stop_jobs, trainer.close, jobs.close]
-    server = make_server(settings, hosted, ready=ready, on_stop=on_stop, telemetry=telemetry)
+    stops = (partial(runner.begin_stop, stop_s), trainer.close, jobs.close)
+    server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)
     runner.start()
     owned.callback(runner.stop, stop_s)
     return server

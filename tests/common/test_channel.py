@@ -85,16 +85,16 @@ def test_a_patient_caller_goes_on_trying() -> None:
         assert channel.unary_unary("/example/Call")(b"x") == b"done"
 
 
-@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
-def test_a_stream_of_requests_is_never_sent_again(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["unary_stream", "stream_unary", "stream_stream"])
+def test_a_stream_is_never_sent_again(kind: str) -> None:
     calls = []
 
-    def refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
-        calls.append(next(requests))
+    def refuse(sent: bytes | Iterator[bytes], context: grpc.ServicerContext) -> None:
+        calls.append(sent if isinstance(sent, bytes) else next(sent))
         context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
 
-    def refuse_many(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        refuse(requests, context)
+    def refuse_many(sent: bytes | Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        refuse(sent, context)
         yield b""
 
     with (
@@ -102,7 +102,7 @@ def test_a_stream_of_requests_is_never_sent_again(kind: str) -> None:
         open_channel(address) as channel,
         pytest.raises(Unavailable),
     ):
-        list(getattr(channel, kind)("/example/Call")(iter([b"1", b"2"])))
+        list(getattr(channel, kind)("/example/Call")(b"1" if kind == "unary_stream" else iter([b"1", b"2"])))
     assert calls == [b"1"]
 
 

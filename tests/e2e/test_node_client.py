@@ -30,6 +30,15 @@ CLIENT = Path(__file__).with_name("node")
 
 
 @pytest.fixture(scope="module")
+def node() -> str:
+    """The program, with its packages beside the client."""
+    found = shutil.which("node")
+    if found is None or not (CLIENT / "node_modules" / ".installed.json").exists():
+        missing("no node, or no packages for it; install node and npm, then run deploy/setup/node.sh")
+    return found
+
+
+@pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mesh, Path]]:
     """A mesh that lets in who has a certificate and a token; with its mesh file."""
     home = tmp_path_factory.mktemp("node") / "home"
@@ -47,10 +56,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mesh, Path]
 
 
 @pytest.mark.timeout(600)
-def test_a_client_in_another_language_ingests_trains_and_infers(mesh: tuple[Mesh, Path], tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None or not (CLIENT / "node_modules").is_dir():
-        missing("no node, or no packages for it; install node and npm, then run deploy/setup/node.sh")
+def test_a_client_in_another_language_ingests_trains_and_infers(
+    node: str, mesh: tuple[Mesh, Path], tmp_path: Path
+) -> None:
     client, mesh_file = mesh
     samples = pictures(18, 6)
     task = tmp_path / "task.json"

@@ -79,10 +79,23 @@ class Site:
     requests: Mapping[tuple[str, str], Mapping[str, Any]]
     known: Sequence[str]
 
-    def valid(self, method: Method) -> Message:
-        """A whole request."""
+    def valid(self, method: Method, num_requests: int = 1) -> list[Message]:
+        """Whole requests; those that fill or close an upload get one of their own."""
         fields = self.requests.get((method.service, method.descriptor.name), {})
-        return json_format.ParseDict(dict(fields), method.request())
+        requests = [json_format.ParseDict(dict(fields), method.request()) for _ in range(num_requests)]
+        if method.descriptor.name == "UploadSamples":
+            requests[0].upload = self._new_upload()  # the others leave it empty
+            for number, request in enumerate(requests):
+                request.samples[0].key = str(number)
+        if method.descriptor.name in ("CommitUpload", "DeleteUpload"):
+            requests[0].name = self._new_upload()
+        return requests
+
+    def _new_upload(self) -> str:
+        stub = ingest_pb2_grpc.IngestServiceStub(self.channels["ingest"])
+        create = json_format.ParseDict(dict(self.requests["ingest", "CreateUpload"]), ingest_pb2.CreateUploadRequest())
+        name: str = stub.CreateUpload(create).upload.name
+        return name
 
     def call(self, method: Method, requests: Sequence[bytes]) -> None:
         """Calls a method and takes what it answers, but no more than the first few of many.
@@ -139,7 +152,7 @@ def open_site(home: Path) -> Iterator[Site]:
 
 def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
     data = mesh.datasets.upload("d", PICTURE_FIELDS, pictures(8, 4)).name
-    create_upload = {"dataset": "datasets/d", "schema": _SCHEMA, "request_id": "upload"}
+    create_upload = {"dataset": "datasets/d", "schema": _SCHEMA}
     ingest = ingest_pb2_grpc.IngestServiceStub(mesh.channel("ingest"))
     upload = ingest.CreateUpload(json_format.ParseDict(create_upload, ingest_pb2.CreateUploadRequest())).upload.name
 
@@ -165,13 +178,13 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
     tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3]}
     requests: dict[str, dict[str, dict[str, Any]]] = {
         "registry": {
-            "CreateDataset": {"dataset_id": "e", "description": "some", "request_id": "1"},
+            "CreateDataset": {"dataset_id": "e", "description": "some"},
             "GetDataset": {"name": "datasets/d"},
             "ListDatasets": {"page_size": 1},
-            "CreateDatasetVersion": {"parent": "datasets/e", "manifest": artifact, "num_samples": 1, "request_id": "2"},
+            "CreateDatasetVersion": {"parent": "datasets/e", "manifest": artifact, "num_samples": 1},
             "GetDatasetVersion": {"name": data},
             "ListDatasetVersions": {"parent": "datasets/d", "page_size": 1},
-            "CreateModel": {"model_id": "n", "description": "some", "request_id": "3"},
+            "CreateModel": {"model_id": "n", "description": "some"},
             "GetModel": {"name": "models/m"},
             "ListModels": {"page_size": 1},
             "CreateModelVersion": {
@@ -179,11 +192,10 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
                 "manifest": artifact,
                 "sources": [data, run],
                 "metrics": [{"name": "test/accuracy", "value": 0.5}],
-                "request_id": "4",
             },
             "GetModelVersion": {"name": alias},
             "ListModelVersions": {"parent": "models/m", "page_size": 1},
-            "SetAlias": {"name": alias, "version": model, "expected_version": model, "request_id": "5"},
+            "SetAlias": {"name": alias, "version": model, "expected_version": model},
             "GetAlias": {"name": alias},
             "ListAliases": {"parent": "models/m", "page_size": 1},
             "ListAliasHistory": {"name": alias, "page_size": 1},
@@ -192,22 +204,19 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
         "ingest": {
             "CreateUpload": create_upload,
             "GetUpload": {"name": upload},
-            "UploadSamples": {"upload": upload, "samples": [_sample()]},
-            "CommitUpload": {"name": upload, "request_id": "6"},
-            "DeleteUpload": {"name": upload},
+            "UploadSamples": {"samples": [_sample()]},
             "ReadSamples": {"dataset_version": data, "split": "test", "batch_size": 2},
         },
         "trainer": {
             "SubmitRun": {
                 "spec": json_format.MessageToDict(parse_spec(spec), preserving_proto_field_name=True),
                 "reuse": True,
-                "request_id": "7",
             },
             "GetRun": {"name": run},
             "WatchRun": {"name": run, "after_sequence": 1},
             "StopRun": {"name": run},
             "ListRuns": {"page_size": 1},
-            "ExportModel": {"run": run, "model": "models/o", "int8": True, "int8_max_loss": 0.1, "request_id": "8"},
+            "ExportModel": {"run": run, "model": "models/o", "int8": True, "int8_max_loss": 0.1},
         },
         "inference": {
             "ModelReady": {"name": "m", "version": "1"},

@@ -11,4 +11,4 @@ depends_on = None
 
 def upgrade() -> None:
     """Adds the column; jobs from before belong to no trace."""
-    op.add_column("jobs", sa.Column("traceparent", sa.String(), server_default="", nullable=False))
+    op.add_column("jobs", sa.Column("traceparent", sa.String(), nullable=True))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprotos/audit/v1/audit.proto\x12\x11\x64\x65\x65pseek.audit.v1\x1a\x19protos/auth/v1/auth.proto\"\x15\n\x13GetAuditHeadRequest\"J\n\x14GetAuditHeadResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32u\n\x0c\x41uditService\x12\x65\n\x0cGetAuditHead\x12&.deepseek.audit.v1.GetAuditHeadRequest\x1a\'.deepseek.audit.v1.GetAuditHeadResponse\"\x04\xc0\xf3\x18\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprotos/audit/v1/audit.proto\x12\x11\x64\x65\x65pseek.audit.v1\x1a\x19protos/auth/v1/auth.proto\"\x15\n\x13GetAuditHeadRequest\"J\n\x14GetAuditHeadResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32u\n\x0c\x41uditService\x12\x65\n\x0cGetAuditHead\x12&.deepseek.audit.v1.GetAuditHeadRequest\x1a\'.deepseek.audit.v1.GetAuditHeadResponse\"\x04\xc0\xf3\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.audit.v1.audit_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditHead']._loaded_options = None
-  _globals['_AUDITSERVICE'].methods_by_name['GetAuditHead']._serialized_options = b'\300\363\030\004'
+  _globals['_AUDITSERVICE'].methods_by_name['GetAuditHead']._serialized_options = b'\300\363\030\005'
   _globals['_GETAUDITHEADREQUEST']._serialized_start=77
   _globals['_GETAUDITHEADREQUEST']._serialized_end=98
   _globals['_GETAUDITHEADRESPONSE']._serialized_start=100

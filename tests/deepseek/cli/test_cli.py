@@ -27,6 +27,11 @@ COMMANDS = [
     "audit",
     "invite",
     "join",
+    "certs",
+    "token",
+    "gc",
+    "backup",
+    "restore",
 ]
 
 
@@ -114,6 +119,14 @@ def test_outputs_that_cannot_be_written_are_named_before_a_model_is_asked(tmp_pa
     (tmp_path / "file").touch()
     done = deepseek(tmp_path, "infer", "model", "--output", str(tmp_path / "file" / "out.npz"))
     assert_refused(done, "FAILED_PRECONDITION: OUTPUT_NOT_WRITABLE", "--output")
+
+
+@pytest.mark.parametrize("grace", ["", "soon", "-1h", "1", "1y", "1h30m"])
+def test_a_grace_period_that_is_none_is_refused(grace: str, tmp_path: Path) -> None:
+    done = deepseek(tmp_path, "gc", f"--grace={grace}")
+    assert done.returncode == 1
+    assert "INVALID_ARGUMENT: BAD_VALUE" in done.stderr
+    assert "field: --grace" in done.stderr
 
 
 def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:

@@ -202,6 +202,11 @@ def test_a_shard_with_a_null_in_a_list_is_data_loss() -> None:
             list(read_shard(sink.getvalue(), fields, verify=verify))
 
 
+def test_a_shard_with_a_column_name_that_is_not_unicode_is_data_loss() -> None:
+    with pytest.raises(DataLoss, match="not a whole Parquet file"):
+        list(read_shard(DATA.replace(b"question", b"questi\xccn"), FIELDS))
+
+
 def test_damage_anywhere_in_a_shard_never_crashes_the_reader() -> None:
     for position in range(0, len(DATA), 37):
         data = bytearray(DATA)

@@ -1,0 +1,87 @@
+"""deepseek.upkeep.v1.UpkeepService, hosted by every service that has state: protobuf <-> State, nothing else.
+
+State files are spooled on their way: a snapshot or a transaction must not last as long as a client likes to take.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import grpc
+
+from common.artifacts.store import disk_error
+from common.server import Hosted
+from common.upkeep.dump import State
+from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
+
+CHUNK_BYTES = 1 << 20
+SERVICE = "deepseek.upkeep.v1.UpkeepService"
+
+
+class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
+    """Gives out and takes in the state of one service.
+
+    Args:
+        state: Of the service.
+        on_import: Called once a state was taken in, to take up what it says.
+    """
+
+    def __init__(self, state: State, on_import: Callable[[], None] = lambda: None) -> None:
+        self._state = state
+        self._on_import = on_import
+
+    def GetState(
+        self, request: upkeep_pb2.GetStateRequest, context: grpc.ServicerContext
+    ) -> upkeep_pb2.GetStateResponse:
+        """Tells what state there is."""
+        return upkeep_pb2.GetStateResponse(
+            service=self._state.service,
+            num_rows=self._state.num_rows(),
+            revisions=self._state.revisions(),
+            known_revisions=self._state.known_revisions(),
+        )
+
+    def ListReferences(
+        self, request: upkeep_pb2.ListReferencesRequest, context: grpc.ServicerContext
+    ) -> Iterator[upkeep_pb2.ListReferencesResponse]:
+        """Sends every artifact that a row refers to."""
+        for group in self._state.references():
+            yield upkeep_pb2.ListReferencesResponse(references=group.references)
+
+    def ExportState(
+        self, request: upkeep_pb2.ExportStateRequest, context: grpc.ServicerContext
+    ) -> Iterator[upkeep_pb2.ExportStateResponse]:
+        """Sends the state of one moment."""
+        with _spool() as file:
+            self._state.dump(file)
+            file.seek(0)
+            while data := file.read(CHUNK_BYTES):
+                yield upkeep_pb2.ExportStateResponse(data=data)
+
+    def ImportState(
+        self, requests: Iterator[upkeep_pb2.ImportStateRequest], context: grpc.ServicerContext
+    ) -> upkeep_pb2.ImportStateResponse:
+        """Takes a state in, all of it or nothing."""
+        with _spool() as file:
+            for request in requests:
+                file.write(request.data)
+            file.seek(0)
+            num_rows = self._state.load(file)
+        self._on_import()
+        return upkeep_pb2.ImportStateResponse(num_rows=num_rows)
+
+
+def hosted(state: State, on_import: Callable[[], None] = lambda: None) -> Hosted:
+    """What a server hosts for a service's state; arguments as for the servicer."""
+    return Hosted(SERVICE, upkeep_pb2_grpc.add_UpkeepServiceServicer_to_server, UpkeepServicer(state, on_import))
+
+
+@contextlib.contextmanager
+def _spool() -> Iterator[BinaryIO]:
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        raise disk_error(error, Path(tempfile.gettempdir())) from error

@@ -1,0 +1,130 @@
+"""`deepseek gc`, `backup` and `restore`: the upkeep of a mesh, while it runs."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.errors import InvalidArgument
+from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
+from deepseek.client import connect
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def gc(
+    grace: Annotated[
+        str, typer.Option(help="Keep what was stored within this time, e.g. 90s, 30m, 24h or 7d; work is under way.")
+    ] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete blobs that no data set, model, run or upload needs any more.
+
+    Such are the checkpoints before a run's last one, and what dropped uploads and failed exports left. Every service
+    has to answer; nothing is deleted otherwise. Services go on working.
+    """
+    from deepseek.upkeep.garbage import Amount, collect
+
+    grace_s = _seconds(grace)
+    with connect() as mesh, _progress("dry run" if dry_run else "collecting") as on_blob:
+        collection = collect(mesh, grace_s=grace_s, dry_run=dry_run, on_blob=on_blob)
+    if as_json:
+        tenants = [
+            {
+                "tenant": one.tenant,
+                "reachable": vars(one.reachable),
+                "young": vars(one.young),
+                "removed": vars(one.removed),
+            }
+            for one in collection.tenants
+        ]
+        print_json({"dry_run": dry_run, "tenants": tenants, "lost": _lists(collection.lost)})
+        return
+
+    def shown(amount: Amount) -> str:
+        return f"{amount.num_blobs} ({_size(amount.num_bytes)})"
+
+    rows = [(one.tenant, shown(one.reachable), shown(one.young), shown(one.removed)) for one in collection.tenants]
+    print_table(["tenant", "reachable", f"kept for {grace}", "would go" if dry_run else "gone"], rows)
+    _warn_of_lost(collection.lost)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or that of an earlier backup.", file_okay=False)],
+    incomplete: Annotated[
+        bool, typer.Option("--incomplete", help="Leave out what is lost or damaged in the store instead of failing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Back up the state of every service and all that it refers to, verified.
+
+    Into the folder of an earlier backup only new blobs are copied; the earlier one counts until this one is finished.
+    Services go on working.
+    """
+    from deepseek.upkeep.backup import back_up
+
+    with connect() as mesh, _progress("backing up") as on_blob:
+        contents = back_up(mesh, folder, incomplete=incomplete, on_blob=on_blob)
+    if as_json:
+        figures = {"num_blobs": contents.num_blobs, "num_bytes": contents.num_bytes}
+        print_json({"services": sorted(contents.states), **figures, "lost": _lists(contents.lost)})
+        return
+    console.print(f"{folder}: {', '.join(contents.states)}; {contents.num_blobs} blobs, {_size(contents.num_bytes)}")
+    _warn_of_lost(contents.lost)
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup's folder.", exists=True, file_okay=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup into a running mesh that nobody has used yet.
+
+    Everything is verified before anything is changed. What was under way when the backup was taken goes on.
+    """
+    from deepseek.upkeep.restore import restore as restore_backup
+
+    with connect() as mesh, _progress("restoring") as on_blob:
+        contents, num_rows = restore_backup(mesh, folder, on_blob=on_blob)
+    if as_json:
+        print_json({"num_rows": num_rows, "num_blobs": contents.num_blobs, "lost": _lists(contents.lost)})
+        return
+    print_table(["service", "rows"], num_rows.items())
+    console.print(f"{contents.num_blobs} blobs, {_size(contents.num_bytes)}")
+    _warn_of_lost(contents.lost)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None, note="blobs")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if not match:
+        message = f"{text!r} is not a time; write e.g. 90s, 30m, 24h or 7d"
+        raise InvalidArgument("BAD_VALUE", message, field="--grace")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def _lists(lost: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    return {tenant: sorted(digests) for tenant, digests in lost.items()}
+
+
+def _warn_of_lost(lost: Mapping[str, Iterable[str]]) -> None:
+    for tenant, digests in _lists(lost).items():
+        for sha256 in digests:
+            error_console.print(f"lost: tenant {tenant}, {sha256}", style="yellow")

@@ -1,0 +1,93 @@
+"""A backup: the state of every service, and every blob that this state reaches.
+
+The states are taken one after another, the registry's last, for the reason that `reachable` gives; what they refer to
+stands in the state files, as of the same moment. A blob that is collected as garbage before it was copied makes the
+backup fail: only what was just given up can be, and the next attempt does not ask for it.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound
+from common.upkeep import statefile
+from deepseek.client import Mesh
+from deepseek.upkeep.folder import BackupFolder, Contents
+from deepseek.upkeep.reachable import ANSWER_S, named, reach, services, upkeep
+from protos.upkeep.v1 import upkeep_pb2
+
+
+def back_up(
+    mesh: Mesh,
+    path: Path,
+    *,
+    incomplete: bool = False,
+    on_blob: Callable[[int, int], None] = lambda done, total: None,
+) -> Contents:
+    """Takes a backup. What an earlier one has put into the folder is not copied again, but verified.
+
+    Args:
+        mesh: The mesh; all its services have to answer.
+        path: The folder: a new one, or that of an earlier backup, which this one replaces once it is finished.
+        incomplete: Leave out what is lost or damaged in the store, instead of failing.
+        on_blob: Called with how many blobs have been dealt with, and of how many.
+
+    Raises:
+        FailedPrecondition: BLOBS_LOST if the state refers to what the store does not have whole; as `BackupFolder`.
+        MeshError: A service, the store or the disk failed; the folder keeps the backup that it had.
+    """
+    folder = BackupFolder(path)
+    with folder.alone():
+        create_us = time.time_ns() // 1000
+        states = {service: _take_state(mesh, service, folder) for service in services(mesh)}
+        references = [one for sha256 in states.values() for one in _references(folder.state(sha256))]
+        reached = reach(mesh.store, references, pass_over_damaged=True)
+        lost = {tenant: sorted(digests) for tenant, digests in reached.lost.items()}
+        blobs: dict[str, dict[str, int]] = defaultdict(dict)
+        wanted = [(tenant, sha256) for tenant, digests in sorted(reached.blobs.items()) for sha256 in sorted(digests)]
+        target = folder.blobs()
+        for number, (tenant, sha256) in enumerate(wanted, start=1):
+            try:
+                mesh.store.copy(tenant, sha256, target)
+                blobs[tenant][sha256] = target.size(tenant, sha256)
+            except (NotFound, DataLoss):
+                lost.setdefault(tenant, []).append(sha256)
+            on_blob(number, len(wanted))
+        if lost and not incomplete:
+            raise _blobs_lost(lost)
+        contents = Contents(create_us, version("deepseek-mesh"), states, blobs, lost)
+        folder.finish(contents)
+    return contents
+
+
+def _take_state(mesh: Mesh, service: str, folder: BackupFolder) -> str:
+    """Puts a service's state file into the folder; returns its digest."""
+    temporary, stub = folder.state(f"{service}.tmp"), upkeep(mesh, service)
+    with temporary.open("w+b") as file:
+        try:
+            for answer in stub.ExportState(upkeep_pb2.ExportStateRequest(), timeout=ANSWER_S):
+                file.write(answer.data)
+            file.seek(0)
+            for _ in statefile.read(file):
+                pass
+        except MeshError as error:
+            raise named(error, service) from error
+    return folder.keep(temporary)
+
+
+def _references(path: Path) -> list[upkeep_pb2.Reference]:
+    with path.open("rb") as file:
+        return [one for part in statefile.read(file) for one in part.references.references]
+
+
+def _blobs_lost(lost: dict[str, list[str]]) -> FailedPrecondition:
+    number = sum(map(len, lost.values()))
+    tenant, (first, *_) = min(lost.items())
+    message = (
+        f"{number} blobs that the state refers to are not in the store, or damaged there; the first is {first} of "
+        f"tenant {tenant}. Back up again: they may have been garbage by now. If they are missed again, they are lost: "
+        "back up without them by --incomplete"
+    )
+    return FailedPrecondition("BLOBS_LOST", message)

@@ -1,0 +1,17 @@
+"""What inference refers to in the artifact store: the manifests and files of what is loaded."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from common.upkeep.dump import Reference
+from deepseek.models.manifest import MEDIA_TYPE, ONNX_MEDIA_TYPE
+from services.inference.tables import LoadedModelRow
+
+
+def references(session: Session) -> Iterator[Reference]:
+    """Yields every artifact that the rows refer to."""
+    for row in session.scalars(select(LoadedModelRow)):
+        yield Reference(row.tenant, row.manifest_sha256, MEDIA_TYPE)
+        yield Reference(row.tenant, row.file_sha256, ONNX_MEDIA_TYPE)

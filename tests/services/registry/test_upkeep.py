@@ -1,0 +1,83 @@
+"""UpkeepService over a real server, with the registry as the service that hosts it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.channel import open_channel
+from common.config import load_settings
+from common.errors import DataLoss, FailedPrecondition
+from protos.registry.v1 import registry_pb2 as registry
+from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from protos.upkeep.v1 import upkeep_pb2 as pb
+from protos.upkeep.v1.upkeep_pb2_grpc import UpkeepServiceStub
+from services.registry.__main__ import build
+from services.registry.settings import RegistrySettings
+
+
+@contextmanager
+def _served(home: Path) -> Iterator[grpc.Channel]:
+    settings = load_settings(RegistrySettings, ["--home", str(home), "--port", "0"])
+    with ExitStack() as owned, build(settings, owned) as server, open_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[grpc.Channel]:
+    """A registry with three versions of a model."""
+    with _served(tmp_path / "old") as channel:
+        stub = RegistryServiceStub(channel)
+        for number in range(3):
+            manifest = {"sha256": f"{number:064x}", "size_bytes": 1, "media_type": "application/json"}
+            stub.CreateModelVersion(
+                registry.CreateModelVersionRequest(parent="models/m", manifest=manifest, sources=["runs/r"])
+            )
+        yield channel
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Iterator[grpc.Channel]:
+    with _served(tmp_path / "new") as channel:
+        yield channel
+
+
+def _exported(channel: grpc.Channel) -> list[bytes]:
+    return [answer.data for answer in UpkeepServiceStub(channel).ExportState(pb.ExportStateRequest())]
+
+
+def _import(channel: grpc.Channel, chunks: list[bytes]) -> int:
+    requests = (pb.ImportStateRequest(data=chunk) for chunk in chunks)
+    return UpkeepServiceStub(channel).ImportState(requests, timeout=60).num_rows
+
+
+def test_a_state_that_went_out_and_in_answers_the_same(old: grpc.Channel, new: grpc.Channel) -> None:
+    before = UpkeepServiceStub(old).GetState(pb.GetStateRequest())
+    whole = b"".join(_exported(old))
+
+    assert _import(new, [whole[start : start + 100] for start in range(0, len(whole), 100)]) == before.num_rows
+
+    assert UpkeepServiceStub(new).GetState(pb.GetStateRequest()) == before
+    assert (before.service, list(before.revisions)) == ("registry", ["jobs_1", "registry_1", "requests_1"])
+    request = registry.ListModelVersionsRequest(parent="models/m")
+    versions = [RegistryServiceStub(channel).ListModelVersions(request).model_versions for channel in (old, new)]
+    assert len(versions[0]) == 3
+    assert versions[0] == versions[1]
+
+
+def test_a_second_import_and_one_that_breaks_off_are_refused(old: grpc.Channel, new: grpc.Channel) -> None:
+    whole = b"".join(_exported(old))
+    with pytest.raises(DataLoss):
+        _import(new, [whole[:-10]])
+    _import(new, [whole])
+    with pytest.raises(FailedPrecondition) as caught:
+        _import(new, [whole])
+    assert caught.value.reason == "STATE_NOT_EMPTY"
+
+
+def test_references_are_listed(old: grpc.Channel) -> None:
+    answers = UpkeepServiceStub(old).ListReferences(pb.ListReferencesRequest())
+    listed = [(one.tenant, one.sha256, one.media_type) for answer in answers for one in answer.references]
+    assert listed == [("default", f"{number:064x}", "application/json") for number in range(3)]
