@@ -191,6 +191,14 @@ def test_the_images_of_all_services_share_their_first_layers(stack: Stack) -> No
     assert len({one[-1] for one in layers}) == len(layers)
 
 
+def test_an_image_holds_the_code_of_this_checkout(stack: Stack) -> None:
+    packages = "common deepseek kernels protos services"
+    sums = f"find {packages} -name '*.py' | LC_ALL=C sort | xargs sha256sum"
+    inside = f"cd /opt/mesh/lib/python3.*/site-packages && {sums}"
+    theirs = stack.engine.docker("compose", "exec", "-T", "trainer", "sh", "-c", inside)
+    assert theirs == subprocess.run(["sh", "-c", sums], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def test_secrets_are_neither_in_logs_nor_in_what_docker_knows(stack: Stack, served: str) -> None:
     read = ["compose", "exec", "-T", "trainer", "cat", "/secrets/database/password", "/secrets/store/secret"]
     secrets = stack.engine.docker(*read).split()

@@ -26,7 +26,7 @@ from deepseek.upkeep.garbage import collect
 from deepseek.upkeep.restore import restore
 from tests.deepseek.data.samples import image_file
 from tests.e2e.conftest import Home
-from tests.e2e.test_real_parts import SPEC
+from tests.e2e.small_job import SPEC
 from tests.processes import wait_until
 from tests.servers import postgresql, seaweedfs
 

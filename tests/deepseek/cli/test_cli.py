@@ -27,11 +27,11 @@ COMMANDS = [
     "audit",
     "certs",
     "token",
+    "invite",
+    "join",
     "gc",
     "backup",
     "restore",
-    "invite",
-    "join",
 ]
 
 
