@@ -117,7 +117,10 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_deserializer:
             handler = _parsing(handler)
-        codec = {"response_serializer": handler.response_serializer}
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
         if not handler.request_streaming and not handler.response_streaming:
             return grpc.unary_unary_rpc_method_handler(
                 self._single(method, self._bounded(handler.unary_unary)), **codec
@@ -220,9 +223,10 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
 
 def _parsing(handler: Any) -> Any:
-    """The handler, with requests parsed in the call.
+    """The handler, with bytes that are no message refused in the call.
 
-    gRPC parses before the call, where bytes that are no message would be INTERNAL, and logged as a bug of ours.
+    gRPC parses before the call, where they would be INTERNAL, and logged as a bug of ours. So what is parsed to is
+    either a message or the error, which waits until it is known who calls.
     """
     if handler.request_streaming:
         kind = "stream_stream" if handler.response_streaming else "stream_unary"
@@ -230,16 +234,22 @@ def _parsing(handler: Any) -> Any:
         kind = "unary_stream" if handler.response_streaming else "unary_unary"
     behaviour, parse = getattr(handler, kind), handler.request_deserializer
 
-    def read(data: bytes) -> Any:
+    def message_or_error(data: bytes) -> Any:
         try:
             return parse(data)
-        except DecodeError as error:
-            raise InvalidArgument("BAD_MESSAGE", "the bytes are no request of this method; see its contract") from error
+        except DecodeError:
+            return InvalidArgument("BAD_MESSAGE", "the bytes are no request of this method; see its contract")
 
     def call(request: Any, context: CallContext) -> Any:
-        return behaviour(map(read, request) if handler.request_streaming else read(request), context)
+        return behaviour(map(_message, request) if handler.request_streaming else _message(request), context)
 
-    return handler._replace(request_deserializer=None, **{kind: call})
+    return handler._replace(request_deserializer=message_or_error, **{kind: call})
+
+
+def _message(parsed: Any) -> Any:
+    if isinstance(parsed, InvalidArgument):
+        raise parsed
+    return parsed
 
 
 def _failure(method: str, context: Any, error: Exception) -> MeshError:
