@@ -1,4 +1,5 @@
-"""Between a service's tables and a state file. It knows no table: what is there is read from the database itself.
+"""Between a service's tables and a state file. What tables there are is read from the database itself; one is left out,
+the anchor of the audit log, which belongs to a log that lies on this machine and stays there.
 
 Rows leave in one snapshot and come in in one transaction, into empty tables only. A file of an earlier release is taken
 in by making the tables as they were then and migrating them with the rows in them, as the rows of a service that was
@@ -17,9 +18,12 @@ from sqlalchemy.orm import Session
 from common.database import Database
 from common.database.migration import VERSION_TABLE, known_revisions, revisions, upgrade
 from common.errors import FailedPrecondition, InvalidArgument
+from common.telemetry.anchors import AuditAnchorRow
 from common.upkeep import statefile
 from protos.upkeep.v1 import upkeep_pb2
 
+_ANCHORS = AuditAnchorRow.__tablename__
+_NO_STATE = frozenset({VERSION_TABLE, _ANCHORS})
 _PART_BYTES = 1 << 18
 _ROWS_A_READ = 1000
 _REFERENCES_A_PART = 1000
@@ -106,6 +110,7 @@ class State:
                 message = f"{self.service} has rows already; restore into a mesh that nobody has used yet"
                 raise FailedPrecondition("STATE_NOT_EMPTY", message)
             migrated = revisions(connection)
+            anchors = connection.execute(select(*AuditAnchorRow.__table__.columns)).mappings().all()
             if migrated != list(header.revisions):
                 _reflected(connection).drop_all(connection)
                 upgrade(connection, self._migrations, header.revisions)
@@ -115,6 +120,8 @@ class State:
                     _insert(connection, tables, part.rows)
             if migrated != list(header.revisions):
                 upgrade(connection, self._migrations)
+                if anchors:
+                    connection.execute(insert(AuditAnchorRow), list(map(dict, anchors)))
             return _num_rows(connection)
 
     def _check(self, file: BinaryIO) -> upkeep_pb2.StateHeader:
@@ -157,8 +164,8 @@ def _reflected(connection: Connection) -> MetaData:
 
 
 def _tables(connection: Connection) -> dict[str, Table]:
-    """The tables that hold rows, each after those that it refers to."""
-    return {table.name: table for table in _reflected(connection).sorted_tables if table.name != VERSION_TABLE}
+    """The tables that hold the state, each after those that it refers to."""
+    return {table.name: table for table in _reflected(connection).sorted_tables if table.name not in _NO_STATE}
 
 
 def _num_rows(connection: Connection) -> int:

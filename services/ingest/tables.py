@@ -42,7 +42,8 @@ class UploadRow(Base):
     manifest: Mapped[str]
     """The manifest that this job registers, as JSON of the artifact; empty before the first."""
     create_us: Mapped[int]
-    update_us: Mapped[int]
+    # A default, since SQLite adds no column without one to a table, and taking it away means copying the table.
+    update_us: Mapped[int] = mapped_column(server_default="0")
     """When a stream began, samples became durable or a commit was asked for, whichever was last."""
 
     def fields(self) -> tuple[Field, ...]:

@@ -13,6 +13,8 @@ from common.database import Database
 from common.database.migration import revisions, upgrade
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError
 from common.names import new_id
+from common.telemetry.anchors import DatabaseAnchor
+from common.telemetry.audit import Head
 from common.upkeep import statefile
 from common.upkeep.dump import Reference, State
 from protos.upkeep.v1 import upkeep_pb2
@@ -47,6 +49,9 @@ def upgrade():
     op.add_column("boxes", sa.Column("num_toys", sa.BigInteger(), nullable=False, server_default="0"))
     op.execute("UPDATE boxes SET num_toys = (SELECT count(*) FROM a_toys WHERE box = boxes.id)")
 """
+LOG = Path("/home/audit/toys.jsonl")
+HEAD = Head(7, "ab" * 32, 700)
+"""An audit log and its head: of the place, whatever state comes in."""
 TOYS = [
     ("red", -(2**63), None, 0.1, True, bytes(range(256))),
     ("red", 2**63 - 1, "", 1e308, False, b""),
@@ -122,11 +127,13 @@ def _toys(database: Database) -> list[tuple[object, ...]]:
 
 def test_rows_of_any_engine_go_into_any_other(source: State, target: tuple[Database, State]) -> None:
     database, state = target
+    DatabaseAnchor(database, LOG).write(HEAD)
 
     assert state.load(io.BytesIO(_dumped(source))) == 5
 
     assert _toys(database) == sorted(TOYS)
-    assert (state.num_rows(), state.revisions()) == (5, ["jobs_1", "requests_1", "toys_1"])
+    assert DatabaseAnchor(database, LOG).read() == HEAD
+    assert (state.num_rows(), state.revisions()) == (5, ["audit_1", "jobs_2", "requests_1", "toys_1"])
     assert _dumped(state) == _dumped(source)
 
 
@@ -222,11 +229,13 @@ def test_a_file_of_an_earlier_release_is_migrated(
     (newer / "toys_1.py").write_text(FIRST)
     (newer / "toys_2.py").write_text(SECOND)
     with _open(other_place, newer) as (database, state):
-        assert state.known_revisions() == ["jobs_1", "requests_1", "toys_1", "toys_2"]
+        assert state.known_revisions() == ["audit_1", "jobs_1", "jobs_2", "requests_1", "toys_1", "toys_2"]
+        DatabaseAnchor(database, LOG).write(HEAD)
 
         assert state.load(io.BytesIO(earlier)) == 5
 
-        assert state.revisions() == ["jobs_1", "requests_1", "toys_2"]
+        assert state.revisions() == ["audit_1", "jobs_2", "requests_1", "toys_2"]
+        assert DatabaseAnchor(database, LOG).read() == HEAD
         assert _toys(database) == sorted(TOYS)
         with database.snapshot() as session:
             counts = {row.id: row.num_toys for row in session.execute(text("SELECT id, num_toys FROM boxes"))}
@@ -241,7 +250,7 @@ def test_an_upgrade_keeps_the_rows_of_an_earlier_schema(database_place: Database
 
         with database.transaction() as session:
             upgrade(session.connection(), [migrations], ["toys_1"])
-            assert revisions(session.connection()) == ["jobs_1", "requests_1", "toys_1"]
+            assert revisions(session.connection()) == ["audit_1", "jobs_2", "requests_1", "toys_1"]
         database.migrate(migrations)
 
         assert _toys(database) == sorted(TOYS)
