@@ -307,7 +307,6 @@ NAMES_NOTHING = {
     "CreateDatasetVersion": "makes something of the caller's own",
     "CreateModel": "makes something of the caller's own",
     "CreateUpload": "makes something of the caller's own",
-    "GetAuditHead": "is about the server",
     "ModelReady": "answers false for what is unknown",
     "RepositoryModelUnload": "unloads what the caller has, if anything",
     "ServerLive": "is about the server",
@@ -323,7 +322,8 @@ def test_another_tenant_finds_nothing(site: Site, requests: dict[str, dict[str, 
             for method in site.methods:
                 name = method.path.rpartition("/")[2]
                 fields = requests.get(name) or requests.get(f"{name}@{service}")
-                if method.service != service or name in NAMES_NOTHING:
+                # An operator's methods are about the mesh itself, and of all tenants.
+                if method.service != service or name in NAMES_NOTHING or method.role is Role.OPERATOR:
                     continue
                 assert fields or name in LISTS, f"say what {method.path} can name of another tenant's"
                 request = messages_of(method)[0](**fields or {}).SerializeToString()
