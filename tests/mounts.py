@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.processes import wait_until
 from tests.servers import missing
 
 
@@ -23,8 +24,16 @@ def tmpfs(folder: Path, size: str = "4m") -> Iterator[Path]:
 
 
 def make_read_only(folder: Path) -> None:
-    """Makes a mounted file system read-only; root is refused too, which file modes do not achieve."""
-    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    """Makes a mounted file system read-only; root is refused too, which file modes do not achieve.
+
+    Waits for whoever has a file open to write: a process that has done its work may still be ending.
+    """
+
+    def remount() -> bool:
+        done = subprocess.run(["mount", "-o", "remount,ro", folder], capture_output=True, check=False)
+        return done.returncode == 0
+
+    wait_until(remount, f"nobody to write to {folder}")
 
 
 def fill(folder: Path) -> None:
