@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deepseek.client import MeshFile
+from deepseek.embedded import stop_mesh
 from tests.e2e.conftest import ROOT, Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -69,6 +70,9 @@ def test_commands_and_programs_run_as_they_stand(page: str, demo: Demo, folder: 
             run(f"{sys.executable} {path.name}", demo, folder)
     finally:
         run("deepseek down", demo, folder)
+        # Also those that a page has started elsewhere and did not come to stopping.
+        for mesh_file in folder.glob("*/mesh.json"):
+            stop_mesh(mesh_file.parent)
 
 
 def test_the_set_up_commands_do_what_the_readme_says() -> None:
