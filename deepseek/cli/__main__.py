@@ -14,6 +14,7 @@ from common.config import TraceSettings
 from common.errors import MeshError
 from common.telemetry.traces import Tracer
 from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep
+from deepseek.cli.interrupts import remember_interrupts
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -48,6 +49,7 @@ app.add_typer(model.app, name="model")
 
 def main() -> None:
     """Runs the command line."""
+    remember_interrupts()
     try:
         with _traced():
             app()

@@ -17,6 +17,7 @@ import typer
 
 from common.config import home
 from deepseek import embedded
+from deepseek.cli.interrupts import check_interrupted
 from deepseek.cli.mesh import FreePorts
 from deepseek.cli.output import (
     AsJson,
@@ -70,12 +71,12 @@ def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
     Raises:
         FailedPrecondition: SERVICE_ENDED or the service's own reason: one of its services does not stay up.
     """
-    console.rule("mesh", align="left")
+    _begin("mesh")
     mesh = embedded.start_mesh(
         home(),
         stay=keep,
         free_ports=free_ports,
-        on_ready=lambda s: console.print(f"{s.name:<10} {s.address}  (process {s.pid})", highlight=False),
+        on_ready=_show_ready,
     )
     try:
         with mesh.kept_up(lambda text: error_console.print(text, style="bold yellow", markup=False)) as client:
@@ -103,7 +104,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     name = easy_vqa.DATASET
     blobs_before = _num_blobs(mesh)
 
-    console.rule("ingest", align="left")
+    _begin("ingest")
     samples = list(easy_vqa.samples())
     with progress_bar() as bar:
         task = bar.add_task("uploading", total=len(samples), note="")
@@ -116,7 +117,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
         )
     console.print(f"{version.name}: {version.num_samples} samples, manifest {version.manifest.sha256[:12]}")
 
-    console.rule("train", align="left")
+    _begin("train")
     spec = json.loads(resources.files("deepseek.demo").joinpath("spec.json").read_text(encoding="utf-8"))
     submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
     if fresh:
@@ -127,7 +128,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     origin = "found again" if reused else f"trained in {trained.train_s:.1f} s"
     console.print(f"{trained.name}: {origin}, {', '.join(f'{m.name} {m.value:.4f}' for m in trained.metrics)}")
 
-    console.rule("export", align="left")
+    _begin("export")
     with progress_bar() as bar:
         task = bar.add_task("exporting", total=1, note="")
         model_version = mesh.runs.export(
@@ -139,7 +140,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     manifest = mesh.models.manifest(model_version)
     console.print(f"{model_version.name}: {', '.join(f.name for f in manifest.files)}; serves {manifest.served}")
 
-    console.rule("serve", align="left")
+    _begin("serve")
     mesh.inference.load(name, model_version.name.rpartition("/")[2])
     test = [sample for sample in samples if sample.split == "test"]
     num_questions = sum(len(sample.values["question"]) for sample in test)
@@ -177,7 +178,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
 
 def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     """Prints the figures and the next commands."""
-    console.rule("report", align="left")
+    _begin("report")
     yes_no = {True: "yes", False: "NO"}
     rows = [
         ("test accuracy", f"{figures['test_accuracy']:.4%} of {figures['num_questions']} questions"),
@@ -222,6 +223,16 @@ def _int8_text(figures: dict[str, Any]) -> str:
         return "not measured"
     verdict = "served" if "int8" in figures["served_file"] else "not promoted"
     return f"{figures['int8_speedup']:.2f}x, {figures['int8_loss_points']:.2f} points: {verdict}"
+
+
+def _begin(step: str) -> None:
+    check_interrupted()
+    console.rule(step, align="left")
+
+
+def _show_ready(service: embedded.ServiceStatus) -> None:
+    check_interrupted()
+    console.print(f"{service.name:<10} {service.address}  (process {service.pid})", highlight=False)
 
 
 def _num_blobs(mesh: Mesh) -> int:
