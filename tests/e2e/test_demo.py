@@ -58,7 +58,11 @@ def test_control_c_stops_everything(tmp_path_factory: pytest.TempPathFactory) ->
     process = home.start("demo", "--free-ports")
     wait_until(lambda: (home.path / "mesh.json").exists() or process.poll() is not None, "the mesh to be up")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that did not stop must not disturb the tests after this one
+        process.wait()
     assert process.returncode == 130, errors
     assert "stopped" in errors
     assert processes_of(home.path) == {}
