@@ -10,6 +10,9 @@ PROTOS = $(shell find protos -name '*.proto')
 BASELINE := protos/baseline.binpb
 INSTALL = $(BIN)/uv pip install --quiet --python $(VENV) --constraint $(LOCK)
 
+# Each service is a process of its own: without bytecode every one of them would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test check format protos baseline lock clean
 
 help: ## List the targets

@@ -251,6 +251,9 @@ class EmbeddedMesh:
         """
         main = threading.main_thread().ident
         assert main == threading.get_ident(), "only the main thread can be interrupted"
+        # Not SIGINT itself: a shell lets what it starts in the background ignore that.
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        before = signal.signal(signal.SIGUSR1, on_interrupt if callable(on_interrupt) else signal.default_int_handler)
         leaving = threading.Event()
         failures: list[MeshError] = []
 
@@ -261,7 +264,7 @@ class EmbeddedMesh:
                     num_restarts[name] += 1
                     if status == 0 or num_restarts[name] > MAX_RESTARTS:
                         failures.append(self._failure(name, status))
-                        signal.pthread_kill(main, signal.SIGINT)
+                        signal.pthread_kill(main, signal.SIGUSR1)
                         return
                     how = f"{_how(status)}; started again ({num_restarts[name]} of {MAX_RESTARTS} times)"
                     on_restart(f"{name} {how}")
@@ -279,6 +282,7 @@ class EmbeddedMesh:
         finally:
             leaving.set()
             watcher.join()
+            signal.signal(signal.SIGUSR1, before)
 
     def _ended(self) -> list[tuple[str, int]]:
         """Services of ours that run no more, with their exit status."""

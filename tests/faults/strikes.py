@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,12 +114,28 @@ class Strikes:
         first = self._mesh.services[trial.service]
         first.pause()
         try:
+            if self._is_locked(trial.service):
+                # It sleeps within a transaction: nobody can take over what SQLite guards, and all wait until it wakes.
+                time.sleep(trial.lasts_s)
+                return
             with second(self._mesh, trial.service):
                 time.sleep(trial.lasts_s)
                 first.go_on()
                 time.sleep(1)
         finally:
             first.go_on()
+
+    def _is_locked(self, service: str) -> bool:
+        if self._mesh.database:
+            return False
+        database = sqlite3.connect(self._mesh.home / "state" / f"{service}.db", timeout=0.2, isolation_level=None)
+        with contextlib.closing(database):
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            database.execute("ROLLBACK")
+        return False
 
     def _restart(self, service: str) -> None:
         self._restarts_s.append(self._mesh.restart(service))
