@@ -132,7 +132,26 @@ class ArtifactStore(ABC):
             NotFound: BLOB_NOT_FOUND.
             DataLoss: BLOB_DAMAGED; the stored bytes no longer match the digest.
         """
-        return b"".join(self._verified(tenant, sha256))
+        return b"".join(self.chunks(tenant, sha256))
+
+    def chunks(self, tenant: str, sha256: str) -> Iterator[bytes]:
+        """Yields a blob's content piece by piece; it is verified only when the last piece was taken without an error.
+
+        Raises:
+            NotFound: BLOB_NOT_FOUND, before the first piece.
+            DataLoss: BLOB_DAMAGED, after the last.
+        """
+        check_id(tenant, field="tenant")
+        check_sha256(sha256)
+        digest = hashlib.sha256()
+        with self._errors():
+            for chunk in self._open(tenant, sha256):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != sha256:
+            raise DataLoss(
+                "BLOB_DAMAGED", f"the stored bytes of {sha256} no longer match their digest; restore it from a backup"
+            )
 
     def fetch(self, tenant: str, sha256: str, path: Path) -> Path:
         """Copies a blob to a file, which appears whole and verified or not at all.
@@ -152,19 +171,7 @@ class ArtifactStore(ABC):
             FailedPrecondition: DISK_READ_ONLY if nothing can be written there.
             Unavailable: DISK_UNAVAILABLE if it fails in another way.
         """
-        temporary = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".fetch-", delete=False) as file:
-                temporary = Path(file.name)
-                for chunk in self._verified(tenant, sha256):
-                    file.write(chunk)
-            temporary.replace(path)
-        except OSError as error:
-            raise disk_error(error, path) from error
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(OSError):  # a disk that has just failed
-                    temporary.unlink(missing_ok=True)
+        write_whole(path, self.chunks(tenant, sha256))
         return path
 
     def verify(self, tenant: str, sha256: str) -> None:
@@ -174,7 +181,7 @@ class ArtifactStore(ABC):
             NotFound: BLOB_NOT_FOUND.
             DataLoss: BLOB_DAMAGED.
         """
-        for _ in self._verified(tenant, sha256):
+        for _ in self.chunks(tenant, sha256):
             pass
 
     def size(self, tenant: str, sha256: str) -> int:
@@ -225,7 +232,7 @@ class ArtifactStore(ABC):
         """
         if target._holds(tenant, sha256, self.size(tenant, sha256)):
             return False
-        target.put(tenant, self._verified(tenant, sha256), "application/octet-stream", expected_sha256=sha256)
+        target.put(tenant, self.chunks(tenant, sha256), "application/octet-stream", expected_sha256=sha256)
         return True
 
     @abstractmethod
@@ -270,19 +277,6 @@ class ArtifactStore(ABC):
             MeshError: Why it does not.
         """
 
-    def _verified(self, tenant: str, sha256: str) -> Iterator[bytes]:
-        check_id(tenant, field="tenant")
-        check_sha256(sha256)
-        digest = hashlib.sha256()
-        with self._errors():
-            for chunk in self._open(tenant, sha256):
-                digest.update(chunk)
-                yield chunk
-        if digest.hexdigest() != sha256:
-            raise DataLoss(
-                "BLOB_DAMAGED", f"the stored bytes of {sha256} no longer match their digest; restore it from a backup"
-            )
-
     @staticmethod
     def _not_found(tenant: str, sha256: str) -> NotFound:
         return NotFound("BLOB_NOT_FOUND", f"tenant {tenant} has no blob {sha256}")
@@ -322,6 +316,29 @@ class ArtifactStore(ABC):
     @abstractmethod
     def _delete(self, tenant: str, sha256: str) -> None:
         """Removes a blob if there is one."""
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes a file that appears whole or, if `chunks` or the disk fails, not at all; a file there is replaced.
+
+    Raises:
+        ResourceExhausted: DISK_FULL.
+        FailedPrecondition: DISK_READ_ONLY.
+        Unavailable: DISK_UNAVAILABLE.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".fetch-", delete=False) as file:
+            temporary = Path(file.name)
+            for chunk in chunks:
+                file.write(chunk)
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # a disk that has just failed
+                temporary.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, path: Path) -> MeshError:

@@ -1,13 +1,16 @@
-"""`deepseek model`: list models, see where one comes from, move aliases, load for serving."""
+"""`deepseek model`: list models, see where one comes from, download, move aliases, load for serving."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepseek.cli.output import AsJson, console, print_json, print_table
+from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar
 from deepseek.client import connect
 
-app = typer.Typer(help="List models, their versions and lineage; move aliases; load and unload.", no_args_is_help=True)
+app = typer.Typer(
+    help="List models, their versions and lineage; download; move aliases; load and unload.", no_args_is_help=True
+)
 Model = Annotated[str, typer.Argument(help="Id of the model, e.g. easy-vqa.")]
 
 
@@ -30,6 +33,22 @@ def lineage(version: Annotated[str, typer.Argument(help="e.g. models/easy-vqa/ve
     """Show what a version was made from, and what was made from it."""
     with connect() as mesh:
         print_table(["source", "target"], [(edge.source, edge.target) for edge in mesh.models.lineage(version)])
+
+
+@app.command()
+def download(
+    version: Annotated[str, typer.Argument(help="e.g. models/easy-vqa/versions/1, or an alias.")],
+    output: Annotated[Path, typer.Option(help="Folder for the files; made if it is missing.")],
+) -> None:
+    """Copy the files of a version to a folder, each verified, with the manifest that says how to feed them."""
+    make_folder(output, "--output")
+    with connect() as mesh, progress_bar() as bar:
+        task = bar.add_task("downloading", total=None, note="bytes")
+        manifest = mesh.models.download(
+            version, output, on_bytes=lambda so_far, total: bar.update(task, completed=so_far, total=total)
+        )
+    for name in ("manifest.json", *(file.name for file in manifest.files)):
+        console.print(output / name, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from common.errors import FailedPrecondition, InvalidArgument
 from common.names import DEFAULT_TENANT
 
 if TYPE_CHECKING:
+    from deepseek.client.artifacts import Artifacts
     from deepseek.client.datasets import Datasets
     from deepseek.client.inference import Inference
     from deepseek.client.models import Models
@@ -183,6 +184,13 @@ class Mesh:
         return unverified_tenant(read_token(Path(self._file.token_file)))
 
     @cached_property
+    def artifacts(self) -> "Artifacts":
+        """The bytes behind versions, checkpoints and manifests."""
+        from deepseek.client.artifacts import Artifacts
+
+        return Artifacts(self)
+
+    @cached_property
     def datasets(self) -> "Datasets":
         """Uploads, data set versions and their samples."""
         from deepseek.client.datasets import Datasets
@@ -209,6 +217,11 @@ class Mesh:
         from deepseek.client.inference import Inference
 
         return Inference(self)
+
+    @property
+    def reaches_store(self) -> bool:
+        """Whether this client reads from the artifact store itself."""
+        return self._file.store is not None
 
     @cached_property
     def store(self) -> ArtifactStore:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek.client.pages import pages
@@ -40,8 +41,34 @@ class Models:
         return version
 
     def manifest(self, version: registry_pb2.ModelVersion) -> ModelManifest:
-        """Reads what a version consists of from the store, verified."""
-        return ModelManifest.from_bytes(self._mesh.store.read(self._mesh.tenant, version.manifest.sha256))
+        """Reads what a version consists of, verified."""
+        return ModelManifest.from_bytes(self._mesh.artifacts.read(version.manifest.sha256))
+
+    def download(self, name: str, folder: Path, *, on_bytes: Callable[[int, int], None] | None = None) -> ModelManifest:
+        """Copies the files of a version, and its manifest as `manifest.json`.
+
+        Args:
+            name: As `version` takes it.
+            folder: Where to; it exists. Files of the same names are replaced, each at once and verified.
+            on_bytes: Called with how many bytes have come so far, and how many there are.
+
+        Raises:
+            MeshError: As `Artifacts.fetch`; the files before the one that failed are there.
+        """
+        version = self.version(name)
+        manifest = self.manifest(version)
+        total, so_far = sum(file.size_bytes for file in manifest.files), 0
+
+        def count(num_bytes: int) -> None:
+            nonlocal so_far
+            so_far += num_bytes
+            if on_bytes:
+                on_bytes(so_far, total)
+
+        for file in manifest.files:
+            self._mesh.artifacts.fetch(file.sha256, folder / file.name, on_bytes=count)
+        self._mesh.artifacts.fetch(version.manifest.sha256, folder / "manifest.json")
+        return manifest
 
     def aliases(self, model: str) -> Iterator[registry_pb2.Alias]:
         """Every alias of a model, by id."""

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
+from common.artifacts import servicer as artifacts
 from common.channel import open_channel
 from common.database import Database
 from common.jobs import JobRunner, JobStore
@@ -24,6 +25,7 @@ from services.ingest.registry import Registry
 from services.ingest.servicer import IngestServicer
 from services.ingest.settings import IngestSettings
 from services.ingest.uploads import COMMIT_KIND, Uploads
+from services.ingest.writer import Limits
 
 
 def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
@@ -47,7 +49,8 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     telemetry.watch_jobs(jobs)
     commits = Commits(database, store, registry)
     runner = JobRunner(jobs, {COMMIT_KIND: commits.run}, tracer=telemetry.tracer)
-    uploads = Uploads(database, store, jobs, runner.wake, max_upload_bytes=settings.max_upload_bytes)
+    limits = Limits(settings.max_upload_bytes, settings.max_open_bytes)
+    uploads = Uploads(database, store, jobs, runner.wake, limits)
     expiry = Expiry(uploads, settings.upload_expiry_days * 24 * 3600)
     servicer = IngestServicer(uploads, Reader(store, registry))
 
@@ -60,6 +63,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     job_servicer = JobServicer(jobs)
     hosted = [
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
+        artifacts.hosted(store),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
         upkeep.hosted(State(settings.service, database, migrations, references), on_import=runner.wake),
     ]

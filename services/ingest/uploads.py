@@ -22,7 +22,7 @@ from common.jobs.job import JobRow
 from common.names import new_id, parse
 from deepseek.data.manifest import Field, check_schema
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow, schema_text
-from services.ingest.writer import Writer
+from services.ingest.writer import Limits, Writer
 
 COMMIT_KIND = "ingest.commit"
 _FAILED = (JobState.FAILED, JobState.CANCELLED)
@@ -68,7 +68,7 @@ class Uploads:
         store: Where shards go.
         jobs: Ingest's jobs.
         wake: Called once a job has been submitted.
-        max_upload_bytes: Bytes of samples that one upload may hold.
+        limits: How much uploads may hold.
     """
 
     def __init__(
@@ -77,10 +77,9 @@ class Uploads:
         store: ArtifactStore,
         jobs: JobStore,
         wake: Callable[[], None],
-        *,
-        max_upload_bytes: int = 1 << 40,
+        limits: Limits = Limits(),  # noqa: B008  it is frozen
     ) -> None:
-        self._max_upload_bytes = max_upload_bytes
+        self._limits = limits
         self._database = database
         self._store = store
         self._jobs = jobs
@@ -181,7 +180,7 @@ class Uploads:
                 raise InvalidArgument("OFFSET_MISMATCH", message, field="offset")
             row.writer += 1
             row.update_us = now_us()
-            return Writer(self._database, self._store, row, session, max_bytes=self._max_upload_bytes)
+            return Writer(self._database, self._store, row, session, self._limits)
 
     def commit(self, tenant: str, name: str, *, request_id: str, body: bytes) -> Job:
         """Closes an upload and starts the job that makes it a data set version.

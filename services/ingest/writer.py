@@ -42,6 +42,19 @@ MAX_SPLITS = 256
 """As many as a manifest may have."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much uploads may hold; samples in shards count as they are stored.
+
+    Attributes:
+        upload_bytes: Bytes of one upload.
+        open_bytes: Bytes of all open uploads of a tenant together.
+    """
+
+    upload_bytes: int = 1 << 40
+    open_bytes: int = 1 << 42
+
+
 @dataclass
 class _Split:
     """Where a split stands: its full shards, and its samples beyond them in chunks and, of these, in the buffer."""
@@ -71,13 +84,19 @@ class Writer:
         store: Where shards go.
         upload: The upload, with the fencing token of this writer.
         session: The transaction in which the token was taken.
-        max_bytes: Bytes of samples that the upload may hold, those of shards as they are stored.
+        limits: How much uploads may hold.
     """
 
     def __init__(
-        self, database: Database, store: ArtifactStore, upload: UploadRow, session: Session, *, max_bytes: int
+        self,
+        database: Database,
+        store: ArtifactStore,
+        upload: UploadRow,
+        session: Session,
+        limits: Limits,
     ) -> None:
-        self._room_bytes = max_bytes - _stored_bytes(session, upload)
+        self._room_bytes = limits.upload_bytes - _stored_bytes(session, upload.tenant, upload.upload_id)
+        self._limits = limits
         self._database = database
         self._store = store
         self._tenant, self._upload_id, self._token = upload.tenant, upload.upload_id, upload.writer
@@ -96,7 +115,7 @@ class Writer:
             AlreadyExists: DUPLICATE_KEY of this sample or, as flushes find it, of one before. As above.
             Aborted: UPLOAD_TAKEN_OVER by a newer stream.
             FailedPrecondition: UPLOAD_CLOSED by a commit or a deletion.
-            ResourceExhausted: UPLOAD_TOO_LARGE. As above.
+            ResourceExhausted: UPLOAD_TOO_LARGE. As above. QUOTA_EXCEEDED: what came since the last flush is not kept.
             MeshError: The store failed, e.g. STORE_FULL: what was received since the last flush is not kept.
         """
         sample = accept(received, self._fields)
@@ -135,6 +154,13 @@ class Writer:
         with self._database.snapshot() as session:
             keys = select(KeyRow.key).where(*_of(KeyRow, self._upload(session)), KeyRow.key.in_(self._buffered_keys))
             known = set(session.scalars(keys))
+            open_bytes = _stored_bytes(session, self._tenant)
+        if open_bytes + self._buffered_bytes > self._limits.open_bytes:
+            message = (
+                f"open uploads of {self._tenant} hold {open_bytes} bytes, and may hold {self._limits.open_bytes} "
+                "(`max_open_bytes`): commit some, or drop what was left behind (`deepseek dataset uploads`)"
+            )
+            raise ResourceExhausted("QUOTA_EXCEEDED", message, field="upload")
         kept = list(takewhile(lambda sample: sample.key not in known, self._buffer))
         if kept:
             self._make_durable(kept)
@@ -237,10 +263,15 @@ def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[
         yield from read_shard(data, upload.fields())
 
 
-def _stored_bytes(session: Session, upload: UploadRow) -> int:
-    shards = select(func.sum(ShardRow.size_bytes)).where(*_of(ShardRow, upload))
-    chunks = select(func.sum(ChunkRow.num_bytes)).where(*_of(ChunkRow, upload))
-    return sum(int(session.scalar(size) or 0) for size in (shards, chunks))
+def _stored_bytes(session: Session, tenant: str, upload_id: str | None = None) -> int:
+    """Bytes of an upload, or of all that a tenant has not committed or dropped."""
+    total = 0
+    for table, size in ((ShardRow, ShardRow.size_bytes), (ChunkRow, ChunkRow.num_bytes)):
+        query = select(func.sum(size)).where(table.tenant == tenant)
+        if upload_id is not None:
+            query = query.where(table.upload_id == upload_id)
+        total += int(session.scalar(query) or 0)
+    return total
 
 
 def _load_splits(session: Session, upload: UploadRow) -> dict[str, _Split]:

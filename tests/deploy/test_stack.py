@@ -19,7 +19,7 @@ from tests.servers import missing
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
 OVERRIDES = {"stack": [], "ci": ["deploy/compose/ci.yml"]}
-ONE_SHOTS = {"init", "bucket", "cli"}
+ONE_SHOTS = {"init", "bucket", "cli", "upkeep"}
 TO_THE_OUTSIDE = {"edge", "prometheus"}
 
 

@@ -3,6 +3,7 @@
 Users come in through the edge, as they would from outside; nothing here reaches a service in another way.
 """
 
+import hashlib
 import http.client
 import json
 import os
@@ -30,6 +31,7 @@ from deepseek.client.inference import DATATYPES
 from deepseek.embedded import PORTS
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.deepseek.data.samples import image_file
 from tests.docker_engine import DOCKER, ROOT, Engine, docker_engine
 from tests.e2e.small_job import train_and_serve
 from tests.processes import wait_until
@@ -160,6 +162,20 @@ def test_data_goes_in_and_a_served_model_comes_out(stack: Stack, served: str) ->
     with stack.connect() as mesh:
         assert [version.name for version in mesh.models.versions(MODEL)] == [served]
         assert np.isfinite(answer(mesh)).all()
+
+
+def test_a_user_asks_and_downloads_through_the_edge(stack: Stack, served: str, tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(image_file(0))
+    asked = stack.shell(f"deepseek ask {tmp_path}/image.png 'is it?' --model {MODEL} --json")
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout)["answer"] in ("yes", "no")
+    done = stack.shell(f"deepseek model download {served} --output {tmp_path}/model")
+    assert done.returncode == 0, done.stderr
+    with stack.connect() as mesh:
+        manifest = mesh.models.manifest(mesh.models.version(served))
+    for file in manifest.files:
+        assert hashlib.sha256((tmp_path / "model" / file.name).read_bytes()).hexdigest() == file.sha256
+    assert (tmp_path / "model" / "manifest.json").read_bytes() == manifest.to_bytes()
 
 
 def test_every_container_is_well_and_the_one_shots_have_ended_well(stack: Stack) -> None:
@@ -312,13 +328,32 @@ def test_the_documented_commands_run_as_they_stand(page: str, stack: Stack, tmp_
     for line in lines:
         done = stack.shell(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    stack.engine.docker("compose", "up", "--detach", "--wait", "--no-build")  # what they restarted
+    up(stack)  # what they restarted
+
+
+def up(stack: Stack) -> None:
+    stack.engine.docker("compose", "up", "--detach", "--wait", "--no-build")
 
 
 def test_down_and_up_again_loses_nothing(stack: Stack, served: str) -> None:
     with stack.connect() as mesh:
         before = answer(mesh)
     stack.engine.docker("compose", "down")
-    stack.engine.docker("compose", "up", "--detach", "--wait", "--no-build")
+    up(stack)
+    with stack.connect() as mesh:
+        np.testing.assert_array_equal(answer(mesh), before)
+
+
+def test_a_backup_is_restored_into_an_empty_stack(stack: Stack, served: str) -> None:
+    with stack.connect() as mesh:
+        before = answer(mesh)
+    backup = stack.shell("docker compose run --rm -T upkeep backup /volumes/backup/all --json")
+    assert backup.returncode == 0, backup.stderr
+    assert json.loads(backup.stdout)["services"] == sorted(PORTS)
+    stack.engine.docker("compose", "down")
+    stack.engine.docker("volume", "rm", f"{PROJECT}_database", f"{PROJECT}_store")
+    up(stack)
+    restored = stack.shell("docker compose run --rm -T upkeep restore /volumes/backup/all")
+    assert restored.returncode == 0, restored.stderr
     with stack.connect() as mesh:
         np.testing.assert_array_equal(answer(mesh), before)

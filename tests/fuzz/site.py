@@ -131,6 +131,7 @@ def methods() -> list[Method]:
     hosted = {name: [GRPC_NAMES[name]] for name in PORTS}
     for name in ("ingest", "trainer"):
         hosted[name].append("deepseek.job.v1.JobService")
+    hosted["ingest"].append("deepseek.artifact.v1.ArtifactService")
     find = descriptor_pool.Default().FindServiceByName
     return [Method(name, method) for name in PORTS for service in hosted[name] for method in find(service).methods]
 
@@ -206,6 +207,7 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
             "GetUpload": {"name": upload},
             "UploadSamples": {"samples": [_sample()]},
             "ReadSamples": {"dataset_version": data, "split": "test", "batch_size": 2},
+            "ReadArtifact": {"sha256": manifest.sha256, "offset": 1},
         },
         "trainer": {
             "SubmitRun": {

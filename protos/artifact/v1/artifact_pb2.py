@@ -22,15 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/artifact/v1/artifact.proto\x12\x14\x64\x65\x65pseek.artifact.v1\"O\n\x08\x41rtifact\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/artifact/v1/artifact.proto\x12\x14\x64\x65\x65pseek.artifact.v1\x1a\x19protos/auth/v1/auth.proto\"O\n\x08\x41rtifact\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"$\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x80\x01\n\x0f\x41rtifactService\x12m\n\x0cReadArtifact\x12).deepseek.artifact.v1.ReadArtifactRequest\x1a*.deepseek.artifact.v1.ReadArtifactResponse\"\x04\xc0\xf3\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.artifact.v1.artifact_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ARTIFACT']._serialized_start=59
-  _globals['_ARTIFACT']._serialized_end=138
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReadArtifact']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReadArtifact']._serialized_options = b'\300\363\030\002'
+  _globals['_ARTIFACT']._serialized_start=86
+  _globals['_ARTIFACT']._serialized_end=165
+  _globals['_READARTIFACTREQUEST']._serialized_start=167
+  _globals['_READARTIFACTREQUEST']._serialized_end=220
+  _globals['_READARTIFACTRESPONSE']._serialized_start=222
+  _globals['_READARTIFACTRESPONSE']._serialized_end=258
+  _globals['_ARTIFACTSERVICE']._serialized_start=261
+  _globals['_ARTIFACTSERVICE']._serialized_end=389
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from protos.artifact.v1 import artifact_pb2 as protos_dot_artifact_dot_v1_dot_artifact__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -22,3 +23,82 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
+
+
+class ArtifactServiceStub:
+    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ReadArtifact = channel.unary_stream(
+                '/deepseek.artifact.v1.ArtifactService/ReadArtifact',
+                request_serializer=protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactRequest.SerializeToString,
+                response_deserializer=protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactResponse.FromString,
+                _registered_method=True)
+
+
+class ArtifactServiceServicer:
+    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """
+
+    def ReadArtifact(self, request, context):
+        """Streams a blob of the caller's tenant, from its first byte or from a later one. What was sent is the blob only if
+        the stream ends well: its digest is known after its last byte. INVALID_ARGUMENT: BAD_DIGEST, BAD_VALUE (an offset
+        that is negative or beyond the end); NOT_FOUND: BLOB_NOT_FOUND; DATA_LOSS: BLOB_DAMAGED; UNAVAILABLE:
+        STORE_UNREACHABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ArtifactServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ReadArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadArtifact,
+                    request_deserializer=protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactRequest.FromString,
+                    response_serializer=protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'deepseek.artifact.v1.ArtifactService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('deepseek.artifact.v1.ArtifactService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ArtifactService:
+    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """
+
+    @staticmethod
+    def ReadArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/deepseek.artifact.v1.ArtifactService/ReadArtifact',
+            protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactRequest.SerializeToString,
+            protos_dot_artifact_dot_v1_dot_artifact__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -110,7 +110,8 @@ class IngestServiceServicer:
         A bad sample ends the stream and is not kept; those before it are. INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO,
         UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD, WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT,
         TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the field violation names `samples[<key>].<field>`),
-        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the store takes nothing
+        OFFSET_MISMATCH; ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the open
+        uploads of the tenant hold too much together (RESOURCE_EXHAUSTED: QUOTA_EXCEEDED) or the store takes nothing
         (RESOURCE_EXHAUSTED: STORE_FULL, FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be
         durable: ask GetUpload.
 

@@ -28,7 +28,7 @@ from deepseek.data.shards import read_shard
 from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample, num_bytes
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 from services.ingest.uploads import Uploads
-from services.ingest.writer import MAX_SPLITS, staged_samples
+from services.ingest.writer import MAX_SPLITS, Limits, staged_samples
 from tests import servers
 
 TENANT = "default"
@@ -121,13 +121,28 @@ def test_full_shards_go_to_the_store_in_the_order_sent(state: State) -> None:
 
 def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: State) -> None:
     jobs = JobStore(state.database)
-    bound = Uploads(state.database, state.store, jobs, lambda: None, max_upload_bytes=30 * NUMBER_BYTES)
+    bound = Uploads(state.database, state.store, jobs, lambda: None, Limits(upload_bytes=30 * NUMBER_BYTES))
     bounded, name, samples = replace(state, uploads=bound), state.create(), numbers(100)
     for offset in (0, 30):
         with pytest.raises(ResourceExhausted) as caught:
             bounded.write(name, samples[offset:], offset=offset)
         assert (caught.value.reason, caught.value.field) == ("UPLOAD_TOO_LARGE", "samples[k30]")
         assert state.num_samples(name) == 30
+
+
+def test_the_open_uploads_of_a_tenant_hold_no_more_than_they_may_together(state: State) -> None:
+    jobs = JobStore(state.database)
+    bound = Uploads(state.database, state.store, jobs, lambda: None, Limits(open_bytes=30 * NUMBER_BYTES))
+    bounded, (first, second) = replace(state, uploads=bound), (state.create(), state.create())
+    bounded.write(first, numbers(20))
+    with pytest.raises(ResourceExhausted) as caught:
+        bounded.write(second, numbers(11))
+    assert (caught.value.reason, caught.value.field) == ("QUOTA_EXCEEDED", "upload")
+    assert [state.num_samples(name) for name in (first, second)] == [20, 0]
+    bounded.write(second, numbers(10))
+    bound.delete(TENANT, first)
+    bounded.write(second, numbers(20)[10:], offset=10)
+    assert state.num_samples(second) == 20
 
 
 def test_a_single_split_is_never_written_twice(state: State) -> None:
