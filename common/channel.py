@@ -7,9 +7,11 @@ is, in either direction: gRPC loses messages, or hangs, when it sends one again 
 where to go on. A connection that has gone silent counts as broken after a quarter of a minute (`common.keepalive`).
 """
 
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -21,7 +23,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from common.auth.identity import SERVICE_HEADER, Identity, read_token
-from common.errors import ERROR_CLASSES, Internal, InvalidArgument, MeshError, Violation
+from common.errors import ERROR_CLASSES, FailedPrecondition, Internal, InvalidArgument, MeshError, Violation
 from common.keepalive import KEEPALIVE
 from common.telemetry.traces import TRACEPARENT, current
 
@@ -68,7 +70,8 @@ def open_channel(
 
     Args:
         address: `host:port`.
-        identity: Folder with whom to trust and who we are (`common.auth.Identity`); None means no TLS.
+        identity: Folder with whom to trust and who we are (`common.auth.Identity`), looked at again every second; None
+            means no TLS.
         token_file: File with a user's token, sent with every call; looked at again every second.
         service: Name of the service that is meant, e.g. `trainer`, sent with every call: an edge that stands before
             all of them needs it where several host the same gRPC service.
@@ -101,16 +104,10 @@ def open_channel(
     ]
     once = [*options, ("grpc.enable_retries", 0)]
     retrying = [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(_RETRIES))]
-    credentials = Identity(identity).channel_credentials() if identity else None
-
-    def connect(with_options: list[tuple[str, Any]]) -> grpc.Channel:
-        if credentials:
-            return grpc.secure_channel(address, credentials, with_options)
-        return grpc.insecure_channel(address, with_options)
-
+    shown = Identity(identity) if identity else None
     return _Channel(
-        connect(retrying if retry else once),
-        connect(once),
+        _Connection(address, retrying if retry else once, shown),
+        _Connection(address, once, shown),
         _Calls(
             address,
             deadline_s,
@@ -119,6 +116,43 @@ def open_channel(
             _Token(token_file) if token_file else None,
         ),
     )
+
+
+class _Connection:
+    """gRPC's channel to a server; another one once certificates were renewed. Calls under way finish on the old one."""
+
+    def __init__(self, address: str, options: list[tuple[str, Any]], identity: Identity | None) -> None:
+        self._address = address
+        self._options = options
+        self._identity = identity
+        self._lock = threading.Lock()
+        self._versions = self._seen = identity.versions() if identity else []
+        self._next_look_s = time.monotonic() + _LOOK_S
+        self._channel = self._open()
+
+    def channel(self) -> grpc.Channel:
+        """The channel for a call that begins now."""
+        if self._identity and time.monotonic() > self._next_look_s:
+            self._look(self._identity)
+        return self._channel
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _look(self, identity: Identity) -> None:
+        with self._lock:
+            versions = identity.versions()
+            # Only when they have stayed for a while: a certificate is of no use without its key.
+            if versions == self._seen != self._versions:
+                with contextlib.suppress(FailedPrecondition):
+                    self._channel, self._versions = self._open(), versions
+            self._seen = versions
+            self._next_look_s = time.monotonic() + _LOOK_S
+
+    def _open(self) -> grpc.Channel:
+        if self._identity:
+            return grpc.secure_channel(self._address, self._identity.channel_credentials(), self._options)
+        return grpc.insecure_channel(self._address, self._options)
 
 
 class _Token:
@@ -242,14 +276,40 @@ class _Call:
 
 
 class _Method:
-    """A method of a service, called as gRPC's are."""
+    """A method of a service, called as gRPC's are.
 
-    def __init__(self, method: Any, calls: _Calls, *, streams_requests: bool = False, unary: bool = False) -> None:
-        self._method = method
+    Args:
+        connection: What to call it on.
+        bind: Makes the method of a channel.
+        calls: What all calls have in common.
+        streams_requests: Whether it takes a stream.
+        unary: Whether it takes and gives one message.
+    """
+
+    def __init__(
+        self,
+        connection: _Connection,
+        bind: Callable[[grpc.Channel], Any],
+        calls: _Calls,
+        *,
+        streams_requests: bool = False,
+        unary: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._bind = bind
+        channel = connection.channel()
+        self._bound = channel, bind(channel)
         self._calls = calls
         self._streams_requests = streams_requests
         self._deadline_s = calls.deadline_s if unary else None
         self._patience_s = calls.patience_s if unary else 0.0
+
+    def _method(self) -> Any:
+        channel, method = self._bound
+        if (current := self._connection.channel()) is not channel:
+            method = self._bind(current)
+            self._bound = current, method
+        return method
 
     def __call__(self, request: Any, timeout: float | None = None, **options: Any) -> Any:
         return self.with_call(request, timeout, **options)[0]
@@ -259,7 +319,7 @@ class _Method:
         give_up = time.monotonic() + self._patience_s
         while True:
             try:
-                response, call = self._method.with_call(requests or request, timeout=self._limit(timeout), **options)
+                response, call = self._method().with_call(requests or request, timeout=self._limit(timeout), **options)
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= give_up:
                     raise _cause(error, self._calls.address, requests) from None
@@ -269,12 +329,12 @@ class _Method:
 
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests, options = self._captured(request), self._calls.options(options)
-        call = self._method.future(requests or request, timeout=self._limit(timeout), **options)
+        call = self._method().future(requests or request, timeout=self._limit(timeout), **options)
         return _Call(call, self._calls.address, requests)
 
     def stream(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests, options = self._captured(request), self._calls.options(options)
-        call = self._method(requests or request, timeout=self._limit(timeout), **options)
+        call = self._method()(requests or request, timeout=self._limit(timeout), **options)
         return _Call(call, self._calls.address, requests)
 
     def _captured(self, request: Any) -> "_CapturingIterator | None":
@@ -296,40 +356,38 @@ class _Channel(grpc.Channel):
     closed channel that look-up crashes the process (grpcio 1.85).
 
     Args:
-        channel: For unary calls.
+        connection: For unary calls.
         streaming: For calls with a stream; it connects only if there are any.
         calls: What all calls have in common.
     """
 
-    def __init__(self, channel: grpc.Channel, streaming: grpc.Channel, calls: _Calls) -> None:
-        self._channel = channel
+    def __init__(self, connection: _Connection, streaming: _Connection, calls: _Calls) -> None:
+        self._connection = connection
         self._streaming = streaming
         self._calls = calls
         self._closed = False
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open(self._channel).unary_unary(*args, **options), self._calls, unary=True)
+        return self._method(self._connection, "unary_unary", args, options, unary=True)
 
     def stream_unary(self, *args: Any, **options: Any) -> Any:
-        method = self._open(self._streaming).stream_unary(*args, **options)
-        return _Method(method, self._calls, streams_requests=True)
+        return self._method(self._streaming, "stream_unary", args, options, streams_requests=True)
 
     def unary_stream(self, *args: Any, **options: Any) -> Any:
-        return _Method(self._open(self._streaming).unary_stream(*args, **options), self._calls).stream
+        return self._method(self._streaming, "unary_stream", args, options).stream
 
     def stream_stream(self, *args: Any, **options: Any) -> Any:
-        method = self._open(self._streaming).stream_stream(*args, **options)
-        return _Method(method, self._calls, streams_requests=True).stream
+        return self._method(self._streaming, "stream_stream", args, options, streams_requests=True).stream
 
     def subscribe(self, callback: Any, try_to_connect: Any = False) -> None:
-        self._channel.subscribe(callback, try_to_connect)
+        self._connection.channel().subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Any) -> None:
-        self._channel.unsubscribe(callback)
+        self._connection.channel().unsubscribe(callback)
 
     def close(self) -> None:
         self._closed = True
-        self._channel.close()
+        self._connection.close()
         self._streaming.close()
 
     def __enter__(self) -> Self:
@@ -338,7 +396,9 @@ class _Channel(grpc.Channel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, channel: grpc.Channel) -> grpc.Channel:
+    def _method(
+        self, connection: _Connection, kind: str, args: tuple[Any, ...], options: dict[str, Any], **how: bool
+    ) -> _Method:
         if self._closed:
             raise ValueError("the channel is closed")
-        return channel
+        return _Method(connection, lambda channel: getattr(channel, kind)(*args, **options), self._calls, **how)

@@ -100,25 +100,26 @@ class Identity:
             require_client_authentication=True,
         )
 
+    def versions(self) -> list[int]:
+        """When each certificate and the key was last replaced; 0 for one that is not there."""
+        return [_mtime_ns(self.folder / name) for name in ("ca.pem", "cert.pem", "key.pem")]
+
     def _renewed(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
-        seen = self._versions()
+        seen = self.versions()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             nonlocal seen
             try:
-                versions = self._versions()
+                versions = self.versions()
                 if versions == seen:
                     return None
                 configuration = self._server_configuration()
-            except (OSError, FailedPrecondition):
+            except FailedPrecondition:
                 return None  # half renewed; the old ones go on
             seen = versions
             return configuration
 
         return fetch
-
-    def _versions(self) -> list[int]:
-        return [(self.folder / name).stat().st_mtime_ns for name in ("ca.pem", "cert.pem", "key.pem")]
 
     def _server_configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([self._pair()], self._read("ca.pem"))
@@ -132,3 +133,10 @@ class Identity:
         except OSError as error:
             message = f"{self.folder / name}: {error.strerror}; `deepseek certs init` makes certificates"
             raise FailedPrecondition("BAD_IDENTITY", message, field="identity") from error
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

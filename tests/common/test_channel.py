@@ -1,5 +1,6 @@
 """What a caller sees; against servers of ours and against bare ones that know nothing of our errors."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,11 +13,13 @@ from typing import Any
 import grpc
 import pytest
 
+from common.auth.certificates import make_authority
+from common.auth.identity import on_behalf_of
 from common.channel import open_channel
 from common.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, MeshError, NotFound, Unavailable
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import example_settings
+from tests.common.settings import CalledSettings, ExampleSettings, example_settings
 
 
 def get(stub: job_pb2_grpc.JobServiceStub, name: str) -> str:
@@ -241,3 +244,41 @@ attempt(lambda: job_pb2_grpc.JobServiceStub(channel))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.lower().count("closed") == 2
+
+
+def test_renewed_certificates_are_shown_without_a_new_channel(tmp_path: Path) -> None:
+    make_authority(tmp_path / "old", ["example", "trainer"])
+    make_authority(tmp_path / "new", ["example", "trainer"])
+    shutil.copytree(tmp_path / "old", tmp_path / "identity")
+    server = example_server(secured(tmp_path, "example"), ExampleServicer())
+    server.start()
+    with open_channel(server.address, identity=tmp_path / "identity" / "trainer", patience_s=20) as channel:
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        request = job_pb2.GetJobRequest(name="before")
+        assert stub.GetJob(request, metadata=on_behalf_of("lab")).job.name == "before"
+        server.stop()
+        # Nothing of the old authority is worth anything now.
+        shutil.copytree(tmp_path / "new", tmp_path / "identity", dirs_exist_ok=True)
+        with example_server(secured(tmp_path, "example", "--port", str(server.port)), ExampleServicer()):
+            request = job_pb2.GetJobRequest(name="after")
+            assert stub.GetJob(request, metadata=on_behalf_of("lab")).job.name == "after"
+
+
+def test_certificates_that_are_half_renewed_are_not_taken(tmp_path: Path) -> None:
+    make_authority(tmp_path / "identity", ["example", "trainer"])
+    own = tmp_path / "identity" / "trainer"
+    with (
+        example_server(secured(tmp_path, "example"), ExampleServicer()) as server,
+        open_channel(server.address, identity=own) as channel,
+    ):
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        (own / "cert.pem").unlink()
+        (own / "key.pem").rename(own / "gone.pem")
+        (own / "cert.pem").mkdir()
+        for _ in range(12):
+            assert stub.GetJob(job_pb2.GetJobRequest(name="x"), metadata=on_behalf_of("lab")).job.name == "x"
+            threading.Event().wait(0.25)
+
+
+def secured(home: Path, name: str, *flags: str) -> ExampleSettings:
+    return example_settings(home, "--identity", str(home / "identity" / name), *flags, cls=CalledSettings)
