@@ -32,6 +32,9 @@ class Strikes:
 
     def strike(self, trial: Trial) -> None:
         """Carries out a trial's fault, and returns once it is repaired and everything is ready again."""
+        if trial.needs_workers:
+            wait_until(lambda: bool(workers(self._mesh.home)), "workers to start", timeout_s=_WORKERS_START_S)
+            time.sleep(trial.after_s / 3)
         getattr(self, trial.fault)(trial)
         for name in self._mesh.services:
             self._mesh.wait_until_ready(name)
@@ -50,8 +53,6 @@ class Strikes:
 
     def kill_worker(self, trial: Trial) -> None:
         """SIGKILL of a process that trains."""
-        wait_until(lambda: bool(workers(self._mesh.home)), "workers to start", timeout_s=_WORKERS_START_S)
-        time.sleep(trial.after_s / 3)
         for pid in workers(self._mesh.home):
             with contextlib.suppress(ProcessLookupError):  # it has just finished
                 os.kill(pid, signal.SIGKILL)
@@ -109,8 +110,6 @@ class Strikes:
 
     def pause(self, trial: Trial) -> None:
         """A process stops in its tracks, another one takes its jobs over, and it wakes again."""
-        if trial.service == "trainer":
-            wait_until(lambda: bool(workers(self._mesh.home)), "workers to start", timeout_s=_WORKERS_START_S)
         first = self._mesh.services[trial.service]
         first.pause()
         try:

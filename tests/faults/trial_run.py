@@ -44,7 +44,8 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
             owned.callback(client.close)
         owned.callback(enough.set)
         works = {client: pool.submit(client.work) for client in clients}
-        time.sleep(trial.after_s)
+        if not trial.needs_workers:
+            time.sleep(trial.after_s)
         Strikes(mesh, findings.restarts_s).strike(trial)
         if trial.job:
             _gave_up(works[clients[-1]])

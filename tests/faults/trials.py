@@ -22,7 +22,7 @@ class Trial:
         fault: What happens; a method of `tests.faults.strikes.Strikes`.
         service: To whom; it is also killed and started anew before what was acknowledged is looked for.
         job: What is under way besides what all clients do: a training `run`, an `export`, or nothing if empty.
-        after_s: Seconds from the beginning to the fault.
+        after_s: Seconds from the beginning to the fault; if it needs workers, three times those from their start.
         lasts_s: Seconds until it is repaired.
     """
 
@@ -33,6 +33,11 @@ class Trial:
     job: str
     after_s: float
     lasts_s: float
+
+    @property
+    def needs_workers(self) -> bool:
+        """Whether it strikes while workers train."""
+        return self.fault in ("kill_worker", "pause") and self.service == "trainer"
 
 
 _BLOCK = (
