@@ -145,11 +145,12 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             ResourceExhausted: RATE_EXCEEDED.
         """
         caller = call.caller = self._authenticator.authenticate(context)
+        # First, since a refusal costs as much as an answer.
+        self._limits.count(caller)
         role = self._roles.get(method)
         if role is None or caller.role < role:
             message = f"{caller.subject} is a {caller.role}; {method} takes a {role or 'role that nobody has'}"
             raise PermissionDenied("ROLE_MISSING", message)
-        self._limits.count(caller)
         return CallContext(context, caller)
 
     @contextmanager

@@ -82,7 +82,7 @@ def read_record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
         whole = isinstance(record, dict) and isinstance(record["seq"], int) and _line(record) == line
         return record if whole and record["hash"] == record_hash(record) else None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):  # the last if it is nested deeply
         return None
 
 

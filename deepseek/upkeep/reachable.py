@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.artifacts import ArtifactStore
-from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound
+from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, NotFound
 from deepseek.client import Mesh
 from deepseek.data.manifest import MEDIA_TYPE as DATASET_MEDIA_TYPE
 from deepseek.data.manifest import DatasetManifest
@@ -89,10 +89,11 @@ def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_o
         found: The references to begin with.
         pass_over_damaged: Treat a manifest that is damaged as one that is lost.
 
+    What is kept as a manifest and is none, or one of a newer release, may list anything: then all that its tenant has
+    is reached, so that nobody who names nonsense a manifest holds up the upkeep of others.
+
     Raises:
         DataLoss: BLOB_DAMAGED: what a damaged manifest lists cannot be told, though somebody may put it again.
-        InvalidArgument: BAD_MANIFEST if something is kept as a manifest and is none.
-        FailedPrecondition: UNKNOWN_MANIFEST if a newer release made it.
     """
     blobs: dict[str, set[str]] = defaultdict(set)
     lost: dict[str, set[str]] = defaultdict(set)
@@ -101,6 +102,10 @@ def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_o
             blobs[tenant] |= {sha256, *_listed(store, tenant, sha256, media_type)}
         except NotFound:
             lost[tenant].add(sha256)
+        except (InvalidArgument, FailedPrecondition) as error:
+            if error.reason not in ("BAD_MANIFEST", "UNKNOWN_MANIFEST"):
+                raise
+            blobs[tenant].update(store.list(tenant))
         except DataLoss:
             if not pass_over_damaged:
                 raise

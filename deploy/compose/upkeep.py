@@ -18,13 +18,16 @@ from deepseek.embedded import PORTS
 
 IDENTITY = Path("/volumes/identity")
 STORE = Path("/volumes/secrets/store")
+HOMES = Path("/volumes/homes")
 TOKEN_LIFETIME_S = 24 * 3600
 
 
 def main() -> None:
     """Becomes `deepseek` with the same arguments."""
-    token_file = home() / "token"
-    token_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token_file, audit = home() / "token", home() / "audit"
+    audit.mkdir(mode=0o700, parents=True)
+    for name in PORTS:
+        (audit / f"{name}.jsonl").symlink_to(HOMES / name / ".deepseek" / "audit" / f"{name}.jsonl")
     key = IDENTITY / "signing" / "key.pem"
     token = issue_token(key, "upkeep", tenant=DEFAULT_TENANT, role=Role.OPERATOR, lifetime_s=TOKEN_LIFETIME_S)
     replace_file(token_file, f"{token}\n".encode())

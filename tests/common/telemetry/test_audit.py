@@ -14,7 +14,7 @@ import pytest
 from common.database import Database
 from common.errors import ResourceExhausted, Unavailable
 from common.telemetry.anchors import DatabaseAnchor
-from common.telemetry.audit import EMPTY, AuditLog, Head, verify
+from common.telemetry.audit import EMPTY, AuditLog, Head, read_record, verify
 from tests.processes import wait_until
 
 
@@ -247,3 +247,8 @@ def test_an_anchor_never_goes_back(anchor: DatabaseAnchor) -> None:
     anchor.write(Head(2, "b", 2))
     anchor.write(Head(1, "a", 1))
     assert anchor.read() == Head(2, "b", 2)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"{}", b"1", b'{"seq": true}', b"\xff"])
+def test_a_line_that_is_no_record_is_none(line: bytes) -> None:
+    assert read_record(line) is None
