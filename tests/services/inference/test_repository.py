@@ -315,9 +315,13 @@ def test_a_model_that_cannot_be_restored_says_so_and_comes_back_when_it_can(
         assert caught.value.reason == "MODEL_UNAVAILABLE"
         assert caught.value.retry_delay_s
         assert answer(restarted, "n") == 5.0
-        by_name = {entry.model_id: entry for entry in restarted.index(TENANT)}
-        assert (by_name["m"].number, by_name["m"].state) == (1, "UNAVAILABLE")
-        assert by_name["m"].reason
+
+        def shown() -> IndexEntry:
+            return next(entry for entry in restarted.index(TENANT) if entry.model_id == "m")
+
+        # In between it is tried again.
+        wait_until(lambda: shown().state == "UNAVAILABLE" and bool(shown().reason), "the reason to be shown")
+        assert shown().number == 1
         publisher.store.put(TENANT, scale_model(2.0), "application/vnd.onnx")
         wait_until(lambda: len(restarted.index(TENANT, ready_only=True)) == 2, "the model to come back")
         assert answer(restarted) == 2.0
