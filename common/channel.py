@@ -142,8 +142,9 @@ class _Connection:
     def _look(self, identity: Identity) -> None:
         with self._lock:
             versions = identity.versions()
-            # Only when they have stayed for a while: a certificate is of no use without its key.
-            if versions == self._seen != self._versions:
+            # Only when all are there and have stayed for a while: a certificate is of no use without its key.
+            whole = all(now or not before for before, now in zip(self._versions, versions, strict=True))
+            if whole and versions == self._seen != self._versions:
                 with contextlib.suppress(FailedPrecondition):
                     self._channel, self._versions = self._open(), versions
             self._seen = versions

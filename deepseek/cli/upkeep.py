@@ -42,7 +42,8 @@ def gc(
             }
             for one in collection.tenants
         ]
-        print_json({"dry_run": dry_run, "tenants": tenants, "lost": _lists(collection.lost)})
+        listed = {"lost": _lists(collection.lost), "unreadable": _lists(collection.unreadable)}
+        print_json({"dry_run": dry_run, "tenants": tenants, **listed})
         return
 
     def shown(amount: Amount) -> str:
@@ -50,7 +51,8 @@ def gc(
 
     rows = [(one.tenant, shown(one.reachable), shown(one.young), shown(one.removed)) for one in collection.tenants]
     print_table(["tenant", "reachable", f"kept for {grace}", "would go" if dry_run else "gone"], rows)
-    _warn_of_lost(collection.lost)
+    _warn_of("lost", collection.lost)
+    _warn_of("no manifest, so all of its tenant stays", collection.unreadable)
 
 
 def backup(
@@ -74,7 +76,7 @@ def backup(
         print_json({"services": sorted(contents.states), **figures, "lost": _lists(contents.lost)})
         return
     console.print(f"{folder}: {', '.join(contents.states)}; {contents.num_blobs} blobs, {_size(contents.num_bytes)}")
-    _warn_of_lost(contents.lost)
+    _warn_of("lost", contents.lost)
 
 
 def restore(
@@ -94,7 +96,7 @@ def restore(
         return
     print_table(["service", "rows"], num_rows.items())
     console.print(f"{contents.num_blobs} blobs, {_size(contents.num_bytes)}")
-    _warn_of_lost(contents.lost)
+    _warn_of("lost", contents.lost)
 
 
 @contextmanager
@@ -124,7 +126,7 @@ def _lists(lost: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return {tenant: sorted(digests) for tenant, digests in lost.items()}
 
 
-def _warn_of_lost(lost: Mapping[str, Iterable[str]]) -> None:
-    for tenant, digests in _lists(lost).items():
+def _warn_of(what: str, found: Mapping[str, Iterable[str]]) -> None:
+    for tenant, digests in _lists(found).items():
         for sha256 in digests:
-            error_console.print(f"lost: tenant {tenant}, {sha256}", style="yellow")
+            error_console.print(f"{what}: tenant {tenant}, {sha256}", style="yellow", soft_wrap=True)

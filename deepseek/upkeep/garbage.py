@@ -51,10 +51,12 @@ class Collection:
     Attributes:
         tenants: Of each tenant.
         lost: Digests by tenant that services refer to and the store does not have whole.
+        unreadable: Digests by tenant of what is kept as a manifest and is none; everything of these tenants stays.
     """
 
     tenants: tuple[TenantGarbage, ...]
     lost: Mapping[str, set[str]]
+    unreadable: Mapping[str, set[str]]
 
 
 def collect(
@@ -97,4 +99,4 @@ def collect(
             done += 1
             on_blob(done, total)
         tenants.append(TenantGarbage(tenant, reachable[tenant], young, removed))
-    return Collection(tuple(tenants), reached.lost)
+    return Collection(tuple(tenants), reached.lost, reached.unreadable)

@@ -32,10 +32,12 @@ class Reachable:
     Attributes:
         blobs: Digests by tenant, without those that are lost.
         lost: Manifests that are referred to and not in the store.
+        unreadable: What is referred to as a manifest and is none that this release knows.
     """
 
     blobs: Mapping[str, set[str]]
     lost: Mapping[str, set[str]] = field(default_factory=dict)
+    unreadable: Mapping[str, set[str]] = field(default_factory=dict)
 
 
 def services(mesh: Mesh) -> list[str]:
@@ -84,19 +86,20 @@ def named(error: MeshError, service: str) -> MeshError:
 def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_over_damaged: bool = False) -> Reachable:
     """Follows references through the manifests among them.
 
+    What is kept as a manifest and is none, or one of a newer release, may list anything: then all that its tenant has
+    is reached, so that nobody who names nonsense a manifest holds up the upkeep of others.
+
     Args:
         store: Where the manifests are.
         found: The references to begin with.
         pass_over_damaged: Treat a manifest that is damaged as one that is lost.
-
-    What is kept as a manifest and is none, or one of a newer release, may list anything: then all that its tenant has
-    is reached, so that nobody who names nonsense a manifest holds up the upkeep of others.
 
     Raises:
         DataLoss: BLOB_DAMAGED: what a damaged manifest lists cannot be told, though somebody may put it again.
     """
     blobs: dict[str, set[str]] = defaultdict(set)
     lost: dict[str, set[str]] = defaultdict(set)
+    unreadable: dict[str, set[str]] = defaultdict(set)
     for tenant, sha256, media_type in sorted({(one.tenant, one.sha256, one.media_type) for one in found}):
         try:
             blobs[tenant] |= {sha256, *_listed(store, tenant, sha256, media_type)}
@@ -105,12 +108,13 @@ def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_o
         except (InvalidArgument, FailedPrecondition) as error:
             if error.reason not in ("BAD_MANIFEST", "UNKNOWN_MANIFEST"):
                 raise
+            unreadable[tenant].add(sha256)
             blobs[tenant].update(store.list(tenant))
         except DataLoss:
             if not pass_over_damaged:
                 raise
             lost[tenant].add(sha256)
-    return Reachable(blobs, lost)
+    return Reachable(blobs, lost, unreadable)
 
 
 def _listed(store: ArtifactStore, tenant: str, sha256: str, media_type: str) -> list[str]:

@@ -58,7 +58,9 @@ def test_buf_asks_a_service_with_a_certificate_and_a_token(tmp_path: Path) -> No
 
     def bearer(role: Role) -> list[str]:
         token = issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=3600)
-        return ["--header", f"authorization: Bearer {token}", "--reflect", "--reflect-header", "*"]
+        headers = tmp_path / f"{role}.headers"
+        headers.write_text(f"authorization: Bearer {token}\n", encoding="ascii")
+        return ["-H", f"@{headers}", "--reflect-header", "*"]
 
     with registry(tmp_path / "home", {"identity": str(folder / "registry")}) as address:
         makes_and_lists_a_model(f"https://{address}", [*tls, *bearer(Role.WRITER)])

@@ -198,3 +198,15 @@ def test_a_folder_without_certificates_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(FailedPrecondition, match="deepseek certs init") as caught:
             make()
         assert caught.value.reason == "BAD_IDENTITY"
+
+
+def test_calls_that_are_refused_count_too(folder: Path, tmp_path: Path) -> None:
+    flags = ("--identity", str(folder / "registry"), "--burst", "3", "--rate", "0.001")
+    token = token_for(folder, tmp_path / "token", Role.PREDICTOR)
+    reasons = []
+    with example_server(example_settings(tmp_path, *flags, cls=CalledSettings), Servicer()) as server:
+        for _ in range(5):
+            with pytest.raises(MeshError) as caught:
+                ask(server, folder / "cli", token)
+            reasons.append(caught.value.reason)
+    assert reasons == ["ROLE_MISSING"] * 3 + ["RATE_EXCEEDED"] * 2

@@ -46,7 +46,7 @@ def test_nonsense_named_a_manifest_keeps_what_its_tenant_has_and_holds_up_nobody
     reached = reach(store, found)
     assert reached.blobs == {"mallory": {nonsense, other}, "lab": {model, weights}}
     assert garbage not in reached.blobs["lab"]
-    assert not reached.lost
+    assert (reached.lost, reached.unreadable) == ({}, {"mallory": {nonsense}})
 
 
 def test_a_store_that_refuses_is_no_bad_manifest(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
