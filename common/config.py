@@ -97,6 +97,7 @@ class ServiceSettings(TraceSettings):
     unary_workers: int = Field(8, description="Threads for unary calls", gt=0)
     max_streams: int = Field(32, description="Streams at the same time; more are refused", gt=0)
     max_streams_per_caller: int = Field(16, description="Streams of one user at the same time", gt=0)
+    max_streams_per_tenant: int = Field(24, description="Streams of one tenant at the same time", gt=0)
     rate: float = Field(5000, description="Calls a second that one user may make in the long run", gt=0)
     burst: int = Field(10_000, description="Calls that one user may make at once", gt=0)
     deadline_s: float = Field(30, description="Deadline of calls that bring none, and of calls to others", gt=0)

@@ -1,12 +1,12 @@
 """How much one caller may ask of a server, so that none takes it from the others.
 
 Calls are counted by a token bucket a caller: `burst` at once, `rate` a second in the long run. Streams that are open
-are counted too. Services of the mesh are not limited: they act for many.
+are counted too, a caller and a tenant. Services of the mesh are not limited: they act for many.
 """
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,19 +23,27 @@ class CallerLimits:
     Args:
         rate: Calls a second.
         burst: Calls at once.
-        max_streams: Streams that are open at once.
+        max_streams: Streams of a caller that are open at once.
+        max_streams_per_tenant: Streams of all callers of a tenant that are open at once.
     """
 
     def __init__(
-        self, *, rate: float, burst: int, max_streams: int, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        rate: float,
+        burst: int,
+        max_streams: int,
+        max_streams_per_tenant: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rate = rate
         self._burst = burst
         self._max_streams = max_streams
+        self._max_streams_per_tenant = max_streams_per_tenant
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
-        self._streams: dict[tuple[str, str], int] = {}
+        self._streams: Counter[tuple[str, str]] = Counter()
 
     def count(self, caller: Caller) -> None:
         """Counts a call.
@@ -68,18 +76,21 @@ class CallerLimits:
         if caller is LOCAL or caller.is_service:
             yield
             return
-        key = caller.tenant, caller.subject
+        # An empty subject stands for the tenant: nobody has that name.
+        bounds = {(caller.tenant, caller.subject): self._max_streams, (caller.tenant, ""): self._max_streams_per_tenant}
         with self._lock:
-            num_streams = self._streams.get(key, 0)
-            if num_streams < self._max_streams:
-                self._streams[key] = num_streams + 1
-        if num_streams >= self._max_streams:
-            message = f"{caller.subject} has {num_streams} streams open, the most one caller may; end one"
+            full = next((key for key, most in bounds.items() if self._streams[key] >= most), None)
+            if full is None:
+                self._streams.update(bounds.keys())
+        if full is not None:
+            who, most = full[1] or f"tenant {caller.tenant}", bounds[full]
+            message = f"{who} has {most} streams open, the most there may be; end one"
             raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0)
         try:
             yield
         finally:
             with self._lock:
-                self._streams[key] -= 1
-                if not self._streams[key]:
-                    del self._streams[key]
+                for key in bounds:
+                    self._streams[key] -= 1
+                    if not self._streams[key]:
+                        del self._streams[key]

@@ -24,6 +24,7 @@ from common.auth import Caller, Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
 from common.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, PermissionDenied, ResourceExhausted
+from common.server.readiness import health_request
 from common.server.status import to_status
 from common.telemetry.calls import CallObserver, MethodObserver, NamedRequests, ObservedCall
 
@@ -106,8 +107,10 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Returns the method's wrapped handler; wrapping is done once a method."""
         handler = continuation(details)
-        if handler is None or details.method.startswith(_HEALTH):
-            return handler
+        if handler is None:
+            return None
+        if details.method.startswith(_HEALTH):
+            return handler._replace(request_deserializer=health_request)
         original, wrapped = self._wrapped.get(details.method, (None, None))
         if original is not handler:
             wrapped = self._wrap(details.method, handler)

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
+from grpc_status import rpc_status
 
-from common.errors import MeshError
+from common.errors import MeshError, ResourceExhausted
+from common.server.status import to_status
 
 INTERVAL_S = 0.5
 """How often a server asks itself whether it is ready."""
@@ -22,10 +25,24 @@ INTERVAL_S = 0.5
 OVERDUE_S = 5.0
 """A check that takes longer counts as a no until it answers."""
 
+MAX_WATCHES = 100
+"""Watches that may be open at once, of all callers together: health checks pass the limits of other calls."""
+
+_UNKNOWN = health_pb2.HealthCheckRequest(service="unknown")
+"""Stands for all names that are not known: a watch of one stays open, and the library keeps every name it sees."""
+
 STOP_S = 1.0
 """How long a stop waits for the check that is under way."""
 
 _logger = logging.getLogger(__name__)
+
+
+def health_request(data: bytes) -> health_pb2.HealthCheckRequest:
+    """Parses a request; bytes that are none ask for a service that is not known."""
+    try:
+        return health_pb2.HealthCheckRequest.FromString(data)
+    except DecodeError:
+        return _UNKNOWN
 
 
 class Readiness(health.HealthServicer):
@@ -72,6 +89,11 @@ class Readiness(health.HealthServicer):
 
     def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
         """Sends the status at once and after every change."""
+        if len(self._watches) >= MAX_WATCHES:
+            message = f"{MAX_WATCHES} watches are open, the most this server takes; call Check instead"
+            context.abort_with_status(rpc_status.to_status(to_status(ResourceExhausted("TOO_MANY_WATCHES", message))))
+        if request.service and request.service not in self._names:
+            request = _UNKNOWN
         self._watches.add(context)
         if not context.add_callback(lambda: self._watches.discard(context)):
             self._watches.discard(context)

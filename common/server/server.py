@@ -180,7 +180,12 @@ def _interceptor(settings: ServiceSettings, hosted: Sequence[Hosted], observer: 
     authenticator: Authenticator = Loopback()
     if settings.identity:
         authenticator = MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
-    limits = CallerLimits(rate=settings.rate, burst=settings.burst, max_streams=settings.max_streams_per_caller)
+    limits = CallerLimits(
+        rate=settings.rate,
+        burst=settings.burst,
+        max_streams=settings.max_streams_per_caller,
+        max_streams_per_tenant=settings.max_streams_per_tenant,
+    )
     roles = role_of_methods(one.name for one in hosted)
     return Interceptor(
         authenticator, roles, limits, observer, max_streams=settings.max_streams, deadline_s=settings.deadline_s

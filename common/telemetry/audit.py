@@ -31,6 +31,7 @@ ANCHOR_INTERVAL_S = 1.0
 """The head is anchored at most this often; the first record after a pause is anchored at once."""
 
 _LONGEST_LINE_BYTES = 1 << 20
+_READ_BYTES = 16 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -110,10 +111,16 @@ class AuditLog:
             _sync(path.parent)  # so that a file that was just made is there after a power cut
         except OSError as error:
             raise disk_error(error, path) from error
-        self._anchored = anchor.read()
-        self._head = self._anchored or EMPTY
         with self._exclusive():
-            if not self._holds_head():
+            self._anchored = anchor.read()
+            self._head = self._anchored or EMPTY
+            if self._anchored is None:
+                if os.fstat(self._file).st_size:
+                    self._distrust("it holds records, and there is no anchor of them")
+                # Before the first record, so that a log without an anchor is one that somebody else put there.
+                anchor.write(self._head)
+                self._anchored = self._head
+            elif not self._holds_head():
                 self._distrust("the record that the anchor knows is not where it was")
             self._catch_up()
         self._news.set()
@@ -198,18 +205,26 @@ class AuditLog:
         if size_bytes < self._head.size_bytes:
             self._distrust("the file is shorter than it was")
             return
-        news = os.pread(self._file, size_bytes - self._head.size_bytes, self._head.size_bytes)
-        whole, _, torn = news.rpartition(b"\n")
-        for line in whole.splitlines():
-            record = read_record(line)
-            if record is None or (record["seq"], record["prev"]) != (self._head.sequence + 1, self._head.hash):
-                self._distrust("a line does not follow the one before it")
+        torn = 0
+        while not torn and self._head.size_bytes < size_bytes:
+            # In pieces: there may be more than memory holds, and one read ends after 2 GiB.
+            length = min(size_bytes - self._head.size_bytes, _READ_BYTES)
+            news = os.pread(self._file, length, self._head.size_bytes)
+            whole, newline, _ = news.rpartition(b"\n")
+            if not newline and self._head.size_bytes + len(news) < size_bytes:
+                self._distrust("a line is longer than any record")
                 return
-            self._head = Head(record["seq"], record["hash"], self._head.size_bytes + len(line) + 1)
+            for line in whole.split(b"\n") if newline else ():
+                record = read_record(line)
+                if record is None or (record["seq"], record["prev"]) != (self._head.sequence + 1, self._head.hash):
+                    self._distrust("a line does not follow the one before it")
+                    return
+                self._head = Head(record["seq"], record["hash"], self._head.size_bytes + len(line) + 1)
+            torn = 0 if newline else len(news)
         if torn:
             os.ftruncate(self._file, self._head.size_bytes)
-            _log.warning("%s ended in the middle of a line: %d bytes removed", self._path, len(torn))
-            self._write("", self._service, "audit.repair", f"{len(torn)} bytes of a torn line", "OK", "TORN_LINE", "")
+            _log.warning("%s ended in the middle of a line: %d bytes removed", self._path, torn)
+            self._write("", self._service, "audit.repair", f"{torn} bytes of a torn line", "OK", "TORN_LINE", "")
 
     def _distrust(self, why: str) -> None:
         """Goes on behind everything that is there, from the head that is known: the break stays to be found."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 """The codes of calls that are audited whatever they asked for."""
 
+UNRECORDED = frozenset({"RATE_EXCEEDED"})
+"""The reasons of refusals that are not: whoever calls too often would have the disk do more for it."""
+
 _LONGEST_NAME = 256
 # Fields of requests that name what a call is for: those that name it fully, and those that a response knows better.
 _FULL_NAMES = ("name", "upload", "model_name", "run")
@@ -120,7 +123,7 @@ class ObservedCall:
             MeshError: A call that succeeded cannot be recorded; fail it.
         """
         method = self._method
-        if method.audit and (method.audited or code in REFUSED):
+        if method.audit and reason not in UNRECORDED and (method.audited or code in REFUSED):
             self._record(method.audit, code, reason, response)
         self._ended = True
         if code != "OK" and not self._context.is_active():

@@ -36,7 +36,7 @@ def verify_logs(
     """Check every line of the logs, and each log against the anchor that its service keeps. Exit status 1 if not whole.
 
     Run it on the machine of the services, whether they run or not. A service that runs is asked for the end of its log;
-    of one that does not, its program tells.
+    of one that does not, its program tells, unless it runs on another machine (or in another container): start it.
     """
     names = service or list(embedded.PORTS)
     for name in names:
@@ -75,13 +75,16 @@ def _verify(place: Path, name: str) -> Verification:
 
 def _head(place: Path, name: str) -> Head | None:
     """Where the log ends, by the service if it runs, else by its program, since nobody else opens its database."""
+    is_elsewhere = False
     try:
-        with Mesh(MeshFile.read(place / "mesh.json")) as mesh:
+        file = MeshFile.read(place / "mesh.json")
+        is_elsewhere = name in file.services and not file.services[name].pid
+        with Mesh(file) as mesh:
             stub = audit_pb2_grpc.AuditServiceStub(mesh.channel(name))
             answer = stub.GetAuditHead(audit_pb2.GetAuditHeadRequest())
         return Head(answer.sequence, answer.hash, answer.size_bytes)
     except (Unavailable, FailedPrecondition) as error:
-        if error.reason not in _NOT_RUNNING:
+        if is_elsewhere or error.reason not in _NOT_RUNNING:
             raise
     command = [sys.executable, "-m", f"services.{name}", "--home", str(place), "--audit-head", "true"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """The command line as an operator of the running stack: `docker compose run --rm upkeep gc`.
 
-It signs a token for itself, as whoever can read the authority's key may, and tells the command line where everything
+It signs a token for itself, as whoever can read the key of tokens may, and tells the command line where everything
 is. Both are gone with the container.
 """
 

@@ -4,8 +4,14 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from common.artifacts import Artifact
 from common.artifacts.proto import from_proto, to_proto
+from common.errors import InvalidArgument
 from common.server import caller
+from deepseek.data import canonical_json
+from deepseek.data import manifest as data_manifest
+from deepseek.models import manifest as model_manifest
+from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
@@ -13,6 +19,9 @@ from services.registry.catalog import Catalog, NewVersion
 from services.registry.lineage import Lineage
 from services.registry.pages import PageRequest
 from services.registry.resources import Alias, Kind, Metric, Series, Version
+
+_MANIFESTS = {Kind.DATASET: data_manifest.MEDIA_TYPE, Kind.MODEL: model_manifest.MEDIA_TYPE}
+"""Media type of the manifest of each kind: what is registered as another could be read by nobody."""
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
@@ -60,7 +69,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             tenant,
             Kind.DATASET,
             request.parent,
-            NewVersion(from_proto(request.manifest, tenant=tenant, field="manifest"), num_samples=request.num_samples),
+            NewVersion(_manifest(request.manifest, tenant, Kind.DATASET), num_samples=request.num_samples),
             method="CreateDatasetVersion",
             request_id=request.request_id,
             body=_body(request),
@@ -110,7 +119,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             Kind.MODEL,
             request.parent,
             NewVersion(
-                from_proto(request.manifest, tenant=tenant, field="manifest"),
+                _manifest(request.manifest, tenant, Kind.MODEL),
                 sources=tuple(request.sources),
                 metrics=tuple(Metric(metric.name, metric.value) for metric in request.metrics),
             ),
@@ -169,6 +178,18 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     def GetLineage(self, request: pb.GetLineageRequest, context: grpc.ServicerContext) -> pb.GetLineageResponse:
         edges = self._lineage.walk(caller(context).tenant, request.name, request.depth)
         return pb.GetLineageResponse(edges=(pb.LineageEdge(source=edge.source, target=edge.target) for edge in edges))
+
+
+def _manifest(message: artifact_pb2.Artifact, tenant: str, kind: Kind) -> Artifact:
+    """Raises: InvalidArgument: It cannot be the manifest of a version of this kind."""
+    manifest = from_proto(message, tenant=tenant, field="manifest")
+    if manifest.media_type != _MANIFESTS[kind]:
+        text = f"is {manifest.media_type}; the manifest of a {kind.title} is {_MANIFESTS[kind]}"
+        raise InvalidArgument("WRONG_MEDIA_TYPE", text, field="manifest.media_type")
+    if manifest.size_bytes > canonical_json.MAX_BYTES:
+        text = f"is {manifest.size_bytes} bytes; a manifest has at most {canonical_json.MAX_BYTES}"
+        raise InvalidArgument("TOO_LARGE", text, field="manifest.size_bytes")
+    return manifest
 
 
 def _body(request: Message) -> bytes:

@@ -36,7 +36,7 @@ from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_OURS = ("grpc.health.v1.", "grpc.reflection.v1alpha.")
+OPEN_TO_ALL = "grpc.health.v1."
 REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -109,9 +109,9 @@ def offered(file: MeshFile, service: str, token_file: Path) -> Iterator[Method]:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         names = [one.name for one in next(stub.ServerReflectionInfo(iter([request]))).list_services_response.service]
     for name in names:
-        if name.startswith(NOT_OURS):
+        if name.startswith(OPEN_TO_ALL):
             continue
-        roles = role_of_methods([name])
+        roles = role_of_methods([] if name.startswith("grpc.reflection.") else [name])
         for method in descriptor_pool.Default().FindServiceByName(name).methods:
             kind = "_".join(
                 "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
@@ -313,6 +313,7 @@ NAMES_NOTHING = {
     "ServerLive": "is about the server",
     "ServerMetadata": "is about the server",
     "ServerReady": "is about the server",
+    "ServerReflectionInfo": "is about the contracts",
 }
 
 

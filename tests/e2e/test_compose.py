@@ -227,6 +227,8 @@ def test_secrets_are_neither_in_logs_nor_in_what_docker_knows(stack: Stack, serv
 def test_a_service_holds_no_key_but_its_own(stack: Stack) -> None:
     keys = stack.engine.docker("compose", "exec", "-T", "trainer", "find", "/identity", "/volumes", "-name", "*key.pem")
     assert keys.split() == ["/identity/key.pem"]
+    keys = stack.shell("docker compose run --rm -T --entrypoint find upkeep /volumes -name *key.pem").stdout
+    assert sorted(keys.split()) == ["/volumes/identity/cli/key.pem", "/volumes/identity/signing/key.pem"]
 
 
 def test_a_call_without_a_token_is_refused(stack: Stack) -> None:
@@ -335,13 +337,35 @@ def up(stack: Stack) -> None:
     stack.engine.docker("compose", "up", "--detach", "--wait", "--no-build")
 
 
-def test_down_and_up_again_loses_nothing(stack: Stack, served: str) -> None:
+TAMPER = """
+from pathlib import Path
+log = Path("/home/mesh/.deepseek/audit/ingest.jsonl")
+log.write_bytes(log.read_bytes().replace(b'"default"', b'"another"', 1))
+"""
+
+
+def test_down_and_up_again_loses_nothing_and_shows_what_was_changed_meanwhile(stack: Stack, served: str) -> None:
     with stack.connect() as mesh:
         before = answer(mesh)
     stack.engine.docker("compose", "down")
+    volume = f"{PROJECT}_ingest:/home/mesh"
+    stack.engine.docker("run", "--rm", "--volume", volume, "deepseek-mesh/ingest", "python", "-c", TAMPER)
     up(stack)
     with stack.connect() as mesh:
         np.testing.assert_array_equal(answer(mesh), before)
+    verified = stack.shell("docker compose run --rm -T upkeep audit verify --json")
+    assert verified.returncode == 1
+    logs = json.loads(verified.stdout)
+    assert all(log["records"] for log in logs if log["service"] != "inference")
+    assert [log["service"] for log in logs if log["findings"]] == ["ingest"]
+
+
+def test_an_audit_log_of_a_service_that_is_away_is_not_judged(stack: Stack) -> None:
+    stack.engine.docker("compose", "stop", "inference")
+    verified = stack.shell("docker compose run --rm -T upkeep audit verify --service inference")
+    up(stack)
+    assert verified.returncode == 1
+    assert "SERVICE_UNREACHABLE" in verified.stderr
 
 
 def test_a_backup_is_restored_into_an_empty_stack(stack: Stack, served: str) -> None:

@@ -11,21 +11,53 @@ import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from common.artifacts.proto import to_proto
 from common.errors import Cancelled
 from deepseek.client import Mesh
 from deepseek.client.runs import parse_spec
+from deepseek.data.manifest import MEDIA_TYPE as DATASET_MEDIA_TYPE
 from deepseek.embedded import GRPC_NAMES, PORTS, start_mesh
+from protos.artifact.v1 import artifact_pb2
+from protos.audit.v1 import audit_pb2
 from protos.inference.v2 import inference_pb2
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2
+from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 from tests.e2e.test_access import publish
 from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
 
-CONTRACTS = (ingest_pb2, inference_pb2, job_pb2, registry_pb2, trainer_pb2)
+_JOBS = "deepseek.job.v1.JobService"
+_EVERYWHERE = (
+    "deepseek.audit.v1.AuditService",
+    "deepseek.upkeep.v1.UpkeepService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+HOSTED = {
+    "registry": (GRPC_NAMES["registry"], *_EVERYWHERE),
+    "ingest": (GRPC_NAMES["ingest"], _JOBS, "deepseek.artifact.v1.ArtifactService", *_EVERYWHERE),
+    "trainer": (GRPC_NAMES["trainer"], _JOBS, *_EVERYWHERE),
+    "inference": (GRPC_NAMES["inference"], *_EVERYWHERE),
+}
+"""The gRPC services of each service; a test compares them with what servers list."""
+
+CONTRACTS = (
+    artifact_pb2,
+    audit_pb2,
+    health_pb2,
+    inference_pb2,
+    ingest_pb2,
+    job_pb2,
+    reflection_pb2,
+    registry_pb2,
+    trainer_pb2,
+    upkeep_pb2,
+)
 """Whose descriptors are looked up by name."""
 
 WORDS = ("x", "y", "FP32", "BYTES", "UINT8", "version", "latest", "prod", "train", "test", "picture", "said", "adamw")
@@ -105,11 +137,15 @@ class Site:
         """
         path = f"/{method.descriptor.containing_service.full_name}/{method.descriptor.name}"
         channel = self.channels[method.service]
-        if method.descriptor.client_streaming:
+        if method.descriptor.client_streaming and method.descriptor.server_streaming:
+            for _ in channel.stream_stream(path)(iter(requests), timeout=60):
+                pass
+        elif method.descriptor.client_streaming:
             channel.stream_unary(path)(iter(requests), timeout=60)
         elif method.descriptor.server_streaming:
             answers = channel.unary_stream(path)(requests[0], timeout=60)
-            for _ in zip(range(3), answers, strict=False):
+            # A watch of somebody's health goes on after its first answer for as long as nothing happens to them.
+            for _ in zip(range(1 if "Health" in path else 3), answers, strict=False):
                 pass
             answers.cancel()
         else:
@@ -128,12 +164,8 @@ class Site:
 
 def methods() -> list[Method]:
     """Every method of every service."""
-    hosted = {name: [GRPC_NAMES[name]] for name in PORTS}
-    for name in ("ingest", "trainer"):
-        hosted[name].append("deepseek.job.v1.JobService")
-    hosted["ingest"].append("deepseek.artifact.v1.ArtifactService")
     find = descriptor_pool.Default().FindServiceByName
-    return [Method(name, method) for name in PORTS for service in hosted[name] for method in find(service).methods]
+    return [Method(name, method) for name in PORTS for service in HOSTED[name] for method in find(service).methods]
 
 
 @contextmanager
@@ -182,7 +214,11 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
             "CreateDataset": {"dataset_id": "e", "description": "some"},
             "GetDataset": {"name": "datasets/d"},
             "ListDatasets": {"page_size": 1},
-            "CreateDatasetVersion": {"parent": "datasets/e", "manifest": artifact, "num_samples": 1},
+            "CreateDatasetVersion": {
+                "parent": "datasets/e",
+                "manifest": artifact | {"media_type": DATASET_MEDIA_TYPE},
+                "num_samples": 1,
+            },
             "GetDatasetVersion": {"name": data},
             "ListDatasetVersions": {"parent": "datasets/d", "page_size": 1},
             "CreateModel": {"model_id": "n", "description": "some"},
@@ -238,6 +274,12 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
     for name, job in jobs.items():
         requests[name] |= {method: {"name": job} for method in ("GetJob", "CancelJob", "WatchJob")}
         requests[name]["ListJobs"] = {"page_size": 1, "kind": "trainer.run", "state": "JOB_STATE_CANCELLED"}
+    for name in PORTS:
+        upkeep = upkeep_pb2_grpc.UpkeepServiceStub(mesh.channel(name))
+        state = b"".join(answer.data for answer in upkeep.ExportState(upkeep_pb2.ExportStateRequest()))
+        requests[name]["ImportState"] = {"data": base64.b64encode(state).decode()}
+        requests[name]["ServerReflectionInfo"] = {"file_containing_symbol": GRPC_NAMES[name]}
+        requests[name] |= {method: {"service": GRPC_NAMES[name]} for method in ("Check", "Watch")}
     flat = {(name, method): fields for name, by_method in requests.items() for method, fields in by_method.items()}
     return flat, ["datasets/d", data, "models/m", model, alias, "m", upload, run, *jobs.values()]
 

@@ -1,6 +1,8 @@
 """Who gets in over TLS, against a real server; what the servicer learns of them."""
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -11,8 +13,10 @@ from common.auth.certificates import make_authority, renew
 from common.auth.identity import replace_file
 from common.auth.tokens import issue_token
 from common.channel import open_channel
+from common.database import Database
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
 from common.server import MeshServer, caller
+from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
 from tests.common.settings import CalledSettings, example_settings
@@ -200,13 +204,21 @@ def test_a_folder_without_certificates_says_what_to_do(tmp_path: Path) -> None:
         assert caught.value.reason == "BAD_IDENTITY"
 
 
-def test_calls_that_are_refused_count_too(folder: Path, tmp_path: Path) -> None:
+def test_calls_that_are_refused_count_too_and_are_on_record_only_below_the_rate(folder: Path, tmp_path: Path) -> None:
     flags = ("--identity", str(folder / "registry"), "--burst", "3", "--rate", "0.001")
     token = token_for(folder, tmp_path / "token", Role.PREDICTOR)
+    settings = example_settings(tmp_path, *flags, cls=CalledSettings)
     reasons = []
-    with example_server(example_settings(tmp_path, *flags, cls=CalledSettings), Servicer()) as server:
-        for _ in range(5):
-            with pytest.raises(MeshError) as caught:
-                ask(server, folder / "cli", token)
-            reasons.append(caught.value.reason)
+    with closing(Database(settings.state_url)) as database:
+        database.migrate()
+        with (
+            closing(Telemetry(settings, database)) as telemetry,
+            example_server(settings, Servicer(), telemetry=telemetry) as server,
+        ):
+            for _ in range(5):
+                with pytest.raises(MeshError) as caught:
+                    ask(server, folder / "cli", token)
+                reasons.append(caught.value.reason)
     assert reasons == ["ROLE_MISSING"] * 3 + ["RATE_EXCEEDED"] * 2
+    recorded = [json.loads(line)["outcome"]["reason"] for line in settings.audit_file.read_text().splitlines()]
+    assert recorded == ["ROLE_MISSING"] * 3

@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 
 def limits(clock: Clock) -> CallerLimits:
-    return CallerLimits(rate=10, burst=3, max_streams=2, clock=clock)
+    return CallerLimits(rate=10, burst=3, max_streams=2, max_streams_per_tenant=3, clock=clock)
 
 
 def test_a_burst_passes_and_then_only_the_rate(clock: Clock) -> None:
@@ -80,4 +80,16 @@ def test_streams_are_counted_while_they_are_open(clock: Clock) -> None:
         with counted.stream(BEN), counted.stream(TRAINER), counted.stream(TRAINER), counted.stream(TRAINER):
             pass
     with counted.stream(ANA), counted.stream(ANA):
+        pass
+
+
+def test_a_tenant_takes_no_more_streams_than_its_own_with_many_names(clock: Clock) -> None:
+    counted = limits(clock)
+    other = Caller("other", "ana", Role.READER)
+    with counted.stream(ANA), counted.stream(ANA), counted.stream(BEN):
+        with pytest.raises(ResourceExhausted, match="tenant default has 3 streams open"), counted.stream(BEN):
+            pass
+        with counted.stream(other):
+            pass
+    with counted.stream(BEN), counted.stream(BEN):
         pass

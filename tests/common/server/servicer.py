@@ -9,6 +9,7 @@ import grpc
 from common.config import ServiceSettings
 from common.errors import InvalidArgument, NotFound, Violation
 from common.server import Hosted, MeshServer, make_server
+from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 
 SERVICE = "deepseek.job.v1.JobService"
@@ -63,6 +64,7 @@ def example_server(
     *,
     ready: Callable[[], bool] = lambda: True,
     on_stop: Sequence[Callable[[], None]] = (),
+    telemetry: Telemetry | None = None,
 ) -> MeshServer:
     hosted = Hosted(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, servicer)
-    return make_server(settings, [hosted], ready=ready, on_stop=on_stop)
+    return make_server(settings, [hosted], ready=ready, on_stop=on_stop, telemetry=telemetry)

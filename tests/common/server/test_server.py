@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,6 +28,7 @@ from common.errors import (
     Violation,
 )
 from common.server import Hosted, MeshServer, make_server
+from common.server.readiness import MAX_WATCHES
 from protos.ingest.v1 import ingest_pb2
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import SERVICE, ExampleServicer, example_server
@@ -276,6 +278,30 @@ def test_watches_do_not_hold_up_a_drain(tmp_path: Path) -> None:
         server.stop(20)
         assert time.monotonic() - start < 10
         assert list(job_watch) == []
+
+
+def test_watches_of_names_that_are_not_known_are_answered_and_bounded(tmp_path: Path) -> None:
+    server = example_server(example_settings(tmp_path), ExampleServicer())
+    with server, open_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def watch(name: str) -> Any:
+            return stub.Watch(health_pb2.HealthCheckRequest(service=name))
+
+        watches = [watch(f"made-up-{number}") for number in range(MAX_WATCHES)]
+        assert {next(one).status for one in watches} == {health_pb2.HealthCheckResponse.SERVICE_UNKNOWN}
+        with pytest.raises(ResourceExhausted, match="call Check instead"):
+            next(watch(SERVICE))
+        for one in watches:
+            one.cancel()
+
+        def is_answered() -> bool:
+            try:
+                return bool(next(watch(SERVICE)).status == health_pb2.HealthCheckResponse.SERVING)
+            except ResourceExhausted:
+                return False
+
+        wait_until(is_answered, "the places of watches that ended")
 
 
 def serve_count(tmp_path: Path, count: Callable[..., bytes], *flags: str) -> MeshServer:

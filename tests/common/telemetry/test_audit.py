@@ -118,6 +118,47 @@ def test_tampering_is_still_found_after_a_restart(name: str, path: Path, anchor:
     assert line in [finding[0] for finding in found(path, anchor)]
 
 
+def test_a_log_without_an_anchor_is_not_taken_for_ones_own(path: Path, anchor: DatabaseAnchor) -> None:
+    path.parent.mkdir()
+    planted = path.with_name("planted")
+    forge(planted)
+    planted.rename(path)
+    write(path, anchor, 2)
+    finding = (6, "does not follow the line before it: one of the two is new")
+    assert finding in found(path, anchor)
+    write(path, anchor, 2)
+    assert finding in found(path, anchor)
+
+
+def test_the_anchor_is_there_before_the_first_record(path: Path, anchor: DatabaseAnchor) -> None:
+    log = AuditLog(path, "x", anchor)
+    assert anchor.read() == EMPTY
+    log.close()
+
+
+def test_a_log_is_followed_in_pieces(path: Path, anchor: DatabaseAnchor, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, behind = AuditLog(path, "x", anchor), AuditLog(path, "x", anchor)
+    for _ in range(20):
+        ahead.append(tenant="t", subject="ann", method="/s/M")
+    monkeypatch.setattr("common.telemetry.audit._READ_BYTES", 1000)  # two records and a part of the third
+    behind.append(tenant="t", subject="ann", method="/s/M")
+    assert behind.head.sequence == 21
+    ahead.close()
+    behind.close()
+    assert found(path, anchor) == []
+
+
+def test_a_line_longer_than_any_record_is_somebody_elses(
+    path: Path, anchor: DatabaseAnchor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.telemetry.audit._READ_BYTES", 1000)
+    write(path, anchor, 1)
+    with path.open("ab") as file:
+        file.write(b"x" * 5000)
+    write(path, anchor, 1)
+    assert [line for line, _ in found(path, anchor)] == [2]
+
+
 def test_a_log_that_was_removed_is_missed(path: Path, anchor: DatabaseAnchor) -> None:
     write(path, anchor)
     path.unlink()
@@ -225,7 +266,7 @@ def test_records_that_cannot_be_written_leave_the_log_whole(path: Path, anchor: 
 
 def test_an_anchor_that_is_away_for_a_while_is_caught_up_with(path: Path, anchor: DatabaseAnchor) -> None:
     class Flaky:
-        away = True
+        away = False
 
         def read(self) -> Head | None:
             return anchor.read()
@@ -237,6 +278,7 @@ def test_an_anchor_that_is_away_for_a_while_is_caught_up_with(path: Path, anchor
 
     flaky = Flaky()
     log = AuditLog(path, "x", flaky)
+    flaky.away = True
     log.append(tenant="t", subject="ann", method="/s/M")
     flaky.away = False
     wait_until(lambda: anchor.read() == log.head, "the head to be anchored", timeout_s=20)

@@ -11,6 +11,7 @@ import pytest
 from common.database import Database
 from common.telemetry.anchors import DatabaseAnchor
 from common.telemetry.audit import AuditLog, Head
+from deepseek.client import MeshFile, ServiceAddress
 from tests.common.telemetry.spans import read_spans
 
 COMMANDS = [
@@ -175,6 +176,14 @@ def test_audit_verify_misses_an_anchor(tmp_path: Path) -> None:
     done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
     assert done.returncode == 1
     assert "there is no anchor" in done.stdout
+
+
+def test_audit_verify_does_not_judge_a_log_whose_service_is_elsewhere_and_away(tmp_path: Path) -> None:
+    services = {"registry": ServiceAddress("127.0.0.1:1")}
+    MeshFile(services).write(tmp_path / "mesh.json")
+    done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
+    assert done.returncode == 1
+    assert "SERVICE_UNREACHABLE" in done.stderr
 
 
 def test_audit_verify_knows_the_services(tmp_path: Path) -> None:

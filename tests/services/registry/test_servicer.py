@@ -5,12 +5,14 @@ import time
 import pytest
 
 from common.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from deepseek.data import manifest as data_manifest
+from deepseek.models import manifest as model_manifest
 from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 SHA256 = "ab" * 32
-MANIFEST = artifact_pb2.Artifact(sha256=SHA256, size_bytes=12, media_type="application/json")
+MANIFEST = artifact_pb2.Artifact(sha256=SHA256, size_bytes=12, media_type=data_manifest.MEDIA_TYPE)
 URI = f"artifact://default/sha256/{SHA256}"
 
 
@@ -24,7 +26,7 @@ def create_model_version(stub: RegistryServiceStub, digest: str = SHA256) -> pb.
     return stub.CreateModelVersion(
         pb.CreateModelVersionRequest(
             parent="models/m",
-            manifest=artifact_pb2.Artifact(sha256=digest, size_bytes=12, media_type="application/json"),
+            manifest=artifact_pb2.Artifact(sha256=digest, size_bytes=12, media_type=model_manifest.MEDIA_TYPE),
             sources=["datasets/d/versions/1", "runs/r"],
             metrics=[pb.Metric(name="test/accuracy", value=0.995)],
         )
@@ -55,7 +57,7 @@ def test_a_data_set_version_keeps_its_manifest(stub: RegistryServiceStub) -> Non
     assert (made.manifest.sha256, made.manifest.size_bytes, made.manifest.media_type) == (
         SHA256,
         12,
-        "application/json",
+        data_manifest.MEDIA_TYPE,
     )
     get = stub.GetDatasetVersion(pb.GetDatasetVersionRequest(name="datasets/d/versions/latest"))
     assert get.dataset_version == made
@@ -129,6 +131,17 @@ def test_an_alias_moves_by_compare_and_swap_and_remembers(stub: RegistryServiceS
         (None, "BAD_DIGEST", "manifest.sha256"),
         (artifact_pb2.Artifact(sha256="AB" * 32, media_type="a/b"), "BAD_DIGEST", "manifest.sha256"),
         (artifact_pb2.Artifact(sha256=SHA256, media_type="a/b", size_bytes=-1), "BAD_VALUE", "manifest.size_bytes"),
+        (artifact_pb2.Artifact(sha256=SHA256, media_type="a/b"), "WRONG_MEDIA_TYPE", "manifest.media_type"),
+        (
+            artifact_pb2.Artifact(sha256=SHA256, media_type=model_manifest.MEDIA_TYPE),
+            "WRONG_MEDIA_TYPE",
+            "manifest.media_type",
+        ),
+        (
+            artifact_pb2.Artifact(sha256=SHA256, media_type=data_manifest.MEDIA_TYPE, size_bytes=(64 << 20) + 1),
+            "TOO_LARGE",
+            "manifest.size_bytes",
+        ),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_field(
@@ -159,7 +172,7 @@ def test_errors_travel_with_reason_and_field(stub: RegistryServiceStub) -> None:
 
 LARGEST = pb.CreateModelVersionRequest(
     parent="models/m",
-    manifest=MANIFEST,
+    manifest=artifact_pb2.Artifact(sha256=SHA256, size_bytes=12, media_type=model_manifest.MEDIA_TYPE),
     sources=["/".join(["runs", f"r{i:03}", "a" * 63, "b" * 63, "c" * 63, "d" * 53]) for i in range(128)],
     metrics=[pb.Metric(name=f"{i:03}/" + "é" * 62, value=0.1) for i in range(128)],
 )
@@ -220,7 +233,8 @@ def test_a_list_that_is_too_long_is_refused(
 def test_a_name_that_is_too_long_is_refused(
     stub: RegistryServiceStub, request_: pb.CreateModelVersionRequest, field: str
 ) -> None:
-    request_.parent, request_.manifest.sha256, request_.manifest.media_type = "models/m", SHA256, "a/b"
+    request_.parent = LARGEST.parent
+    request_.manifest.CopyFrom(LARGEST.manifest)
     with pytest.raises(InvalidArgument) as caught:
         stub.CreateModelVersion(request_)
     assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", field)

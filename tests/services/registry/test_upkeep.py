@@ -10,6 +10,7 @@ import pytest
 from common.channel import open_channel
 from common.config import load_settings
 from common.errors import DataLoss, FailedPrecondition
+from deepseek.models.manifest import MEDIA_TYPE
 from protos.registry.v1 import registry_pb2 as registry
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.upkeep.v1 import upkeep_pb2 as pb
@@ -31,7 +32,7 @@ def old(tmp_path: Path) -> Iterator[grpc.Channel]:
     with _served(tmp_path / "old") as channel:
         stub = RegistryServiceStub(channel)
         for number in range(3):
-            manifest = {"sha256": f"{number:064x}", "size_bytes": 1, "media_type": "application/json"}
+            manifest = {"sha256": f"{number:064x}", "size_bytes": 1, "media_type": MEDIA_TYPE}
             stub.CreateModelVersion(
                 registry.CreateModelVersionRequest(parent="models/m", manifest=manifest, sources=["runs/r"])
             )
@@ -80,4 +81,4 @@ def test_a_second_import_and_one_that_breaks_off_are_refused(old: grpc.Channel, 
 def test_references_are_listed(old: grpc.Channel) -> None:
     answers = UpkeepServiceStub(old).ListReferences(pb.ListReferencesRequest())
     listed = [(one.tenant, one.sha256, one.media_type) for answer in answers for one in answer.references]
-    assert listed == [("default", f"{number:064x}", "application/json") for number in range(3)]
+    assert listed == [("default", f"{number:064x}", MEDIA_TYPE) for number in range(3)]
