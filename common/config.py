@@ -102,6 +102,9 @@ class ServiceSettings(TraceSettings):
     burst: int = Field(10_000, description="Calls that one user may make at once", gt=0)
     deadline_s: float = Field(30, description="Deadline of calls that bring none, and of calls to others", gt=0)
     drain_s: float = Field(10, description="Seconds that accepted calls get to finish on SIGTERM", ge=0)
+    lame_duck_s: float = Field(
+        0, description="Seconds that a server on SIGTERM says it is not ready and still answers, for a balancer", ge=0
+    )
     address_file: Path | None = Field(None, description="File to write the bound address to, as JSON")
     parent_pid: int | None = Field(None, description="End when this process ends", gt=0)
     metrics_port: int | None = Field(

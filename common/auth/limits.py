@@ -66,6 +66,13 @@ class CallerLimits:
             message = f"{caller.subject} may make {self._rate:g} calls a second; try again in {delay_s:.3f} s"
             raise ResourceExhausted("RATE_EXCEEDED", message, retry_delay_s=delay_s)
 
+    def pause(self, caller: Caller, seconds: float) -> None:
+        """Refuses a caller's calls for a while, as if they had made too many."""
+        if caller is LOCAL or caller.is_service:
+            return
+        with self._lock:
+            self._buckets[caller.tenant, caller.subject] = (0.0, self._clock() + seconds)
+
     @contextmanager
     def stream(self, caller: Caller) -> Iterator[None]:
         """Counts a stream as long as it is open.

@@ -12,7 +12,7 @@ untouched: they have to answer when all else is refused.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
@@ -24,11 +24,15 @@ from common.auth import Caller, Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
 from common.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, PermissionDenied, ResourceExhausted
+from common.server.arrivals import Arrivals
 from common.server.readiness import health_request
 from common.server.status import to_status
 from common.telemetry.calls import CallObserver, MethodObserver, NamedRequests, ObservedCall
 
 _HEALTH = "/grpc.health.v1.Health/"
+_ASK_AGAIN_S = 1.0
+"""How often a stream is asked whether its caller would still be let in."""
+
 _FOREVER_S = 1e9
 """gRPC tells of a call without a deadline that more time than this remains."""
 
@@ -80,6 +84,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         authenticator: Tells who calls.
         roles: The least role of every method by its path; a method without one cannot be called.
         limits: What one caller may ask for.
+        arrivals: Waits for requests.
         observer: Sees every call.
         max_streams: Calls with a stream in either direction that may run at once.
         deadline_s: Seconds that a unary call may take that brings no deadline of its own.
@@ -90,6 +95,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         authenticator: Authenticator,
         roles: Mapping[str, Role],
         limits: CallerLimits,
+        arrivals: Arrivals,
         observer: CallObserver,
         *,
         max_streams: int,
@@ -98,6 +104,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._authenticator = authenticator
         self._roles = roles
         self._limits = limits
+        self._arrivals = arrivals
         self._observer = observer
         self._deadline_s = deadline_s
         self._streams = threading.BoundedSemaphore(max_streams)
@@ -118,43 +125,64 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        if handler.request_deserializer:
-            handler = _parsing(handler)
+        """Takes every call as one that streams its requests, which is the same on the wire: for a call with one request
+        gRPC waits before anybody can ask who makes it."""
+        parse = handler.request_deserializer
         codec = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _message_or_error(parse) if parse else None,
             "response_serializer": handler.response_serializer,
         }
-        if not handler.request_streaming and not handler.response_streaming:
-            return grpc.unary_unary_rpc_method_handler(
-                self._single(method, self._bounded(handler.unary_unary)), **codec
-            )
-        if handler.request_streaming and not handler.response_streaming:
-            behaviour = self._single(method, self._capped(handler.stream_unary))
-            return grpc.stream_unary_rpc_method_handler(
-                lambda requests, context: behaviour(NamedRequests(requests), context), **codec
-            )
+        if handler.response_streaming:
+            behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            answer = self._many(method, behaviour, streams_requests=handler.request_streaming)
+            return grpc.stream_stream_rpc_method_handler(answer, **codec)
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream), **codec)
-        return grpc.unary_stream_rpc_method_handler(self._many(method, handler.unary_stream), **codec)
+            behaviour = self._capped(handler.stream_unary)
+        else:
+            behaviour = self._bounded(handler.unary_unary)
+        answer = self._single(method, behaviour, streams_requests=handler.request_streaming)
+        return grpc.stream_unary_rpc_method_handler(answer, **codec)
 
     def _observe(self, method: str) -> MethodObserver:
         return self._observer.of_method(method, audited=self._roles.get(method, Role.PREDICTOR) >= Role.WRITER)
 
-    def _admit(self, method: str, context: grpc.ServicerContext, call: ObservedCall) -> CallContext:
-        """The call's context, once it is known that its caller may make it.
+    def _admit(
+        self, method: str, requests: Iterator[Any], context: grpc.ServicerContext, call: ObservedCall, *, streams: bool
+    ) -> tuple[Any, CallContext]:
+        """The call's request, or requests, and its context, once it is known that its caller may make it.
 
         Raises:
             Unauthenticated, PermissionDenied: They may not.
-            ResourceExhausted: RATE_EXCEEDED.
+            ResourceExhausted: RATE_EXCEEDED, REQUEST_TOO_SLOW.
+            InvalidArgument: BAD_MESSAGE.
         """
         caller = call.caller = self._authenticator.authenticate(context)
-        # First, since a refusal costs as much as an answer.
+        # Before anything else, since a refusal costs as much as an answer.
         self._limits.count(caller)
+        admitted = CallContext(context, caller)
+        if streams:
+            call.request = NamedRequests(self._while_known(map(_message, requests), context))
+        else:
+            call.request = _message(self._arrivals.first(requests, admitted))
         role = self._roles.get(method)
         if role is None or caller.role < role:
             message = f"{caller.subject} is a {caller.role}; {method} takes a {role or 'role that nobody has'}"
             raise PermissionDenied("ROLE_MISSING", message)
-        return CallContext(context, caller)
+        return call.request, admitted
+
+    def _while_known(self, messages: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Passes on the messages of a stream for as long as its caller would be let in: tokens expire, keys go.
+
+        Raises:
+            Unauthenticated: They would not any more.
+        """
+        asked_s = time.monotonic()
+        for message in messages:
+            now = time.monotonic()
+            if now - asked_s > _ASK_AGAIN_S:
+                self._authenticator.authenticate(context)
+                asked_s = now
+            yield message
 
     @contextmanager
     def _stream(self, context: CallContext) -> Iterator[None]:
@@ -167,13 +195,15 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         finally:
             self._streams.release()
 
-    def _single(self, method: str, behaviour: Callable[[Any, CallContext], Any]) -> Callable[..., Any]:
+    def _single(
+        self, method: str, behaviour: Callable[[Any, CallContext], Any], *, streams_requests: bool
+    ) -> Callable[..., Any]:
         observer = self._observe(method)
 
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
-            with observer.begin(request, context) as observed:
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            with observer.begin(context) as observed:
                 try:
-                    response = behaviour(request, self._admit(method, context, observed))
+                    response = behaviour(*self._admit(method, requests, context, observed, streams=streams_requests))
                     observed.end(response=response)
                 except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
                     failure = _failure(method, context, error)
@@ -185,16 +215,18 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
         return call
 
-    def _many(self, method: str, behaviour: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def _many(
+        self, method: str, behaviour: Callable[..., Iterator[Any]], *, streams_requests: bool
+    ) -> Callable[..., Iterator[Any]]:
         observer = self._observe(method)
 
-        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             # All of it runs when gRPC takes the first response, so that a call which ends before that holds no place.
-            with observer.begin(request, context) as observed:
+            with observer.begin(context) as observed:
                 try:
-                    admitted = self._admit(method, context, observed)
+                    request, admitted = self._admit(method, requests, context, observed, streams=streams_requests)
                     with self._stream(admitted):
-                        yield from behaviour(request, admitted)
+                        yield from self._while_known(behaviour(request, admitted), context)
                     observed.end()
                     _logger.debug("done", extra={"method": method})
                     return
@@ -226,17 +258,11 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return call
 
 
-def _parsing(handler: Any) -> Any:
-    """The handler, with bytes that are no message refused in the call.
+def _message_or_error(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Parses to a message, or to the error that bytes are which are none.
 
-    gRPC parses before the call, where they would be INTERNAL, and logged as a bug of ours. So what is parsed to is
-    either a message or the error, which waits until it is known who calls.
+    gRPC parses before the call, where the error would be INTERNAL, and logged as a bug of ours.
     """
-    if handler.request_streaming:
-        kind = "stream_stream" if handler.response_streaming else "stream_unary"
-    else:
-        kind = "unary_stream" if handler.response_streaming else "unary_unary"
-    behaviour, parse = getattr(handler, kind), handler.request_deserializer
 
     def message_or_error(data: bytes) -> Any:
         try:
@@ -244,10 +270,7 @@ def _parsing(handler: Any) -> Any:
         except DecodeError:
             return InvalidArgument("BAD_MESSAGE", "the bytes are no request of this method; see its contract")
 
-    def call(request: Any, context: CallContext) -> Any:
-        return behaviour(map(_message, request) if handler.request_streaming else _message(request), context)
-
-    return handler._replace(request_deserializer=message_or_error, **{kind: call})
+    return message_or_error
 
 
 def _message(parsed: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from contextlib import ExitStack, closing
@@ -28,6 +29,7 @@ from common.database import Database
 from common.errors import FailedPrecondition, MeshError
 from common.keepalive import KEEPALIVE, MIN_PING_INTERVAL_MS
 from common.processes import die_with
+from common.server.arrivals import Arrivals
 from common.server.interceptor import Interceptor
 from common.server.readiness import Readiness
 from common.telemetry import configure_logging
@@ -84,6 +86,8 @@ class MeshServer:
         ready: Callable[[], bool],
         on_stop: Sequence[Callable[[], None]],
         pool: futures.ThreadPoolExecutor,
+        arrivals: Arrivals,
+        lame_duck_s: float,
     ) -> None:
         self.port = port
         self.address = f"{host}:{port}"
@@ -91,6 +95,8 @@ class MeshServer:
         self._server = server
         self._pool = pool
         self._on_stop = on_stop
+        self._arrivals = arrivals
+        self._lame_duck_s = lame_duck_s
         self._readiness = Readiness(self.names, ready)
         health_pb2_grpc.add_HealthServicer_to_server(self._readiness, server)
         reflection.enable_server_reflection([*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -98,11 +104,18 @@ class MeshServer:
     def start(self) -> None:
         """Starts answering. Health: `""` is alive from now on, each service's name serves while the server is ready."""
         self._server.start()
+        self._arrivals.start()
         self._readiness.start()
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Refuses new calls, gives accepted ones `grace_s` seconds to finish (None: no time), and stops."""
+        """Refuses new calls, gives accepted ones `grace_s` seconds to finish, and stops; with None all of it at once.
+
+        With time to finish it first says for `lame_duck_s` that it is not ready, and answers on.
+        """
         self._readiness.stop()
+        if grace_s is not None:
+            time.sleep(self._lame_duck_s)
+        self._arrivals.stop()
         for end in self._on_stop:
             end()
         self._server.stop(grace_s).wait()
@@ -145,11 +158,27 @@ def make_server(
         add_audit = audit_pb2_grpc.add_AuditServiceServicer_to_server
         hosted = [*hosted, Hosted(AUDIT_SERVICE, add_audit, AuditServicer(telemetry.audit))]
     num_threads = settings.unary_workers + settings.max_streams
+    limits = CallerLimits(
+        rate=settings.rate,
+        burst=settings.burst,
+        max_streams=settings.max_streams_per_caller,
+        max_streams_per_tenant=settings.max_streams_per_tenant,
+    )
+    arrivals = Arrivals(limits, deadline_s=settings.deadline_s)
+    interceptor = Interceptor(
+        _authenticator(settings),
+        role_of_methods(one.name for one in hosted),
+        limits,
+        arrivals,
+        observer,
+        max_streams=settings.max_streams,
+        deadline_s=settings.deadline_s,
+    )
     # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
     pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)
     server = grpc.server(
         pool,
-        interceptors=[_interceptor(settings, hosted, observer)],
+        interceptors=[interceptor],
         maximum_concurrent_rpcs=num_threads + _MAX_WAITING,
         options=[
             ("grpc.so_reuseport", 0),
@@ -171,25 +200,15 @@ def make_server(
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _bind_error(host, settings.port) from error
-    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool)
+    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool, arrivals, settings.lame_duck_s)
     bound.metrics_address = telemetry.metrics_address if telemetry else ""
     return bound
 
 
-def _interceptor(settings: ServiceSettings, hosted: Sequence[Hosted], observer: CallObserver) -> Interceptor:
-    authenticator: Authenticator = Loopback()
-    if settings.identity:
-        authenticator = MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
-    limits = CallerLimits(
-        rate=settings.rate,
-        burst=settings.burst,
-        max_streams=settings.max_streams_per_caller,
-        max_streams_per_tenant=settings.max_streams_per_tenant,
-    )
-    roles = role_of_methods(one.name for one in hosted)
-    return Interceptor(
-        authenticator, roles, limits, observer, max_streams=settings.max_streams, deadline_s=settings.deadline_s
-    )
+def _authenticator(settings: ServiceSettings) -> Authenticator:
+    if not settings.identity:
+        return Loopback()
+    return MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:

@@ -6,7 +6,10 @@ calls that were refused because of who made them; reads are not.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -25,12 +28,39 @@ REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 UNRECORDED = frozenset({"RATE_EXCEEDED"})
 """The reasons of refusals that are not: whoever calls too often would have the disk do more for it."""
 
+_STRANGERS_BURST = 100
+_MAX_HOSTS = 1000
+
 _LONGEST_NAME = 256
 # Fields of requests that name what a call is for: those that name it fully, and those that a response knows better.
 _FULL_NAMES = ("name", "upload", "model_name", "run")
 _PARTS_OF_NAMES = ("parent", "dataset", "dataset_id", "model_id")
 
 _log = logging.getLogger(__name__)
+
+
+class Strangers:
+    """Bounds what calls may write whose caller nobody knows: they cost the disk more than their maker. Thread-safe.
+
+    A host's first calls are recorded, and of the others one a second, which tells how many were not.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._hosts: OrderedDict[str, tuple[float, float, int]] = OrderedDict()  # records left, since when, unrecorded
+
+    def count(self, host: str) -> int | None:
+        """Counts a call; None if it is not to be recorded, else how many before it were not."""
+        now = self._clock()
+        with self._lock:
+            left, since, unrecorded = self._hosts.pop(host, (float(_STRANGERS_BURST), now, 0))
+            left = min(_STRANGERS_BURST, left + now - since)
+            recorded = left >= 1
+            self._hosts[host] = (left - 1, now, 0) if recorded else (left, now, unrecorded + 1)
+            if len(self._hosts) > _MAX_HOSTS:
+                self._hosts.popitem(last=False)
+        return unrecorded if recorded else None
 
 
 class CallObserver:
@@ -46,6 +76,7 @@ class CallObserver:
         self.tracer = tracer
         self.metrics = metrics
         self.audit = audit
+        self.strangers = Strangers()
 
     def of_method(self, method: str, *, audited: bool) -> "MethodObserver":
         """What observes the calls of one method.
@@ -65,19 +96,15 @@ class MethodObserver:
         self.audited = audited
         self.tracer = observer.tracer
         self.audit = observer.audit
+        self.strangers = observer.strangers
         self.metrics = observer.metrics.of_method(method) if observer.metrics else None
         self.span_name = method.removeprefix("/")
         service, _, name = self.span_name.partition("/")
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
-    def begin(self, request: Any, context: grpc.ServicerContext) -> "ObservedCall":
-        """Begins to observe a call in this thread.
-
-        Args:
-            request: Its request, or `NamedRequests`.
-            context: gRPC's.
-        """
-        return ObservedCall(self, request, context)
+    def begin(self, context: grpc.ServicerContext) -> "ObservedCall":
+        """Begins to observe a call in this thread."""
+        return ObservedCall(self, context)
 
 
 class ObservedCall:
@@ -85,14 +112,15 @@ class ObservedCall:
 
     Attributes:
         caller: Who makes it; None until that is known.
+        request: Its request, or `NamedRequests`; None until it is there.
     """
 
-    __slots__ = ("_began", "_context", "_ended", "_method", "_request", "_span", "caller")
+    __slots__ = ("_began", "_context", "_ended", "_method", "_span", "caller", "request")
 
-    def __init__(self, method: MethodObserver, request: Any, context: grpc.ServicerContext) -> None:
+    def __init__(self, method: MethodObserver, context: grpc.ServicerContext) -> None:
         self.caller: Caller | None = None
+        self.request: Any = None
         self._method = method
-        self._request = request
         self._context = context
         self._ended = False
         self._began = method.metrics.begin() if method.metrics else 0.0
@@ -138,12 +166,19 @@ class ObservedCall:
             self._span.end()
 
     def _record(self, audit: AuditLog, code: str, reason: str, response: Any) -> None:
+        resource = resource_name(self.request, response)
+        if self.caller is None:
+            unrecorded = self._method.strangers.count(self._context.peer().rpartition(":")[0])
+            if unrecorded is None:
+                return
+            if unrecorded:
+                resource = f"and {unrecorded} calls from there before it"
         try:
             audit.append(
                 tenant=self.caller.tenant if self.caller else "",
                 subject=self.caller.subject if self.caller else "",
                 method=self._method.method,
-                resource=resource_name(self._request, response),
+                resource=resource,
                 code=code,
                 reason=reason,
                 trace_id=self._span.context.trace_id,

@@ -1,25 +1,37 @@
 """Who gets in over TLS, against a real server; what the servicer learns of them."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from common.auth import TENANT_HEADER, Identity, Role, on_behalf_of
-from common.auth.certificates import make_authority, renew
+from common.auth.certificates import make_authority, renew, rotate_signing_key
 from common.auth.identity import replace_file
 from common.auth.tokens import issue_token
 from common.channel import open_channel
 from common.database import Database
-from common.errors import FailedPrecondition, InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
+from common.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from common.server import MeshServer, caller
+from common.server.arrivals import MAX_SLOW_PER_TENANT
 from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
 from tests.common.settings import CalledSettings, example_settings
+from tests.processes import wait_until
 
 
 class Servicer(ExampleServicer):
@@ -222,3 +234,114 @@ def test_calls_that_are_refused_count_too_and_are_on_record_only_below_the_rate(
     assert reasons == ["ROLE_MISSING"] * 3 + ["RATE_EXCEEDED"] * 2
     recorded = [json.loads(line)["outcome"]["reason"] for line in settings.audit_file.read_text().splitlines()]
     assert recorded == ["ROLE_MISSING"] * 3
+
+
+def half_sent(channel: grpc.Channel, let_go: threading.Event, token_file: Path | None = None) -> Any:
+    """Begins a call of one request and does not send it."""
+
+    def requests() -> Iterator[bytes]:
+        let_go.wait(60)
+        yield b""
+
+    metadata = (("authorization", f"Bearer {token_file.read_text()}"),) if token_file else ()
+    return channel.stream_unary("/deepseek.job.v1.JobService/GetJob").future(requests(), metadata=metadata, timeout=60)
+
+
+@pytest.fixture
+def let_go() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+NUM_HALF_SENT = 60
+"""More than a server has threads."""
+
+
+def test_who_is_not_let_in_is_refused_before_their_request_is_there(
+    server: MeshServer, folder: Path, let_go: threading.Event
+) -> None:
+    with grpc.secure_channel(server.address, Identity(folder / "cli").channel_credentials()) as channel:
+        calls = [half_sent(channel, let_go) for _ in range(NUM_HALF_SENT)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
+
+
+def test_requests_that_do_not_come_stop_neither_others_nor_a_few_slow_ones(
+    server: MeshServer, folder: Path, tmp_path: Path, let_go: threading.Event
+) -> None:
+    idle = token_for(folder, tmp_path / "idle", Role.PREDICTOR)
+    other = issue_token(folder / "signing" / "key.pem", "ben", tenant="other", role=Role.READER, lifetime_s=600)
+    replace_file(tmp_path / "other", other.encode())
+    with grpc.secure_channel(server.address, Identity(folder / "cli").channel_credentials()) as channel:
+        calls = [half_sent(channel, let_go, idle) for _ in range(NUM_HALF_SENT)]
+        wait_until(lambda: sum(call.done() for call in calls) == NUM_HALF_SENT - MAX_SLOW_PER_TENANT, "calls to be cut")
+        assert ask(server, folder / "cli", tmp_path / "other") == "other ben reader"
+        with pytest.raises(ResourceExhausted) as paused:
+            ask(server, folder / "cli", idle)
+        assert paused.value.reason == "RATE_EXCEEDED"
+        let_go.set()
+        left = [
+            call for call in calls if call.code() not in (grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        ]
+        assert {call.code() for call in left} == {grpc.StatusCode.PERMISSION_DENIED}
+
+
+def test_a_request_that_is_not_there_at_the_deadline_is_waited_for_no_longer(
+    folder: Path, tmp_path: Path, token: Path, let_go: threading.Event
+) -> None:
+    flags = ("--identity", str(folder / "registry"), "--deadline-s", "1.5")
+    with (
+        example_server(example_settings(tmp_path, *flags, cls=CalledSettings), Servicer()) as server,
+        grpc.secure_channel(server.address, Identity(folder / "cli").channel_credentials()) as channel,
+    ):
+        assert half_sent(channel, let_go, token).code() is grpc.StatusCode.CANCELLED
+
+
+def test_calls_of_strangers_do_not_fill_the_audit_log(folder: Path, tmp_path: Path) -> None:
+    settings = example_settings(tmp_path, "--identity", str(folder / "registry"), cls=CalledSettings)
+    with closing(Database(settings.state_url)) as database:
+        database.migrate()
+        with (
+            closing(Telemetry(settings, database)) as telemetry,
+            example_server(settings, Servicer(), telemetry=telemetry) as server,
+            open_channel(server.address, identity=folder / "cli", retry=False) as channel,
+        ):
+            for _ in range(300):
+                with pytest.raises(Unauthenticated):
+                    job_pb2_grpc.JobServiceStub(channel).GetJob(job_pb2.GetJobRequest())
+    assert 100 <= len(settings.audit_file.read_text().splitlines()) < 200
+
+
+def test_a_call_without_a_request_is_refused(server: MeshServer, folder: Path, token: Path) -> None:
+    with open_channel(server.address, identity=folder / "cli", token_file=token) as channel:
+        call = channel.stream_unary("/deepseek.job.v1.JobService/GetJob")
+        with pytest.raises(InvalidArgument, match="ended without a request"):
+            call(iter(()), timeout=30)
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+def test_a_stream_ends_with_the_token_that_opened_it(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "authority"
+    make_authority(folder, ["registry"])
+    lifetime_s = 4 if end == "expired" else 600
+    token = issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=Role.READER, lifetime_s=lifetime_s)
+    replace_file(tmp_path / "token", token.encode())
+
+    class Endless(ExampleServicer):
+        def WatchJob(self, request: Any, context: grpc.ServicerContext) -> Iterator[job_pb2.WatchJobResponse]:
+            while not self.leave.wait(0.1):
+                yield job_pb2.WatchJobResponse()
+
+    settings = example_settings(tmp_path, "--identity", str(folder / "registry"), cls=CalledSettings)
+    servicer = Endless()
+    with (
+        example_server(settings, servicer) as server,
+        open_channel(server.address, identity=folder / "cli", token_file=tmp_path / "token", retry=False) as channel,
+    ):
+        watch = job_pb2_grpc.JobServiceStub(channel).WatchJob(job_pb2.WatchJobRequest(name="x"), timeout=60)
+        next(watch)
+        if end == "revoked":
+            rotate_signing_key(folder, revoke=True)
+        with pytest.raises(Unauthenticated):
+            list(watch)
+        servicer.leave.set()

@@ -25,6 +25,7 @@ from common.jobs import JobStore
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server
 from common.telemetry.audit import Head, verify
+from common.telemetry.calls import Strangers
 from common.telemetry.process import Telemetry
 from common.telemetry.traces import Tracer, TraceTarget
 from protos.audit.v1 import audit_pb2, audit_pb2_grpc
@@ -235,3 +236,12 @@ def test_the_log_is_whole_after_a_stop(tmp_path: Path) -> None:
         head = audit_pb2_grpc.AuditServiceStub(channel).GetAuditHead(audit_pb2.GetAuditHeadRequest())
     assert head.sequence == 1
     assert verify(again.settings.audit_file, Head(head.sequence, head.hash, head.size_bytes)).findings == ()
+
+
+def test_strangers_are_recorded_at_first_and_then_one_a_second_with_how_many_were_not() -> None:
+    now = [0.0]
+    strangers = Strangers(lambda: now[0])
+    assert [strangers.count("ipv4:10.0.0.1") for _ in range(103)] == [0] * 100 + [None] * 3
+    assert strangers.count("ipv4:10.0.0.2") == 0
+    now[0] = 1.0
+    assert [strangers.count("ipv4:10.0.0.1") for _ in range(2)] == [3, None]
