@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from common import deadline
 from common.auth.identity import SERVICE_HEADER, Identity, read_token
 from common.errors import ERROR_CLASSES, FailedPrecondition, Internal, InvalidArgument, MeshError, Violation
 from common.keepalive import KEEPALIVE
@@ -342,7 +343,7 @@ class _Method:
         return _CapturingIterator(request) if self._streams_requests else None
 
     def _limit(self, timeout: float | None) -> float | None:
-        return self._deadline_s if timeout is None else timeout
+        return deadline.within(self._deadline_s if timeout is None else timeout)
 
 
 def _cause(error: grpc.RpcError, address: str, requests: "_CapturingIterator | None") -> Exception:

@@ -20,6 +20,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from common import deadline
 from common.auth import Caller, Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
@@ -44,29 +45,31 @@ class CallContext:
 
     Attributes:
         caller: Who.
+        has_own_deadline: Whether it brought a deadline; known once it is bound.
     """
 
     def __init__(self, context: grpc.ServicerContext, caller: Caller) -> None:
         self.caller = caller
+        self.has_own_deadline = True
         self._context = context
-        self._end: float | None = None
+        self._end_s: float | None = None
 
-    def bound(self, deadline_s: float) -> float | None:
-        """Gives the call a deadline if it has none; tells when that is on the monotonic clock, None if it had one.
+    def bound(self, deadline_s: float) -> float:
+        """Gives the call a deadline if it has none; tells when it ends on the monotonic clock.
 
         Raises:
             DeadlineExceeded: The caller's own has passed.
         """
-        remaining = self._context.time_remaining()
-        if remaining is None or remaining >= _FOREVER_S:
-            self._end = time.monotonic() + deadline_s
-        elif remaining <= 0:
+        remaining_s = self._context.time_remaining()
+        self.has_own_deadline = remaining_s is not None and remaining_s < _FOREVER_S
+        if remaining_s is not None and remaining_s <= 0:
             raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before the call began")
-        return self._end
+        self._end_s = time.monotonic() + (remaining_s if self.has_own_deadline and remaining_s else deadline_s)
+        return self._end_s
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline."""
-        return self._context.time_remaining() if self._end is None else max(0.0, self._end - time.monotonic())
+        return self._context.time_remaining() if self._end_s is None else max(0.0, self._end_s - time.monotonic())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -246,9 +249,10 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
     def _bounded(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
         def call(request: Any, context: CallContext) -> Any:
-            end = context.bound(self._deadline_s)
-            response = behaviour(request, context)
-            if end is not None and time.monotonic() > end:
+            end_s = context.bound(self._deadline_s)
+            with deadline.until(end_s):
+                response = behaviour(request, context)
+            if not context.has_own_deadline and time.monotonic() > end_s:
                 message = (
                     f"took longer than {self._deadline_s:g} s, which a call without a deadline gets; set a deadline"
                 )
