@@ -16,7 +16,7 @@ from tests.services.trainer.test_exports import export, manifest_of
 def test_a_language_model_is_trained_and_exported_by_the_same_calls(mesh: Mesh) -> None:
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))[:20_000]
     version = add_dataset(mesh.registry.channel(), mesh.home / "store", "manual", TEXT_FIELDS, passages(text))
-    name = mesh.submit(text_spec(version)).name
+    name = mesh.submit(text_spec(version, epochs=10)).name
     events = list(mesh.watch(name))
     run = mesh.run(name)
     assert run.job.state == job_pb2.JOB_STATE_SUCCEEDED, run.job
@@ -27,8 +27,8 @@ def test_a_language_model_is_trained_and_exported_by_the_same_calls(mesh: Mesh) 
     ]
     perplexities = [evaluation["perplexity"] for evaluation in evaluations]
     assert perplexities == sorted(perplexities, reverse=True)
-    assert perplexities[-1] < 20  # guessing evenly among 96 tokens has 96
-    assert evaluations[-1]["next_token_accuracy"] > 0.2
+    assert perplexities[-1] < 15  # guessing evenly among 96 tokens has 96
+    assert evaluations[-1]["next_token_accuracy"] > 0.3
 
     job = export(mesh, pb.ExportModelRequest(run=name, model="models/manual"))
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job
