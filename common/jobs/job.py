@@ -32,6 +32,9 @@ class JobState(enum.Enum):
 HELD = (JobState.RUNNING.value, JobState.CANCELLING.value)
 """The states in which a worker holds, or held, the lease."""
 
+UNFINISHED = (JobState.PENDING.value, *HELD)
+"""The states of jobs that are still to end."""
+
 
 @dataclass(frozen=True)
 class JobError:

@@ -13,11 +13,17 @@ from sqlalchemy.orm import Session
 
 from common.database import Database, decode_page_token, encode_page_token, now_us
 from common.database import page_size as checked_page_size
-from common.errors import NotFound
-from common.jobs.job import HELD, Job, JobRow, JobState
+from common.errors import NotFound, ResourceExhausted
+from common.jobs.job import HELD, UNFINISHED, Job, JobRow, JobState
 from common.jobs.lease import Lease
 from common.names import new_id, parse
 from common.telemetry.traces import traceparent
+
+MAX_JOBS_PER_TENANT = 100
+"""How many jobs of a tenant may wait or be carried out, unless a service's settings say otherwise."""
+
+_QUOTA_DELAY_S = 30.0
+"""When to try again if a tenant has too many; jobs take minutes and more."""
 
 _WATCH_S = 0.2
 """Seconds between two looks of a watcher."""
@@ -28,10 +34,12 @@ class JobStore:
 
     Args:
         database: The service's database, migrated.
+        max_per_tenant: How many jobs of a tenant may wait or be carried out; more are refused.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_per_tenant: int = MAX_JOBS_PER_TENANT) -> None:
         self._database = database
+        self._max_per_tenant = max_per_tenant
 
     def submit(self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "") -> Job:
         """Adds a job in the caller's transaction; call `JobRunner.wake` once that is committed.
@@ -44,7 +52,17 @@ class JobStore:
             kind: What kind of work; a runner takes the kinds that it has handlers for.
             spec: What to do, JSON text.
             result: Resource name of what the job makes, where it is known beforehand.
+
+        Raises:
+            ResourceExhausted: QUOTA_EXCEEDED.
         """
+        unfinished = select(func.count()).where(JobRow.tenant == tenant, JobRow.state.in_(UNFINISHED))
+        if (num_jobs := session.scalar(unfinished) or 0) >= self._max_per_tenant:
+            message = (
+                f"{num_jobs} jobs of {tenant} wait or run, and {self._max_per_tenant} may (`max_jobs_per_tenant`): "
+                "try again when some have ended, or cancel what is not needed any more (CancelJob)"
+            )
+            raise ResourceExhausted("QUOTA_EXCEEDED", message, retry_delay_s=_QUOTA_DELAY_S)
         row = JobRow(
             job_id=new_id(),
             tenant=tenant,
@@ -158,7 +176,11 @@ class JobStore:
             stop.wait(_WATCH_S)
 
     def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
-        """Takes up the oldest job that waits, or whose worker let its lease end.
+        """Takes up a job that waits, or whose worker let its lease end.
+
+        It is of a tenant for which the fewest jobs are carried out just now, and among these jobs the oldest. So who
+        has queued many does not keep the others waiting once a worker is free, and who is alone has every worker. Where
+        there is one worker only, nobody has more than another, and the oldest job comes first.
 
         Args:
             owner: Who claims; unique to a worker process and its start.
@@ -170,15 +192,27 @@ class JobStore:
         """
         # Looking first spares the write lock while there is nothing to do, which is most of the time.
         with self._database.snapshot() as session:
-            if session.scalar(select(JobRow.job_id).where(self._claimable(session, kinds)).limit(1)) is None:
+            claimable = _claimable(self._database.clock_us(session), kinds)
+            if session.scalar(select(JobRow.job_id).where(claimable).limit(1)) is None:
                 return None
         deadline = time.monotonic() + lease_s
         with self._database.transaction() as session:
-            query = select(JobRow).where(self._claimable(session, kinds)).order_by(JobRow.create_us, JobRow.job_id)
+            now = self._database.clock_us(session)
+            running = (
+                select(JobRow.tenant, func.count().label("number"))
+                .where(JobRow.state.in_(HELD), JobRow.lease_until_us > now)
+                .group_by(JobRow.tenant)
+                .subquery()
+            )
+            query = (
+                select(JobRow)
+                .outerjoin(running, running.c.tenant == JobRow.tenant)
+                .where(_claimable(now, kinds))
+                .order_by(func.coalesce(running.c.number, 0), JobRow.create_us, JobRow.job_id)
+            )
             row = session.scalars(query.limit(1)).first()
             if row is None:
                 return None
-            now = self._database.clock_us(session)
             if row.state == JobState.PENDING.value:
                 row.state = JobState.RUNNING.value
                 row.start_us = now
@@ -213,9 +247,10 @@ class JobStore:
         for lease in held:
             lease.deadline = deadline
 
-    def _claimable(self, session: Session, kinds: Collection[str]) -> ColumnElement[bool]:
-        orphaned = and_(JobRow.state.in_(HELD), JobRow.lease_until_us <= self._database.clock_us(session))
-        return and_(JobRow.kind.in_(kinds), or_(JobRow.state == JobState.PENDING.value, orphaned))
+
+def _claimable(now: int, kinds: Collection[str]) -> ColumnElement[bool]:
+    orphaned = and_(JobRow.state.in_(HELD), JobRow.lease_until_us <= now)
+    return and_(JobRow.kind.in_(kinds), or_(JobRow.state == JobState.PENDING.value, orphaned))
 
 
 def _row(session: Session, tenant: str, name: str) -> JobRow:

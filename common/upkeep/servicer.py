@@ -1,4 +1,4 @@
-"""deepseek.upkeep.v1.UpkeepService, hosted by every service that has state: protobuf <-> State, nothing else.
+"""deepseek.upkeep.v1.UpkeepService, hosted by every service that has state: protobuf <-> State, CollectionRecords.
 
 State files are spooled on their way: a snapshot or a transaction must not last as long as a client likes to take.
 """
@@ -12,8 +12,11 @@ from typing import BinaryIO
 import grpc
 
 from common.artifacts.store import disk_error
+from common.config import ServiceSettings
+from common.database import Database
 from common.server import Hosted
-from common.upkeep.dump import State
+from common.upkeep.dump import References, State
+from common.upkeep.records import CollectionRecords
 from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
@@ -21,15 +24,17 @@ SERVICE = "deepseek.upkeep.v1.UpkeepService"
 
 
 class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
-    """Gives out and takes in the state of one service.
+    """Gives out and takes in the state of one service, and keeps records for whoever deletes from the store.
 
     Args:
         state: Of the service.
+        records: Of collections.
         on_import: Called once a state was taken in, to take up what it says.
     """
 
-    def __init__(self, state: State, on_import: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, state: State, records: CollectionRecords, on_import: Callable[[], None]) -> None:
         self._state = state
+        self._records = records
         self._on_import = on_import
 
     def GetState(
@@ -72,10 +77,42 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
         self._on_import()
         return upkeep_pb2.ImportStateResponse(num_rows=num_rows)
 
+    def BeginCollection(
+        self, request: upkeep_pb2.BeginCollectionRequest, context: grpc.ServicerContext
+    ) -> upkeep_pb2.BeginCollectionResponse:
+        """Records what is about to be deleted."""
+        name = self._records.begin(request.parent, request.digests, request.num_bytes)
+        return upkeep_pb2.BeginCollectionResponse(name=name)
 
-def hosted(state: State, on_import: Callable[[], None] = lambda: None) -> Hosted:
-    """What a server hosts for a service's state; arguments as for the servicer."""
-    return Hosted(SERVICE, upkeep_pb2_grpc.add_UpkeepServiceServicer_to_server, UpkeepServicer(state, on_import))
+    def EndCollection(
+        self, request: upkeep_pb2.EndCollectionRequest, context: grpc.ServicerContext
+    ) -> upkeep_pb2.EndCollectionResponse:
+        """Records what of that has gone."""
+        name = self._records.end(request.parent, request.digests, request.num_bytes)
+        return upkeep_pb2.EndCollectionResponse(name=name)
+
+
+def hosted(
+    settings: ServiceSettings,
+    database: Database,
+    migrations: Path,
+    references: References,
+    *,
+    on_import: Callable[[], None] = lambda: None,
+) -> Hosted:
+    """What a server hosts for a service's state.
+
+    Args:
+        settings: Of the service.
+        database: Its database, migrated.
+        migrations: Folder of its revisions.
+        references: What its rows refer to.
+        on_import: As for the servicer.
+    """
+    state = State(settings.service, database, migrations, references)
+    records = CollectionRecords(settings.audit_file.parent / "collections")
+    servicer = UpkeepServicer(state, records, on_import)
+    return Hosted(SERVICE, upkeep_pb2_grpc.add_UpkeepServiceServicer_to_server, servicer)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
 from common.upkeep import servicer as upkeep
-from common.upkeep.dump import State
 from protos.inference.v2 import inference_pb2_grpc
 from services.inference.engine import Engine
 from services.inference.references import references
@@ -54,7 +53,7 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     servicer = InferenceServicer(repository, version("deepseek-mesh"))
     hosted = [
         Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer),
-        upkeep.hosted(State(settings.service, database, migrations, references), on_import=repository.restore_more),
+        upkeep.hosted(settings, database, migrations, references, on_import=repository.restore_more),
     ]
     server = make_server(settings, hosted, ready=ready, telemetry=telemetry)
     repository.start()

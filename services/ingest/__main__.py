@@ -14,7 +14,6 @@ from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
 from common.upkeep import servicer as upkeep
-from common.upkeep.dump import State
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
 from services.ingest.commit import Commits
@@ -45,13 +44,13 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     )
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
-    registry, jobs = Registry(channel), JobStore(database)
+    registry, jobs = Registry(channel), JobStore(database, max_per_tenant=settings.max_jobs_per_tenant)
     telemetry.watch_jobs(jobs)
     commits = Commits(database, store, registry)
     runner = JobRunner(jobs, {COMMIT_KIND: commits.run}, tracer=telemetry.tracer)
     limits = Limits(settings.max_upload_bytes, settings.max_open_bytes)
     uploads = Uploads(database, store, jobs, runner.wake, limits)
-    expiry = Expiry(uploads, settings.upload_expiry_days * 24 * 3600)
+    expiry = Expiry(uploads, telemetry.audit, settings.upload_expiry_days * 24 * 3600)
     servicer = IngestServicer(uploads, Reader(store, registry))
 
     def ready() -> bool:
@@ -65,7 +64,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
         artifacts.hosted(store),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
-        upkeep.hosted(State(settings.service, database, migrations, references), on_import=runner.wake),
+        upkeep.hosted(settings, database, migrations, references, on_import=runner.wake),
     ]
     stops = (partial(runner.begin_stop, settings.drain_s), job_servicer.close)
     server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)

@@ -197,6 +197,7 @@ class Uploads:
             NotFound: UPLOAD_NOT_FOUND.
             FailedPrecondition: UPLOAD_CLOSED if it was deleted; EMPTY_UPLOAD.
             AlreadyExists: REQUEST_ID_REUSED.
+            ResourceExhausted: QUOTA_EXCEEDED; the upload stays open.
         """
         failed_commit = self._failed_commit(tenant, name)
 
@@ -235,14 +236,18 @@ class Uploads:
                 return
             _drop(session, _load_open(session, tenant, name, failed_commit))
 
-    def expire(self, idle_us: int) -> Sequence[str]:
+    def expire(self, idle_us: int, record: Callable[[str, str], None] = lambda tenant, name: None) -> Sequence[str]:
         """Drops, as `delete` does, every tenant's open uploads that nobody has written to.
 
         Args:
             idle_us: For how long, microseconds; since the end of its last commit, if that failed.
+            record: Told the tenant and the name of each before that is final; it stays if this raises.
 
         Returns:
             Names of the uploads that were dropped.
+
+        Raises:
+            MeshError: As `record`.
         """
         before_us, dropped = now_us() - idle_us, []
         idle = and_(_is_open(before_us), UploadRow.update_us < before_us)
@@ -256,6 +261,7 @@ class Uploads:
                 )
                 if row is not None:
                     _drop(session, row)
+                    record(tenant, f"uploads/{upload_id}")
                     dropped.append(f"uploads/{upload_id}")
         return dropped
 

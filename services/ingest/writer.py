@@ -41,6 +41,9 @@ from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 MAX_SPLITS = 256
 """As many as a manifest may have."""
 
+_QUOTA_DELAY_S = 60.0
+"""When to try again if open uploads hold too much together: one of them may be committed or dropped by then."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -126,7 +129,10 @@ class Writer:
             raise InvalidArgument("TOO_MANY_SPLITS", message, field=f"samples[{sample.key}].split")
         size = num_bytes(sample)
         if size > self._room_bytes:
-            message = "the upload holds as many bytes as ingest takes (`max_upload_bytes`); commit it and open another"
+            message = (
+                "the upload holds as many bytes as ingest takes (`max_upload_bytes`), and waiting does not help: "
+                "commit it and open another"
+            )
             raise ResourceExhausted("UPLOAD_TOO_LARGE", message, field=f"samples[{sample.key}]")
         self._room_bytes -= size
         split = self._splits.setdefault(sample.split, _Split())
@@ -160,7 +166,7 @@ class Writer:
                 f"open uploads of {self._tenant} hold {open_bytes} bytes, and may hold {self._limits.open_bytes} "
                 "(`max_open_bytes`): commit some, or drop what was left behind (`deepseek dataset uploads`)"
             )
-            raise ResourceExhausted("QUOTA_EXCEEDED", message, field="upload")
+            raise ResourceExhausted("QUOTA_EXCEEDED", message, field="upload", retry_delay_s=_QUOTA_DELAY_S)
         kept = list(takewhile(lambda sample: sample.key not in known, self._buffer))
         if kept:
             self._make_durable(kept)

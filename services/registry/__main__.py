@@ -8,7 +8,6 @@ from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
 from common.upkeep import servicer as upkeep
-from common.upkeep.dump import State
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
@@ -36,7 +35,7 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
 
     hosted = [
         Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer),
-        upkeep.hosted(State(settings.service, database, migrations, references)),
+        upkeep.hosted(settings, database, migrations, references),
     ]
     return make_server(settings, hosted, ready=ready, telemetry=telemetry)
 

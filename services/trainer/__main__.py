@@ -13,7 +13,6 @@ from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import Telemetry
 from common.upkeep import servicer as upkeep
-from common.upkeep.dump import State
 from protos.job.v1 import job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2_grpc
 from services.trainer import attempts, exports, references, runs
@@ -35,7 +34,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     store = telemetry.measured(open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key))
     registry = Registry(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(registry.close)
-    job_store = JobStore(database)
+    job_store = JobStore(database, max_per_tenant=settings.max_jobs_per_tenant)
     run_store = runs.RunStore(database, job_store)
     directory = settings.home / "trainer"
     run_handler = attempts.RunHandler(
@@ -59,7 +58,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     hosted = [
         Hosted("deepseek.trainer.v1.TrainerService", add_trainer, trainer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, jobs),
-        upkeep.hosted(State(settings.service, database, migrations, references.references), on_import=runner.wake),
+        upkeep.hosted(settings, database, migrations, references.references, on_import=runner.wake),
     ]
 
     def ready() -> bool:

@@ -100,6 +100,9 @@ class RunStore:
             dataset_manifest_sha256: Of the data set version.
             fingerprint: Equal for equal runs.
             adopt: Go on from the last checkpoint of an equal run that failed or was cancelled, if there is one.
+
+        Raises:
+            ResourceExhausted: QUOTA_EXCEEDED.
         """
         earlier = self._unfinished(session, tenant, fingerprint) if adopt else None
         run_id = new_id()

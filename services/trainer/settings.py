@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from common.config import Address, Port, StoreSettings
+from common.jobs.store import MAX_JOBS_PER_TENANT
 
 
 class TrainerSettings(StoreSettings):
@@ -16,6 +17,9 @@ class TrainerSettings(StoreSettings):
     port: Port = 7003
     registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
     num_jobs: int = Field(2, ge=1, description="Runs and exports that are carried out at the same time.")
+    max_jobs_per_tenant: int = Field(
+        MAX_JOBS_PER_TENANT, gt=0, description="Runs and exports of one tenant that wait or are carried out."
+    )
     lease_s: float = Field(4.0, gt=0, description="Seconds after which a job whose trainer is gone is taken up again.")
     max_restarts: int = Field(3, ge=0, description="How often a crashed run or export is started anew before it fails.")
     stop_grace_s: float = Field(8.0, gt=0, description="Seconds that workers get for their last checkpoint.")

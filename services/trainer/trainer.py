@@ -71,6 +71,7 @@ class Trainer:
             InvalidArgument: With the field's path.
             NotFound: DATASET_VERSION_NOT_FOUND.
             AlreadyExists: REQUEST_ID_REUSED.
+            ResourceExhausted: QUOTA_EXCEEDED.
         """
         spec.check()
         version = self._registry.dataset_version(spec.dataset_version, tenant, field="spec.dataset_version")
@@ -134,6 +135,7 @@ class Trainer:
             FailedPrecondition: RUN_NOT_SUCCEEDED.
             InvalidArgument: BAD_NAME or BAD_VALUE.
             AlreadyExists: REQUEST_ID_REUSED.
+            ResourceExhausted: QUOTA_EXCEEDED.
         """
         (model_id,) = parse(model, "models/{}", field="model")
         check_id(model_id, field="model")

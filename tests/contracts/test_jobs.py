@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from common.database import Database
-from common.errors import Cancelled, DataLoss, InvalidArgument, NotFound
+from common.errors import Cancelled, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from common.jobs import Job, JobError, JobRunner, JobState, JobStore, Lease, LeaseLost
 from common.telemetry.traces import Tracer, TraceTarget, current
 from tests.common.telemetry.spans import read_spans
@@ -194,6 +194,78 @@ def test_the_oldest_job_comes_first_and_foreign_kinds_never(database: Database, 
 
     assert [_claim(store).job.name for _ in jobs] == [job.name for job in jobs]
     assert store.claim("me", ["work"], 1) is None
+
+
+def test_who_has_queued_many_does_not_keep_others_waiting(database: Database, store: JobStore) -> None:
+    many = [submit(database, tenant="many").name for _ in range(10)]
+    few = [submit(database, tenant="few").name for _ in range(2)]
+
+    leases = [_claim(store) for _ in range(5)]
+
+    assert [lease.job.name for lease in leases] == [many[0], few[0], many[1], few[1], many[2]]
+    leases[1].complete(lambda session: "")
+    leases[3].complete(lambda session: "")
+    last = submit(database, tenant="few").name
+    assert [_claim(store).job.name for _ in range(3)] == [last, *many[3:5]]
+
+
+def test_with_equally_many_running_the_oldest_job_comes_first(database: Database, store: JobStore) -> None:
+    jobs = [submit(database, tenant=tenant).name for tenant in ("c", "a", "b")]
+    assert [_claim(store).job.name for _ in jobs] == jobs
+
+
+def test_jobs_whose_workers_are_gone_are_not_counted_as_running(database: Database, store: JobStore) -> None:
+    orphaned = [submit(database, tenant="many").name for _ in range(3)]
+    for _ in orphaned:
+        _claim(store, "gone", lease_s=0.0)
+    waiting = submit(database, tenant="few").name
+
+    assert [_claim(store).job.name for _ in range(4)] == [orphaned[0], waiting, *orphaned[1:]]
+
+
+def test_a_tenant_has_no_more_unfinished_jobs_than_it_may(database: Database) -> None:
+    store = JobStore(database, max_per_tenant=3)
+
+    def add(tenant: str) -> Job:
+        with database.transaction() as session:
+            return store.submit(session, tenant=tenant, kind="work", spec="")
+
+    running, cancelling, waiting = (add(TENANT) for _ in range(3))
+    leases = [_claim(store), _claim(store)]
+    store.cancel(TENANT, cancelling.name)
+    for _ in range(2):
+        with pytest.raises(ResourceExhausted) as caught:
+            add(TENANT)
+        assert caught.value.reason == "QUOTA_EXCEEDED"
+        assert caught.value.retry_delay_s
+        assert "max_jobs_per_tenant" in caught.value.message
+    assert {job.name for job in store.list(TENANT, page_size=0, page_token="")[0]} == {
+        job.name for job in (running, cancelling, waiting)
+    }
+    add("other")
+
+    # Whatever ends makes room for one.
+    leases[0].complete(lambda session: "")
+    add(TENANT)
+    leases[1].cancel_done()
+    add(TENANT)
+    store.cancel(TENANT, waiting.name)
+    add(TENANT)
+    with pytest.raises(ResourceExhausted):
+        add(TENANT)
+
+
+def test_two_who_submit_at_once_do_not_pass_the_bound_together(database: Database) -> None:
+    store = JobStore(database, max_per_tenant=5)
+
+    def add(_: int) -> bool:
+        with contextlib.suppress(ResourceExhausted), database.transaction() as session:
+            store.submit(session, tenant=TENANT, kind="work", spec="")
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(add, range(20))) == 5
 
 
 def test_a_lease_that_ends_is_taken_over_with_a_higher_token(database: Database, store: JobStore) -> None:

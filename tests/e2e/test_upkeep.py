@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,7 +28,7 @@ from deepseek.upkeep.folder import BackupFolder
 from deepseek.upkeep.garbage import collect
 from deepseek.upkeep.restore import restore
 from tests.deepseek.data.samples import image_file
-from tests.e2e.conftest import Home
+from tests.e2e.conftest import ROOT, Home
 from tests.e2e.small_job import SPEC
 from tests.processes import wait_until
 from tests.servers import postgresql, seaweedfs
@@ -71,6 +74,31 @@ def stored(embedded: EmbeddedMesh, sha256: str) -> Path:
     """The file of a blob in an embedded mesh's store."""
     assert embedded.file.store is not None
     return Path(urlsplit(embedded.file.store.url).path) / "default" / "sha256" / sha256[:2] / sha256
+
+
+def audit_folder(embedded: EmbeddedMesh) -> Path:
+    """Where an embedded mesh keeps what its services did."""
+    assert embedded.file.store is not None
+    return Path(urlsplit(embedded.file.store.url).path).parent / "audit"
+
+
+def collections(embedded: EmbeddedMesh) -> list[dict[str, Any]]:
+    """What the audit log of the registry tells of collections."""
+    lines = (audit_folder(embedded) / "registry.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["what"].endswith("Collection")]
+
+
+def listed(embedded: EmbeddedMesh, record: dict[str, Any]) -> set[str]:
+    """The digests that the record of a collection lists."""
+    _, tenant, *_, sha256, _, _, _, _ = record["object"].split("/")
+    path = audit_folder(embedded) / "collections" / tenant / "sha256" / sha256[:2] / sha256
+    return set(path.read_text(encoding="ascii").split())
+
+
+def put_garbage(mesh: Mesh, *, tenant: str = "default", number: int = 3) -> set[str]:
+    return {
+        mesh.store.put(tenant, f"garbage {i} {os.urandom(8)!r}".encode(), "text/plain").sha256 for i in range(number)
+    }
 
 
 def is_served(mesh: Mesh) -> bool:
@@ -136,6 +164,106 @@ def test_what_nothing_needs_goes_and_all_else_stays(mesh: Mesh) -> None:
     mesh.inference.load("pictures")
     np.testing.assert_array_equal(answer(mesh), answered)
     assert len(list(mesh.datasets.read("datasets/pictures/versions/1"))) == 8
+
+
+def test_a_collection_is_on_record_and_a_rehearsed_one_is_not(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    collect(mesh, grace_s=0)
+    garbage, foreign = put_garbage(mesh), put_garbage(mesh, tenant="other", number=1)
+    before = collections(embedded)
+    collect(mesh, grace_s=0, dry_run=True)
+    collect(mesh, grace_s=3600)
+    assert collections(embedded) == before
+
+    collected = collect(mesh, grace_s=0)
+
+    records = collections(embedded)[len(before) :]
+    assert [record["what"].rpartition("/")[2] for record in records] == ["BeginCollection", "EndCollection"] * 2
+    assert [listed(embedded, record) for record in records] == [garbage, garbage, foreign, foreign]
+    for record, one in zip(records[1::2], collected.tenants, strict=True):
+        assert record["object"].startswith(f"tenants/{one.tenant}/collections/")
+        assert record["object"].endswith(f"/blobs/{one.removed.num_blobs}/bytes/{one.removed.num_bytes}")
+        assert (record["who"]["tenant"], record["outcome"]["code"]) == ("default", "OK")
+        assert record["who"]["subject"]
+
+
+@pytest.mark.faults
+def test_a_collection_that_is_killed_leaves_its_announcement(
+    mesh: Mesh, embedded: EmbeddedMesh, tmp_path: Path
+) -> None:
+    collect(mesh, grace_s=0)
+    garbage = put_garbage(mesh)
+    embedded.file.write(tmp_path / "mesh.json")
+    command = [sys.executable, "-m", "tests.e2e.collector", str(tmp_path / "mesh.json")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as collector:
+        assert collector.stdout is not None
+        told = collector.stdout.readline()
+        collector.kill()
+
+    assert told == "1 3\n"
+    left = garbage & blobs(mesh)
+    assert len(left) == 2
+    announcement = collections(embedded)[-1]
+    assert announcement["what"].endswith("/BeginCollection")
+    assert listed(embedded, announcement) == garbage
+    # The next one announces the rest, and says when it has gone.
+    collect(mesh, grace_s=0)
+    assert [listed(embedded, record) for record in collections(embedded)[-2:]] == [left, left]
+    assert not garbage & blobs(mesh)
+
+
+@pytest.mark.faults
+def test_what_has_gone_before_the_store_fails_is_told(
+    mesh: Mesh, embedded: EmbeddedMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect(mesh, grace_s=0)
+    garbage = put_garbage(mesh)
+    expire = mesh.store.expire
+
+    def expire_one(tenant: str, sha256: str, before_us: int) -> bool:
+        if garbage - blobs(mesh):
+            raise Unavailable("STORE_UNREACHABLE", "gone away")
+        return expire(tenant, sha256, before_us)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh.store, "expire", expire_one)
+        with pytest.raises(Unavailable, match="gone away"):
+            collect(mesh, grace_s=0)
+
+    assert [listed(embedded, record) for record in collections(embedded)[-2:]] == [garbage, garbage - blobs(mesh)]
+
+
+@pytest.mark.faults
+def test_a_registry_that_dies_in_the_middle_has_the_announcement(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    garbage = put_garbage(mesh)
+
+    def kill(done: int, total: int) -> None:
+        if done == 1:
+            os.kill(embedded.file.services["registry"].pid, signal.SIGKILL)
+
+    try:
+        with pytest.raises(Unavailable, match="registry"):
+            collect(mesh, grace_s=0, on_blob=kill)
+    finally:
+        embedded.restart("registry")
+
+    announcement = collections(embedded)[-1]
+    assert announcement["what"].endswith("/BeginCollection")
+    assert garbage <= listed(embedded, announcement)
+
+
+@pytest.mark.faults
+def test_what_cannot_be_recorded_is_not_deleted(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    (garbage,) = put_garbage(mesh, tenant="stuck", number=1)
+    obstacle = audit_folder(embedded) / "collections" / "stuck"
+    obstacle.write_text("in the way of its lists")
+    try:
+        with pytest.raises(Unavailable, match="registry"):
+            collect(mesh, grace_s=0)
+    finally:
+        obstacle.unlink()
+    assert mesh.store.exists("stuck", garbage)
+    collect(mesh, grace_s=0)
+    assert not mesh.store.exists("stuck", garbage)
 
 
 def test_what_an_open_upload_has_stored_stays(mesh: Mesh) -> None:

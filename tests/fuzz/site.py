@@ -278,6 +278,9 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
         upkeep = upkeep_pb2_grpc.UpkeepServiceStub(mesh.channel(name))
         state = b"".join(answer.data for answer in upkeep.ExportState(upkeep_pb2.ExportStateRequest()))
         requests[name]["ImportState"] = {"data": base64.b64encode(state).decode()}
+        collection = {"parent": "tenants/lab", "digests": [manifest.sha256], "num_bytes": 7}
+        begun = upkeep.BeginCollection(upkeep_pb2.BeginCollectionRequest(**collection)).name
+        requests[name] |= {"BeginCollection": collection, "EndCollection": collection | {"parent": begun}}
         requests[name]["ServerReflectionInfo"] = {"file_containing_symbol": GRPC_NAMES[name]}
         requests[name] |= {method: {"service": GRPC_NAMES[name]} for method in ("Check", "Watch")}
     flat = {(name, method): fields for name, by_method in requests.items() for method, fields in by_method.items()}

@@ -127,6 +127,7 @@ class IngestServiceServicer:
         """Starts the job that turns the upload into a data set version and registers it; the job's `result` is the version's
         name. FAILED_PRECONDITION (EMPTY_UPLOAD) without samples. An upload whose commit is under way or done answers with
         that job; one whose commit FAILED or was CANCELLED is open again. While the registry is away the job waits for it.
+        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) if too many commits of the tenant wait or run; the upload stays open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

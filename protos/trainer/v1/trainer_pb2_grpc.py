@@ -75,7 +75,8 @@ class TrainerServiceServicer:
 
     def SubmitRun(self, request, context):
         """Starts a run. INVALID_ARGUMENT with the field's path: UNKNOWN_FIELD, MISSING_FIELD, BAD_VALUE, UNKNOWN_COMPONENT
-        (the message lists what is known), TOO_LARGE (a spec of more than 32 KiB); NOT_FOUND: DATASET_VERSION_NOT_FOUND.
+        (the message lists what is known), TOO_LARGE (a spec of more than 32 KiB); NOT_FOUND: DATASET_VERSION_NOT_FOUND;
+        RESOURCE_EXHAUSTED: QUOTA_EXCEEDED if too many runs and exports of the tenant wait or run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +113,7 @@ class TrainerServiceServicer:
         """Starts the job that exports a run's last checkpoint to ONNX and registers a model version with its lineage; the
         job's `result` is the version's name. FAILED_PRECONDITION (RUN_NOT_SUCCEEDED) unless the run has succeeded.
         The job fails with FAILED_PRECONDITION (METRIC_NOT_FINITE) if a figure of the run or of the exported file is NaN or
-        infinite, and with INTERNAL (EXPORT_CRASHED) after `max_restarts` new starts.
+        infinite, and with INTERNAL (EXPORT_CRASHED) after `max_restarts` new starts. QUOTA_EXCEEDED as for SubmitRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

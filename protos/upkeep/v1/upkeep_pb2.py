@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.auth.v1 import auth_pb2 as protos_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/upkeep/v1/upkeep.proto\x12\x12\x64\x65\x65pseek.upkeep.v1\x1a\x19protos/auth/v1/auth.proto\"\x11\n\x0fGetStateRequest\"a\n\x10GetStateResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08num_rows\x18\x02 \x01(\x03\x12\x11\n\trevisions\x18\x03 \x03(\t\x12\x17\n\x0fknown_revisions\x18\x04 \x03(\t\"\x17\n\x15ListReferencesRequest\"K\n\x16ListReferencesResponse\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.deepseek.upkeep.v1.Reference\"?\n\tReference\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\"\x14\n\x12\x45xportStateRequest\"#\n\x13\x45xportStateResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\"\n\x12ImportStateRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\'\n\x13ImportStateResponse\x12\x10\n\x08num_rows\x18\x01 \x01(\x03\"\xdd\x01\n\tStatePart\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.deepseek.upkeep.v1.StateHeaderH\x00\x12\x39\n\nreferences\x18\x02 \x01(\x0b\x32#.deepseek.upkeep.v1.StateReferencesH\x00\x12-\n\x04rows\x18\x03 \x01(\x0b\x32\x1d.deepseek.upkeep.v1.StateRowsH\x00\x12+\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x1c.deepseek.upkeep.v1.StateEndH\x00\x42\x06\n\x04part\"1\n\x0bStateHeader\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\trevisions\x18\x02 \x03(\t\"D\n\x0fStateReferences\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.deepseek.upkeep.v1.Reference\"R\n\tStateRows\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\x12%\n\x04rows\x18\x03 \x03(\x0b\x32\x17.deepseek.upkeep.v1.Row\"0\n\x03Row\x12)\n\x06values\x18\x01 \x03(\x0b\x32\x19.deepseek.upkeep.v1.Value\"g\n\x05Value\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x42\x06\n\x04kind\",\n\x08StateEnd\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x10\n\x08num_rows\x18\x02 \x01(\x03\x32\xad\x03\n\rUpkeepService\x12[\n\x08GetState\x12#.deepseek.upkeep.v1.GetStateRequest\x1a$.deepseek.upkeep.v1.GetStateResponse\"\x04\xc0\xf3\x18\x05\x12o\n\x0eListReferences\x12).deepseek.upkeep.v1.ListReferencesRequest\x1a*.deepseek.upkeep.v1.ListReferencesResponse\"\x04\xc0\xf3\x18\x05\x30\x01\x12\x66\n\x0b\x45xportState\x12&.deepseek.upkeep.v1.ExportStateRequest\x1a\'.deepseek.upkeep.v1.ExportStateResponse\"\x04\xc0\xf3\x18\x05\x30\x01\x12\x66\n\x0bImportState\x12&.deepseek.upkeep.v1.ImportStateRequest\x1a\'.deepseek.upkeep.v1.ImportStateResponse\"\x04\xc0\xf3\x18\x05(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/upkeep/v1/upkeep.proto\x12\x12\x64\x65\x65pseek.upkeep.v1\x1a\x19protos/auth/v1/auth.proto\"\x11\n\x0fGetStateRequest\"a\n\x10GetStateResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x10\n\x08num_rows\x18\x02 \x01(\x03\x12\x11\n\trevisions\x18\x03 \x03(\t\x12\x17\n\x0fknown_revisions\x18\x04 \x03(\t\"\x17\n\x15ListReferencesRequest\"K\n\x16ListReferencesResponse\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.deepseek.upkeep.v1.Reference\"?\n\tReference\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\"\x14\n\x12\x45xportStateRequest\"#\n\x13\x45xportStateResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\"\n\x12ImportStateRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\'\n\x13ImportStateResponse\x12\x10\n\x08num_rows\x18\x01 \x01(\x03\"L\n\x16\x42\x65ginCollectionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\x12\x11\n\tnum_bytes\x18\x03 \x01(\x03\"\'\n\x17\x42\x65ginCollectionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x14\x45ndCollectionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\t\x12\x11\n\tnum_bytes\x18\x03 \x01(\x03\"%\n\x15\x45ndCollectionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xdd\x01\n\tStatePart\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.deepseek.upkeep.v1.StateHeaderH\x00\x12\x39\n\nreferences\x18\x02 \x01(\x0b\x32#.deepseek.upkeep.v1.StateReferencesH\x00\x12-\n\x04rows\x18\x03 \x01(\x0b\x32\x1d.deepseek.upkeep.v1.StateRowsH\x00\x12+\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x1c.deepseek.upkeep.v1.StateEndH\x00\x42\x06\n\x04part\"1\n\x0bStateHeader\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\trevisions\x18\x02 \x03(\t\"D\n\x0fStateReferences\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.deepseek.upkeep.v1.Reference\"R\n\tStateRows\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\x12%\n\x04rows\x18\x03 \x03(\x0b\x32\x17.deepseek.upkeep.v1.Row\"0\n\x03Row\x12)\n\x06values\x18\x01 \x03(\x0b\x32\x19.deepseek.upkeep.v1.Value\"g\n\x05Value\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x05 \x01(\x0cH\x00\x42\x06\n\x04kind\",\n\x08StateEnd\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x10\n\x08num_rows\x18\x02 \x01(\x03\x32\x8b\x05\n\rUpkeepService\x12[\n\x08GetState\x12#.deepseek.upkeep.v1.GetStateRequest\x1a$.deepseek.upkeep.v1.GetStateResponse\"\x04\xc0\xf3\x18\x05\x12o\n\x0eListReferences\x12).deepseek.upkeep.v1.ListReferencesRequest\x1a*.deepseek.upkeep.v1.ListReferencesResponse\"\x04\xc0\xf3\x18\x05\x30\x01\x12\x66\n\x0b\x45xportState\x12&.deepseek.upkeep.v1.ExportStateRequest\x1a\'.deepseek.upkeep.v1.ExportStateResponse\"\x04\xc0\xf3\x18\x05\x30\x01\x12\x66\n\x0bImportState\x12&.deepseek.upkeep.v1.ImportStateRequest\x1a\'.deepseek.upkeep.v1.ImportStateResponse\"\x04\xc0\xf3\x18\x05(\x01\x12p\n\x0f\x42\x65ginCollection\x12*.deepseek.upkeep.v1.BeginCollectionRequest\x1a+.deepseek.upkeep.v1.BeginCollectionResponse\"\x04\xc0\xf3\x18\x05\x12j\n\rEndCollection\x12(.deepseek.upkeep.v1.EndCollectionRequest\x1a).deepseek.upkeep.v1.EndCollectionResponse\"\x04\xc0\xf3\x18\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPKEEPSERVICE'].methods_by_name['ExportState']._serialized_options = b'\300\363\030\005'
   _globals['_UPKEEPSERVICE'].methods_by_name['ImportState']._loaded_options = None
   _globals['_UPKEEPSERVICE'].methods_by_name['ImportState']._serialized_options = b'\300\363\030\005'
+  _globals['_UPKEEPSERVICE'].methods_by_name['BeginCollection']._loaded_options = None
+  _globals['_UPKEEPSERVICE'].methods_by_name['BeginCollection']._serialized_options = b'\300\363\030\005'
+  _globals['_UPKEEPSERVICE'].methods_by_name['EndCollection']._loaded_options = None
+  _globals['_UPKEEPSERVICE'].methods_by_name['EndCollection']._serialized_options = b'\300\363\030\005'
   _globals['_GETSTATEREQUEST']._serialized_start=80
   _globals['_GETSTATEREQUEST']._serialized_end=97
   _globals['_GETSTATERESPONSE']._serialized_start=99
@@ -58,20 +62,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTSTATEREQUEST']._serialized_end=458
   _globals['_IMPORTSTATERESPONSE']._serialized_start=460
   _globals['_IMPORTSTATERESPONSE']._serialized_end=499
-  _globals['_STATEPART']._serialized_start=502
-  _globals['_STATEPART']._serialized_end=723
-  _globals['_STATEHEADER']._serialized_start=725
-  _globals['_STATEHEADER']._serialized_end=774
-  _globals['_STATEREFERENCES']._serialized_start=776
-  _globals['_STATEREFERENCES']._serialized_end=844
-  _globals['_STATEROWS']._serialized_start=846
-  _globals['_STATEROWS']._serialized_end=928
-  _globals['_ROW']._serialized_start=930
-  _globals['_ROW']._serialized_end=978
-  _globals['_VALUE']._serialized_start=980
-  _globals['_VALUE']._serialized_end=1083
-  _globals['_STATEEND']._serialized_start=1085
-  _globals['_STATEEND']._serialized_end=1129
-  _globals['_UPKEEPSERVICE']._serialized_start=1132
-  _globals['_UPKEEPSERVICE']._serialized_end=1561
+  _globals['_BEGINCOLLECTIONREQUEST']._serialized_start=501
+  _globals['_BEGINCOLLECTIONREQUEST']._serialized_end=577
+  _globals['_BEGINCOLLECTIONRESPONSE']._serialized_start=579
+  _globals['_BEGINCOLLECTIONRESPONSE']._serialized_end=618
+  _globals['_ENDCOLLECTIONREQUEST']._serialized_start=620
+  _globals['_ENDCOLLECTIONREQUEST']._serialized_end=694
+  _globals['_ENDCOLLECTIONRESPONSE']._serialized_start=696
+  _globals['_ENDCOLLECTIONRESPONSE']._serialized_end=733
+  _globals['_STATEPART']._serialized_start=736
+  _globals['_STATEPART']._serialized_end=957
+  _globals['_STATEHEADER']._serialized_start=959
+  _globals['_STATEHEADER']._serialized_end=1008
+  _globals['_STATEREFERENCES']._serialized_start=1010
+  _globals['_STATEREFERENCES']._serialized_end=1078
+  _globals['_STATEROWS']._serialized_start=1080
+  _globals['_STATEROWS']._serialized_end=1162
+  _globals['_ROW']._serialized_start=1164
+  _globals['_ROW']._serialized_end=1212
+  _globals['_VALUE']._serialized_start=1214
+  _globals['_VALUE']._serialized_end=1317
+  _globals['_STATEEND']._serialized_start=1319
+  _globals['_STATEEND']._serialized_end=1363
+  _globals['_UPKEEPSERVICE']._serialized_start=1366
+  _globals['_UPKEEPSERVICE']._serialized_end=2017
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,38 @@ class ImportStateResponse(_message.Message):
     num_rows: int
     def __init__(self, num_rows: _Optional[int] = ...) -> None: ...
 
+class BeginCollectionRequest(_message.Message):
+    __slots__ = ("parent", "digests", "num_bytes")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    num_bytes: int
+    def __init__(self, parent: _Optional[str] = ..., digests: _Optional[_Iterable[str]] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
+class BeginCollectionResponse(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class EndCollectionRequest(_message.Message):
+    __slots__ = ("parent", "digests", "num_bytes")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    num_bytes: int
+    def __init__(self, parent: _Optional[str] = ..., digests: _Optional[_Iterable[str]] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
+class EndCollectionResponse(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
 class StatePart(_message.Message):
     __slots__ = ("header", "references", "rows", "end")
     HEADER_FIELD_NUMBER: _ClassVar[int]

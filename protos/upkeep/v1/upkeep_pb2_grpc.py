@@ -55,6 +55,16 @@ class UpkeepServiceStub:
                 request_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateRequest.SerializeToString,
                 response_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateResponse.FromString,
                 _registered_method=True)
+        self.BeginCollection = channel.unary_unary(
+                '/deepseek.upkeep.v1.UpkeepService/BeginCollection',
+                request_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionRequest.SerializeToString,
+                response_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionResponse.FromString,
+                _registered_method=True)
+        self.EndCollection = channel.unary_unary(
+                '/deepseek.upkeep.v1.UpkeepService/EndCollection',
+                request_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionRequest.SerializeToString,
+                response_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class UpkeepServiceServicer:
@@ -94,6 +104,26 @@ class UpkeepServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginCollection(self, request, context):
+        """Puts on record what a garbage collection is about to delete of one tenant; whoever deletes calls it before. Once it
+        is answered, the digests are in a file beside the service's audit log, and the record of this call names the file.
+        May be repeated: that makes another record of the same file.
+        Fails with INVALID_ARGUMENT: BAD_NAME, BAD_DIGEST, BAD_VALUE; RESOURCE_EXHAUSTED: STORE_FULL, DISK_FULL,
+        FAILED_PRECONDITION: STORE_READ_ONLY, DISK_READ_ONLY if the file or the record cannot be written: delete nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndCollection(self, request, context):
+        """Puts on record what of that has gone, whether all went well or not; may be repeated. A collection without it was
+        broken off, and any of what it announced may be gone.
+        Fails as BeginCollection. Whether all of it was announced is for the reader of the records to compare.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpkeepServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +146,16 @@ def add_UpkeepServiceServicer_to_server(servicer, server):
                     servicer.ImportState,
                     request_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateRequest.FromString,
                     response_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateResponse.SerializeToString,
+            ),
+            'BeginCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginCollection,
+                    request_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionRequest.FromString,
+                    response_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionResponse.SerializeToString,
+            ),
+            'EndCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndCollection,
+                    request_deserializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionRequest.FromString,
+                    response_serializer=protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +267,60 @@ class UpkeepService:
             '/deepseek.upkeep.v1.UpkeepService/ImportState',
             protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateRequest.SerializeToString,
             protos_dot_upkeep_dot_v1_dot_upkeep__pb2.ImportStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.upkeep.v1.UpkeepService/BeginCollection',
+            protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionRequest.SerializeToString,
+            protos_dot_upkeep_dot_v1_dot_upkeep__pb2.BeginCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.upkeep.v1.UpkeepService/EndCollection',
+            protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionRequest.SerializeToString,
+            protos_dot_upkeep_dot_v1_dot_upkeep__pb2.EndCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,8 +9,8 @@ from sqlalchemy import func, select, update
 import services.ingest
 from common.artifacts import open_store
 from common.database import Database, now_us
-from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from common.jobs import JobStore
+from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from common.jobs import JobState, JobStore
 from deepseek.data.manifest import Field
 from services.ingest.samples import ReceivedSample
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
@@ -231,3 +231,40 @@ def test_a_stream_whose_upload_has_expired_is_told_so(uploads: Uploads, database
     with pytest.raises(FailedPrecondition) as caught:
         writer.flush()
     assert (caught.value.reason, caught.value.field) == ("UPLOAD_CLOSED", "upload")
+
+
+def test_what_cannot_be_recorded_is_not_dropped(uploads: Uploads, database: Database) -> None:
+    names = [create(uploads) for _ in range(2)]
+    for name in names:
+        age(database, name, days=8)
+
+    def refuse(tenant: str, name: str) -> None:
+        raise ResourceExhausted("DISK_FULL", "the disk is full")
+
+    with pytest.raises(ResourceExhausted):
+        uploads.expire(7 * DAY_US, refuse)
+    assert [uploads.get(TENANT, name).state for name in names] == [UploadState.OPEN] * 2
+
+    recorded: list[tuple[str, str]] = []
+    dropped = uploads.expire(7 * DAY_US, lambda tenant, name: recorded.append((tenant, name)))
+    assert sorted(dropped) == sorted(names)
+    assert recorded == [(TENANT, name) for name in dropped]
+
+
+def test_a_tenant_commits_no_more_uploads_at_once_than_it_may(database: Database, tmp_path: Path) -> None:
+    jobs = JobStore(database, max_per_tenant=1)
+    uploads = Uploads(database, open_store(f"file://{tmp_path}/store"), jobs, lambda: None)
+    first, second = create(uploads), create(uploads)
+    for name in (first, second):
+        add_one(uploads, name)
+    job = uploads.commit(TENANT, first, request_id="one", body=b"1")
+
+    with pytest.raises(ResourceExhausted) as caught:
+        uploads.commit(TENANT, second, request_id="two", body=b"2")
+    assert (caught.value.reason, uploads.get(TENANT, second).state) == ("QUOTA_EXCEEDED", UploadState.OPEN)
+    # What was accepted before is answered as ever.
+    assert uploads.commit(TENANT, first, request_id="one", body=b"1") == job
+    assert uploads.commit(TENANT, first, request_id="", body=b"") == job
+
+    jobs.cancel(TENANT, job.name)
+    assert uploads.commit(TENANT, second, request_id="two", body=b"2").state is JobState.PENDING

@@ -127,6 +127,8 @@ def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: Stat
         with pytest.raises(ResourceExhausted) as caught:
             bounded.write(name, samples[offset:], offset=offset)
         assert (caught.value.reason, caught.value.field) == ("UPLOAD_TOO_LARGE", "samples[k30]")
+        assert caught.value.retry_delay_s is None
+        assert "waiting does not help" in caught.value.message
         assert state.num_samples(name) == 30
 
 
@@ -138,6 +140,7 @@ def test_the_open_uploads_of_a_tenant_hold_no_more_than_they_may_together(state:
     with pytest.raises(ResourceExhausted) as caught:
         bounded.write(second, numbers(11))
     assert (caught.value.reason, caught.value.field) == ("QUOTA_EXCEEDED", "upload")
+    assert caught.value.retry_delay_s
     assert [state.num_samples(name) for name in (first, second)] == [20, 0]
     bounded.write(second, numbers(10))
     bound.delete(TENANT, first)

@@ -1,5 +1,6 @@
 """UpkeepService over a real server, with the registry as the service that hosts it."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from common.channel import open_channel
 from common.config import load_settings
-from common.errors import DataLoss, FailedPrecondition
+from common.errors import DataLoss, FailedPrecondition, InvalidArgument
 from deepseek.models.manifest import MEDIA_TYPE
 from protos.registry.v1 import registry_pb2 as registry
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -82,3 +83,22 @@ def test_references_are_listed(old: grpc.Channel) -> None:
     answers = UpkeepServiceStub(old).ListReferences(pb.ListReferencesRequest())
     listed = [(one.tenant, one.sha256, one.media_type) for answer in answers for one in answer.references]
     assert listed == [("default", f"{number:064x}", MEDIA_TYPE) for number in range(3)]
+
+
+def test_a_collection_is_in_the_audit_log_by_tenant_and_figures(new: grpc.Channel, tmp_path: Path) -> None:
+    stub, digests = UpkeepServiceStub(new), [f"{number:064x}" for number in range(3)]
+    begun = stub.BeginCollection(pb.BeginCollectionRequest(parent="tenants/lab", digests=digests, num_bytes=42)).name
+    ended = stub.EndCollection(pb.EndCollectionRequest(parent=begun, digests=digests[:2], num_bytes=40)).name
+    with pytest.raises(InvalidArgument):
+        stub.EndCollection(pb.EndCollectionRequest(parent=begun, digests=["?"], num_bytes=42))
+
+    log = tmp_path / "new" / "audit" / "registry.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    method = "/deepseek.upkeep.v1.UpkeepService"
+    assert [(record["what"], record["object"], record["outcome"]["code"]) for record in records] == [
+        (f"{method}/BeginCollection", begun, "OK"),
+        (f"{method}/EndCollection", ended, "OK"),
+        (f"{method}/EndCollection", begun, "INVALID_ARGUMENT"),
+    ]
+    assert (begun[:24], begun[-17:]) == ("tenants/lab/collections/", "/blobs/3/bytes/42")
+    assert ended.endswith("/blobs/2/bytes/40")

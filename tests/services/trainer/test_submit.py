@@ -1,13 +1,15 @@
 """What the trainer refuses before a run exists, and what it fills in."""
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.errors import AlreadyExists, InvalidArgument, MeshError, NotFound
+from common.errors import AlreadyExists, InvalidArgument, MeshError, NotFound, ResourceExhausted
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.conftest import Mesh, start_mesh
 from tests.services.trainer.tasks import picture_spec
 
 
@@ -176,3 +178,32 @@ def test_a_run_that_was_stopped_before_it_began_is_cancelled_and_says_so(mesh: M
     assert [event.sequence for event in events] == [1, 2]
     for name in filling:
         mesh.runs.StopRun(pb.StopRunRequest(name=name))
+
+
+@pytest.mark.slow
+def test_a_tenant_has_no_more_runs_and_exports_under_way_than_it_may(tmp_path: Path) -> None:
+    with ExitStack() as owned:
+        mesh = start_mesh(tmp_path / "home", owned, max_jobs_per_tenant="1", num_jobs="1")
+        spec = picture_spec(mesh.pictures)
+        done = mesh.submit(spec).name
+        for _ in mesh.watch(done):
+            pass
+        spec |= {"epochs": 10_000}
+        first = mesh.submit(spec, request_id="first")
+
+        with pytest.raises(ResourceExhausted) as run:
+            mesh.submit({**spec, "seed": 1}, request_id="second")
+        with pytest.raises(ResourceExhausted) as export:
+            mesh.runs.ExportModel(pb.ExportModelRequest(run=done, model="models/m"))
+        for caught in (run, export):
+            assert caught.value.reason == "QUOTA_EXCEEDED"
+            assert caught.value.retry_delay_s
+        # What was accepted before is answered as ever, and an equal run is no other one.
+        assert mesh.submit(spec, request_id="first").name == first.name
+        assert mesh.submit(spec, reuse=True).name == first.name
+
+        mesh.runs.StopRun(pb.StopRunRequest(name=first.name))
+        for _ in mesh.watch(first.name):
+            pass
+        second = mesh.submit({**spec, "seed": 1}, request_id="second")
+        mesh.runs.StopRun(pb.StopRunRequest(name=second.name))
