@@ -23,8 +23,17 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from common import deadline
+from common.auth.handshake import why_tls_failed
 from common.auth.identity import SERVICE_HEADER, Identity, read_token
-from common.errors import ERROR_CLASSES, FailedPrecondition, Internal, InvalidArgument, MeshError, Violation
+from common.errors import (
+    ERROR_CLASSES,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    Unavailable,
+    Violation,
+)
 from common.keepalive import KEEPALIVE
 from common.telemetry.traces import TRACEPARENT, current
 
@@ -46,6 +55,9 @@ _RETRIES = {
     ]
 }
 _PAUSE_S = 0.2
+_RENEWAL_S = 5.0
+"""Seconds that certificates which do not fit are given to be renewed: a service that starts deserves more patience."""
+
 _LOOK_S = 1.0
 # Reasons of errors that gRPC makes itself, without details.
 _OWN_REASONS = {
@@ -80,7 +92,8 @@ def open_channel(
             unless one is given.
         max_message_bytes: Largest message that is sent or taken.
         retry: Try unary calls again while the service is UNAVAILABLE, for about 1.5 s.
-        patience_s: Go on trying unary calls for so many seconds, where somebody starts a service again that ended.
+        patience_s: Go on trying unary calls for so many seconds, where somebody starts a service again that ended; for
+            five at most where TLS fails.
 
     Returns:
         A channel whose calls raise MeshErrors. Thread-safe; close it, or use it as a context manager.
@@ -111,6 +124,7 @@ def open_channel(
         _Connection(address, once, shown),
         _Calls(
             address,
+            shown,
             deadline_s,
             patience_s,
             ((SERVICE_HEADER, service),) if service else (),
@@ -178,6 +192,7 @@ class _Calls:
     """What the calls of a channel have in common."""
 
     address: str
+    identity: Identity | None
     deadline_s: float
     patience_s: float
     metadata: tuple[tuple[str, str], ...]
@@ -191,12 +206,13 @@ class _Calls:
         return {**options, "metadata": (*(options.get("metadata") or ()), *ours)} if ours else options
 
 
-def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
+def from_status(error: grpc.RpcError, *, address: str = "", identity: Identity | None = None) -> MeshError:
     """Turns the status of a failed call back into the error that the server raised.
 
     Args:
         error: A failed call.
         address: Where the server is, for the message if nothing answers there.
+        identity: What was shown to it; None means no TLS.
     """
     code = error.code().name
     reason, message = _OWN_REASONS.get(code, code), error.details() or code
@@ -222,6 +238,8 @@ def from_status(error: grpc.RpcError, *, address: str = "") -> MeshError:
             delay: Duration = retry.retry_delay
             retry_delay_s = delay.seconds + delay.nanos / 1e9
     if reason == "SERVICE_UNREACHABLE" and address and not status:
+        if cause := why_tls_failed(message, address, identity):
+            return Unavailable("TLS_FAILED", f"no TLS with {address}: {cause}")
         message = f"nothing answers at {address}; start the mesh with `deepseek up`"
     return ERROR_CLASSES.get(code, Internal)(reason, message, violations=violations, retry_delay_s=retry_delay_s)
 
@@ -249,9 +267,9 @@ class _CapturingIterator:
 class _Call:
     """A call under way that raises MeshErrors, as a stream of responses or as a future; all else is gRPC's."""
 
-    def __init__(self, call: Any, address: str, requests: "_CapturingIterator | None" = None) -> None:
+    def __init__(self, call: Any, calls: _Calls, requests: "_CapturingIterator | None" = None) -> None:
         self._call = call
-        self._address = address
+        self._calls = calls
         self._requests = requests
 
     def __iter__(self) -> Iterator[Any]:
@@ -261,17 +279,17 @@ class _Call:
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            raise _cause(error, self._address, self._requests) from None
+            raise _cause(error, self._calls, self._requests) from None
 
     def result(self, timeout: float | None = None) -> Any:
         try:
             return self._call.result(timeout)
         except grpc.RpcError as error:
-            raise _cause(error, self._address, self._requests) from None
+            raise _cause(error, self._calls, self._requests) from None
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         error = self._call.exception(timeout)
-        return _cause(error, self._address, self._requests) if isinstance(error, grpc.RpcError) else error
+        return _cause(error, self._calls, self._requests) if isinstance(error, grpc.RpcError) else error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
@@ -318,13 +336,17 @@ class _Method:
 
     def with_call(self, request: Any, timeout: float | None = None, **options: Any) -> tuple[Any, Any]:
         requests, options = self._captured(request), self._calls.options(options)
-        give_up = time.monotonic() + self._patience_s
+        begin_s = hopeful_s = time.monotonic()
         while True:
             try:
                 response, call = self._method().with_call(requests or request, timeout=self._limit(timeout), **options)
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= give_up:
-                    raise _cause(error, self._calls.address, requests) from None
+                cause, now_s = _cause(error, self._calls, requests), time.monotonic()
+                if not (isinstance(cause, Unavailable) and cause.reason == "TLS_FAILED"):
+                    hopeful_s = now_s
+                impatient = now_s >= begin_s + self._patience_s or now_s >= hopeful_s + _RENEWAL_S
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or impatient:
+                    raise cause from None
                 time.sleep(_PAUSE_S)
             else:
                 return response, call
@@ -332,12 +354,12 @@ class _Method:
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests, options = self._captured(request), self._calls.options(options)
         call = self._method().future(requests or request, timeout=self._limit(timeout), **options)
-        return _Call(call, self._calls.address, requests)
+        return _Call(call, self._calls, requests)
 
     def stream(self, request: Any, timeout: float | None = None, **options: Any) -> _Call:
         requests, options = self._captured(request), self._calls.options(options)
         call = self._method()(requests or request, timeout=self._limit(timeout), **options)
-        return _Call(call, self._calls.address, requests)
+        return _Call(call, self._calls, requests)
 
     def _captured(self, request: Any) -> "_CapturingIterator | None":
         return _CapturingIterator(request) if self._streams_requests else None
@@ -346,9 +368,11 @@ class _Method:
         return deadline.within(self._deadline_s if timeout is None else timeout)
 
 
-def _cause(error: grpc.RpcError, address: str, requests: "_CapturingIterator | None") -> Exception:
+def _cause(error: grpc.RpcError, calls: _Calls, requests: "_CapturingIterator | None") -> Exception:
     """Why a call failed: its caller's own iterator, or what the server said."""
-    return requests.error if requests and requests.error else from_status(error, address=address)
+    if requests and requests.error:
+        return requests.error
+    return from_status(error, address=calls.address, identity=calls.identity)
 
 
 class _Channel(grpc.Channel):

@@ -13,7 +13,7 @@ class Proxy:
     """Passes bytes on between its clients and a server. A context manager that ends every connection.
 
     Args:
-        target: `host:port` of the server.
+        target: `host:port` of the server, or the path of its Unix socket.
 
     Attributes:
         delay_s: Seconds that every piece of up to 64 KiB waits before it is passed on.
@@ -82,11 +82,10 @@ class Proxy:
         with self._listener, contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                host, _, port = self._target.rpartition(":")
                 try:
                     if self._refusing:
                         raise ConnectionRefusedError
-                    server = socket.create_connection((host, int(port)))
+                    server = _connect(self._target)
                 except OSError:
                     client.close()
                     continue
@@ -115,6 +114,19 @@ class Proxy:
         if not silent.is_set():
             _shut(source)
             _shut(sink)
+
+
+def _connect(target: str) -> socket.socket:
+    if not target.startswith("/"):
+        host, _, port = target.rpartition(":")
+        return socket.create_connection((host, int(port)))
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(target)
+    except OSError:
+        server.close()
+        raise
+    return server
 
 
 def _shut(connection: socket.socket) -> None:

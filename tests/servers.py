@@ -51,10 +51,12 @@ class PostgreSQL:
 
     Attributes:
         url: SQLAlchemy URL of its empty database.
+        socket: Path of the Unix socket it listens on, for a proxy before it.
     """
 
     def __init__(self, binaries: Path, folder: Path, as_user: int | None) -> None:
         self.url = f"postgresql+psycopg://mesh@/postgres?host={folder}"
+        self.socket = f"{folder}/.s.PGSQL.5432"
         self._command: list[str | Path] = [
             binaries / "postgres",
             "-D",

@@ -5,7 +5,10 @@ a server `jwks.json` (whose tokens count). `deepseek certs` makes them; so can a
 certificate says what it is for.
 """
 
+import datetime
+import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +26,17 @@ CLI_URI = f"{TRUST_DOMAIN}cli"
 USER_URIS = frozenset({EDGE_URI, CLI_URI})
 """Who speaks for users, by their tokens."""
 
+OLD_DAYS = 30
+"""Days before it expires from which on a certificate is worth a warning, at start and once a day."""
+
 TENANT_HEADER = "deepseek-tenant"
 """Metadata by which a service names the tenant that it acts for."""
 
 SERVICE_HEADER = "deepseek-service"
 """Metadata by which a client tells the edge which service it means (deploy/envoy/envoy.yaml)."""
+
+_DAY_S = 24 * 3600
+_logger = logging.getLogger(__name__)
 
 
 def on_behalf_of(tenant: str) -> tuple[tuple[str, str], ...]:
@@ -92,8 +101,9 @@ class Identity:
         """What a server shows and trusts; clients need a certificate. Renewed files count from the next connection on.
 
         Raises:
-            FailedPrecondition: BAD_IDENTITY if a file cannot be read.
+            FailedPrecondition: BAD_IDENTITY if a file cannot be read, CERTIFICATE_EXPIRED.
         """
+        self._refuse_expired()
         return grpc.dynamic_ssl_server_credentials(
             self._server_configuration(),
             self._renewed(),  # type: ignore[arg-type]  # None, which the stubs forget, means no change
@@ -104,22 +114,53 @@ class Identity:
         """When each certificate and the key was last replaced; 0 for one that is not there."""
         return [_mtime_ns(self.folder / name) for name in ("ca.pem", "cert.pem", "key.pem")]
 
+    def expires(self) -> datetime.datetime | None:
+        """When the certificate expires; None if there is none.
+
+        Raises:
+            FailedPrecondition: BAD_IDENTITY if it cannot be read.
+        """
+        if not (path := self.folder / "cert.pem").exists():
+            return None
+        from cryptography import x509  # who only calls should not wait for it
+
+        try:
+            return x509.load_pem_x509_certificate(self._read(path.name)).not_valid_after_utc
+        except ValueError as error:
+            message = f"{path} holds no certificate; `deepseek certs renew` makes it anew"
+            raise FailedPrecondition("BAD_IDENTITY", message, field="identity") from error
+
     def _renewed(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
         seen = self.versions()
+        next_warning_s = self._warn_if_old()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal seen
+            nonlocal seen, next_warning_s
+            configuration = None
             try:
                 versions = self.versions()
-                if versions == seen:
-                    return None
-                configuration = self._server_configuration()
+                if versions != seen:
+                    configuration = self._server_configuration()
+                if configuration or time.monotonic() > next_warning_s:
+                    next_warning_s = self._warn_if_old()
             except FailedPrecondition:
                 return None  # half renewed; the old ones go on
             seen = versions
             return configuration
 
         return fetch
+
+    def _warn_if_old(self) -> float:
+        """Warns of a certificate that expires soon; returns when to look again, by the monotonic clock."""
+        if (expires := self.expires()) and expires - _now() < datetime.timedelta(days=OLD_DAYS):
+            message = "the certificate in %s expires on %s; run `deepseek certs renew`"
+            _logger.warning(message, self.folder, expires.date())
+        return time.monotonic() + _DAY_S
+
+    def _refuse_expired(self) -> None:
+        if (expires := self.expires()) and expires <= _now():
+            message = f"the certificate in {self.folder} expired on {expires:%Y-%m-%d}; run `deepseek certs renew`"
+            raise FailedPrecondition("CERTIFICATE_EXPIRED", message, field="identity")
 
     def _server_configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([self._pair()], self._read("ca.pem"))
@@ -140,3 +181,7 @@ def _mtime_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -206,8 +206,21 @@ def unverified_tenant(token: str) -> str:
     Raises:
         InvalidArgument: BAD_TOKEN if it is no token.
     """
+    return str(_unverified(token, "tenant"))
+
+
+def unverified_expiry_s(token: str) -> float:
+    """When a token of one's own expires, in seconds since the epoch.
+
+    Raises:
+        InvalidArgument: BAD_TOKEN if it is no token.
+    """
+    return float(_unverified(token, "exp"))
+
+
+def _unverified(token: str, claim: str) -> Any:
     try:
-        return str(jwt.decode(token, options={"verify_signature": False})["tenant"])
+        return jwt.decode(token, options={"verify_signature": False})[claim]
     except (jwt.InvalidTokenError, KeyError) as error:
         raise InvalidArgument("BAD_TOKEN", "this is no token of a mesh", field="token_file") from error
 

@@ -6,6 +6,9 @@ from typing import ClassVar
 from sqlalchemy import BigInteger, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
+READ_ONLY = "deepseek_read_only"
+"""Execution option of connections whose transactions only read."""
+
 
 class Base(DeclarativeBase):
     """Base of all models.

@@ -9,7 +9,6 @@ It is not a way to somebody else's tables: a service opens its own file or schem
 """
 
 import contextlib
-import hashlib
 import re
 import sqlite3
 import time
@@ -23,15 +22,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from common.database.base import now_us
+from common.database.base import READ_ONLY, now_us
 from common.database.faults import translate
 from common.database.migration import upgrade
 from common.errors import InvalidArgument, Unavailable
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_READ_ONLY = "deepseek_read_only"
 _PATIENCE_S = 30
-"""Seconds a transaction waits for the one before it; also how long an idle one may hold up the others."""
+"""Seconds a transaction waits for the one before it in SQLite."""
 
 
 class Database:
@@ -65,13 +63,15 @@ class Database:
             self._engine = _sqlite_engine(parsed)
         elif parsed.drivername == "postgresql+psycopg":
             self._schema = schema
-            self._engine = _postgresql_engine(parsed, schema)
+            from common.database.postgresql import postgresql_engine
+
+            self._engine = postgresql_engine(parsed, schema)
         else:
             raise InvalidArgument(
                 "BAD_DATABASE_URL",
                 f"{self._name} is not supported; write sqlite:////path/to/file.db or postgresql+psycopg://...",
             )
-        self._reader = self._engine.execution_options(**{_READ_ONLY: True})
+        self._reader = self._engine.execution_options(**{READ_ONLY: True})
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -174,7 +174,7 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        read_only = connection.get_execution_options().get(READ_ONLY, False)
         connection.exec_driver_sql(f"PRAGMA query_only = {int(read_only)}")
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
@@ -193,29 +193,3 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _postgresql_engine(url: sqlalchemy.URL, schema: str | None) -> Engine:
-    options = [f"-c lock_timeout={_PATIENCE_S}s", f"-c idle_in_transaction_session_timeout={_PATIENCE_S}s"]
-    if schema is not None:
-        options.append(f"-c search_path={schema}")
-    engine = sqlalchemy.create_engine(
-        url,
-        pool_size=8,
-        max_overflow=56,
-        pool_pre_ping=True,
-        isolation_level="READ COMMITTED",
-        connect_args={"connect_timeout": 5, "keepalives_idle": 30, "options": " ".join(options)},
-    )
-    digest = hashlib.sha256(f"deepseek-mesh/{schema or 'public'}".encode()).digest()
-    lock = int.from_bytes(digest[:8], "big", signed=True)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(_READ_ONLY, False):
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        else:
-            # Statements take their snapshots after this one, so they see all that the writer before has committed.
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
-
-    return engine

@@ -35,6 +35,7 @@ _SQLITE = {
 _POSTGRESQL = {
     "40": _BUSY,
     "55P03": _BUSY,
+    "57014": _BUSY,
     "53100": _FULL,
     "25006": _READ_ONLY,
     "XX001": _DAMAGED,

@@ -5,6 +5,7 @@ id starts with the folder's area (`requests_1`, `registry_2`): ids are unique ac
 ships in the wheel, so a folder has an `__init__.py`.
 """
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,8 +43,13 @@ def upgrade(connection: Connection, locations: Sequence[Path], to: Sequence[str]
     context = MigrationContext.configure(
         connection, opts={"script": script, "fn": lambda heads, _: script._upgrade_revs(tuple(to), heads)}
     )
+    patience: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if connection.dialect.name == "postgresql":
+        from common.database.postgresql import unhurried
+
+        patience = unhurried(connection)
     try:
-        with _OP, Operations.context(context):
+        with patience, _OP, Operations.context(context):
             context.run_migrations()
     except CommandError as error:
         message = "the database was migrated by a newer release; install that one, or restore the backup from before"

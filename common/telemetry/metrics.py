@@ -5,6 +5,7 @@ services, methods, codes, kinds and states, of which there are few: no tenant, n
 users make. Calls of methods that do not exist are not counted, since a caller could make up any number of them.
 """
 
+import datetime
 import itertools
 import threading
 import time
@@ -76,6 +77,14 @@ class Metrics:
             count: Counts them; may raise a MeshError.
         """
         self._registry.register(_Jobs(count))
+
+    def watch_certificate(self, expires: Callable[[], datetime.datetime | None]) -> None:
+        """Shows when the process's certificate expires, read whenever somebody looks.
+
+        Args:
+            expires: Reads it; None if there is none. May raise a MeshError.
+        """
+        self._registry.register(_Certificate(expires))
 
     def serve(self, host: str, port: int) -> int:
         """Serves the metrics at `http://host:port/metrics` until `close`.
@@ -183,4 +192,25 @@ class _Jobs(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """None: registering must not count."""
+        return []
+
+
+class _Certificate(Collector):
+    def __init__(self, expires: Callable[[], datetime.datetime | None]) -> None:
+        self._expires = expires
+
+    def collect(self) -> Iterable[Metric]:
+        expiry = GaugeMetricFamily(
+            "deepseek_certificate_expiry_timestamp_seconds",
+            "When the service's certificate expires, seconds since 1970.",
+        )
+        try:
+            if expires := self._expires():
+                expiry.add_metric((), expires.timestamp())
+        except MeshError:
+            return []  # as above
+        return [expiry]
+
+    def describe(self) -> Iterable[Metric]:
+        """None: registering must not read."""
         return []

@@ -4,6 +4,7 @@ import logging
 
 from common.artifacts import ArtifactStore
 from common.artifacts.measured import MeasuredStore
+from common.auth import Identity
 from common.config import ServiceSettings
 from common.database import Database
 from common.jobs import JobStore
@@ -39,6 +40,8 @@ class Telemetry:
             from common.telemetry.metrics import Metrics
 
             self._metrics = Metrics()
+            if settings.identity:
+                self._metrics.watch_certificate(Identity(settings.identity).expires)
             port = self._metrics.serve(settings.host, settings.metrics_port)
             self.metrics_address = f"{settings.host}:{port}"
             _log.info("metrics are at http://%s/metrics", self.metrics_address)

@@ -5,10 +5,13 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
 
+from common.auth.identity import OLD_DAYS, Identity, read_token
 from common.config import home
 from common.errors import MeshError
 from deepseek import embedded
@@ -20,8 +23,8 @@ PACKAGES = {"torch": ("torch",), "ONNX Runtime": ("onnxruntime-gpu", "onnxruntim
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check Python, packages, processor, disk, ports and the mesh. Exit status 1 if something is wrong."""
-    checks = [_python(), *_packages(), _processor(), _home(), _mesh()]
+    """Check Python, packages, processor, disk, ports, mesh and credentials. Exit status 1 if something is wrong."""
+    checks = [_python(), *_packages(), _processor(), _home(), _mesh(), *_credentials()]
     if as_json:
         print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
     else:
@@ -84,6 +87,40 @@ def _mesh() -> Check:
         return "mesh", True, "none runs; ports are free"
     bad = [service.name for service in services if service.state != "serving"]
     return "mesh", not bad, f"{', '.join(bad)} not serving: run `deepseek up`" if bad else "all services serve"
+
+
+def _credentials() -> list[Check]:
+    """How long the certificate and the token are good for that the mesh file names, if it names any."""
+    try:
+        file = MeshFile.read(MeshFile.default_path())
+    except MeshError:
+        return []  # told already
+    checks = []
+    if file.identity:
+        identity, soon = Identity(Path(file.identity)), timedelta(days=OLD_DAYS)
+        checks.append(_lasting("certificate", file.identity, identity.expires, soon, "run `deepseek certs renew`"))
+    if file.token_file:
+        renewal = "run `deepseek token`, or join again"
+        checks.append(_lasting("token", file.token_file, lambda: _token_expires(file.token_file), timedelta(), renewal))
+    return checks
+
+
+def _lasting(name: str, path: str, read_expiry: Callable[[], datetime | None], soon: timedelta, renewal: str) -> Check:
+    try:
+        expires = read_expiry()
+    except MeshError as error:
+        return name, False, error.message
+    if expires is None:
+        return name, True, f"{path} has none: enough for an edge"
+    left = expires - datetime.now(UTC)
+    when = f"{path}, {'expires' if left > timedelta() else 'expired'} on {expires:%Y-%m-%d %H:%M} UTC"
+    return name, left > timedelta(), when if left > soon else f"{when}: {renewal}"
+
+
+def _token_expires(path: str) -> datetime:
+    from common.auth.tokens import unverified_expiry_s
+
+    return datetime.fromtimestamp(unverified_expiry_s(read_token(Path(path))), UTC)
 
 
 def _is_free(port: int) -> bool:

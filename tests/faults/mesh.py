@@ -36,6 +36,7 @@ class BrokenMesh:
         store_address: The artifact store, as services open it.
         store_proxy: The only way to the S3 server; None if the store is a directory in `home`.
         database: The PostgreSQL server; None if each service has an SQLite file in `home`.
+        database_proxy: The only way to it.
     """
 
     home: Path
@@ -44,6 +45,7 @@ class BrokenMesh:
     store_address: StoreAddress
     store_proxy: Proxy | None = None
     database: PostgreSQL | None = None
+    database_proxy: Proxy | None = None
 
     @property
     def file(self) -> MeshFile:
@@ -86,7 +88,8 @@ def start_mesh(backend: str, folder: Path) -> Iterator[BrokenMesh]:
             keys = str(s3.access_key_file), str(s3.secret_key_file)
             store_address = StoreAddress(f"s3+http://{proxy.address}/{s3.bucket}", *keys)
             database = owned.enter_context(postgresql_server())
-            mesh = BrokenMesh(folder / "home", {}, {}, store_address, proxy, database)
+            database_proxy = owned.enter_context(Proxy(database.socket))
+            mesh = BrokenMesh(folder / "home", {}, {}, store_address, proxy, database, database_proxy)
         mesh.home.mkdir()
         for name in SERVICES:
             mesh.services[name] = ServiceProcess(name, mesh.home, settings=_settings(mesh, name))
@@ -114,8 +117,8 @@ def second(mesh: BrokenMesh, name: str) -> Iterator[ServiceProcess]:
 
 def _settings(mesh: BrokenMesh, name: str) -> dict[str, str]:
     settings = {"drain_s": "3"}
-    if mesh.database:
-        settings["state_url"] = mesh.database.url
+    if mesh.database_proxy:
+        settings["state_url"] = f"postgresql+psycopg://mesh@{mesh.database_proxy.address}/postgres"
     if name == "trainer":
         settings |= {"lease_s": str(LEASE_S), "stop_grace_s": "3"}
     if name != "registry":

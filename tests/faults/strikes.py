@@ -86,9 +86,13 @@ class Strikes:
                 time.sleep(trial.lasts_s)
 
     def database_away(self, trial: Trial) -> None:
-        """The database's server is stopped, or the directory of the SQLite files is gone."""
-        server = self._mesh.database
-        if server:
+        """The database's server is stopped, or in odd trials every connection to it is half-open for good; or the
+        directory of the SQLite files is gone."""
+        server, proxy = self._mesh.database, self._mesh.database_proxy
+        if proxy and trial.number % 2:
+            proxy.stall()
+            time.sleep(trial.lasts_s)
+        elif server:
             server.stop()
             time.sleep(trial.lasts_s)
             server.start()

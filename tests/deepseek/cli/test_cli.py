@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from common.auth import Role
+from common.auth.certificates import make_authority
+from common.auth.tokens import issue_token
 from common.database import Database
 from common.telemetry.anchors import DatabaseAnchor
 from common.telemetry.audit import AuditLog, Head
 from deepseek.client import MeshFile, ServiceAddress
+from tests.common.auth.certificates import renew_as_old
 from tests.common.telemetry.spans import read_spans
 
 COMMANDS = [
@@ -135,6 +140,25 @@ def test_doctor_reports_what_it_finds(tmp_path: Path) -> None:
     checks = {check["check"]: check for check in json.loads(done.stdout.splitlines()[-1])}
     assert {"Python", "torch", "ONNX Runtime", "gRPC", "processor", "home"} <= set(checks)
     assert checks["Python"]["ok"]
+
+
+@pytest.mark.parametrize(("days_left", "ok"), [(40, True), (20, True), (-1, False)])
+def test_doctor_tells_how_long_certificate_and_token_are_good_for(days_left: float, ok: bool, tmp_path: Path) -> None:
+    make_authority(tmp_path / "identity", ["registry"])
+    renew_as_old(tmp_path / "identity", "cli", days_left=days_left)
+    signing_key = tmp_path / "identity" / "signing" / "key.pem"
+    token = tmp_path / "token"
+    clock = time.time if ok else lambda: time.time() - 7200
+    made = issue_token(signing_key, "ana", tenant="lab", role=Role.READER, lifetime_s=3600, clock=clock)
+    token.write_text(made, encoding="ascii")
+    services = {"registry": ServiceAddress("127.0.0.1:1")}
+    MeshFile(services, identity=str(tmp_path / "identity" / "cli"), token_file=str(token)).write(tmp_path / "mesh.json")
+
+    done = deepseek(tmp_path, "doctor", "--json")
+    checks = {check["check"]: check for check in json.loads(done.stdout.splitlines()[-1])}
+    assert (checks["certificate"]["ok"], checks["token"]["ok"]) == (ok, ok)
+    assert ("certs renew" in checks["certificate"]["found"]) == (days_left < 30)
+    assert ("deepseek token" in checks["token"]["found"]) == (not ok)
 
 
 def test_audit_verify_needs_no_running_service(tmp_path: Path) -> None:
