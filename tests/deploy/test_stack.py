@@ -13,14 +13,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.auth.certificates import make_authority
+from common.config import TraceSettings
+from common.telemetry.traces import DEFAULT_SAMPLING
 from deepseek.embedded import PORTS
+from tests.deploy.edge import ENVOY, configure
 from tests.servers import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
-OVERRIDES = {"stack": [], "ci": ["deploy/compose/ci.yml"]}
+OVERRIDES = {"stack": [], "ci": ["deploy/compose/ci.yml"], "traces": ["deploy/compose/traces.yml"]}
 ONE_SHOTS = {"init", "bucket", "cli", "upkeep"}
-TO_THE_OUTSIDE = {"edge", "prometheus"}
+TO_THE_OUTSIDE = {"edge", "prometheus", "traces"}
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def test_nothing_runs_with_rights_it_does_not_need(services: dict[str, dict[str,
         assert one["security_opt"] == ["no-new-privileges:true"], name
         assert one["user"] in ("10001:10001", "nobody"), name
         assert "privileged" not in one, name
-        assert not [volume for volume in one["volumes"] if volume["source"].endswith("docker.sock")], name
+        assert not [volume for volume in one.get("volumes", ()) if volume["source"].endswith("docker.sock")], name
 
 
 def test_whatever_stays_up_has_a_health_check(services: dict[str, dict[str, Any]]) -> None:
@@ -94,6 +97,7 @@ def test_settings_are_those_that_a_service_knows(services: dict[str, dict[str, A
             if getattr(one, "service", None) == name
         )
         known = {settings.variable(field) for field in settings.model_fields}
+        known |= {f"DEEPSEEK_{field}".upper() for field in TraceSettings.model_fields}
         given = {variable for variable in services[name]["environment"] if variable.startswith("DEEPSEEK_")}
         assert given <= known, name
         assert settings.variable("identity") in given
@@ -103,10 +107,28 @@ def test_only_the_edge_and_prometheus_can_be_reached_and_from_this_machine_only(
     services: dict[str, dict[str, Any]],
 ) -> None:
     published = {name: one["ports"] for name, one in services.items() if one.get("ports")}
-    assert set(published) == TO_THE_OUTSIDE
+    assert set(published) == TO_THE_OUTSIDE & set(services)
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
-    assert {name for name, one in services.items() if "outside" in (one.get("networks") or {})} == TO_THE_OUTSIDE
+    assert {name for name, one in services.items() if "outside" in (one.get("networks") or {})} == set(published)
     assert config()["networks"]["state"]["internal"] is config()["networks"]["mesh"]["internal"] is True
+
+
+def test_traces_are_off_until_somebody_says_where_to(services: dict[str, dict[str, Any]]) -> None:
+    collector = "http://traces:4317" if "traces" in services else ""
+    for name in PORTS:
+        environment = services[name]["environment"]
+        assert environment["DEEPSEEK_OTLP_ENDPOINT"] == collector, name
+        assert float(environment["DEEPSEEK_TRACE_SAMPLING"]) == DEFAULT_SAMPLING, name
+    if collector:
+        assert {"mesh", "outside"} == set(services["traces"]["networks"])
+
+
+def test_traces_go_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"DEEPSEEK_OTLP_ENDPOINT": "http://collector:4317", "DEEPSEEK_TRACE_SAMPLING": "0.5"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in PORTS:
+        assert given.items() <= config()["services"][name]["environment"].items(), name
 
 
 def test_a_service_is_given_its_own_identity_only(services: dict[str, dict[str, Any]]) -> None:
@@ -123,8 +145,8 @@ def test_envoy_takes_its_configuration_and_knows_every_service(tmp_path: Path) -
     for name, port in PORTS.items():
         assert f"socket_address: {{address: {name}, port_value: {port}}}" in text
         assert f"exact: spiffe://deepseek-mesh/service/{name}" in text
-    (tmp_path / "envoy.yaml").write_text(text.replace("/identity/", f"{tmp_path}/edge/"), encoding="utf-8")
-    command = [BINARIES / "envoy", "--mode", "validate", "--config-path", tmp_path / "envoy.yaml"]
+    config_file = configure(tmp_path, tmp_path / "edge", {})
+    command = [ENVOY, "--mode", "validate", "--config-path", config_file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -96,10 +96,11 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
-def import_contracts() -> None:
-    """Makes every contract's descriptors known."""
-    for path in (ROOT / "protos").rglob("*.proto"):
-        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts) + "_pb2")
+def import_contracts() -> list[str]:
+    """Makes every contract's descriptors known; returns the full names of all gRPC services."""
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "protos").rglob("*.proto")]
+    files = [importlib.import_module(".".join(path.parts) + "_pb2").DESCRIPTOR for path in paths]
+    return [service.full_name for file in files for service in file.services_by_name.values()]
 
 
 def offered(file: MeshFile, service: str, token_file: Path) -> Iterator[Method]:
@@ -109,14 +110,19 @@ def offered(file: MeshFile, service: str, token_file: Path) -> Iterator[Method]:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         names = [one.name for one in next(stub.ServerReflectionInfo(iter([request]))).list_services_response.service]
     for name in names:
-        if name.startswith(OPEN_TO_ALL):
-            continue
-        roles = role_of_methods([] if name.startswith("grpc.reflection.") else [name])
-        for method in descriptor_pool.Default().FindServiceByName(name).methods:
-            kind = "_".join(
-                "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
-            )
-            yield Method(service, f"/{name}/{method.name}", roles[f"/{name}/{method.name}"], kind)
+        if not name.startswith(OPEN_TO_ALL):
+            yield from methods_of(service, name)
+
+
+def methods_of(service: str, name: str) -> Iterator[Method]:
+    """The methods of a gRPC service by its contract."""
+    roles = role_of_methods([] if name.startswith("grpc.") else [name])
+    for method in descriptor_pool.Default().FindServiceByName(name).methods:
+        kind = "_".join(
+            "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
+        )
+        path = f"/{name}/{method.name}"
+        yield Method(service, path, roles.get(path, Role.PREDICTOR), kind)
 
 
 @pytest.fixture(scope="module")
@@ -229,41 +235,55 @@ def test_without_a_certificate_there_is_no_connection(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def requests(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """For each method that names something a request that names what the tenant `lab` has, by the method's name."""
     with site.client(Role.ADMIN, "lab", tmp_path_factory.mktemp("lab")) as mesh:
         version = mesh.datasets.upload("d", PICTURE_FIELDS, pictures(8, 4)).name
-        upload = ingest_pb2_grpc.IngestServiceStub(mesh.channel("ingest")).CreateUpload(
-            ingest_pb2.CreateUploadRequest(
-                dataset="datasets/d",
-                schema=ingest_pb2.Schema(fields=[ingest_pb2.FieldSchema(name="n", type=ingest_pb2.FIELD_TYPE_INTEGER)]),
-            )
-        )
         registry = registry_pb2_grpc.RegistryServiceStub(mesh.channel("registry"))
         manifest = to_proto(publish(mesh, version))
         request = registry_pb2.CreateModelVersionRequest(parent="models/m", manifest=manifest, sources=[version])
-        model_version = registry.CreateModelVersion(request).model_version.name
-        registry.SetAlias(registry_pb2.SetAliasRequest(name="models/m/aliases/prod", version=model_version))
+        model_version = registry.CreateModelVersion(request).model_version
+        mesh.models.set_alias("m", "prod", model_version.name)
         mesh.inference.load("m")
         run, _ = mesh.runs.submit(picture_spec(version, epochs=1, num_workers=1))
         mesh.runs.wait(run.name)
-        jobs = {
-            service: job_pb2_grpc.JobServiceStub(mesh.channel(service)).ListJobs(job_pb2.ListJobsRequest()).jobs[0].name
-            for service in ("ingest", "trainer")
-        }
-    job = {"ingest": {"name": jobs["ingest"]}, "trainer": {"name": jobs["trainer"]}}
+        return requests_about(mesh, version, model_version, run.name)
+
+
+def requests_about(
+    mesh: Mesh, version: str, model_version: registry_pb2.ModelVersion, run: str
+) -> dict[str, dict[str, Any]]:
+    """For each method that names something a request that names what a tenant has, by the method's name.
+
+    Args:
+        mesh: A client of the tenant's.
+        version: Name of a version of a data set.
+        model_version: The version that their alias `prod` stands for and that is served.
+        run: Name of a run.
+    """
+    dataset, model = version.partition("/versions/")[0], model_version.name.partition("/versions/")[0]
+    model_id, manifest = model.removeprefix("models/"), model_version.manifest
+    upload = ingest_pb2_grpc.IngestServiceStub(mesh.channel("ingest")).CreateUpload(
+        ingest_pb2.CreateUploadRequest(
+            dataset=dataset,
+            schema=ingest_pb2.Schema(fields=[ingest_pb2.FieldSchema(name="n", type=ingest_pb2.FIELD_TYPE_INTEGER)]),
+        )
+    )
+    jobs = {
+        service: job_pb2_grpc.JobServiceStub(mesh.channel(service)).ListJobs(job_pb2.ListJobsRequest()).jobs[0].name
+        for service in ("ingest", "trainer")
+    }
     return {
-        "GetDataset": {"name": "datasets/d"},
+        "GetDataset": {"name": dataset},
         "GetDatasetVersion": {"name": version},
-        "ListDatasetVersions": {"parent": "datasets/d"},
-        "GetModel": {"name": "models/m"},
+        "ListDatasetVersions": {"parent": dataset},
+        "GetModel": {"name": model},
         "CreateModelVersion": {"parent": "models/n", "manifest": manifest, "sources": [version]},
-        "GetModelVersion": {"name": model_version},
-        "ListModelVersions": {"parent": "models/m"},
-        "SetAlias": {"name": "models/m/aliases/mine", "version": model_version},
-        "GetAlias": {"name": "models/m/aliases/prod"},
-        "ListAliases": {"parent": "models/m"},
-        "ListAliasHistory": {"name": "models/m/aliases/prod"},
-        "GetLineage": {"name": model_version},
+        "GetModelVersion": {"name": model_version.name},
+        "ListModelVersions": {"parent": model},
+        "SetAlias": {"name": f"{model}/aliases/mine", "version": model_version.name},
+        "GetAlias": {"name": f"{model}/aliases/prod"},
+        "ListAliases": {"parent": model},
+        "ListAliasHistory": {"name": f"{model}/aliases/prod"},
+        "GetLineage": {"name": model_version.name},
         "GetUpload": {"name": upload.upload.name},
         "UploadSamples": {"upload": upload.upload.name},
         "CommitUpload": {"name": upload.upload.name},
@@ -271,15 +291,18 @@ def requests(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "ReadSamples": {"dataset_version": version},
         "ReadArtifact": {"sha256": manifest.sha256},
         "SubmitRun": {"spec": parse_spec(picture_spec(version))},
-        "GetRun": {"name": run.name},
-        "WatchRun": {"name": run.name},
-        "StopRun": {"name": run.name},
-        "ExportModel": {"run": run.name, "model": "models/stolen"},
-        "ModelMetadata": {"name": "m"},
-        "ModelInfer": {"model_name": "m"},
-        "RepositoryModelLoad": {"model_name": "m"},
-        **{f"{method}@{service}": job[service] for service in job for method in ("GetJob", "CancelJob", "WatchJob")},
+        "GetRun": {"name": run},
+        "WatchRun": {"name": run},
+        "StopRun": {"name": run},
+        "ExportModel": {"run": run, "model": "models/stolen"},
+        "ModelMetadata": {"name": model_id},
+        "ModelInfer": {"model_name": model_id},
+        "RepositoryModelLoad": {"model_name": model_id},
+        **{f"{method}@{service}": {"name": jobs[service]} for service in jobs for method in JOB_METHODS},
     }
+
+
+JOB_METHODS = ("GetJob", "CancelJob", "WatchJob")
 
 
 def publish(mesh: Mesh, dataset_version: str) -> Artifact:
@@ -317,23 +340,33 @@ NAMES_NOTHING = {
 }
 
 
+def of_another_tenant(
+    methods: Sequence[Method], requests: dict[str, dict[str, Any]]
+) -> Iterator[tuple[Method, bytes, bytes | grpc.StatusCode]]:
+    """Each method with a request that names another tenant's, and what has to come of it."""
+    for method in methods:
+        name = method.path.rpartition("/")[2]
+        fields = requests.get(name) or requests.get(f"{name}@{method.service}")
+        # An operator's methods are about the mesh itself, and of all tenants.
+        if name in NAMES_NOTHING or method.role is Role.OPERATOR:
+            continue
+        assert fields or name in LISTS, f"say what {method.path} can name of another tenant's"
+        request = messages_of(method)[0](**fields or {}).SerializeToString()
+        yield method, request, b"" if name in LISTS else UNKNOWN.get(name, grpc.StatusCode.NOT_FOUND)
+
+
 def test_another_tenant_finds_nothing(site: Site, requests: dict[str, dict[str, Any]]) -> None:
     wrong = []
-    for service in PORTS:
-        with site.channel(service, site.folder / "cli") as channel:
-            for method in site.methods:
-                name = method.path.rpartition("/")[2]
-                fields = requests.get(name) or requests.get(f"{name}@{service}")
-                # An operator's methods are about the mesh itself, and of all tenants.
-                if method.service != service or name in NAMES_NOTHING or method.role is Role.OPERATOR:
-                    continue
-                assert fields or name in LISTS, f"say what {method.path} can name of another tenant's"
-                request = messages_of(method)[0](**fields or {}).SerializeToString()
-                theirs = outcome(method, channel, request, bearer(site.token(Role.ADMIN, "other")))
-                own = outcome(method, channel, request, bearer(site.token(Role.ADMIN, "lab")))
-                missing = b"" if name in LISTS else UNKNOWN.get(name, grpc.StatusCode.NOT_FOUND)
-                if theirs != missing or own == missing:
-                    wrong.append(f"{method.path}: {theirs!r} for another, {own!r} for its own")
+    channels = {service: site.channel(service, site.folder / "cli") for service in PORTS}
+    for method, request, missing in of_another_tenant(site.methods, requests):
+        theirs, own = (
+            outcome(method, channels[method.service], request, bearer(site.token(Role.ADMIN, tenant)))
+            for tenant in ("other", "lab")
+        )
+        if theirs != missing or own == missing:
+            wrong.append(f"{method.path}: {theirs!r} for another, {own!r} for its own")
+    for channel in channels.values():
+        channel.close()
     assert not wrong
 
 

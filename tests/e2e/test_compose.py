@@ -14,26 +14,44 @@ import struct
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
 from testcontainers.compose import DockerCompose
 
-from common.auth.identity import Identity
+from common.auth import TENANT_HEADER, Role
+from common.auth.identity import SERVICE_HEADER
 from common.channel import open_channel
 from common.errors import MeshError, PermissionDenied, Unauthenticated
-from deepseek.client import Mesh, connect
+from deepseek.client import Mesh, MeshFile, connect
 from deepseek.client.inference import DATATYPES
 from deepseek.embedded import PORTS
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.common.telemetry.spans import read_spans
 from tests.deepseek.data.samples import image_file
+from tests.deploy.edge import free_port
 from tests.docker_engine import DOCKER, ROOT, Engine, docker_engine
 from tests.e2e.small_job import train_and_serve
+from tests.e2e.test_access import (
+    ATTEMPTS,
+    REFUSED,
+    Method,
+    Site,
+    bearer,
+    forged,
+    import_contracts,
+    methods_of,
+    of_another_tenant,
+    outcome,
+    requests_about,
+)
 from tests.processes import wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -132,13 +150,6 @@ def served(stack: Stack) -> str:
         return train_and_serve(mesh, MODEL).name
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def answer(mesh: Mesh) -> np.ndarray:
     """The answer of the served model to nothing but zeros."""
     metadata = mesh.inference.metadata(MODEL)
@@ -156,6 +167,14 @@ def call(stack: Stack, token: str = "", **metadata: str) -> registry_pb2.ListMod
 
 def token_of(stack: Stack) -> str:
     return (stack.home / "token").read_text().strip()
+
+
+def refuses(stack: Stack, token: str) -> bool:
+    try:
+        call(stack, token)
+    except Unauthenticated:
+        return True
+    return False
 
 
 def test_data_goes_in_and_a_served_model_comes_out(stack: Stack, served: str) -> None:
@@ -260,20 +279,130 @@ def test_an_identity_that_a_user_claims_is_stripped(stack: Stack, served: str) -
     assert [one.name for one in call(stack, token_of(stack), **claimed).models] == [f"models/{MODEL}"]
 
 
+def test_the_edge_takes_new_keys_and_certificates_while_it_runs(stack: Stack, tmp_path: Path) -> None:
+    certs = ("compose", "run", "--rm", "-T", "cli", "certs")
+    began = stack.inspect()["edge"]["State"]["StartedAt"]
+    old, certificate = token_of(stack), ssl.get_server_certificate(("localhost", stack.port))
+    stack.engine.docker(*certs, "rotate", "/volumes/identity")
+    stack.invite(tmp_path, "--subject bob")
+    new = (tmp_path / "token").read_text().strip()
+    wait_until(lambda: not refuses(stack, new), "a token of the new key to be taken")
+    assert not refuses(stack, old)
+    stack.engine.docker(*certs, "rotate", "--revoke", "/volumes/identity")
+    wait_until(lambda: refuses(stack, old) and refuses(stack, new), "tokens of before to be refused")
+    stack.invite(stack.home, "--subject ana --role admin")
+    wait_until(lambda: not refuses(stack, token_of(stack)), "a token of the newest key to be taken")
+    stack.engine.docker(*certs, "renew", "/volumes/identity")
+    wait_until(
+        lambda: ssl.get_server_certificate(("localhost", stack.port)) != certificate, "a new certificate to be shown"
+    )
+    assert not refuses(stack, token_of(stack))
+    assert stack.inspect()["edge"]["State"]["StartedAt"] == began
+
+
 def test_the_edge_shows_a_certificate_of_the_authority_to_all_and_wants_none(stack: Stack) -> None:
     assert sorted(file.name for file in stack.ca.iterdir()) == ["ca.pem"]
     with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(("localhost", stack.port)) as raw:
         ssl.create_default_context().wrap_socket(raw, server_hostname="localhost")
 
 
-def test_what_has_no_route_cannot_be_reached(stack: Stack) -> None:
-    channel = grpc.secure_channel(stack.address, Identity(stack.ca).channel_credentials())
-    metadata = (("authorization", f"Bearer {token_of(stack)}"),)
-    with channel:
-        for path in ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/deepseek.other.v1.Other/Get"):
-            with pytest.raises(grpc.RpcError) as error:
-                channel.unary_unary(path)(b"", metadata=metadata, timeout=10)
-            assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+NO_ROUTE = {
+    "deepseek.upkeep.v1.UpkeepService",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "grpc.health.v1.Health/List",
+    "grpc.health.v1.Health/Watch",
+}
+"""Services and methods that no user reaches, whoever they are."""
+
+THROUGH_THE_EDGE = (
+    "the edge without token",
+    "identity header instead of a token",
+    "expired",
+    "wrong audience",
+    "wrong issuer",
+    "wrong role",
+)
+"""Of the ways of having no business there, those that need no certificate."""
+
+
+@pytest.fixture
+def outside(stack: Stack, tmp_path: Path) -> Site:
+    """Every method of every service, with the key that signs tokens."""
+    (tmp_path / "signing").mkdir()
+    key = stack.shell("docker compose run --rm -T --entrypoint cat upkeep /volumes/identity/signing/key.pem")
+    (tmp_path / "signing" / "key.pem").write_text(key.stdout)
+    names = [*import_contracts(), health.SERVICE_NAME, reflection.SERVICE_NAME]
+    # Each at each service: several have jobs.
+    methods = [method for service in PORTS for name in names for method in methods_of(service, name)]
+    return Site(MeshFile.read(stack.home / "mesh.json"), tmp_path, methods)
+
+
+def meant_for(service: str, metadata: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    return (*metadata, (SERVICE_HEADER, service))
+
+
+def has_no_route(method: Method) -> bool:
+    return not NO_ROUTE.isdisjoint((method.path[1:], method.path[1:].partition("/")[0]))
+
+
+def test_what_has_no_route_cannot_be_reached_by_an_operator_either(stack: Stack, outside: Site) -> None:
+    reached = set()
+    operator = bearer(outside.token(Role.OPERATOR, "default"))
+    with outside.channel("registry", stack.ca) as channel:
+        for method in outside.methods:
+            if outcome(method, channel, b"", meant_for(method.service, operator)) != grpc.StatusCode.UNIMPLEMENTED:
+                reached.add(method.path)
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary("/deepseek.other.v1.Other/Get")(b"", metadata=operator, timeout=10)
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert reached == {method.path for method in outside.methods if not has_no_route(method)}
+
+
+@pytest.mark.parametrize("attempt", THROUGH_THE_EDGE)
+def test_every_method_refuses_through_the_edge(stack: Stack, outside: Site, attempt: str) -> None:
+    holes = []
+    with outside.channel("registry", stack.ca) as channel:
+        for method in outside.methods:
+            _, metadata = ATTEMPTS[attempt](outside, method)
+            found = outcome(method, channel, b"", meant_for(method.service, metadata))
+            # A service that does not have the method says so to those who have a token; health is open to them all.
+            least = {grpc.StatusCode.UNIMPLEMENTED} if attempt == "wrong role" else set()
+            if found not in REFUSED | least and not (least and method.path == "/grpc.health.v1.Health/Check"):
+                holes.append(f"{method.path} of {method.service}: {found!r}")
+    assert not holes
+
+
+def test_nothing_of_another_tenant_is_found_through_the_edge_whoever_one_claims_to_be(
+    stack: Stack, outside: Site, served: str
+) -> None:
+    with stack.connect() as mesh:
+        mesh.models.set_alias(MODEL, "prod", served)
+        model_version = mesh.models.version(served)
+        dataset_version = next(iter(mesh.datasets.versions(MODEL))).name
+        requests = requests_about(mesh, dataset_version, model_version, next(iter(mesh.runs.list())).name)
+    mine = bearer(outside.token(Role.ADMIN, "default"))
+    claimed = ((TENANT_HEADER, "default"), ("deepseek-subject", "service:trainer"))
+    theirs = (*bearer(outside.token(Role.ADMIN, "other")), *claimed)
+    nobody = bearer(forged(outside, role=""))
+    wrong, found = [], set()
+    with outside.channel("registry", stack.ca) as channel:
+        # Not every service has jobs, and health has no roles.
+        hosted = [
+            method
+            for method in outside.methods
+            if outcome(method, channel, b"", meant_for(method.service, nobody)) in REFUSED
+        ]
+        for method, request, missing in of_another_tenant(hosted, requests):
+            answers = [
+                outcome(method, channel, request, meant_for(method.service, who))
+                for who in ((theirs, mine) if method.role <= Role.READER else (theirs,))
+            ]
+            if answers[0] != missing:
+                wrong.append(f"{method.path} of {method.service}: {answers[0]!r}")
+            if answers[1:] and answers[1] != missing:
+                found.add(method.path)
+    assert not wrong
+    assert found >= {LIST_MODELS, "/deepseek.trainer.v1.TrainerService/GetRun", "/deepseek.job.v1.JobService/WatchJob"}
 
 
 def test_a_job_without_its_service_is_told_what_is_missing(stack: Stack) -> None:
@@ -307,15 +436,28 @@ def test_a_browser_calls_by_grpc_web(stack: Stack, served: str) -> None:
     connection.close()
 
 
+def test_a_trace_goes_from_a_user_through_the_edge_into_a_service(stack: Stack, tmp_path: Path) -> None:
+    done = stack.shell(f"DEEPSEEK_TRACE_FILE={tmp_path}/traces.jsonl deepseek model list")
+    assert done.returncode == 0, done.stderr
+    (trace_id,) = {span["traceId"] for span in read_spans(tmp_path / "traces.jsonl")}
+    shown = ("compose", "exec", "-T", "registry", "cat", "/home/mesh/traces.jsonl")
+    wait_until(lambda: trace_id in stack.engine.docker(*shown), "the registry's span")
+
+
+def figures(query: str, label: str) -> dict[str, str]:
+    """What Prometheus knows, by the value of a label."""
+    url = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}/api/v1/query?query={query}"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return {one["metric"][label]: one["value"][1] for one in json.load(response)["data"]["result"]}
+
+
 def test_prometheus_hears_from_the_edge_and_from_every_service(stack: Stack) -> None:
-    url = f"http://127.0.0.1:{os.environ['PROMETHEUS_PORT']}/api/v1/query?query=up"
+    wait_until(lambda: list(figures("up", "instance").values()) == ["1"] * (1 + len(PORTS)), "figures from everyone")
 
-    def answers() -> bool:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            found = {one["metric"]["instance"]: one["value"][1] for one in json.load(response)["data"]["result"]}
-        return len(found) == 1 + len(PORTS) and set(found.values()) == {"1"}
 
-    wait_until(answers, "figures from everyone")
+def test_the_edge_takes_every_service_for_well(stack: Stack) -> None:
+    query, well = "envoy_cluster_health_check_healthy", dict.fromkeys(PORTS, "1")
+    wait_until(lambda: figures(query, "envoy_cluster_name") == well, "healthy services")
 
 
 def console_lines(page: str) -> list[str]:
@@ -330,7 +472,6 @@ def test_the_documented_commands_run_as_they_stand(page: str, stack: Stack, tmp_
     for line in lines:
         done = stack.shell(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    up(stack)  # what they restarted
 
 
 def up(stack: Stack) -> None:
