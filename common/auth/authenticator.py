@@ -9,8 +9,8 @@ mesh's CA is required, whose URI SAN says what stands behind it:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Mapping
+from functools import lru_cache
 
 import grpc
 
@@ -59,7 +59,9 @@ class MutualTls(Authenticator):
 
     def authenticate(self, context: grpc.ServicerContext) -> Caller:
         """See `Authenticator`."""
-        uri = _uri(cast(Iterable[bytes], context.auth_context().get(_SAN, ())))
+        # Those of the certificate's alternative names, if it has any: a common name proves nothing.
+        names = context.peer_identities() if context.peer_identity_key() == _SAN else None
+        uri = _uri(tuple(names or ()))
         metadata = {
             key: value for key, value in context.invocation_metadata() if key in (TENANT_HEADER, "authorization")
         }
@@ -90,7 +92,8 @@ class MutualTls(Authenticator):
             raise Unauthenticated(error.reason, error.message, field=error.field) from None
 
 
-def _uri(names: Iterable[bytes]) -> str:
+@lru_cache(maxsize=1000)
+def _uri(names: tuple[bytes, ...]) -> str:
     """The one URI of a certificate's alternative names; empty if it has none, or several."""
     uris = [name.decode(errors="replace") for name in names if b"://" in name]
     return uris[0] if len(uris) == 1 else ""

@@ -112,19 +112,17 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._deadline_s = deadline_s
         self._streams = threading.BoundedSemaphore(max_streams)
         self._max_streams = max_streams
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped: dict[str, Any] = {}
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Returns the method's wrapped handler; wrapping is done once a method."""
-        handler = continuation(details)
-        if handler is None:
-            return None
-        if details.method.startswith(_HEALTH):
-            return handler._replace(request_deserializer=health_request)
-        original, wrapped = self._wrapped.get(details.method, (None, None))
-        if original is not handler:
-            wrapped = self._wrap(details.method, handler)
-            self._wrapped[details.method] = handler, wrapped
+        """Returns the method's wrapped handler; both are looked for once a method."""
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None and (handler := continuation(details)) is not None:
+            if details.method.startswith(_HEALTH):
+                wrapped = handler._replace(request_deserializer=health_request)
+            else:
+                wrapped = self._wrap(details.method, handler)
+            self._wrapped[details.method] = wrapped
         return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
