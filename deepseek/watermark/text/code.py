@@ -1,0 +1,122 @@
+"""The id as symbols: a Reed-Solomon code over GF(2^16), decoded softly.
+
+A 48-bit id is three coefficients of a polynomial, and its codeword the values of the polynomial at six points (Reed and
+Solomon 1960). Two codewords agree in two symbols at most, so evidence that is thin in a few positions is made up for by
+the others. Few large symbols, because each has to win against all others of its position, whose number counts by its
+logarithm only.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ID_BITS = 48
+SYMBOL_BITS = 16
+NUM_VALUES = 1 << SYMBOL_BITS
+NUM_SYMBOLS = 6
+_NUM_DATA = 3
+_NUM_LISTED = 24
+_POLYNOMIAL = 0x1100B  # x^16 + x^12 + x^3 + x + 1, primitive
+
+Symbols = npt.NDArray[np.int64]
+
+
+def _tables() -> tuple[Symbols, Symbols]:
+    powers, logarithms = np.zeros(2 * NUM_VALUES, np.int64), np.zeros(NUM_VALUES, np.int64)
+    value = 1
+    for exponent in range(NUM_VALUES - 1):
+        powers[exponent] = powers[exponent + NUM_VALUES - 1] = value
+        logarithms[value] = exponent
+        value <<= 1
+        if value & NUM_VALUES:
+            value ^= _POLYNOMIAL
+    return powers, logarithms
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the evidence says.
+
+    Attributes:
+        id: The likeliest id.
+        score: Evidence for it, nats, all positions together.
+        runner_up: Evidence for the next.
+    """
+
+    id: int
+    score: float
+    runner_up: float
+
+
+class IdCode:
+    """Encodes and decodes ids. Immutable, thread-safe; share one, its tables take a moment to make."""
+
+    def __init__(self) -> None:
+        self._powers, self._logarithms = _tables()
+        points = [int(self._powers[i]) for i in range(NUM_SYMBOLS)]
+        vandermonde = [[1, point, self._times(point, point)] for point in points]
+        self._encoder = np.array(vandermonde, np.int64)
+        # From any three symbols to all six: Lagrange's interpolation, a matrix for each choice of three.
+        self._interpolations = [
+            (chosen, self._product(self._encoder, self._inverse(self._encoder[list(chosen)])))
+            for chosen in itertools.combinations(range(NUM_SYMBOLS), _NUM_DATA)
+        ]
+        self._to_data = self._inverse(self._encoder[:_NUM_DATA])
+
+    def encode(self, message: int) -> Symbols:
+        """The codeword of an id, six symbols.
+
+        Args:
+            message: 0 to 2^48 - 1.
+        """
+        data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int64)
+        return self._product(self._encoder, data[:, None])[:, 0]
+
+    def decode(self, scores_PV: npt.NDArray[np.float64]) -> Decoded:
+        """Finds the codeword with the most evidence among those that three of the best symbols anywhere span.
+
+        Args:
+            scores_PV: (6, 65536), evidence for each value in each position, nats.
+        """
+        best_PL = np.argpartition(scores_PV, -_NUM_LISTED, axis=1)[:, -_NUM_LISTED:]
+        grid = np.stack(np.meshgrid(*[np.arange(_NUM_LISTED)] * _NUM_DATA, indexing="ij")).reshape(_NUM_DATA, -1)
+        candidates = [
+            self._product(matrix, np.stack([best_PL[position][grid[i]] for i, position in enumerate(chosen)]))
+            for chosen, matrix in self._interpolations
+        ]
+        words_PC = np.concatenate(candidates, axis=1)
+        totals = np.take_along_axis(scores_PV, words_PC, axis=1).sum(axis=0)
+        first = int(totals.argmax())
+        others = totals[(words_PC != words_PC[:, [first]]).any(axis=0)]
+        data = self._product(self._to_data, words_PC[:_NUM_DATA, [first]])[:, 0]
+        message = sum(int(symbol) << SYMBOL_BITS * i for i, symbol in enumerate(data))
+        return Decoded(message, float(totals[first]), float(others.max()))
+
+    def _times(self, a: int, b: int) -> int:
+        return int(self._powers[self._logarithms[a] + self._logarithms[b]]) if a and b else 0
+
+    def _product(self, matrix: Symbols, columns: Symbols) -> Symbols:
+        """The product of two matrices over the field."""
+        result = np.zeros((matrix.shape[0], columns.shape[1]), np.int64)
+        logarithms = self._logarithms[columns]
+        for row, factors in enumerate(matrix):
+            for factor, column, logarithm in zip(factors, columns, logarithms, strict=True):
+                if factor:
+                    result[row] ^= np.where(column, self._powers[self._logarithms[factor] + logarithm], 0)
+        return result
+
+    def _inverse(self, matrix: Symbols) -> Symbols:
+        """Gauss and Jordan's elimination over the field."""
+        size = len(matrix)
+        rows = [[*map(int, row), *(int(i == j) for j in range(size))] for i, row in enumerate(matrix)]
+        for i in range(size):
+            pivot = next(k for k in range(i, size) if rows[k][i])
+            rows[i], rows[pivot] = rows[pivot], rows[i]
+            scale = int(self._powers[(-self._logarithms[rows[i][i]]) % (NUM_VALUES - 1)])
+            rows[i] = [self._times(scale, value) for value in rows[i]]
+            for k in range(size):
+                if k != i and (factor := rows[k][i]):
+                    rows[k] = [value ^ self._times(factor, own) for value, own in zip(rows[k], rows[i], strict=True)]
+        return np.array([row[size:] for row in rows], np.int64)

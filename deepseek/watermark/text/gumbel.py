@@ -1,0 +1,135 @@
+"""The scheme of ours: Gumbel sampling with two keys, one that proves and one that carries the id.
+
+Gumbel-max sampling (Aaronson 2022): with a uniform u for each token, the token with the least -ln(1 - u) / p is drawn,
+which has the probabilities p exactly; whoever knows the key sees that the u of drawn tokens are small. Evidence is
+-ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
+
+Two keys: by the *proving* key tokens are drawn until the mark is proved, by the *carrying* key for the id. The sampler
+knows the evidence there is so far, and gives the next token to the key that is behind; a detector needs not know which
+it was, since it looks at both. So short text is proved as well as if it carried nothing, no evidence is spent where
+there is enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before
+only.
+
+The id is six symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
+along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
+from deepseek.watermark.text.scheme import Bits, Contexts, Detector, Evidence, Logits, Sampler, plain, scored, softmax
+from deepseek.watermark.text.tail import log_erlang_tail
+
+PROVED = math.log(1e-9)
+"""Logarithm of the p-value at which a sampler takes a mark for proved; edits take from it."""
+
+ID_SHARE = 0.01
+"""Part of the false alarms that is left to the id, which can prove a mark as well (Bonferroni, with weights): it has
+evidence in plenty where it has any, and short text, which has none, loses nothing."""
+
+_LOG_IDS = ID_BITS * math.log(2)
+_TO_UNIT = 2.0**-53
+_LEAST = 2.0**-54
+
+
+class _Uniforms:
+    """Uniforms of one key. Thread-safe."""
+
+    def __init__(self, key: WatermarkKey, purpose: str) -> None:
+        self._bits = Bits(key, f"gumbel/{purpose}")
+
+    def of(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
+        """Those behind a context with the numbers from `start` on, each above 0 and below 1."""
+        u = (self._bits.words(context, start, count) >> np.uint64(11)).astype(np.float64) * _TO_UNIT
+        return np.maximum(u, _LEAST)
+
+    def one(self, context: Sequence[int], number: int) -> float:
+        """A single one of them."""
+        return float(self.of(context, number, 1)[0])
+
+    def position(self, context: Sequence[int]) -> int:
+        """The symbol that tokens behind a context work for."""
+        return int.from_bytes(self._bits.seed((*context, 0), 8), "little") % NUM_SYMBOLS
+
+
+class GumbelSampler(Sampler):
+    """Draws tokens that carry an id.
+
+    Args:
+        key: The key.
+        message: The id, 0 to 2^48 - 1.
+        code: Of ids.
+        random: Draws where there is no mark; unpredictable by default.
+    """
+
+    def __init__(
+        self, key: WatermarkKey, message: int, code: IdCode, random: np.random.Generator | None = None
+    ) -> None:
+        self._proving, self._carrying = _Uniforms(key, "prove"), _Uniforms(key, "carry")
+        self._symbols = code.encode(message)
+        self._random = random or np.random.default_rng()
+        self._contexts = Contexts()
+        self._num_scored = 0
+        self._proof = self._carried = 0.0
+        self._proves = True
+
+    def draw(self, logits_V: Logits) -> int:
+        """See `Sampler.draw`."""
+        context = self._contexts.current()
+        token = self._marked(logits_V, context) if context else plain(softmax(logits_V), self._random)
+        self._contexts.add(token)
+        return token
+
+    def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
+        shift = int(self._symbols[self._carrying.position(context)])
+        if self._proves:
+            u_V = self._proving.of(context, 0, len(logits_V))
+        else:
+            u_V = self._carrying.of(context, shift, len(logits_V))
+        # ln(-ln(1 - u)) - logit is least where -ln(1 - u) / p is, and needs no normalisation.
+        token = int(np.argmin(np.log(-np.log1p(-u_V)) - logits_V))
+        self._weigh(context, token, shift, float(u_V[token]))
+        return token
+
+    def _weigh(self, context: tuple[int, ...], token: int, shift: int, u: float) -> None:
+        """Takes the evidence of a token into account, for the key that it was drawn by and by chance for the other."""
+        proving = u if self._proves else self._proving.one(context, token)
+        carrying = self._carrying.one(context, shift + token) if self._proves else u
+        self._num_scored += 1
+        self._proof -= math.log(proving)
+        self._carried -= math.log(carrying)
+        proof = log_erlang_tail(self._num_scored, self._proof)
+        carried = _LOG_IDS + log_erlang_tail(self._num_scored, self._carried)
+        self._proves = proof > PROVED or proof > carried
+
+
+class GumbelDetector(Detector):
+    """Finds marks and ids. Thread-safe.
+
+    Args:
+        key: The key.
+        code: Of ids.
+    """
+
+    def __init__(self, key: WatermarkKey, code: IdCode) -> None:
+        self._proving, self._carrying = _Uniforms(key, "prove"), _Uniforms(key, "carry")
+        self._code = code
+
+    def weigh(self, tokens: Sequence[int]) -> Evidence:
+        """See `Detector.weigh`."""
+        proof, num_scored = 0.0, 0
+        scores_PV = np.zeros((NUM_SYMBOLS, NUM_VALUES))
+        for _, context, token in scored(tokens):
+            num_scored += 1
+            proof -= math.log(self._proving.one(context, token))
+            scores_PV[self._carrying.position(context)] -= np.log(self._carrying.of(context, token, NUM_VALUES))
+        decoded = self._code.decode(scores_PV)
+        log_p_proof = log_erlang_tail(num_scored, proof)
+        log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(num_scored, decoded.score))
+        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), log_p_id - math.log(ID_SHARE))
+        return Evidence(num_scored, log_p, decoded.id, log_p_id, decoded.score - decoded.runner_up)

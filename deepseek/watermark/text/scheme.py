@@ -1,0 +1,138 @@
+"""What every scheme of text marks does: draw the next token of a sequence, and score tokens afterwards.
+
+A mark hangs on context: what is drawn depends on a key and the `CONTEXT` tokens before, which a detector sees too. A
+context that comes again is drawn without a mark and scored once only, since the same draw twice would be no second
+evidence, and no fresh chance either.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek.watermark.keys import WatermarkKey
+
+CONTEXT = 2
+"""Tokens that a mark hangs on. With more, fewer survive where words are replaced: each replacement spoils the scores of
+as many tokens behind it, and its own."""
+
+Logits = npt.NDArray[np.floating]
+Probabilities = npt.NDArray[np.float64]
+
+_PER_BLOCK = 4
+
+
+class Sampler(ABC):
+    """Draws the tokens of one sequence, in order. Not thread-safe."""
+
+    @abstractmethod
+    def draw(self, logits_V: Logits) -> int:
+        """Draws the next token.
+
+        Args:
+            logits_V: (vocabulary,), the model's, after temperature, top-k and the like; -inf for what cannot come.
+
+        Returns:
+            The token.
+        """
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tokens tell of a mark.
+
+    Attributes:
+        num_scored: Tokens that could be scored.
+        log_p: Natural logarithm of the p-value: the probability that text without this mark tells as much.
+        id: The likeliest id; None if the scheme carries none.
+        log_p_id: That text without this mark tells as much of any id; 0 without one.
+        lead: How much more evidence there is for the id than for any other, nats.
+    """
+
+    num_scored: int
+    log_p: float
+    id: int | None = None
+    log_p_id: float = 0.0
+    lead: float = 0.0
+
+
+class Detector(ABC):
+    """Scores tokens, of a sampler or of anybody. Thread-safe."""
+
+    @abstractmethod
+    def weigh(self, tokens: Sequence[int]) -> Evidence:
+        """Tells what tokens tell; of none, nothing."""
+
+
+class Contexts:
+    """The contexts of a sequence, as it grows. Not thread-safe.
+
+    Args:
+        length: Tokens a context.
+    """
+
+    def __init__(self, length: int = CONTEXT) -> None:
+        self._length = length
+        self._last: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
+
+    def current(self) -> tuple[int, ...] | None:
+        """The context of the token that comes next; None if there is none yet, or it was one before."""
+        return self._last if len(self._last) == self._length and self._last not in self._seen else None
+
+    def add(self, token: int) -> None:
+        """Goes on by a token."""
+        if len(self._last) == self._length:
+            self._seen.add(self._last)
+        self._last = (*self._last, token)[-self._length :]
+
+
+def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, tuple[int, ...], int]]:
+    """Yields position, context and token of every token that can be scored."""
+    contexts = Contexts(length)
+    for position, token in enumerate(tokens):
+        if (context := contexts.current()) is not None:
+            yield position, context, token
+        contexts.add(token)
+
+
+class Bits:
+    """64 pseudo-random bits for each token behind a context, by Philox4x64-10 (Salmon et al. 2011). Thread-safe.
+
+    Block i of a context has the words 4i to 4i + 3; its key are 16 bytes of BLAKE2b over the context. So whoever knows
+    the key can compute any word alone, in any language.
+
+    Args:
+        key: The key.
+        purpose: Of which of its subkeys.
+    """
+
+    def __init__(self, key: WatermarkKey, purpose: str) -> None:
+        self._key = key.subkey(f"text/{purpose}")
+
+    def words(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.uint64]:
+        """The words with the numbers from `start` on."""
+        philox_key = np.frombuffer(self.seed(context, 16), "<u8")
+        philox = np.random.Philox(key=philox_key, counter=np.array([start // _PER_BLOCK, 0, 0, 0], "<u8"))
+        skipped = start % _PER_BLOCK
+        return philox.random_raw(skipped + count)[skipped:]
+
+    def seed(self, context: Sequence[int], num_bytes: int) -> bytes:
+        """Pseudo-random bytes of a context alone (BLAKE2b with a key, RFC 7693)."""
+        data = b"".join(token.to_bytes(4, "little") for token in context)
+        return hashlib.blake2b(data, key=self._key, digest_size=num_bytes).digest()
+
+
+def plain(probabilities_V: Probabilities, random: np.random.Generator) -> int:
+    """Draws a token without a mark."""
+    cumulated_V = probabilities_V.cumsum()
+    return int(cumulated_V.searchsorted(random.random() * cumulated_V[-1], "right"))
+
+
+def softmax(logits_V: Logits) -> Probabilities:
+    """Probabilities of logits."""
+    weights_V = np.exp(logits_V.astype(np.float64) - logits_V.max())
+    return np.asarray(weights_V / weights_V.sum(), np.float64)

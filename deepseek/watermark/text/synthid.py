@@ -1,0 +1,92 @@
+"""SynthID-Text (Dathathri et al., Nature 634, 2024), in its form that does not distort: tournaments of two leaves.
+
+Each of 30 layers gives every token behind a context a pseudo-random bit g, and moves probability to tokens with a one:
+p becomes p * (1 + g - sum of g * p). It carries no id. The score is the weighted mean of the bits, with weights that
+fall from 10 to 1 over the layers, which needs no training; in units of 1/29 the weights are whole, so the distribution
+of the score of text without a mark is exact.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.text.scheme import (
+    Bits,
+    Contexts,
+    Detector,
+    Evidence,
+    Logits,
+    Probabilities,
+    Sampler,
+    plain,
+    scored,
+    softmax,
+)
+from deepseek.watermark.text.tail import log_lattice_tail
+
+NUM_LAYERS = 30
+_WEIGHTS = tuple(290 - 9 * layer for layer in range(NUM_LAYERS))
+_PURPOSE = "synthid"
+
+
+class SynthIdSampler(Sampler):
+    """Draws the winners of tournaments.
+
+    Args:
+        key: The key.
+        random: Draws; unpredictable by default.
+    """
+
+    def __init__(self, key: WatermarkKey, random: np.random.Generator | None = None) -> None:
+        self._bits = Bits(key, _PURPOSE)
+        self._random = random or np.random.default_rng()
+        self._contexts = Contexts()
+
+    def draw(self, logits_V: Logits) -> int:
+        """See `Sampler.draw`."""
+        context = self._contexts.current()
+        probabilities_V = softmax(logits_V)
+        if context is not None:
+            probabilities_V = _tournament(probabilities_V, self._bits.words(context, 0, len(logits_V)))
+        token = plain(probabilities_V, self._random)
+        self._contexts.add(token)
+        return token
+
+
+class SynthIdDetector(Detector):
+    """Weighs the bits of tokens.
+
+    Args:
+        key: The key.
+    """
+
+    def __init__(self, key: WatermarkKey) -> None:
+        self._bits = Bits(key, _PURPOSE)
+
+    def weigh(self, tokens: Sequence[int]) -> Evidence:
+        """See `Detector.weigh`."""
+        words = [self._bits.words(context, token, 1)[0] for _, context, token in scored(tokens)]
+        total = sum(int(_layer(word, layer)) * weight for word in words for layer, weight in enumerate(_WEIGHTS))
+        return Evidence(len(words), log_lattice_tail(_one_token(), len(words), total))
+
+
+def _tournament(probabilities_V: Probabilities, words_V: npt.NDArray[np.uint64]) -> Probabilities:
+    for layer in range(NUM_LAYERS):
+        g_V = _layer(words_V, layer)
+        probabilities_V = probabilities_V * (1 + g_V - (g_V * probabilities_V).sum())
+    return probabilities_V
+
+
+def _layer(words: npt.NDArray[np.uint64] | np.uint64, layer: int) -> npt.NDArray[np.uint64]:
+    return np.asarray(words >> np.uint64(layer) & np.uint64(1))
+
+
+def _one_token() -> npt.NDArray[np.float64]:
+    """Probability of each score of a single token without a mark."""
+    masses = np.ones(1)
+    for weight in _WEIGHTS:
+        with_it = np.zeros(weight)
+        masses = (np.concatenate([masses, with_it]) + np.concatenate([with_it, masses])) / 2
+    return masses

@@ -1,0 +1,66 @@
+"""What the scheme of ours does beyond what all do: ids, and two keys in balance."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deepseek.watermark.keys import derive_key
+from deepseek.watermark.text.code import IdCode
+from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
+
+CODE = IdCode()
+KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
+MESSAGE = 0xC0FFEE_123456
+
+
+def marked(num_tokens: int, *, spread: float = 4.0, seed: int = 0, message: int = MESSAGE) -> list[int]:
+    sampler = GumbelSampler(KEY, message, CODE, np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    return [sampler.draw(random.permutation(np.linspace(0, spread, 64))) for _ in range(num_tokens)]
+
+
+@pytest.mark.parametrize("message", [0, MESSAGE, (1 << 48) - 1])
+def test_the_id_comes_back(message: int) -> None:
+    evidence = GumbelDetector(KEY, CODE).weigh(marked(250, message=message))
+    assert evidence.id == message
+    assert evidence.log_p_id < math.log(1e-6)
+    assert evidence.lead > 10
+
+
+def test_the_id_comes_back_where_words_were_replaced() -> None:
+    tokens, random = marked(400), np.random.default_rng(3)
+    for position in random.choice(400, 40, replace=False):
+        tokens[position] = int(random.integers(64))
+    evidence = GumbelDetector(KEY, CODE).weigh(tokens)
+    assert evidence.id == MESSAGE
+    assert evidence.log_p < math.log(1e-6)
+
+
+def test_short_text_proves_the_mark_before_it_carries_an_id() -> None:
+    detector = GumbelDetector(KEY, CODE)
+    short, longer = detector.weigh(marked(40)), detector.weigh(marked(300))
+    assert short.log_p < math.log(1e-6)
+    assert short.log_p_id > math.log(1e-3)
+    assert longer.log_p_id < math.log(1e-6)
+
+
+def test_no_id_is_proved_in_text_without_one() -> None:
+    random = np.random.default_rng(4)
+    detector = GumbelDetector(KEY, CODE)
+    for _ in range(30):
+        evidence = detector.weigh(random.integers(64, size=200).tolist())
+        assert evidence.log_p_id > math.log(1e-3)
+
+
+def test_a_vocabulary_larger_than_a_symbol_has_values() -> None:
+    sampler = GumbelSampler(KEY, MESSAGE, CODE, np.random.default_rng(0))
+    random = np.random.default_rng(0)
+    tokens = []
+    for _ in range(120):
+        logits_V = np.full(150_000, -np.inf, np.float32)
+        logits_V[random.integers(150_000, size=200)] = 0.0
+        tokens.append(sampler.draw(logits_V))
+    evidence = GumbelDetector(KEY, CODE).weigh(tokens)
+    assert evidence.id == MESSAGE
+    assert evidence.log_p_id < math.log(1e-6)
