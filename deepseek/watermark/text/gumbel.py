@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
-from deepseek.watermark.text.scheme import Bits, Contexts, Detector, Evidence, Logits, Sampler, plain, scored, softmax
+from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, scored
 from deepseek.watermark.text.tail import log_erlang_tail
 
 PROVED = math.log(1e-9)
@@ -70,42 +70,32 @@ class GumbelSampler(Sampler):
     def __init__(
         self, key: WatermarkKey, message: int, code: IdCode, random: np.random.Generator | None = None
     ) -> None:
+        super().__init__(random)
         self._proving, self._carrying = _Uniforms(key, "prove"), _Uniforms(key, "carry")
         self._symbols = code.encode(message)
-        self._random = random or np.random.default_rng()
-        self._contexts = Contexts()
         self._num_scored = 0
         self._proof = self._carried = 0.0
         self._proves = True
 
-    def draw(self, logits_V: Logits) -> int:
-        """See `Sampler.draw`."""
-        context = self._contexts.current()
-        token = self._marked(logits_V, context) if context else plain(softmax(logits_V), self._random)
-        self._contexts.add(token)
-        return token
-
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
-        shift = int(self._symbols[self._carrying.position(context)])
         if self._proves:
             u_V = self._proving.of(context, 0, len(logits_V))
         else:
-            u_V = self._carrying.of(context, shift, len(logits_V))
+            u_V = self._carrying.of(context, self._shift(context), len(logits_V))
         # ln(-ln(1 - u)) - logit is least where -ln(1 - u) / p is, and needs no normalisation.
-        token = int(np.argmin(np.log(-np.log1p(-u_V)) - logits_V))
-        self._weigh(context, token, shift, float(u_V[token]))
-        return token
+        return int(np.argmin(np.log(-np.log1p(-u_V)) - logits_V))
 
-    def _weigh(self, context: tuple[int, ...], token: int, shift: int, u: float) -> None:
-        """Takes the evidence of a token into account, for the key that it was drawn by and by chance for the other."""
-        proving = u if self._proves else self._proving.one(context, token)
-        carrying = self._carrying.one(context, shift + token) if self._proves else u
+    def _weigh(self, context: tuple[int, ...], token: int) -> None:
+        """Adds the evidence for both keys, of which one had none but by chance, and settles whose turn is next."""
         self._num_scored += 1
-        self._proof -= math.log(proving)
-        self._carried -= math.log(carrying)
+        self._proof -= math.log(self._proving.one(context, token))
+        self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
         proof = log_erlang_tail(self._num_scored, self._proof)
         carried = _LOG_IDS + log_erlang_tail(self._num_scored, self._carried)
         self._proves = proof > PROVED or proof > carried
+
+    def _shift(self, context: tuple[int, ...]) -> int:
+        return int(self._symbols[self._carrying.position(context)])
 
 
 class GumbelDetector(Detector):

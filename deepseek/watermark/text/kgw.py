@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.text.scheme import Bits, Contexts, Detector, Evidence, Logits, Sampler, plain, scored, softmax
+from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, plain, scored, softmax
 from deepseek.watermark.text.tail import log_binomial_tail
 
 GAMMA = 0.25
@@ -29,18 +29,12 @@ class KgwSampler(Sampler):
     """
 
     def __init__(self, key: WatermarkKey, random: np.random.Generator | None = None) -> None:
+        super().__init__(random)
         self._bits = Bits(key, _PURPOSE)
-        self._random = random or np.random.default_rng()
-        self._contexts = Contexts()
 
-    def draw(self, logits_V: Logits) -> int:
-        """See `Sampler.draw`."""
-        context = self._contexts.current()
-        if context is not None:
-            logits_V = logits_V + DELTA * (self._bits.words(context, 0, len(logits_V)) < _GREEN)
-        token = plain(softmax(logits_V), self._random)
-        self._contexts.add(token)
-        return token
+    def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
+        green_V = self._bits.words(context, 0, len(logits_V)) < _GREEN
+        return plain(softmax(logits_V + DELTA * green_V), self._random)
 
 
 class KgwDetector(Detector):

@@ -25,12 +25,42 @@ Probabilities = npt.NDArray[np.float64]
 _PER_BLOCK = 4
 
 
-class Sampler(ABC):
-    """Draws the tokens of one sequence, in order. Not thread-safe."""
+class Contexts:
+    """The contexts of a sequence, as it grows. Not thread-safe.
 
-    @abstractmethod
+    Args:
+        length: Tokens a context.
+    """
+
+    def __init__(self, length: int = CONTEXT) -> None:
+        self._length = length
+        self._last: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
+
+    def current(self) -> tuple[int, ...] | None:
+        """The context of the token that comes next; None if there is none yet, or it was one before."""
+        return self._last if len(self._last) == self._length and self._last not in self._seen else None
+
+    def add(self, token: int) -> None:
+        """Goes on by a token."""
+        if len(self._last) == self._length:
+            self._seen.add(self._last)
+        self._last = (*self._last, token)[-self._length :]
+
+
+class Sampler(ABC):
+    """Draws the tokens of one sequence, in order. Not thread-safe.
+
+    Args:
+        random: Draws where there is no mark; unpredictable by default.
+    """
+
+    def __init__(self, random: np.random.Generator | None = None) -> None:
+        self._random = random or np.random.default_rng()
+        self._contexts = Contexts()
+
     def draw(self, logits_V: Logits) -> int:
-        """Draws the next token.
+        """Draws the next token and goes on by it.
 
         Args:
             logits_V: (vocabulary,), the model's, after temperature, top-k and the like; -inf for what cannot come.
@@ -38,6 +68,33 @@ class Sampler(ABC):
         Returns:
             The token.
         """
+        token = self.choose(logits_V)
+        self.observe(token)
+        return token
+
+    @property
+    def has_mark(self) -> bool:
+        """Whether the next token will have a mark: there is a context before it, and it is new."""
+        return self._contexts.current() is not None
+
+    def choose(self, logits_V: Logits) -> int:
+        """Draws a token as `draw` does, and stays where it is."""
+        context = self._contexts.current()
+        return plain(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
+
+    def observe(self, token: int) -> None:
+        """Goes on by a token, whoever chose it."""
+        context = self._contexts.current()
+        if context is not None:
+            self._weigh(context, token)
+        self._contexts.add(token)
+
+    @abstractmethod
+    def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
+        """Draws a token behind a context that is new."""
+
+    def _weigh(self, context: tuple[int, ...], token: int) -> None:  # noqa: B027  most have nothing to note
+        """Takes note of a token behind a context that was new; by default of none."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +122,6 @@ class Detector(ABC):
     @abstractmethod
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """Tells what tokens tell; of none, nothing."""
-
-
-class Contexts:
-    """The contexts of a sequence, as it grows. Not thread-safe.
-
-    Args:
-        length: Tokens a context.
-    """
-
-    def __init__(self, length: int = CONTEXT) -> None:
-        self._length = length
-        self._last: tuple[int, ...] = ()
-        self._seen: set[tuple[int, ...]] = set()
-
-    def current(self) -> tuple[int, ...] | None:
-        """The context of the token that comes next; None if there is none yet, or it was one before."""
-        return self._last if len(self._last) == self._length and self._last not in self._seen else None
-
-    def add(self, token: int) -> None:
-        """Goes on by a token."""
-        if len(self._last) == self._length:
-            self._seen.add(self._last)
-        self._last = (*self._last, token)[-self._length :]
 
 
 def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, tuple[int, ...], int]]:

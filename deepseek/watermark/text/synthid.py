@@ -14,7 +14,6 @@ import numpy.typing as npt
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.text.scheme import (
     Bits,
-    Contexts,
     Detector,
     Evidence,
     Logits,
@@ -40,19 +39,12 @@ class SynthIdSampler(Sampler):
     """
 
     def __init__(self, key: WatermarkKey, random: np.random.Generator | None = None) -> None:
+        super().__init__(random)
         self._bits = Bits(key, _PURPOSE)
-        self._random = random or np.random.default_rng()
-        self._contexts = Contexts()
 
-    def draw(self, logits_V: Logits) -> int:
-        """See `Sampler.draw`."""
-        context = self._contexts.current()
-        probabilities_V = softmax(logits_V)
-        if context is not None:
-            probabilities_V = _tournament(probabilities_V, self._bits.words(context, 0, len(logits_V)))
-        token = plain(probabilities_V, self._random)
-        self._contexts.add(token)
-        return token
+    def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
+        words_V = self._bits.words(context, 0, len(logits_V))
+        return plain(_tournament(softmax(logits_V), words_V), self._random)
 
 
 class SynthIdDetector(Detector):

@@ -64,3 +64,13 @@ def test_a_vocabulary_larger_than_a_symbol_has_values() -> None:
     evidence = GumbelDetector(KEY, CODE).weigh(tokens)
     assert evidence.id == MESSAGE
     assert evidence.log_p_id < math.log(1e-6)
+
+
+def test_who_only_watches_comes_to_the_same_place() -> None:
+    tokens, random = marked(40), np.random.default_rng(0)
+    watching = GumbelSampler(KEY, MESSAGE, CODE)
+    for token in tokens:
+        logits_V = random.permutation(np.linspace(0, 4.0, 64))
+        if watching.has_mark:
+            assert watching.choose(logits_V) == token
+        watching.observe(token)
