@@ -1,9 +1,9 @@
 """Marks for models that are run by somebody else's loop, such as `generate` of Hugging Face's `transformers`.
 
-What is called there between a model and the draw is called a LogitsProcessor: it takes the tokens so far and the logits
-of the next, and returns other logits. This one leaves a single token possible, the one that carries the mark, so put it
-behind all others (temperature, top-k, repetition) and let the loop sample. It needs no `transformers`, and of torch only
-the tensors that it is given.
+What is called there between a model and the draw is a LogitsProcessor: it takes the tokens so far and the logits of the
+next, and returns other logits. This one leaves a single token possible, the one that carries the mark, so put it behind
+all others (temperature, top-k, repetition) and let the loop sample. It needs no `transformers`, and of torch only the
+tensors that it is given.
 """
 
 from collections.abc import Callable, Sequence
