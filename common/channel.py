@@ -237,6 +237,9 @@ def from_status(error: grpc.RpcError, *, address: str = "", identity: Identity |
         elif detail.Unpack(retry):
             delay: Duration = retry.retry_delay
             retry_delay_s = delay.seconds + delay.nanos / 1e9
+    if code == message == "CANCELLED":
+        # Nobody says so but a server that stops, of calls that it has not looked at, or can wait for no longer.
+        return Unavailable("SERVER_STOPPING", "the service stopped meanwhile; call again", retry_delay_s=1)
     if reason == "SERVICE_UNREACHABLE" and address and not status:
         if cause := why_tls_failed(message, address, identity):
             return Unavailable("TLS_FAILED", f"no TLS with {address}: {cause}")
@@ -342,10 +345,10 @@ class _Method:
                 response, call = self._method().with_call(requests or request, timeout=self._limit(timeout), **options)
             except grpc.RpcError as error:
                 cause, now_s = _cause(error, self._calls, requests), time.monotonic()
-                if not (isinstance(cause, Unavailable) and cause.reason == "TLS_FAILED"):
+                if getattr(cause, "reason", "") != "TLS_FAILED":
                     hopeful_s = now_s
                 impatient = now_s >= begin_s + self._patience_s or now_s >= hopeful_s + _RENEWAL_S
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or impatient:
+                if not isinstance(cause, Unavailable) or impatient:
                     raise cause from None
                 time.sleep(_PAUSE_S)
             else:

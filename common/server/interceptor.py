@@ -24,7 +24,15 @@ from common import deadline
 from common.auth import Caller, Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
-from common.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, PermissionDenied, ResourceExhausted
+from common.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
 from common.server.arrivals import Arrivals
 from common.server.readiness import health_request
 from common.server.status import to_status
@@ -113,6 +121,11 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._streams = threading.BoundedSemaphore(max_streams)
         self._max_streams = max_streams
         self._wrapped: dict[str, Any] = {}
+        self._draining = False
+
+    def drain(self) -> None:
+        """Refuses all calls from now on; those that were admitted finish."""
+        self._draining = True
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Returns the method's wrapped handler; both are looked for once a method."""
@@ -153,10 +166,13 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         """The call's request, or requests, and its context, once it is known that its caller may make it.
 
         Raises:
+            Unavailable: SERVER_STOPPING.
             Unauthenticated, PermissionDenied: They may not.
             ResourceExhausted: RATE_EXCEEDED, REQUEST_TOO_SLOW.
             InvalidArgument: BAD_MESSAGE.
         """
+        if self._draining:
+            raise Unavailable("SERVER_STOPPING", "the service is stopping; call again", retry_delay_s=1)
         caller = call.caller = self._authenticator.authenticate(context)
         # Before anything else, since a refusal costs as much as an answer.
         self._limits.count(caller)

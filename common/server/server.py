@@ -45,6 +45,10 @@ S = TypeVar("S", bound=ServiceSettings)
 _MAX_WAITING = 1000
 """Calls that may wait for a thread; more are refused with RESOURCE_EXHAUSTED."""
 
+_QUIET_S = 0.3
+"""How long a server that stops refuses calls before it stops listening: gRPC then cuts those that it has not looked at,
+and their callers are told that they were cancelled."""
+
 _SIGNAL_POLL_S = 0.2
 _THREAD_PREFIX = "rpc"
 _logger = logging.getLogger(__name__)
@@ -86,6 +90,7 @@ class MeshServer:
         ready: Callable[[], bool],
         on_stop: Sequence[Callable[[], None]],
         pool: futures.ThreadPoolExecutor,
+        interceptor: Interceptor,
         arrivals: Arrivals,
         lame_duck_s: float,
     ) -> None:
@@ -95,6 +100,7 @@ class MeshServer:
         self._server = server
         self._pool = pool
         self._on_stop = on_stop
+        self._interceptor = interceptor
         self._arrivals = arrivals
         self._lame_duck_s = lame_duck_s
         self._readiness = Readiness(self.names, ready)
@@ -115,6 +121,8 @@ class MeshServer:
         self._readiness.stop()
         if grace_s is not None:
             time.sleep(self._lame_duck_s)
+            self._interceptor.drain()
+            time.sleep(_QUIET_S)
         self._arrivals.stop()
         for end in self._on_stop:
             end()
@@ -200,7 +208,7 @@ def make_server(
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _bind_error(host, settings.port) from error
-    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool, arrivals, settings.lame_duck_s)
+    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool, interceptor, arrivals, settings.lame_duck_s)
     bound.metrics_address = telemetry.metrics_address if telemetry else ""
     return bound
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.channel import open_channel
-from common.errors import Unavailable
+from common.errors import MeshError, Unavailable
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.faults.workload import answer, request_id
 from tests.processes import wait_until
@@ -63,3 +64,35 @@ def test_a_service_told_to_stop_finishes_what_it_has_accepted_and_refuses_the_re
         call.join(60)
         assert client.state(upload).num_samples == len(SAMPLES)
         assert [client.state(name).dataset for name in made] == ["datasets/later"]
+
+
+NUM_CALLERS = 6
+
+
+def test_whoever_calls_while_it_stops_hears_that_it_does_and_nothing_else(tmp_path: Path) -> None:
+    errors: list[MeshError] = []
+
+    def call_until_refused(address: str) -> None:
+        with open_channel(address) as channel:
+            stub = ingest_pb2_grpc.IngestServiceStub(channel)
+            while True:
+                try:
+                    stub.CreateUpload(ingest_pb2.CreateUploadRequest(dataset="datasets/d", schema=NUMBERS), timeout=20)
+                except MeshError as error:
+                    errors.append(error)
+                    return
+
+    with ExitStack() as owned:
+        service = ServiceProcess("ingest", tmp_path, settings={"registry": "127.0.0.1:1"})
+        owned.callback(service.close)
+        for _ in range(5):
+            service.start()
+            callers = [threading.Thread(target=call_until_refused, args=(service.address,)) for _ in range(NUM_CALLERS)]
+            for caller in callers:
+                caller.start()
+            time.sleep(0.5)
+            service.stop()
+            for caller in callers:
+                caller.join(60)
+    assert len(errors) == 5 * NUM_CALLERS
+    assert {error.code for error in errors} == {"UNAVAILABLE"}
