@@ -17,14 +17,14 @@ SYMBOL_BITS = 16
 NUM_VALUES = 1 << SYMBOL_BITS
 NUM_SYMBOLS = 6
 _NUM_DATA = 3
-_NUM_LISTED = 24
+_MAX_RANKS = 1500
 _POLYNOMIAL = 0x1100B  # x^16 + x^12 + x^3 + x + 1, primitive
 
-Symbols = npt.NDArray[np.int64]
+Symbols = npt.NDArray[np.int32]
 
 
 def _tables() -> tuple[Symbols, Symbols]:
-    powers, logarithms = np.zeros(2 * NUM_VALUES, np.int64), np.zeros(NUM_VALUES, np.int64)
+    powers, logarithms = np.zeros(2 * NUM_VALUES, np.int32), np.zeros(NUM_VALUES, np.int32)
     value = 1
     for exponent in range(NUM_VALUES - 1):
         powers[exponent] = powers[exponent + NUM_VALUES - 1] = value
@@ -33,6 +33,16 @@ def _tables() -> tuple[Symbols, Symbols]:
         if value & NUM_VALUES:
             value ^= _POLYNOMIAL
     return powers, logarithms
+
+
+def _rank_triples() -> Symbols:
+    """All triples of ranks, from 0, whose product is `_MAX_RANKS` at most if they count from 1: (3, number)."""
+    triples = []
+    for first in range(1, _MAX_RANKS + 1):
+        for second in range(1, _MAX_RANKS // first + 1):
+            thirds = np.arange(_MAX_RANKS // (first * second))
+            triples.append(np.stack([np.full_like(thirds, first - 1), np.full_like(thirds, second - 1), thirds]))
+    return np.concatenate(triples, axis=1)
 
 
 @dataclass(frozen=True)
@@ -57,13 +67,14 @@ class IdCode:
         self._powers, self._logarithms = _tables()
         points = [int(self._powers[i]) for i in range(NUM_SYMBOLS)]
         vandermonde = [[1, point, self._times(point, point)] for point in points]
-        self._encoder = np.array(vandermonde, np.int64)
+        self._encoder = np.array(vandermonde, np.int32)
         # From any three symbols to all six: Lagrange's interpolation, a matrix for each choice of three.
         self._interpolations = [
             (chosen, self._product(self._encoder, self._inverse(self._encoder[list(chosen)])))
             for chosen in itertools.combinations(range(NUM_SYMBOLS), _NUM_DATA)
         ]
         self._to_data = self._inverse(self._encoder[:_NUM_DATA])
+        self._ranks = _rank_triples()
 
     def encode(self, message: int) -> Symbols:
         """The codeword of an id, six symbols.
@@ -71,19 +82,23 @@ class IdCode:
         Args:
             message: 0 to 2^48 - 1.
         """
-        data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int64)
+        data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int32)
         return self._product(self._encoder, data[:, None])[:, 0]
 
     def decode(self, scores_PV: npt.NDArray[np.float64]) -> Decoded:
-        """Finds the codeword with the most evidence among those that three of the best symbols anywhere span.
+        """Finds the codeword with the most evidence among those that any three of the better symbols span.
+
+        Three symbols are tried together if the product of their ranks, from 1, is 1,500 at most: one may be far down
+        where the two others are clear.
 
         Args:
             scores_PV: (6, 65536), evidence for each value in each position, nats.
         """
-        best_PL = np.argpartition(scores_PV, -_NUM_LISTED, axis=1)[:, -_NUM_LISTED:]
-        grid = np.stack(np.meshgrid(*[np.arange(_NUM_LISTED)] * _NUM_DATA, indexing="ij")).reshape(_NUM_DATA, -1)
+        best_PR = np.argpartition(-scores_PV, _MAX_RANKS, axis=1)[:, :_MAX_RANKS]
+        order = np.argsort(-np.take_along_axis(scores_PV, best_PR, axis=1), axis=1)
+        best_PR = np.take_along_axis(best_PR, order, axis=1)
         candidates = [
-            self._product(matrix, np.stack([best_PL[position][grid[i]] for i, position in enumerate(chosen)]))
+            self._product(matrix, np.stack([best_PR[position][self._ranks[i]] for i, position in enumerate(chosen)]))
             for chosen, matrix in self._interpolations
         ]
         words_PC = np.concatenate(candidates, axis=1)
@@ -99,7 +114,7 @@ class IdCode:
 
     def _product(self, matrix: Symbols, columns: Symbols) -> Symbols:
         """The product of two matrices over the field."""
-        result = np.zeros((matrix.shape[0], columns.shape[1]), np.int64)
+        result = np.zeros((matrix.shape[0], columns.shape[1]), np.int32)
         logarithms = self._logarithms[columns]
         for row, factors in enumerate(matrix):
             for factor, column, logarithm in zip(factors, columns, logarithms, strict=True):
@@ -119,4 +134,4 @@ class IdCode:
             for k in range(size):
                 if k != i and (factor := rows[k][i]):
                     rows[k] = [value ^ self._times(factor, own) for value, own in zip(rows[k], rows[i], strict=True)]
-        return np.array([row[size:] for row in rows], np.int64)
+        return np.array([row[size:] for row in rows], np.int32)

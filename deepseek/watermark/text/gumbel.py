@@ -4,9 +4,9 @@ Gumbel-max sampling (Aaronson 2022): with a uniform u for each token, the token 
 which has the probabilities p exactly; whoever knows the key sees that the u of drawn tokens are small. Evidence is
 -ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
 
-Two keys: by the *proving* key tokens are drawn until the mark is proved, by the *carrying* key for the id. The sampler
-knows the evidence there is so far, and gives the next token to the key that is behind; a detector needs not know which
-it was, since it looks at both. So short text is proved as well as if it carried nothing, no evidence is spent where
+Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is sure,
+then by the one that is behind. The sampler knows the evidence there is so far; a detector needs not know whose turn it
+was, since it looks at both (docs/decisions/0009). So short text is proved as well as if it carried nothing, no evidence is spent where
 there is enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before
 only.
 
@@ -26,7 +26,11 @@ from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sam
 from deepseek.watermark.text.tail import log_erlang_tail
 
 PROVED = math.log(1e-9)
-"""Logarithm of the p-value at which a sampler takes a mark for proved; edits take from it."""
+"""Logarithm of the p-value at which a sampler takes a mark for proved."""
+
+CARRIED = math.log(1e-40)
+"""That at which it takes an id for carried. Far beyond proof, since edits take from it, and an id that is found proves
+the mark as well."""
 
 ID_SHARE = 0.01
 """Part of the false alarms that is left to the id, which can prove a mark as well (Bonferroni, with weights): it has
@@ -92,7 +96,7 @@ class GumbelSampler(Sampler):
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
         proof = log_erlang_tail(self._num_scored, self._proof)
         carried = _LOG_IDS + log_erlang_tail(self._num_scored, self._carried)
-        self._proves = proof > PROVED or proof > carried
+        self._proves = proof > PROVED or carried < min(CARRIED, proof)
 
     def _shift(self, context: tuple[int, ...]) -> int:
         return int(self._symbols[self._carrying.position(context)])

@@ -39,7 +39,7 @@ def test_the_id_comes_back_where_words_were_replaced() -> None:
 
 def test_short_text_proves_the_mark_before_it_carries_an_id() -> None:
     detector = GumbelDetector(KEY, CODE)
-    short, longer = detector.weigh(marked(40)), detector.weigh(marked(300))
+    short, longer = detector.weigh(marked(22)), detector.weigh(marked(300))
     assert short.log_p < math.log(1e-6)
     assert short.log_p_id > math.log(1e-3)
     assert longer.log_p_id < math.log(1e-6)
