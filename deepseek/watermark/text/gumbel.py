@@ -4,11 +4,11 @@ Gumbel-max sampling (Aaronson 2022): with a uniform u for each token, the token 
 which has the probabilities p exactly; whoever knows the key sees that the u of drawn tokens are small. Evidence is
 -ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
 
-Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is sure,
-then by the one that is behind. The sampler knows the evidence there is so far; a detector needs not know whose turn it
-was, since it looks at both (docs/decisions/0009). So short text is proved as well as if it carried nothing, no evidence is spent where
-there is enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before
-only.
+Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is
+sure, then by the one that is behind. The sampler knows the evidence there is so far; a detector needs not know whose
+turn it was, since it looks at both (docs/decisions/0009). So short text is proved as well as if it carried nothing, no
+evidence is spent where there is enough, and each token is still drawn by its probabilities, as the choice of the key
+depends on tokens before only.
 
 The id is six symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
 along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
