@@ -28,8 +28,7 @@ OVERDUE_S = 5.0
 MAX_WATCHES = 100
 """Watches that may be open at once, of all callers together: health checks pass the limits of other calls."""
 
-_UNKNOWN = health_pb2.HealthCheckRequest(service="unknown")
-"""Stands for all names that are not known: a watch of one stays open, and the library keeps every name it sees."""
+_NO_SERVICE = health_pb2.HealthCheckRequest(service="no request")
 
 STOP_S = 1.0
 """How long a stop waits for the check that is under way."""
@@ -42,7 +41,18 @@ def health_request(data: bytes) -> health_pb2.HealthCheckRequest:
     try:
         return health_pb2.HealthCheckRequest.FromString(data)
     except DecodeError:
-        return _UNKNOWN
+        return _NO_SERVICE
+
+
+class _Watch:
+    """One call that watches a service."""
+
+    def __init__(self, service: str, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+        self.service = service
+        self.context = context
+        self.send = send
+        self.lock = threading.Lock()
+        self.told: int | None = None
 
 
 class Readiness(health.HealthServicer):
@@ -62,7 +72,7 @@ class Readiness(health.HealthServicer):
         self._state_lock = threading.Lock()
         self._asked_s: float | None = None  # when the check under way began; None if there is none
         self._was_ready: bool | None = None
-        self._watches: set[Any] = set()
+        self._watches: set[_Watch] = set()  # changed by single steps of CPython only
         self._stopping = threading.Event()
         self._first = threading.Event()
         self._asker = threading.Thread(target=self._keep_asking, name="readiness", daemon=True)
@@ -82,22 +92,37 @@ class Readiness(health.HealthServicer):
         """
         self._stopping.set()
         self.enter_graceful_shutdown()
-        for context in list(self._watches):
-            context.cancel()
+        for watch in list(self._watches):
+            self._tell(watch)
+            watch.context.cancel()
         if self._asker.is_alive():
             self._asker.join(STOP_S)
 
-    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
-        """Sends the status at once and after every change."""
+    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> None:
+        """Sends the status at once and after every change.
+
+        Not the library's, which holds its lock while it sends: gRPC's one thread of events may wait for that lock, to
+        tell of another watch that has ended, and then nothing is ever sent again, by anybody.
+        """
         if len(self._watches) >= MAX_WATCHES:
             message = f"{MAX_WATCHES} watches are open, the most this server takes; call Check instead"
             context.abort_with_status(rpc_status.to_status(to_status(ResourceExhausted("TOO_MANY_WATCHES", message))))
-        if request.service and request.service not in self._names:
-            request = _UNKNOWN
-        self._watches.add(context)
-        if not context.add_callback(lambda: self._watches.discard(context)):
-            self._watches.discard(context)
-        return super().Watch(request, context, send_response_callback)
+        watch = _Watch(request.service, context, send_response_callback)
+        self._watches.add(watch)
+        if context.add_callback(lambda: self._watches.discard(watch)):
+            self._tell(watch)
+        else:
+            self._watches.discard(watch)
+
+    def _tell(self, watch: "_Watch") -> None:
+        """Sends a watch the status as it stands, if it has not been told already."""
+        response = health_pb2.HealthCheckResponse
+        with watch.lock:
+            with self._lock:
+                status = self._server_status.get(watch.service, response.SERVICE_UNKNOWN)
+            if status != watch.told:
+                watch.told = status
+                watch.send(response(status=status))
 
     def _keep_asking(self) -> None:
         while True:
@@ -141,3 +166,5 @@ class Readiness(health.HealthServicer):
         status = health_pb2.HealthCheckResponse
         for name in self._names:
             self.set(name, status.SERVING if ready else status.NOT_SERVING)
+        for watch in list(self._watches):
+            self._tell(watch)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,22 @@ def test_watches_of_names_that_are_not_known_are_answered_and_bounded(tmp_path: 
                 return False
 
         wait_until(is_answered, "the places of watches that ended")
+
+
+def test_watches_that_come_and_go_do_not_stop_the_server(tmp_path: Path) -> None:
+    server = example_server(example_settings(tmp_path), ExampleServicer())
+
+    def come_and_go(stub: Any) -> None:
+        for _ in range(150):
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=30)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            watch.cancel()
+
+    with server, open_channel(server.address) as channel, ThreadPoolExecutor(4) as pool:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for done in [pool.submit(come_and_go, stub) for _ in range(4)]:
+            done.result(120)
+        assert stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10).status
 
 
 def serve_count(tmp_path: Path, count: Callable[..., bytes], *flags: str) -> MeshServer:
