@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.report import ROOT, provenance, write_result
+from benchmarks.report import certify, progress_file, provenance, read_progress
 from tests.faults.findings import Findings
 from tests.faults.mesh import start_mesh
 from tests.faults.trial_run import run_trial
@@ -106,11 +106,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is cleaned up
     where = provenance()
     kind = "quick" if arguments.quick else "full"
-    # Another commit, seed or kind is another run.
-    file = ROOT / ".faults" / f"{where['commit'][:12]}{'-changed' * where['changed']}-{kind}-{arguments.seed}.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    rows = [row for row in rows if row["number"] < arguments.trials]
+    file = progress_file("faults", where, f"{kind}-{arguments.seed}")
+    rows = [row for row in read_progress(file) if row["number"] < arguments.trials]
     done = {row["number"] for row in rows}
     todo = [draw(arguments.seed, i, long=not arguments.quick) for i in range(arguments.trials) if i not in done]
     console = Console(stderr=True)
@@ -124,8 +121,7 @@ def main() -> None:
     print_table(rows, console)
     result = {**summary(rows, arguments.seed), **where}
     file.unlink()
-    if kind == "full" and arguments.trials >= NUM_TRIALS and not where["changed"]:
-        print(f"certified in {write_result('faults', result)}", file=sys.stderr)
+    certify("faults", result, full=not arguments.quick and arguments.trials >= NUM_TRIALS)
     print(json.dumps(result))
     sys.exit(1 if result["wrong_trials"] else 0)
 

@@ -12,7 +12,6 @@ set, and its growth is counted from ten seconds on.
 import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ import grpc
 import numpy as np
 from rich.progress import track
 
-from benchmarks.report import provenance, write_result
+from benchmarks.report import certify, provenance
 from common.auth import Identity, Role
 from common.auth.certificates import make_authority
 from common.auth.identity import replace_file
@@ -241,8 +240,7 @@ def main() -> None:
         finally:
             mesh.stop()
     result = {"n": num_rounds, **figures, **provenance()}
-    if not arguments.quick and not result["changed"]:
-        print(f"certified in {write_result('mesh', result)}", file=sys.stderr)
+    certify("mesh", result, full=not arguments.quick)
     if arguments.json:
         print(json.dumps(result))
     else:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,23 @@ def provenance() -> dict[str, Any]:
     return {"commit": commit.strip(), "changed": bool(changed.strip()), "cpu": f"{os.cpu_count()} x {model}"}
 
 
-def write_result(area: str, result: Mapping[str, Any]) -> Path:
-    """Writes docs/results/<area>.json."""
+def progress_file(area: str, provenance: Mapping[str, Any], run: str) -> Path:
+    """Where a run that may be interrupted keeps what it has, a line a case; another commit or run is another file."""
+    path = ROOT / f".{area}" / f"{provenance['commit'][:12]}{'-changed' * provenance['changed']}-{run}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The cases that are done."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def certify(area: str, result: Mapping[str, Any], *, full: bool) -> None:
+    """Writes docs/results/<area>.json, if the run was full and the tree clean."""
+    if not full or result["changed"]:
+        return
     path = ROOT / "docs" / "results" / f"{area}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return path
+    print(f"certified in {path}", file=sys.stderr)

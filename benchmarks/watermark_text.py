@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.report import ROOT, provenance, write_result
+from benchmarks.report import certify, progress_file, provenance, read_progress
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.text.code import ID_BITS, IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
@@ -40,7 +39,6 @@ ID_ENTROPY, ID_LENGTH, PROOF_LENGTH = 1.4, 400, 200
 REPLACED = 0.1
 SPEED_VOCABULARY = 50_000
 SCHEMES = ("ours", "synthid", "kgw")
-CACHE = ROOT / ".watermark_text"
 
 
 def zipf(entropy: float) -> np.ndarray:
@@ -162,7 +160,6 @@ def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     of_id = [text for text in texts if text["entropy"] == ID_ENTROPY]
     at_proof, at_id = LENGTHS.index(PROOF_LENGTH), LENGTHS.index(ID_LENGTH)
     proved = [text["log_p"]["ours"][at_proof] <= math.log(1e-6) for text in of_id]
-    ratios = [math.exp(text["surprise"] - text["entropy"]) for text in texts]
     logs = np.array([text["surprise"] - text["entropy"] for text in texts])
     half = 1.96 * logs.std(ddof=1) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     return {
@@ -173,7 +170,7 @@ def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "id_exact_400tok": float(np.mean([text["exact"][at_id] for text in of_id])),
         "id_exact_10pct_subst": float(np.mean([text["exact_replaced"] for text in of_id])),
         "wrong_ids_at_1e6": sum(text["log_p_wrong_id"] <= math.log(1e-6) for text in texts),
-        "perplexity_ratio": math.exp(logs.mean()) if ratios else None,
+        "perplexity_ratio": math.exp(logs.mean()),
         "perplexity_ratio_interval": [math.exp(logs.mean() - half), math.exp(logs.mean() + half)],
         "cells": cells,
     }
@@ -181,10 +178,7 @@ def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def measured(num_texts: int, cache: Path | None) -> Iterator[dict[str, Any]]:
     """Every text, those in the cache from there."""
-    known: dict[tuple[float, int], dict[str, Any]] = {}
-    if cache and cache.exists():
-        lines = [json.loads(line) for line in cache.read_text(encoding="utf-8").splitlines()]
-        known = {(line["entropy"], line["number"]): line for line in lines}
+    known = {(text["entropy"], text["number"]): text for text in (read_progress(cache) if cache else ())}
     cases = [(entropy, number) for number in range(num_texts) for entropy in ENTROPIES]
     yield from (known[case] for case in cases if case in known)
     missing = [case for case in cases if case not in known]
@@ -206,10 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     num_texts, num_draws, num_tokens = (12, 20_000, 100) if arguments.quick else (2000, 1_000_000, 1000)
     start = provenance()
-    cache = None
-    if not arguments.quick:
-        CACHE.mkdir(exist_ok=True)
-        cache = CACHE / f"{start['commit']}.jsonl"
+    cache = None if arguments.quick else progress_file("watermark_text", start, "full")
     speed = ms_per_token(num_tokens)
     statistic, freedom = chi_squared(num_draws)
     result = {
@@ -220,8 +211,9 @@ def main() -> None:
         "draws": num_draws,
         **start,
     }
-    if not arguments.quick and not result["changed"]:
-        print(f"certified in {write_result('watermark_text', result)}", file=sys.stderr)
+    if cache:
+        cache.unlink()
+    certify("watermark_text", result, full=not arguments.quick)
     if arguments.json:
         print(json.dumps(result))
     else:
