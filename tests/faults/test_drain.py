@@ -30,16 +30,16 @@ def test_a_service_told_to_stop_finishes_what_it_has_accepted_and_refuses_the_re
         service.start()
         client = Client(service.channel(), service.channel())
         upload = client.create("drained", NUMBERS)
-        sent, go_on = threading.Event(), threading.Event()
+        created = client.state(upload)
+        go_on = threading.Event()
 
         def requests() -> Iterator[ingest_pb2.UploadSamplesRequest]:
             yield from messages(upload, SAMPLES[:50])
-            sent.set()
             go_on.wait(60)
             yield ingest_pb2.UploadSamplesRequest(offset=50, samples=SAMPLES[50:])
 
         accepted = client.ingest.UploadSamples.future(requests(), timeout=120)
-        assert sent.wait(30)
+        wait_until(lambda: client.state(upload).update_time != created.update_time, "the stream to be accepted")
         os.kill(service.pid, signal.SIGTERM)
 
         create = ingest_pb2.CreateUploadRequest(dataset="datasets/later", schema=NUMBERS, request_id=request_id())

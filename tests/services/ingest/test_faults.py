@@ -137,8 +137,10 @@ def test_an_upload_survives_the_service_being_killed_at_any_moment(own_mesh: Mes
 def test_a_polite_stop_keeps_what_an_open_stream_has_sent(own_mesh: Mesh) -> None:
     client = own_mesh.client()
     upload, sent, hold = client.create("drain", NUMBERS), threading.Event(), threading.Event()
+    created = client.state(upload)
     call = plain(own_mesh).UploadSamples.future(cut_off(client, upload, SAMPLES[:500], sent, hold))
     assert sent.wait(30)
+    wait_until(lambda: client.state(upload).update_time != created.update_time, "the stream to be accepted")
     own_mesh.ingest.stop()  # the stream stays open through the whole drain, so everything sent has arrived
     hold.set()
     assert call.exception(30) is not None
