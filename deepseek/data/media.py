@@ -82,6 +82,22 @@ def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str =
     Raises:
         InvalidArgument: DAMAGED_IMAGE if it is not such a file, is cut off or damaged, or has more than MAX_PIXELS.
     """
+    with open_image(data, field=field, name=name) as image:
+        return image.convert(mode)
+
+
+@contextmanager
+def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator[Image.Image]:
+    """Opens an image whose pixels may be decoded within; for those who need more of a file than its pixels.
+
+    Args:
+        data: As decode_image.
+        field: As decode_image.
+        name: As decode_image.
+
+    Raises:
+        InvalidArgument: As decode_image, also for what is raised within.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             width, height = image.size
@@ -89,7 +105,7 @@ def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str =
                 message = f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are decoded"
                 raise InvalidArgument("DAMAGED_IMAGE", message, field=field)
             with _turn(width * height):
-                return image.convert(mode)
+                yield image
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_IMAGE", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
 

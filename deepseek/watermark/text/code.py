@@ -85,7 +85,7 @@ class IdCode:
         data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int32)
         return self._product(self._encoder, data[:, None])[:, 0]
 
-    def decode(self, scores_PV: npt.NDArray[np.float64]) -> Decoded:
+    def decode(self, scores_PV: npt.NDArray[np.floating]) -> Decoded:
         """Finds the codeword with the most evidence among those that any three of the better symbols span.
 
         Three symbols are tried together if the product of their ranks, from 1, is 1,500 at most: one may be far down

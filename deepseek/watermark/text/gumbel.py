@@ -14,16 +14,18 @@ The id is six symbols (`code`). A context says which of them a token works for, 
 along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.tail import log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
-from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, scored
-from deepseek.watermark.text.tail import log_erlang_tail
+from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
 PROVED = math.log(1e-9)
 """Logarithm of the p-value at which a sampler takes a mark for proved."""
@@ -36,7 +38,12 @@ ID_SHARE = 0.01
 """Part of the false alarms that is left to the id, which can prove a mark as well (Bonferroni, with weights): it has
 evidence in plenty where it has any, and short text, which has none, loses nothing."""
 
+_USUAL = 1.6
+"""Evidence of a token, nats, between 1, its mean without a mark, and 2 and more with one."""
+
+_CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
+_HALF_PASSAGE = 64
 _TO_UNIT = 2.0**-53
 _LEAST = 2.0**-54
 
@@ -116,14 +123,92 @@ class GumbelDetector(Detector):
 
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """See `Detector.weigh`."""
-        proof, num_scored = 0.0, 0
-        scores_PV = np.zeros((NUM_SYMBOLS, NUM_VALUES))
+        proof, whole = 0.0, _Scores()
         for _, context, token in scored(tokens):
-            num_scored += 1
             proof -= math.log(self._proving.one(context, token))
-            scores_PV[self._carrying.position(context)] -= np.log(self._carrying.of(context, token, NUM_VALUES))
-        decoded = self._code.decode(scores_PV)
-        log_p_proof = log_erlang_tail(num_scored, proof)
-        log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(num_scored, decoded.score))
-        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), log_p_id - math.log(ID_SHARE))
-        return Evidence(num_scored, log_p, decoded.id, log_p_id, decoded.score - decoded.runner_up)
+            self._add(whole, context, token)
+        evidence = self._decoded(whole)
+        log_p_proof = log_erlang_tail(whole.num_scored, proof)
+        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), evidence.log_p_id - math.log(ID_SHARE))
+        return replace(evidence, log_p=log_p)
+
+    def passages(self, tokens: Sequence[int]) -> list[Evidence]:
+        """See `Detector.passages`: of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
+        newest: list[_Scores] = []  # of each length, half a passage
+        counts: list[int] = []
+        found: list[Evidence] = []
+        scores = _Scores()
+        for _, context, token in scored(tokens):
+            self._add(scores, context, token)
+            if scores.num_scored < _HALF_PASSAGE:
+                continue
+            half, scores = scores, _Scores()
+            for level in itertools.count():
+                if level == len(newest):
+                    newest.append(half)
+                    counts.append(1)
+                    break
+                passage = newest[level] + half
+                found.append(self._decoded(passage))
+                newest[level] = half
+                counts[level] += 1
+                if counts[level] % 2:
+                    break
+                half = passage  # and half of one that is twice as long
+        num_passages = math.log(max(1, len(found)))
+        return [replace(evidence, log_p_id=min(0.0, evidence.log_p_id + num_passages)) for evidence in found]
+
+    def weigh_stretch(
+        self, tokens: Sequence[int], start: int, end: int, messages: Sequence[int]
+    ) -> tuple[float, int | None]:
+        """See `Detector.weigh_stretch`."""
+        stretch = tokens[max(0, start - CONTEXT) : end]
+        excess = [score for _, score in self.excess(stretch, messages)]
+        log_p = log_erlang_tail(len(excess), sum(excess) + _USUAL * len(excess))
+        carried = [0.0] * len(messages)
+        symbols = [self._code.encode(message) for message in messages]
+        for _, context, token in scored(stretch):
+            for i, own in enumerate(symbols):
+                shift = int(own[self._carrying.position(context)])
+                carried[i] -= math.log(self._carrying.one(context, shift + token))
+        most = max(range(len(messages)), key=lambda i: carried[i], default=None)
+        is_sure = most is not None and log_erlang_tail(len(excess), carried[most]) <= _CARRIES
+        return log_p, messages[most] if most is not None and is_sure else None
+
+    def _add(self, scores: "_Scores", context: tuple[int, ...], token: int) -> None:
+        scores.num_scored += 1
+        uniforms_V = self._carrying.of(context, token, NUM_VALUES)
+        scores.nats_PV[self._carrying.position(context)] -= np.log(uniforms_V).astype(np.float32)
+
+    def _decoded(self, scores: "_Scores") -> Evidence:
+        decoded = self._code.decode(scores.nats_PV)
+        log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(scores.num_scored, decoded.score))
+        return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, decoded.score - decoded.runner_up)
+
+    def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
+        """See `Detector.excess`: of the key and id that tell most, since any may have drawn a token."""
+        symbols = [self._code.encode(message) for message in messages]
+        found = []
+        for position, context, token in scored(tokens):
+            least = self._proving.one(context, token)
+            for own in symbols:
+                shift = int(own[self._carrying.position(context)])
+                least = min(least, self._carrying.one(context, shift + token))
+            # The least of several uniforms, as a uniform.
+            least = -math.expm1((1 + len(symbols)) * math.log1p(-least))
+            found.append((position, -math.log(least) - _USUAL))
+        return found
+
+
+class _Scores:
+    """Evidence for each value of each symbol, nats."""
+
+    def __init__(self) -> None:
+        self.num_scored = 0
+        self.nats_PV = np.zeros((NUM_SYMBOLS, NUM_VALUES), np.float32)
+
+    def __add__(self, other: "_Scores") -> "_Scores":
+        total = _Scores()
+        total.num_scored = self.num_scored + other.num_scored
+        total.nats_PV = self.nats_PV + other.nats_PV
+        return total

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.tail import log_binomial_tail
 from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, plain, scored, softmax
-from deepseek.watermark.text.tail import log_binomial_tail
 
 GAMMA = 0.25
 DELTA = 2.0
@@ -51,3 +51,10 @@ class KgwDetector(Detector):
         """See `Detector.weigh`."""
         green = [bool(self._bits.words(context, token, 1)[0] < _GREEN) for _, context, token in scored(tokens)]
         return Evidence(len(green), min(0.0, log_binomial_tail(len(green), sum(green), math.log(GAMMA))))
+
+    def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
+        """See `Detector.excess`: green tokens, a quarter without a mark, are about half with one."""
+        return [
+            (position, 1.4 if self._bits.words(context, token, 1)[0] < _GREEN else -0.9)
+            for position, context, token in scored(tokens)
+        ]

@@ -123,6 +123,29 @@ class Detector(ABC):
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """Tells what tokens tell; of none, nothing."""
 
+    def weigh_stretch(
+        self, tokens: Sequence[int], start: int, end: int, messages: Sequence[int]
+    ) -> tuple[float, int | None]:
+        """Logarithm of the p-value of a stretch alone, and which of these ids it carries, if any."""
+        return self.weigh(tokens[max(0, start - CONTEXT) : end]).log_p, None
+
+    def passages(self, tokens: Sequence[int]) -> list[Evidence]:
+        """Evidence of parts of a text that may carry ids of their own; `log_p_id` is corrected for their number."""
+        return []
+
+    @abstractmethod
+    def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
+        """Tells marked tokens from others, token by token.
+
+        Args:
+            tokens: The text.
+            messages: The ids that it is known to carry.
+
+        Returns:
+            Positions of tokens that can be scored, in order, and scores with a variance of about 1: below 0 on
+            average without a mark, above 0 with one.
+        """
+
 
 def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, tuple[int, ...], int]]:
     """Yields position, context and token of every token that can be scored."""

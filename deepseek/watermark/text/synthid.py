@@ -6,12 +6,14 @@ fall from 10 to 1 over the layers, which needs no training; in units of 1/29 the
 of the score of text without a mark is exact.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.tail import log_lattice_tail
 from deepseek.watermark.text.scheme import (
     Bits,
     Detector,
@@ -23,7 +25,6 @@ from deepseek.watermark.text.scheme import (
     scored,
     softmax,
 )
-from deepseek.watermark.text.tail import log_lattice_tail
 
 NUM_LAYERS = 30
 _WEIGHTS = tuple(290 - 9 * layer for layer in range(NUM_LAYERS))
@@ -60,8 +61,20 @@ class SynthIdDetector(Detector):
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """See `Detector.weigh`."""
         words = [self._bits.words(context, token, 1)[0] for _, context, token in scored(tokens)]
-        total = sum(int(_layer(word, layer)) * weight for word in words for layer, weight in enumerate(_WEIGHTS))
+        total = sum(map(_score, words))
         return Evidence(len(words), log_lattice_tail(_one_token(), len(words), total))
+
+    def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
+        """See `Detector.excess`: above a fifth of a standard deviation more than the mean."""
+        mean, deviation = sum(_WEIGHTS) / 2, math.sqrt(sum(weight**2 for weight in _WEIGHTS)) / 2
+        return [
+            (position, (_score(self._bits.words(context, token, 1)[0]) - mean) / deviation - 0.2)
+            for position, context, token in scored(tokens)
+        ]
+
+
+def _score(word: np.uint64) -> int:
+    return sum(int(_layer(word, layer)) * weight for layer, weight in enumerate(_WEIGHTS))
 
 
 def _tournament(probabilities_V: Probabilities, words_V: npt.NDArray[np.uint64]) -> Probabilities:

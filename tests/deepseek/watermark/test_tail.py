@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from deepseek.watermark.text.tail import log_binomial_tail, log_erlang_tail, log_lattice_tail
+from deepseek.watermark.tail import log_binomial_tail, log_erlang_tail, log_lattice_tail
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100])

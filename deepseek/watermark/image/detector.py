@@ -1,0 +1,276 @@
+"""Finds marks in images that may have been scaled, turned and cropped.
+
+A *place* is a geometry and an origin. First the places are tried at which a mark lies that was only resized; then, by
+`PolarSearch`, the geometries in which the image has power where a pattern has it. At each, one transform tells the
+best origin (`Pattern.energies`).
+
+p-values are exact without a model of images. A place's geometry is chosen by powers alone, and under the null
+hypothesis (no mark, or one of another key) the phases of the key are independent uniforms whatever the image is. So a
+bit's sum has mean 0, variance 1 and known higher moments, and the energy of all bits is compared with a gamma
+distribution of the same mean, variance and skewness, times the number of places. An id is held against a bound instead:
+a sum of cosines w cos(phi) exceeds z sqrt(sum(w^2) / 2) with probability exp(-z^2 / 2) at most (Chernoff, since
+E exp(t cos(phi)) = I_0(t) <= exp(t^2 / 4)), times the number of ids and places.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek.watermark.image.code import NUM_BITS, BchCode
+from deepseek.watermark.image.filters import local_mean
+from deepseek.watermark.image.marker import MIN_SIDE, Pixels, luma, reduced
+from deepseek.watermark.image.pattern import NUM_ANGLES, PERIOD, RADIUS_STEP, TIERS, Geometry, Pattern, PolarSearch
+from deepseek.watermark.image.payload import ID_BITS, Payload
+from deepseek.watermark.image.spectrum import Spectrum, evened, synthesised
+from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.tail import log_erlang_tail
+from deepseek.watermark.verdict import LOG_MARKED, Verdict, judged
+
+SCALES = (0.5, 1.7)
+"""Pixels a unit that are searched."""
+
+_NUM_ALIGNED = 2
+_NUM_CANDIDATES = 8
+_NUM_PLACES = (_NUM_ALIGNED + 2 * _NUM_CANDIDATES) * len(TIERS) * PERIOD**2
+_INDEPENDENT = 0.7
+"""Energies at neighbouring origins go together: as many independent ones there are for each."""
+
+_ID_SHARE = 0.01
+"""Part of the false alarms that is left to the id (Bonferroni, with weights)."""
+
+_MOST_EXCESS = 6.0  # so that single frequencies, which images of grids and lines have, do not outvote a thousand others
+_LEAST_SIDE = 64
+_HEAT_RADIUS = 16
+_HOT = 0.35
+_NORMAL = 10_000  # shape of a gamma distribution that is as good as normal
+_STEPS = (0.0016, 0.004, 0.4, 0.4)  # angle, logarithm of the scale, origin
+
+Real = npt.NDArray[np.floating]
+Complex = npt.NDArray[np.complexfloating]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle in an image, pixels; right and bottom are just outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class ImageDetection:
+    """What an image tells of a mark.
+
+    Attributes:
+        verdict: Whether it is marked.
+        log_p: Natural logarithm of the p-value.
+        id: The id; None without a mark, or if too little is left of it to read it.
+        geometry: How the mark lies in the image; None without one.
+        region: Where the mark was found; None without an id, or if that was not asked for.
+        heat: (units, units), how much of a mark each part holds, 1 on average; as the region.
+    """
+
+    verdict: Verdict
+    log_p: float
+    id: int | None = None
+    geometry: Geometry | None = None
+    region: Region | None = None
+    heat: Real | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class _Place:
+    geometry: Geometry
+    tier: int
+    origin: Real
+    log_p: float  # of its energy, before the number of places
+
+
+class ImageDetector:
+    """Finds marks of a key. Thread-safe.
+
+    Args:
+        key: The key.
+    """
+
+    def __init__(self, key: WatermarkKey) -> None:
+        self._pattern, self._payload, self._code = Pattern(key), Payload(key), BchCode()
+        self._searches = {tier: PolarSearch(self._pattern, tier, SCALES) for tier in TIERS}
+
+    def detect(self, pixels: Pixels, *, search: bool = True, locate: bool = False) -> ImageDetection:
+        """Looks for a mark.
+
+        Args:
+            pixels: The image, of any size; in less than 64 pixels a side nothing is looked for.
+            search: Whether also where it may have been turned or cropped.
+            locate: Whether to tell the region.
+        """
+        height, width = pixels.shape[:2]
+        if min(height, width) < _LEAST_SIDE:
+            return ImageDetection(Verdict.INCONCLUSIVE, 0.0)
+        units = luma(reduced(pixels))
+        image, _ = evened(units)
+        spectrum = Spectrum(image)
+        place, found = self._best(spectrum, units, search)
+        log_p = _corrected(place.log_p)
+        if found is None:
+            is_enough = search and min(height, width) >= MIN_SIDE and image.std() > 0.05
+            return ImageDetection(judged(log_p, is_enough=is_enough), log_p)
+        message, log_p_id = found
+        log_p = min(log_p - math.log1p(-_ID_SHARE), log_p_id - math.log(_ID_SHARE))
+        scale = 0.5 * math.log(height * width / units.size)
+        geometry = Geometry(place.geometry.angle, place.geometry.log_scale + scale)
+        if not locate:
+            return ImageDetection(Verdict.MARKED, log_p, message, geometry)
+        heat = self._heat(image, place, message)
+        return ImageDetection(Verdict.MARKED, log_p, message, geometry, _region(heat, height, width), heat)
+
+    def _best(self, spectrum: Spectrum, units: Real, search: bool) -> tuple[_Place, tuple[int, float] | None]:
+        """The likeliest place, and the id there with its p-value, if one can be read."""
+        best = _Place(Geometry(), TIERS[0], np.zeros(2), 0.0)
+        # Marked as it is; or at 512 x 512 units or more, and made smaller.
+        aligned = {Geometry(), Geometry(0.0, 0.5 * math.log(units.size / PERIOD**2))}
+        tried: Iterable[tuple[Geometry, int]] = itertools.product(aligned, TIERS)
+        if search:
+            tried = itertools.chain(tried, self._candidates(spectrum))
+        for geometry, tier in tried:
+            place = self._place(spectrum, geometry, tier)
+            best = min(best, place, key=lambda place: place.log_p)
+            # What is beyond doubt ends the search, if it can be read.
+            if _corrected(place.log_p) < LOG_MARKED:
+                for closer in (place, self._refined(spectrum, place)):
+                    if (found := self._read(spectrum, closer)) is not None:
+                        return closer, found
+        refined = self._refined(spectrum, best)
+        if (found := self._read(spectrum, refined)) is not None:
+            return refined, found
+        return best, None
+
+    def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, int]]:
+        """Geometries that powers speak for, the likeliest first; each both ways up, which powers do not tell."""
+        frequencies_AR2 = self._searches[TIERS[0]].frequencies_AR2
+        excess_AR = np.minimum(spectrum.excess(frequencies_AR2), _MOST_EXCESS)
+        fine = []
+        for tier, search in self._searches.items():
+            resemblance = search.resemblance(excess_AR)
+            deviation = 1 / math.sqrt(NUM_BITS * tier)
+            for _ in range(_NUM_CANDIDATES):
+                row, column = divmod(int(resemblance.argmax()), resemblance.shape[1])
+                score, geometry = self._between(spectrum, search.geometry(row, column), tier)
+                fine.append((score / deviation, tier, geometry))
+                rows = np.arange(row - 2, row + 3) % len(resemblance)
+                resemblance[rows, max(0, column - 2) : column + 3] = -np.inf
+        for _, tier, geometry in sorted(fine, key=lambda candidate: -candidate[0]):
+            yield geometry, tier
+            yield Geometry(geometry.angle + math.pi, geometry.log_scale), tier
+
+    def _between(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> tuple[float, Geometry]:
+        """The best geometry between the steps of the polar map, with its mean excess, 0 on average without a mark."""
+        steps = np.linspace(-1, 1, 5)
+        nearby = [
+            Geometry(geometry.angle + turn * math.pi / NUM_ANGLES, geometry.log_scale + stretch * RADIUS_STEP)
+            for turn in steps
+            for stretch in steps
+        ]
+        frequencies = np.stack([near.bend(self._pattern.frequencies_BJ2[:, :tier]) for near in nearby])
+        scores = np.minimum(spectrum.excess(frequencies), _MOST_EXCESS).mean((1, 2))
+        best = int(scores.argmax())
+        return float(scores[best]) - 1, nearby[best]
+
+    def _values(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> Complex:
+        """Amplitudes of the sinusoids over the noise around, without the phases that they have of the pattern."""
+        frequencies_BJ2 = geometry.bend(self._pattern.frequencies_BJ2[:, :tier])
+        noise_BJ = np.sqrt(spectrum.noise(frequencies_BJ2) * spectrum.num_pixels)
+        values: Complex = (
+            spectrum.amplitudes(frequencies_BJ2) / noise_BJ * np.exp(-1j * self._pattern.phases_BJ[:, :tier])
+        )
+        return values
+
+    def _place(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> _Place:
+        """The best origin for a geometry."""
+        values_BJ = _standardised(self._values(spectrum, geometry, tier))
+        energies = self._pattern.energies(values_BJ)
+        best = int(energies.argmax())
+        log_p = _log_energy_tail(float(energies.flat[best]), values_BJ)
+        return _Place(geometry, tier, np.array(divmod(best, PERIOD), np.float64), log_p)
+
+    def _refined(self, spectrum: Spectrum, place: _Place) -> _Place:
+        """The place nearby with the most energy, by steps along each of its four numbers that get smaller."""
+
+        def energy(numbers: Real) -> float:
+            values_BJ = _standardised(self._values(spectrum, Geometry(numbers[0], numbers[1]), place.tier))
+            return float((self._pattern.bits(values_BJ, numbers[2:]) ** 2).sum())
+
+        numbers = np.array([place.geometry.angle, place.geometry.log_scale, *place.origin])
+        most = energy(numbers)
+        for halvings, axis, way in itertools.product(range(4), range(4), (1, -1)):
+            step = np.zeros(4)
+            step[axis] = way * _STEPS[axis] / 2**halvings
+            while (energy_there := energy(numbers + step)) > most:
+                most, numbers = energy_there, numbers + step
+        return _Place(Geometry(float(numbers[0]), float(numbers[1])), place.tier, numbers[2:], place.log_p)
+
+    def _read(self, spectrum: Spectrum, place: _Place) -> tuple[int, float] | None:
+        """The id at a place and the logarithm of its p-value; None if nothing was sealed there, or by chance."""
+        values_BJ = self._values(spectrum, place.geometry, place.tier)
+        word = self._code.decode(self._pattern.bits(values_BJ, place.origin))[0]
+        message = self._payload.open(word.data)
+        if message is None:
+            return None
+        chernoff = -(word.agreement**2) / float((np.abs(values_BJ) ** 2).sum())
+        log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(_NUM_PLACES))
+        return (message, log_p) if log_p - math.log(_ID_SHARE) <= LOG_MARKED else None
+
+    def _heat(self, image_HW: Real, place: _Place, message: int) -> Real:
+        """How much of a mark each part of an evened image holds: about 0 where there is none, 1 on average."""
+        signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
+        frequencies_BJ2 = self._pattern.frequencies_BJ2[:, : place.tier]
+        turns = 2 * np.pi * (frequencies_BJ2 @ place.origin)
+        amplitudes_BJ = signs_B1 * np.exp(1j * (self._pattern.phases_BJ[:, : place.tier] + turns))
+        frequencies = place.geometry.bend(frequencies_BJ2).reshape(-1, 2)
+        plane = synthesised(amplitudes_BJ.ravel(), frequencies, *image_HW.shape)
+        radius = min(_HEAT_RADIUS, (min(image_HW.shape) - 1) // 4)
+        heat = local_mean(local_mean(image_HW * plane, radius), radius)
+        return np.asarray(heat / max(heat.mean(), 1e-12), np.float64)
+
+
+def _standardised(values_BJ: Complex) -> Complex:
+    """With a variance of 1 a bit, if phases are uniform."""
+    powers_B1 = (values_BJ.real**2 + values_BJ.imag**2).sum(1, keepdims=True)
+    standardised: Complex = values_BJ / np.sqrt(powers_B1 / 2 + 1e-30)
+    return standardised
+
+
+def _log_energy_tail(energy: float, values_BJ: Complex) -> float:
+    """Natural logarithm of the probability that uniform phases have that energy, at one place.
+
+    A bit is c = sum w cos(phi) with sum(w^2) = 2, whose cumulants are 1, k4 = -3/8 sum(w^4) and k6 = 5/4 sum(w^6). So
+    c^2 has the variance 2 + k4 and the third central moment 8 + 12 k4 + k6.
+    """
+    squares_BJ = values_BJ.real**2 + values_BJ.imag**2
+    fourth_B, sixth_B = -0.375 * (squares_BJ**2).sum(1), 1.25 * (squares_BJ**3).sum(1)
+    variance, third = float((2 + fourth_B).sum()), float((8 + 12 * fourth_B + sixth_B).sum())
+    # A gamma distribution with this skewness, 2 / sqrt(shape).
+    shape = max(1, round(4 * variance**3 / third**2)) if third > 0 else _NORMAL
+    standard = (energy - NUM_BITS) / math.sqrt(variance)
+    return log_erlang_tail(shape, shape + standard * math.sqrt(shape))
+
+
+def _corrected(log_p: float) -> float:
+    """A p-value times the number of places, in logarithms: 1 - (1 - p)^n."""
+    expected = math.exp(min(log_p, 0.0)) * _NUM_PLACES * _INDEPENDENT
+    return math.log(-math.expm1(-expected)) if expected > 1e-9 else log_p + math.log(_NUM_PLACES * _INDEPENDENT)
+
+
+def _region(heat_HW: Real, height: int, width: int) -> Region:
+    """The rectangle around what is clearly marked."""
+    hot = heat_HW > _HOT * np.quantile(heat_HW, 0.9)
+    rows, columns = np.flatnonzero(hot.any(1)), np.flatnonzero(hot.any(0))
+    y, x = height / heat_HW.shape[0], width / heat_HW.shape[1]
+    return Region(round(columns[0] * x), round(rows[0] * y), round((columns[-1] + 1) * x), round((rows[-1] + 1) * y))

@@ -1,0 +1,273 @@
+"""Puts marks into images.
+
+How strong a mark may be at each pixel is what matters most, and it follows from the bounds alone. A detector divides by
+the deviation around, s, so a mark of amplitude m counts m / s there. The most that sum(m / s) can be under a bound of
+the squared error, sum(m^2), and one of structural similarity, of which a mark costs about m^2 / (2 s^2 + C2) at a pixel
+(Wang et al. 2004, equation 13, with a mark that is independent of the image), is by Lagrange's multipliers
+
+    m = g / (s (1 + r / (2 s^2 + C2)))
+
+with the least r at which both bounds hold: a mask of what the eye does not miss, by what the measures say of it.
+
+Strength is shared among the sinusoids of a bit by how much of the image, and of what compression will do, is in their
+way, and among bits so that all are as sure. What an image says of each bit by chance is known here, but is not made up
+for (informed embedding): where it matters, in small and busy images, it takes from the energy by which a mark is found.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from common.errors import InvalidArgument
+from deepseek.watermark.image.code import BchCode
+from deepseek.watermark.image.filters import Plane, Single, local_mean, local_variance
+from deepseek.watermark.image.pattern import PERIOD, TIERS, Pattern
+from deepseek.watermark.image.payload import Payload
+from deepseek.watermark.image.spectrum import Spectrum, evened
+from deepseek.watermark.keys import WatermarkKey
+
+MIN_SIDE = 128
+PSNR_DB = 42.1
+SSIM = 0.9855
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue (ITU-R BT.601)."""
+
+_SIMILARITY_RADIUS = 3  # the usual window of 7 x 7 pixels
+_C2 = (0.03 * 255) ** 2
+_CALM_VARIANCE = 12.0  # what compression adds even where an image is flat, levels^2
+_COMPRESSION = 1.0  # power of what attacks add to an evened image at `_REFERENCE`, growing with the frequency
+_REFERENCE = 0.15
+_BAND = 256  # rows
+_FEW_PIXELS = 256 * 256
+
+_AMPLE = 2.6  # deviations of noise to which a mark lifts each bit, if it can use all sinusoids
+
+Real = npt.NDArray[np.floating]
+Complex = npt.NDArray[np.complexfloating]
+Pixels = npt.NDArray[np.uint8]
+"""(height, width) or (height, width, 3), grey or red, green and blue, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close a marked image is to its original.
+
+    Attributes:
+        psnr_db: Peak signal to noise ratio over all channels, dB.
+        ssim: Mean structural similarity of brightness (Wang et al. 2004), windows of 7 x 7 pixels.
+    """
+
+    psnr_db: float
+    ssim: float
+
+
+def luma(pixels: Pixels) -> Single:
+    """Brightness, (height, width), 0 to 255."""
+    return pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
+
+
+def quality(original: Pixels, marked: Pixels) -> Quality:
+    """Measures a marked image."""
+    psnr_db = 10 * math.log10(255**2 / max(squared_error(original, marked), 1e-10))
+    total, num_rows = 0.0, len(original) - 2 * _SIMILARITY_RADIUS
+    for row in range(0, num_rows, _BAND):
+        rows = slice(row, min(row + _BAND, num_rows) + 2 * _SIMILARITY_RADIUS)
+        first, second = luma(original[rows]), luma(marked[rows])
+        mean, variance = local_mean(first, _SIMILARITY_RADIUS), local_variance(first, _SIMILARITY_RADIUS)
+        total += _similarity(first, second, mean, variance) * (len(first) - 2 * _SIMILARITY_RADIUS)
+    return Quality(psnr_db, total / num_rows)
+
+
+class ImageMarker:
+    """Marks images with ids. Thread-safe.
+
+    Args:
+        key: The key.
+        psnr_db: Least peak signal to noise ratio of a marked image, dB.
+        ssim: Least structural similarity, about.
+
+    Images of fewer than 256 x 256 pixels get stronger marks, as there are fewer pixels to find them in: those of
+    128 x 128 by 6 dB.
+    """
+
+    def __init__(
+        self,
+        key: WatermarkKey,
+        *,
+        psnr_db: float = PSNR_DB,
+        ssim: float = SSIM,
+    ) -> None:
+        if not (30 <= psnr_db <= 60 and 0.9 <= ssim < 1):
+            message = f"psnr_db is {psnr_db}, ssim {ssim}; take 30 to 60 dB, and 0.9 to below 1"
+            raise InvalidArgument("BAD_VALUE", message, field="psnr_db")
+        self._pattern, self._payload, self._code = Pattern(key), Payload(key), BchCode()
+        self._max_error = 255**2 / 10 ** (psnr_db / 10)
+        self._ssim = ssim
+        frequencies = self._pattern.frequencies_BJ2
+        # What of a sinusoid's variance a window sees: the rest moves the window's mean, which costs next to nothing.
+        side = 2 * _SIMILARITY_RADIUS + 1
+        kept = (np.sinc(side * frequencies) / np.sinc(frequencies)).prod(-1)
+        self._seen_BJ = 1 - kept**2
+        self._compression_BJ = _COMPRESSION * np.hypot(frequencies[..., 0], frequencies[..., 1]) / _REFERENCE
+
+    def mark(self, pixels: Pixels, message: int, random: np.random.Generator | None = None) -> Pixels:
+        """Marks an image.
+
+        Args:
+            pixels: The image, sides of 128 or more.
+            message: The id, 0 to 2^48 - 1.
+            random: Draws the origin of the pattern; unpredictable by default.
+
+        Returns:
+            The marked image, of the same shape.
+
+        Raises:
+            InvalidArgument: BAD_ID, IMAGE_TOO_SMALL.
+        """
+        signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
+        height, width = pixels.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            text = f"the image has {width} x {height} pixels; sides of {MIN_SIDE} are the least that hold a mark"
+            raise InvalidArgument("IMAGE_TOO_SMALL", text, field="image")
+        units = reduced(pixels)
+        brightness = luma(units)
+        statistics = local_mean(brightness, _SIMILARITY_RADIUS), local_variance(brightness, _SIMILARITY_RADIUS)
+        # Whole units, so that where nothing was moved a detector meets it exactly.
+        origin = np.floor((random or np.random.default_rng()).random(2) * PERIOD)
+        leeway = max(1.0, _FEW_PIXELS / brightness.size)
+        max_error, max_dissimilarity = leeway * self._max_error, leeway * (1 - self._ssim)
+        mask, is_bound_by_error = self._mask(statistics[1], max_error, max_dissimilarity)
+        difference: Real = self._pattern_of(brightness, mask, signs_B1, origin, is_bound_by_error) * mask
+        # What was clipped at black and white, and how the mark goes with the image, shows only now.
+        marked = _added(units, difference)
+        dissimilarity = 1 - _similarity(brightness, luma(marked), *statistics)
+        difference *= min(_reserve(units, marked, max_error), math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
+        if units.shape == pixels.shape:
+            return _added(pixels, difference)
+        difference = _resized(difference, height, width)
+        return _added(pixels, difference * min(1.0, _reserve(pixels, _added(pixels, difference), max_error)))
+
+    def _mask(self, variance: Single, max_error: float, max_dissimilarity: float) -> tuple[Real, bool]:
+        """Deviation of the mark at each pixel; and whether the bound of the squared error is the one that is met.
+
+        Args:
+            variance: (H, W), of brightness around each pixel.
+            max_error: Bound of the mean squared error.
+            max_dissimilarity: Bound of what structural similarity lacks to 1.
+        """
+        reach = 1 / np.sqrt(variance + _CALM_VARIANCE)
+        cost = self._seen_BJ.mean() / (2 * variance + _C2)
+        some_reach, some_cost = reach[::2, ::2], cost[::2, ::2]
+        low, high = -3.0, 8.0
+        while high - low > 0.05:
+            middle = (low + high) / 2
+            squares = (some_reach / (1 + 10**middle * some_cost)) ** 2
+            dissimilarity = (squares * some_cost).mean() / max_dissimilarity
+            low, high = (middle, high) if dissimilarity > squares.mean() / max_error else (low, middle)
+        mask = reach / (1 + 10**high * cost)
+        squares = mask * mask
+        error, dissimilarity = squares.mean() / max_error, (squares * cost).mean() / max_dissimilarity
+        return mask / np.sqrt(max(error, dissimilarity)), bool(error >= dissimilarity)
+
+    def _pattern_of(self, luma_HW: Real, mask_HW: Real, signs_B1: Real, origin: Real, is_bound_by_error: bool) -> Real:
+        """The pattern with a deviation of 1, its sinusoids as strong as each has to be."""
+        image, deviation = evened(luma_HW)
+        spectrum = Spectrum(image)
+        # What a sinusoid of amplitude 1 adds to its own sum in the image.
+        reach = (mask_HW / deviation).sum() / 2
+        for tier in TIERS:
+            level, amplitudes_BJ = self._amplitudes(spectrum, reach, tier, is_bound_by_error)
+            if level >= _AMPLE:
+                break
+        turns_BJ = signs_B1 * np.exp(2j * np.pi * (self._pattern.frequencies_BJ2[:, :tier] @ origin))
+        turns_BJ *= np.exp(1j * self._pattern.phases_BJ[:, :tier])
+        return self._pattern.plane(amplitudes_BJ * turns_BJ, *luma_HW.shape)
+
+    def _amplitudes(self, spectrum: Spectrum, reach: float, tier: int, is_bound_by_error: bool) -> tuple[float, Real]:
+        """How far each bit is lifted, in deviations of its noise; and the sinusoids' amplitudes, with a variance of 1
+        in all.
+        """
+        frequencies_BJ2 = self._pattern.frequencies_BJ2[:, :tier]
+        noise_BJ = np.sqrt((spectrum.noise(frequencies_BJ2) + self._compression_BJ[:, :tier]) * spectrum.num_pixels)
+        reach_BJ = reach / noise_BJ
+        cost_BJ = np.ones_like(reach_BJ) if is_bound_by_error else self._seen_BJ[:, :tier]
+        share_BJ = reach_BJ / cost_BJ
+        # All bits are lifted to one level; a bit is the sum of its sinusoids, whose noise has half a variance each.
+        level_B = (share_BJ * reach_BJ).sum(1) / math.sqrt(tier / 2)
+        spent = ((share_BJ / level_B[:, None]) ** 2 * cost_BJ).sum()
+        level = math.sqrt(2 * cost_BJ.mean() / spent)
+        return level, level / level_B[:, None] * share_BJ
+
+
+def _reserve(pixels: Pixels, marked: Pixels, max_error: float) -> float:
+    """By how much a mark can be stronger, or has to be weaker, to meet the bound of the squared error; up to 4."""
+    return min(4.0, math.sqrt(max_error / max(squared_error(pixels, marked), 1e-6)))
+
+
+def unit_shape(height: int, width: int) -> tuple[int, int]:
+    """Units of an image: its pixels, but no more than 512 x 512."""
+    scale = max(1.0, np.sqrt(height * width) / PERIOD)
+    return round(height / scale), round(width / scale)
+
+
+def reduced(pixels: Pixels) -> Pixels:
+    """An image with a pixel a unit."""
+    height, width = unit_shape(*pixels.shape[:2])
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def squared_error(original: Pixels, marked: Pixels) -> float:
+    """Mean squared error, over all channels."""
+    total = 0.0
+    for first, second in zip(_bands(original), _bands(marked), strict=True):
+        difference = np.subtract(first, second, dtype=np.int16).ravel()
+        total += float(np.dot(difference.astype(np.float32), difference))
+    return total / original.size
+
+
+def _resized(plane_HW: Plane, height: int, width: int) -> npt.NDArray[np.float32]:
+    image = Image.fromarray(plane_HW.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _added(pixels: Pixels, difference_HW: Plane) -> Pixels:
+    marked = np.empty_like(pixels)
+    for out, band, difference in zip(_bands(marked), _bands(pixels), _bands(difference_HW), strict=True):
+        steps = np.rint(difference).astype(np.int16)
+        np.clip(band + (steps if pixels.ndim == 2 else steps[..., None]), 0, 255, out=out, casting="unsafe")
+    return marked
+
+
+def _bands(image: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
+    """Some rows at a time, so that large images need little memory beside themselves."""
+    return (image[row : row + _BAND] for row in range(0, len(image), _BAND))
+
+
+def _similarity(first_HW: Real, second_HW: Real, mean: Real, variance: Real) -> float:
+    """Structural similarity (Wang et al. 2004, equation 13) with uniform windows and unbiased variances.
+
+    Args:
+        first_HW: (H, W), 0 to 255.
+        second_HW: (H, W).
+        mean: (H, W), local mean of the first.
+        variance: (H, W), local variance of the first.
+    """
+    c1, radius = (0.01 * 255) ** 2, _SIMILARITY_RADIUS
+    count = (2 * radius + 1) ** 2
+    unbiased = count / (count - 1)
+    difference = second_HW - first_HW
+    shift = local_mean(difference, radius)
+    shared = local_mean(difference * first_HW, radius) - shift * mean
+    own = local_mean(difference * difference, radius) - shift * shift
+    second_mean = mean + shift
+    similarity = (2 * mean * second_mean + c1) / (mean * mean + second_mean * second_mean + c1)
+    covariance = 2 * unbiased * (variance + shared) + _C2
+    similarity *= covariance / (covariance + unbiased * own)
+    return float(similarity[radius:-radius, radius:-radius].mean())

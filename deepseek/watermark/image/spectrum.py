@@ -1,0 +1,176 @@
+"""What an image's brightness holds at any frequency, whether or not its transform has a value there.
+
+First the image is *evened*: what is coarse is taken away, and the rest divided by how much there is of it around. So
+busy and calm parts count alike, and a mark, which is stronger where there is more to hide it, is about the same
+everywhere. Then it is transformed twice: padded with zeros, for powers; and, for amplitudes at frequencies between, as
+in a non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which one frequency costs 36 products.
+"""
+
+import math
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from deepseek.watermark.image.filters import Plane, Single, local_mean
+
+_RADIUS = 4
+_CALM = 1.5
+"""Deviation that even a flat part is taken to have, levels of 255: noise of rounding is no texture."""
+
+_WINDOW = 6
+_PADDING = 1.5
+_BETA = np.pi * math.sqrt((_WINDOW / _PADDING) ** 2 * (_PADDING - 0.5) ** 2 - 0.8)  # Beatty et al. 2005, equation 5
+_DISTANCES = np.linspace(0, _WINDOW / 2, 4096)
+_VALUES = np.i0(_BETA * np.sqrt(1 - (2 * _DISTANCES / _WINDOW) ** 2)) / _WINDOW
+_MARGIN = 4  # columns of negative frequencies, which a window at a frequency near 0 reaches into
+_NEIGHBOURHOOD = 12  # padded frequencies on each side over which noise is averaged
+
+Real = npt.NDArray[np.floating]
+Complex = npt.NDArray[np.complexfloating]
+
+
+def evened(luma_HW: Plane) -> tuple[Single, Single]:
+    """Evens an image.
+
+    Args:
+        luma_HW: (H, W), 0 to 255.
+
+    Returns:
+        The evened image, and by what it was divided.
+    """
+    fine = luma_HW.astype(np.float32, copy=False) - local_mean(luma_HW, _RADIUS)
+    deviation = np.sqrt(np.maximum(local_mean(fine * fine, _RADIUS), np.float32(0))) + np.float32(_CALM)
+    return fine / deviation, deviation
+
+
+class Spectrum:
+    """Amplitudes and powers of an evened image. Immutable, thread-safe.
+
+    Amplitudes are sums over pixels, times exp(-2 pi i f (x - centre)). Powers are squares of these over the number of
+    pixels.
+
+    Args:
+        evened_HW: (H, W).
+    """
+
+    def __init__(self, evened_HW: Plane) -> None:
+        self._image = evened_HW.astype(np.float32, copy=False)
+        self._shape = height, width = evened_HW.shape
+        self._padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
+
+    @cached_property
+    def _powers(self) -> Single:
+        spectrum = np.fft.rfft2(self._image, s=self._padded)
+        return (spectrum.real**2 + spectrum.imag**2) / np.float32(self.num_pixels)
+
+    @cached_property
+    def _noise(self) -> Single:
+        powers = self._powers
+        wrapped = np.concatenate([powers[-_NEIGHBOURHOOD:], powers, powers[:_NEIGHBOURHOOD]])
+        return local_mean(wrapped, _NEIGHBOURHOOD)[_NEIGHBOURHOOD:-_NEIGHBOURHOOD] + np.float32(1e-9)
+
+    @cached_property
+    def _amplitudes(self) -> npt.NDArray[np.complex64]:
+        (height, width), padded = self._shape, self._padded
+        image = self._image * _unwindow(height, padded[0])[:, None] * _unwindow(width, padded[1])
+        image = np.pad(image, [(0, padded[0] - height), (0, padded[1] - width)])
+        image = np.roll(image, (-(height // 2), -(width // 2)), (0, 1))  # the centre has to be at 0
+        right = np.fft.rfft2(image)
+        left = np.roll(right[::-1], 1, 0)[:, _MARGIN:0:-1].conj()
+        return np.concatenate([left, right], 1)
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of the image."""
+        return int(self._image.size)
+
+    def amplitudes(self, frequencies: Real) -> Complex:
+        """Amplitudes at frequencies (..., 2), y and x, cycles a pixel."""
+        flat = frequencies.reshape(-1, 2)
+        mirrored = flat[:, 1] < 0
+        positions = np.where(mirrored[:, None], -flat, flat) * self._padded
+        first = np.floor(positions).astype(int) - _WINDOW // 2 + 1
+        taps = first[:, :, None] + np.arange(_WINDOW)
+        weights = _window(positions[:, :, None] - taps)
+        rows = taps[:, 0] % self._padded[0]
+        columns = np.minimum(taps[:, 1] + _MARGIN, self._amplitudes.shape[1] - 1)
+        patches = self._amplitudes[rows[:, :, None], columns[:, None, :]]
+        sums = np.einsum("kyx,ky,kx->k", patches, weights[:, 0], weights[:, 1])
+        sums = np.where(mirrored, sums.conj(), sums)
+        # Pixels were counted from one of them; the centre may lie between two.
+        shift = np.array([length // 2 - (length - 1) / 2 for length in self._shape])
+        turned: Complex = sums * np.exp(-2j * np.pi * (flat @ shift))
+        return turned.reshape(frequencies.shape[:-1])
+
+    def noise(self, frequencies: Real) -> Real:
+        """Mean of powers around frequencies (..., 2)."""
+        return self._noise[self._nearest(frequencies)]
+
+    def excess(self, frequencies: Real) -> Real:
+        """Powers at frequencies (..., 2) over the mean of powers around."""
+        nearest = self._nearest(frequencies)
+        return self._powers[nearest] / self._noise[nearest]
+
+    def _nearest(self, frequencies: Real) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        y, x = frequencies[..., 0], frequencies[..., 1]
+        rows = np.rint(np.where(x < 0, -y, y) * self._padded[0]).astype(int) % self._padded[0]
+        columns = np.rint(np.abs(x) * self._padded[1]).astype(int)
+        return rows, np.minimum(columns, self._powers.shape[1] - 1)
+
+
+def synthesised(amplitudes: Complex, frequencies: Real, height: int, width: int) -> Real:
+    """The real part of a sum of sinusoids, exp(2 pi i f (x - centre)); the adjoint of `Spectrum.amplitudes`.
+
+    Args:
+        amplitudes: (K,).
+        frequencies: (K, 2), y and x, cycles a pixel.
+        height: Of the result, pixels.
+        width: As well.
+
+    Returns:
+        (height, width).
+    """
+    padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
+    positions = frequencies * padded
+    first = np.floor(positions).astype(int) - _WINDOW // 2 + 1
+    taps = first[:, :, None] + np.arange(_WINDOW)
+    weights = _window(positions[:, :, None] - taps)
+    shift = np.array([length // 2 - (length - 1) / 2 for length in (height, width)])
+    turned = amplitudes * np.exp(2j * np.pi * (frequencies @ shift))
+    values = turned[:, None, None] * weights[:, 0, :, None] * weights[:, 1, None, :]
+    where = taps[:, 0, :, None] % padded[0] * padded[1] + taps[:, 1, None, :] % padded[1]
+    size = padded[0] * padded[1]
+    grid = np.bincount(where.ravel(), values.real.ravel(), size) + 1j * np.bincount(
+        where.ravel(), values.imag.ravel(), size
+    )
+    image = np.fft.ifft2(grid.reshape(padded).astype(np.complex64)).real * size
+    image = np.roll(image, (height // 2, width // 2), (0, 1))[:height, :width]
+    return np.asarray(image * _unwindow(height, padded[0])[:, None] * _unwindow(width, padded[1]), np.float64)
+
+
+def _window(distances: Real) -> Real:
+    """The Kaiser-Bessel window at distances in padded frequencies."""
+    window: Real = np.interp(np.abs(distances), _DISTANCES, _VALUES, right=0.0)
+    return window
+
+
+@cache
+def _unwindow(length: int, padded: int) -> npt.NDArray[np.float32]:
+    """What undoes the window at each of `length` pixels: one over its transform."""
+    argument = np.sqrt(_BETA**2 - (np.pi * _WINDOW * (np.arange(length) - length // 2) / padded) ** 2)
+    return (argument / np.sinh(argument)).astype(np.float32)
+
+
+@cache
+def _smooth(least: int) -> int:
+    """The next even number from `least` on that has no prime factor above 5, which transforms fast."""
+    number = least + least % 2
+    while True:
+        rest = number
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return number
+        number += 2

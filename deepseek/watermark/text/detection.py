@@ -1,0 +1,178 @@
+"""Detection of marks in text: the verdict, the id, and where in the text the marks are.
+
+A text may be marked in part only. Stretches whose tokens carry more than text without a mark would are extended until
+they fall back by so much that they have to be over (as alignments are; Altschul et al. 1997), each is weighed as if it
+were alone, and its p-value multiplied by the number of stretches that there are, n (n + 1) / 2.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+
+from common.errors import InvalidArgument
+from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.text.code import ID_BITS, IdCode
+from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
+from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
+from deepseek.watermark.text.scheme import Detector, Evidence, Sampler
+from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
+from deepseek.watermark.verdict import LOG_MARKED, LOG_NOT_MARKED, Verdict, judged
+
+MAX_TOKENS = 16_384
+MAX_TOKEN = (1 << 24) - 1
+MIN_TOKENS = 50
+"""Fewer that could be scored are too few to say that there is no mark."""
+
+_PART_SHARE = 0.01
+"""Part of the false alarms that is left to stretches, and to passages with ids (Bonferroni, with weights)."""
+
+_DROP = 20.0
+_MAX_STRETCHES = 32
+
+
+class Scheme(StrEnum):
+    """How tokens are drawn."""
+
+    GUMBEL = "gumbel"
+    KGW = "kgw"
+    SYNTHID = "synthid"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens that follow each other; `end` is just outside. The id that they carry, if it is known."""
+
+    start: int
+    end: int
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class TextDetection:
+    """What a text tells of a mark.
+
+    Attributes:
+        verdict: Whether it is marked, wholly or in part.
+        log_p: Natural logarithm of the p-value.
+        num_scored: Tokens that could be scored.
+        id: The id; None without a mark, without enough of it to be sure, or if the scheme carries none.
+        spans: Where marks were found, in order.
+    """
+
+    verdict: Verdict
+    log_p: float
+    num_scored: int
+    id: int | None = None
+    spans: tuple[Span, ...] = ()
+
+
+@cache
+def _code() -> IdCode:
+    return IdCode()
+
+
+def make_sampler(scheme: Scheme, key: WatermarkKey, message: int) -> Sampler:
+    """A sampler for one sequence.
+
+    Args:
+        scheme: How tokens are drawn.
+        key: The key.
+        message: The id, 0 to 2^48 - 1; only GUMBEL carries it.
+
+    Raises:
+        InvalidArgument: BAD_ID.
+    """
+    if not 0 <= message < 1 << ID_BITS:
+        text = f"{message} is no id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
+        raise InvalidArgument("BAD_ID", text, field="id")
+    match scheme:
+        case Scheme.KGW:
+            return KgwSampler(key)
+        case Scheme.SYNTHID:
+            return SynthIdSampler(key)
+        case Scheme.GUMBEL:
+            return GumbelSampler(key, message, _code())
+
+
+def make_detector(scheme: Scheme, key: WatermarkKey) -> Detector:
+    """A detector of a scheme's marks."""
+    match scheme:
+        case Scheme.KGW:
+            return KgwDetector(key)
+        case Scheme.SYNTHID:
+            return SynthIdDetector(key)
+        case Scheme.GUMBEL:
+            return GumbelDetector(key, _code())
+
+
+def detect(detector: Detector, tokens: Sequence[int], *, spans: bool = True) -> TextDetection:
+    """Looks for a mark.
+
+    Args:
+        detector: Of a scheme and a key.
+        tokens: The text, by the tokeniser that it was drawn with; at most 16,384.
+        spans: Whether to look for text that is marked in part, and to tell where.
+
+    Raises:
+        InvalidArgument: TOO_MANY_TOKENS, BAD_TOKEN.
+    """
+    if len(tokens) > MAX_TOKENS:
+        text = f"the text has {len(tokens)} tokens; at most {MAX_TOKENS} are looked into at once, so split it"
+        raise InvalidArgument("TOO_MANY_TOKENS", text, field="tokens")
+    if tokens and not 0 <= min(tokens) <= max(tokens) <= MAX_TOKEN:
+        text = f"tokens are numbers from 0 to {MAX_TOKEN}; take those of the tokeniser the text was drawn with"
+        raise InvalidArgument("BAD_TOKEN", text, field="tokens")
+    whole = detector.weigh(tokens)
+    if not spans or not whole.num_scored:
+        return _detection(whole.log_p, whole.num_scored, _sure_ids([whole]), [Span(0, len(tokens))])
+    passages = detector.passages(tokens)
+    messages = _sure_ids([whole, *passages])
+    num_stretches = math.log(whole.num_scored * (whole.num_scored + 1) / 2)
+    found: list[Span] = []
+    least = min((evidence.log_p_id for evidence in passages), default=0.0)
+    for span in _stretches(detector.excess(tokens, messages)):
+        log_p, message = detector.weigh_stretch(tokens, span.start, span.end, messages)
+        # Where ids are known they are proved by their passages, and only their places are asked for here.
+        if log_p + num_stretches <= (LOG_NOT_MARKED if messages else LOG_MARKED + math.log(_PART_SHARE)):
+            found.append(replace(span, id=message))
+            least = least if messages else min(least, log_p + num_stretches)
+    log_p = min(0.0, whole.log_p - math.log1p(-2 * _PART_SHARE), least - math.log(_PART_SHARE))
+    return _detection(log_p, whole.num_scored, messages, found or [Span(0, len(tokens))])
+
+
+def _detection(log_p: float, num_scored: int, messages: Sequence[int], spans: Sequence[Span]) -> TextDetection:
+    verdict = judged(log_p, is_enough=num_scored >= MIN_TOKENS)
+    if verdict is not Verdict.MARKED:
+        return TextDetection(verdict, log_p, num_scored)
+    return TextDetection(verdict, log_p, num_scored, messages[0] if messages else None, tuple(spans))
+
+
+def _sure_ids(weighed: Sequence[Evidence]) -> list[int]:
+    """Ids that text without these marks would not tell, and that no others come near; the surest first."""
+    sure = [
+        evidence
+        for evidence in weighed
+        if evidence.id is not None and evidence.log_p_id <= LOG_MARKED and evidence.lead >= -LOG_MARKED
+    ]
+    return list(dict.fromkeys(e.id for e in sorted(sure, key=lambda e: e.log_p_id) if e.id is not None))
+
+
+def _stretches(excess: Sequence[tuple[int, float]]) -> list[Span]:
+    """Stretches of positions whose scores grow; the best few, in order."""
+    found: list[tuple[float, Span]] = []
+    index = 0
+    while index < len(excess):
+        first, total, most, last = index, 0.0, 0.0, index
+        for index in range(first, len(excess)):
+            total += excess[index][1]
+            if total > most:
+                most, last = total, index
+            elif total <= max(0.0, most - _DROP):
+                break
+        if most > 0:
+            found.append((most, Span(excess[first][0], excess[last][0] + 1)))
+        index = last + 1
+    best = sorted(found, key=lambda scored: -scored[0])[:_MAX_STRETCHES]
+    return sorted((span for _, span in best), key=lambda span: span.start)

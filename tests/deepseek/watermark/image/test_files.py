@@ -1,0 +1,108 @@
+"""Image files in and out, and those that are not taken."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from common.errors import InvalidArgument
+from deepseek.watermark.image.files import MAX_SIDE, read_image
+from tests.deepseek.watermark.image.pictures import photograph
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+DESCRIPTION, ORIENTATION = 0x010E, 0x0112
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def an_image(mode: str) -> Image.Image:
+    image = Image.fromarray(photograph(150, 140))
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray(np.tile(np.arange(150, dtype=np.uint8), (140, 1))))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "kept"),
+    [
+        ("RGB", "PNG", "RGB"),
+        ("RGB", "JPEG", "RGB"),
+        ("RGB", "WEBP", "RGB"),
+        ("RGBA", "PNG", "RGBA"),
+        ("RGBA", "WEBP", "RGBA"),
+        ("L", "PNG", "L"),
+        ("L", "JPEG", "L"),
+        ("LA", "PNG", "LA"),
+        ("P", "PNG", "RGB"),
+        ("1", "PNG", "L"),
+    ],
+)
+def test_format_profile_exif_and_transparency_are_kept(mode: str, kind: str, kept: str) -> None:
+    exif = Image.Exif()
+    exif[DESCRIPTION], exif[ORIENTATION] = "a portrait", 6
+    original = an_image(mode)
+    image = read_image(encoded(original, kind, icc_profile=PROFILE, exif=exif.tobytes()))
+    result = Image.open(io.BytesIO(image.encoded(image.pixels, quality=100)))
+    assert (result.format, result.mode, result.size) == (kind, kept, original.size)
+    assert result.info["icc_profile"] == PROFILE
+    assert dict(result.getexif()) == {DESCRIPTION: "a portrait", ORIENTATION: 6}
+    if kept in ("LA", "RGBA"):
+        assert (np.asarray(result)[..., -1] == np.asarray(original)[..., -1]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_pixels_are_written_as_they_are(kind: str) -> None:
+    image = read_image(encoded(an_image("RGB"), "PNG"))
+    lossless = read_image(encoded(an_image("RGB"), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert (lossless.pixels == image.pixels).all()
+    changed = 255 - image.pixels
+    assert (read_image(lossless.encoded(changed, quality=100)).pixels == changed).all()
+
+
+def test_what_a_transparent_part_hides_is_kept() -> None:
+    image = read_image(encoded(an_image("RGBA"), "WEBP", lossless=True, exact=True))
+    again = read_image(image.encoded(image.pixels, quality=100))
+    assert (again.pixels == image.pixels).all()
+
+
+def deep() -> Image.Image:
+    return Image.fromarray(np.arange(40_000, dtype=np.uint16).reshape(200, 200))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "message"),
+    [
+        (encoded(an_image("RGB").convert("CMYK"), "JPEG"), "UNSUPPORTED_IMAGE", "CMYK"),
+        (encoded(deep(), "PNG"), "UNSUPPORTED_IMAGE", "16 bits"),
+        (
+            encoded(an_image("RGB"), "WEBP", save_all=True, append_images=[an_image("L").convert("RGB")]),
+            "UNSUPPORTED_IMAGE",
+            "animated",
+        ),
+        (encoded(Image.new("L", (MAX_SIDE + 1, 1)), "PNG"), "IMAGE_TOO_LARGE", "16384"),
+        (encoded(Image.new("1", (30_000, 30_000)), "PNG"), "DAMAGED_IMAGE", "exceeds limit"),
+        (encoded(an_image("RGB"), "PNG")[:5000], "DAMAGED_IMAGE", "cannot be decoded"),
+        (encoded(an_image("RGB"), "GIF"), "DAMAGED_IMAGE", "cannot be decoded"),
+        (b"", "DAMAGED_IMAGE", "cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n", "DAMAGED_IMAGE", "cannot be decoded"),
+    ],
+    ids=["cmyk", "16 bits", "animated", "too wide", "bomb", "cut off", "gif", "empty", "header only"],
+)
+def test_what_is_not_taken_is_refused_with_its_reason(data: bytes, reason: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        read_image(data)
+    assert (caught.value.reason, caught.value.field) == (reason, "image")
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_makes_no_sense_is_refused(quality: int) -> None:
+    image = read_image(encoded(an_image("RGB"), "JPEG"))
+    with pytest.raises(InvalidArgument, match="take 1 to 100") as caught:
+        image.encoded(image.pixels, quality=quality)
+    assert caught.value.field == "encoding_quality"

@@ -1,0 +1,19 @@
+"""Local means and variances against their definition."""
+
+import numpy as np
+import pytest
+
+from deepseek.watermark.image.filters import local_mean, local_variance
+
+
+@pytest.mark.parametrize("radius", [1, 3, 4, 12])
+def test_a_local_mean_is_the_mean_of_the_mirrored_plane(radius: int) -> None:
+    plane = np.random.default_rng(radius).uniform(0, 255, (29, 41))
+    mirrored = np.pad(plane, radius, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, (2 * radius + 1, 2 * radius + 1))
+    np.testing.assert_allclose(local_mean(plane, radius), windows.mean((2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(local_variance(plane, radius), windows.var((2, 3)), rtol=1e-3)
+
+
+def test_a_flat_plane_has_no_variance() -> None:
+    assert local_variance(np.full((20, 20), 255.0), 3).max() < 0.01

@@ -1,0 +1,87 @@
+"""How marked images look beside their originals."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from common.errors import InvalidArgument
+from deepseek.watermark.image.marker import PSNR_DB, ImageMarker, quality
+from tests.deepseek.watermark.image.pictures import a_key, photograph, texture
+
+
+def marked(pixels: np.ndarray, number: int = 0, bounds: Mapping[str, float] | None = None) -> np.ndarray:
+    return ImageMarker(a_key(), **(bounds or {})).mark(pixels, 0xABCDEF, np.random.default_rng(number))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"psnr_db": 45.0}, {"ssim": 0.995}])
+def test_both_bounds_hold_and_one_is_met(bounds: dict[str, float]) -> None:
+    found = quality(photograph(), marked(photograph(), bounds=bounds))
+    least_psnr, least_ssim = bounds.get("psnr_db", 42.0), bounds.get("ssim", 0.985)
+    assert found.psnr_db >= least_psnr - 0.1
+    assert found.ssim >= least_ssim - 0.0005
+    assert found.psnr_db < least_psnr + 0.3 or found.ssim < least_ssim + 0.001
+
+
+def test_grey_and_colour_of_any_size_keep_their_shape() -> None:
+    for pixels in (
+        photograph(),
+        photograph()[..., 0],
+        photograph(1301, 907),
+        photograph(128, 131),
+        photograph(900, 130),
+    ):
+        result = marked(pixels)
+        assert result.shape == pixels.shape
+        assert result.dtype == np.uint8
+        assert quality(pixels, result).psnr_db > PSNR_DB - (0.3 if pixels.size > 200_000 else 7)
+
+
+def test_quality_is_what_it_is_defined_to_be() -> None:
+    original = photograph()[..., 0]
+    noisy = np.clip(original + np.random.default_rng(0).normal(0, 8, original.shape), 0, 255).astype(np.uint8)
+    error = np.mean((original.astype(float) - noisy) ** 2)
+    found = quality(original, noisy)
+    assert found.psnr_db == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(plane.astype(float), (7, 7)).reshape(-1, 49)
+        for plane in (original, noisy)
+    ]
+    means, variances = [w.mean(1) for w in windows], [w.var(1, ddof=1) for w in windows]
+    covariance = ((windows[0] - means[0][:, None]) * (windows[1] - means[1][:, None])).sum(1) / 48
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    ssim = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
+    ssim /= (means[0] ** 2 + means[1] ** 2 + c1) * (variances[0] + variances[1] + c2)
+    assert found.ssim == pytest.approx(ssim.mean(), abs=1e-4)
+
+
+def test_the_same_image_is_marked_elsewhere_each_time() -> None:
+    """So that neither averages of many marked images nor of parts of one show the pattern."""
+    differences = [marked(photograph(), number).astype(float) - photograph() for number in range(6)]
+    alike = np.corrcoef([difference.ravel() for difference in differences])
+    assert np.abs(alike - np.eye(6)).max() < 0.1
+    mean = np.mean(differences, axis=0)
+    assert mean.std() < 0.6 * differences[0].std()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (127, 400), (400, 127, 3)])
+def test_an_image_that_is_too_small_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidArgument, match="sides of 128") as caught:
+        marked(np.zeros(shape, np.uint8))
+    assert (caught.value.reason, caught.value.field) == ("IMAGE_TOO_SMALL", "image")
+
+
+@pytest.mark.parametrize("bounds", [{"psnr_db": 20.0}, {"psnr_db": 70.0}, {"ssim": 0.5}, {"ssim": 1.0}])
+def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument, match="30 to 60 dB"):
+        ImageMarker(a_key(), **bounds)
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_what_is_black_or_white_all_over_stays_in_range(level: int) -> None:
+    flat = np.full((300, 300), level, np.uint8)
+    assert quality(flat, marked(flat)).psnr_db > PSNR_DB - 0.1
+
+
+def test_texture_is_marked_as_well() -> None:
+    assert quality(texture(), marked(texture())).psnr_db > PSNR_DB - 0.1

@@ -1,0 +1,86 @@
+"""The pattern of a key: what it is made of, and how its place is found."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deepseek.watermark.image.code import NUM_BITS
+from deepseek.watermark.image.pattern import (
+    HIGHEST,
+    LOWEST,
+    NUM_SINUSOIDS,
+    PERIOD,
+    TIERS,
+    Geometry,
+    Pattern,
+    PolarSearch,
+)
+from deepseek.watermark.image.spectrum import Spectrum
+from tests.deepseek.watermark.image.pictures import a_key
+
+
+def test_a_key_makes_the_same_pattern_always_and_another_key_another() -> None:
+    one, same, other = Pattern(a_key()), Pattern(a_key()), Pattern(a_key(1))
+    assert (one.frequencies_BJ2 == same.frequencies_BJ2).all()
+    assert (one.phases_BJ == same.phases_BJ).all()
+    assert (
+        len(set(map(tuple, one.frequencies_BJ2.reshape(-1, 2))) & set(map(tuple, other.frequencies_BJ2.reshape(-1, 2))))
+        < 60
+    )
+
+
+def test_the_pattern_of_a_key_stays_what_it_was() -> None:
+    """Or nobody would find again what was marked by an earlier version."""
+    pattern = Pattern(a_key())
+    assert pattern.frequencies_BJ2[0].tolist()[:2] == [[0.09765625, 0.033203125], [-0.083984375, 0.12109375]]
+    assert pattern.phases_BJ[0, :2].tolist() == pytest.approx([0.13202137120324625, 4.833946471875638])
+
+
+def test_frequencies_lie_in_the_band_on_the_lattice_and_apart() -> None:
+    frequencies = Pattern(a_key()).frequencies_BJ2
+    assert frequencies.shape == (NUM_BITS, NUM_SINUSOIDS, 2)
+    radii = np.hypot(frequencies[..., 0], frequencies[..., 1])
+    assert radii.min() > LOWEST - 2 / PERIOD
+    assert radii.max() < HIGHEST + 2 / PERIOD
+    lattice = np.rint(frequencies.reshape(-1, 2) * PERIOD)
+    distances = np.abs(lattice[:, None] - lattice).max(-1)
+    np.fill_diagonal(distances, PERIOD)
+    assert distances.min() >= 2
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_energies_are_the_sums_of_squares_at_every_origin(tier: int) -> None:
+    pattern, random = Pattern(a_key()), np.random.default_rng(5)
+    values = random.normal(size=(NUM_BITS, tier)) + 1j * random.normal(size=(NUM_BITS, tier))
+    energies = pattern.energies(values)
+    for origin in random.integers(0, PERIOD, (20, 2)):
+        expected = (pattern.bits(values, origin.astype(float)) ** 2).sum()
+        assert energies[tuple(origin)] == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (700, 520)])
+def test_a_plane_holds_its_amplitudes(shape: tuple[int, int]) -> None:
+    pattern = Pattern(a_key())
+    amplitudes = np.exp(1j * pattern.phases_BJ)
+    found = Spectrum(pattern.plane(amplitudes, *shape)).amplitudes(pattern.frequencies_BJ2)
+    agreement = (found * amplitudes.conj()).real / (shape[0] * shape[1] / 2)
+    assert agreement.mean() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(0, 1.0), (9.7, 0.83), (-31, 1.32), (77, 0.61)])
+def test_power_tells_how_a_pattern_was_turned_and_scaled(degrees: float, scale: float) -> None:
+    pattern = Pattern(a_key())
+    search = PolarSearch(pattern, NUM_SINUSOIDS, (0.5, 1.7))
+    geometry = Geometry(math.radians(degrees), math.log(scale))
+    frequencies = geometry.bend(pattern.frequencies_BJ2).reshape(-1, 2)
+    y, x = np.mgrid[:256, :256] - 127.5
+    plane = sum(
+        np.cos(2 * np.pi * (f[0] * y + f[1] * x) + phase)
+        for f, phase in zip(frequencies[::4], pattern.phases_BJ.ravel()[::4], strict=True)
+    )
+    spectrum = Spectrum(plane + np.random.default_rng(0).normal(size=plane.shape) * 20)
+    resemblance = search.resemblance(np.minimum(spectrum.excess(search.frequencies_AR2), 6))
+    found = search.geometry(*divmod(int(resemblance.argmax()), resemblance.shape[1]))
+    assert math.remainder(found.angle - geometry.angle, math.pi) == pytest.approx(0, abs=0.01)
+    assert found.log_scale == pytest.approx(geometry.log_scale, abs=0.015)

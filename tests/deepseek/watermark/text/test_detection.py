@@ -1,0 +1,90 @@
+"""Texts that are marked wholly, in part, twice, or not at all."""
+
+import math
+
+import numpy as np
+import pytest
+
+from common.errors import InvalidArgument
+from deepseek.watermark.keys import derive_key
+from deepseek.watermark.text.detection import MAX_TOKEN, MAX_TOKENS, Scheme, detect, make_detector, make_sampler
+from deepseek.watermark.verdict import Verdict
+
+KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
+VOCABULARY = 512
+
+
+def marked(num_tokens: int, message: int = 0x123456789ABC, scheme: Scheme = Scheme.GUMBEL) -> list[int]:
+    random, sampler = np.random.default_rng(message & 0xFF), make_sampler(scheme, KEY, message)
+    return [sampler.draw(random.permutation(np.linspace(0, 8, VOCABULARY))) for _ in range(num_tokens)]
+
+
+def plain(num_tokens: int, number: int = 0) -> list[int]:
+    return list(map(int, np.random.default_rng(number).integers(VOCABULARY, size=num_tokens)))
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_a_marked_text_is_marked_all_over(scheme: Scheme) -> None:
+    tokens = marked(300, scheme=scheme)
+    found = detect(make_detector(scheme, KEY), tokens)
+    assert found.verdict is Verdict.MARKED
+    assert found.id == (0x123456789ABC if scheme is Scheme.GUMBEL else None)
+    assert sum(span.end - span.start for span in found.spans) > 240
+
+
+def test_two_marks_in_one_text_are_told_apart() -> None:
+    tokens = [*plain(300), *marked(300, 1), *plain(200, 1), *marked(300, 2), *plain(100, 2)]
+    found = detect(make_detector(Scheme.GUMBEL, KEY), tokens)
+    assert found.verdict is Verdict.MARKED
+    assert [span.id for span in found.spans] == [1, 2]
+    for span, (start, end) in zip(found.spans, [(300, 600), (800, 1100)], strict=True):
+        assert abs(span.start - start) < 40
+        assert abs(span.end - end) < 40
+
+
+def test_without_spans_the_text_is_weighed_as_a_whole() -> None:
+    detector, tokens = make_detector(Scheme.GUMBEL, KEY), marked(200)
+    found = detect(detector, tokens, spans=False)
+    assert [(span.start, span.end) for span in found.spans] == [(0, 200)]
+    assert found.log_p == detector.weigh(tokens).log_p
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_other_text_is_not_marked(scheme: Scheme) -> None:
+    detector = make_detector(scheme, KEY)
+    for number in range(10):
+        found = detect(detector, plain(400, number))
+        assert (found.id, found.spans) == (None, ())
+        assert found.log_p > math.log(1e-4)
+
+
+def test_another_tokeniser_finds_no_id() -> None:
+    """Its tokens are other numbers in other places."""
+    tokens = marked(400)
+    others = [part for token in tokens for part in (token // 16, token % 16)]
+    found = detect(make_detector(Scheme.GUMBEL, KEY), others)
+    assert found.id is None
+    assert found.verdict is not Verdict.MARKED
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 2, 3, 20])
+def test_little_text_is_inconclusive(num_tokens: int) -> None:
+    found = detect(make_detector(Scheme.GUMBEL, KEY), plain(num_tokens))
+    assert (found.verdict, found.id) == (Verdict.INCONCLUSIVE, None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [([0] * (MAX_TOKENS + 1), "TOO_MANY_TOKENS"), ([1, -1, 2], "BAD_TOKEN"), ([MAX_TOKEN + 1], "BAD_TOKEN")],
+)
+def test_what_is_no_text_is_refused(tokens: list[int], reason: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        detect(make_detector(Scheme.GUMBEL, KEY), tokens)
+    assert (caught.value.reason, caught.value.field) == (reason, "tokens")
+
+
+@pytest.mark.parametrize("message", [-1, 1 << 48])
+def test_an_id_that_does_not_fit_is_refused(message: int) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        make_sampler(Scheme.GUMBEL, KEY, message)
+    assert (caught.value.reason, caught.value.field) == ("BAD_ID", "id")
