@@ -15,6 +15,7 @@ from services.registry.lineage import Lineage
 from services.registry.references import references
 from services.registry.servicer import RegistryServicer
 from services.registry.settings import RegistrySettings
+from services.registry.watermarks import Watermarks
 
 SERVICE = "deepseek.registry.v1.RegistryService"
 
@@ -27,7 +28,7 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
     database.migrate(migrations)
     telemetry = Telemetry(settings, database)
     owned.callback(telemetry.close)
-    servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database))
+    servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database), Watermarks(database))
 
     def ready() -> bool:
         database.check()

@@ -16,7 +16,10 @@ from common.errors import InvalidArgument
 LATEST = "latest"
 """Where a version number may stand: the newest version."""
 
+WATERMARK_ID_BITS = 48
+
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_WATERMARK_ID = re.compile(rf"[0-9a-f]{{{WATERMARK_ID_BITS // 4}}}")
 
 
 class Kind(enum.Enum):
@@ -189,6 +192,29 @@ def parse_alias(name: str, *, field: str) -> tuple[Kind, str, str]:
             "BAD_NAME", f"the alias {alias_id!r} would be mistaken for a version; choose another id", field=field
         )
     return kind, series_id, alias_id
+
+
+def watermark_id(number: int) -> str:
+    """The id of a watermark in a resource name, of what its mark carries."""
+    return f"{number:0{WATERMARK_ID_BITS // 4}x}"
+
+
+def watermark_name(found_id: str) -> str:
+    """Resource name of a watermark."""
+    return f"watermarks/{found_id}"
+
+
+def parse_watermark(name: str, *, field: str) -> str:
+    """The id in the name of a watermark.
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    (found_id,) = names.parse(name, "watermarks/{}", field=field)
+    if not _WATERMARK_ID.fullmatch(found_id):
+        message = f"{found_id!r} is not the id of a watermark, which has {WATERMARK_ID_BITS // 4} of 0-9, a-f"
+        raise InvalidArgument("BAD_NAME", message, field=field)
+    return found_id
 
 
 def _parse_number(text: str, *, field: str) -> int:

@@ -1,4 +1,4 @@
-"""RegistryService over the catalogue, the aliases and the lineage: protobuf to domain and back, nothing else."""
+"""RegistryService over catalogue, aliases, lineage and watermarks: protobuf to domain and back, nothing else."""
 
 import grpc
 from google.protobuf.message import Message
@@ -14,14 +14,19 @@ from deepseek.models import manifest as model_manifest
 from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
+from protos.watermark.v1 import watermark_pb2
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog, NewVersion
 from services.registry.lineage import Lineage
 from services.registry.pages import PageRequest
 from services.registry.resources import Alias, Kind, Metric, Series, Version
+from services.registry.watermarks import Watermark, Watermarks
 
 _MANIFESTS = {Kind.DATASET: data_manifest.MEDIA_TYPE, Kind.MODEL: model_manifest.MEDIA_TYPE}
 """Media type of the manifest of each kind: what is registered as another could be read by nobody."""
+
+_MODALITIES = {watermark_pb2.MODALITY_TEXT: "text", watermark_pb2.MODALITY_IMAGE: "image"}
+_MODALITY_NUMBERS = {name: number for number, name in _MODALITIES.items()}
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
@@ -31,12 +36,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         catalog: Data sets, models and versions.
         aliases: Their aliases.
         lineage: What came of what.
+        watermarks: What ids in marks stand for.
     """
 
-    def __init__(self, catalog: Catalog, aliases: Aliases, lineage: Lineage) -> None:
+    def __init__(self, catalog: Catalog, aliases: Aliases, lineage: Lineage, watermarks: Watermarks) -> None:
         self._catalog = catalog
         self._aliases = aliases
         self._lineage = lineage
+        self._watermarks = watermarks
 
     def CreateDataset(
         self, request: pb.CreateDatasetRequest, context: grpc.ServicerContext
@@ -179,6 +186,41 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         edges = self._lineage.walk(caller(context).tenant, request.name, request.depth)
         return pb.GetLineageResponse(edges=(pb.LineageEdge(source=edge.source, target=edge.target) for edge in edges))
 
+    def CreateWatermark(
+        self, request: pb.CreateWatermarkRequest, context: grpc.ServicerContext
+    ) -> pb.CreateWatermarkResponse:
+        watermark = self._watermarks.create(
+            caller(context).tenant,
+            _MODALITIES.get(request.modality, ""),
+            request.model_version,
+            request.key_epoch,
+            request_id=request.request_id,
+            body=_body(request),
+        )
+        return pb.CreateWatermarkResponse(watermark=_watermark(watermark))
+
+    def SetWatermarkContent(
+        self, request: pb.SetWatermarkContentRequest, context: grpc.ServicerContext
+    ) -> pb.SetWatermarkContentResponse:
+        watermark = self._watermarks.set_content(
+            caller(context).tenant, request.name, request.content_sha256, request.content_size_bytes
+        )
+        return pb.SetWatermarkContentResponse(watermark=_watermark(watermark))
+
+    def GetWatermark(self, request: pb.GetWatermarkRequest, context: grpc.ServicerContext) -> pb.GetWatermarkResponse:
+        return pb.GetWatermarkResponse(watermark=_watermark(self._watermarks.get(caller(context).tenant, request.name)))
+
+    def ListWatermarks(
+        self, request: pb.ListWatermarksRequest, context: grpc.ServicerContext
+    ) -> pb.ListWatermarksResponse:
+        watermarks, token = self._watermarks.list_watermarks(
+            caller(context).tenant,
+            PageRequest(request.page_size, request.page_token),
+            content_sha256=request.content_sha256,
+            model_version=request.model_version,
+        )
+        return pb.ListWatermarksResponse(watermarks=map(_watermark, watermarks), next_page_token=token)
+
 
 def _manifest(message: artifact_pb2.Artifact, tenant: str, kind: Kind) -> Artifact:
     """Raises: InvalidArgument: It cannot be the manifest of a version of this kind."""
@@ -232,3 +274,15 @@ def _model_version(version: Version) -> pb.ModelVersion:
 
 def _alias(alias: Alias) -> pb.Alias:
     return pb.Alias(name=alias.name, version=alias.version, update_time=_time(alias.update_us))
+
+
+def _watermark(watermark: Watermark) -> pb.Watermark:
+    return pb.Watermark(
+        name=watermark.name,
+        modality=_MODALITY_NUMBERS[watermark.modality],
+        model_version=watermark.model_version,
+        key_epoch=watermark.key_epoch,
+        content_sha256=watermark.content_sha256,
+        content_size_bytes=watermark.content_size_bytes,
+        create_time=_time(watermark.create_us),
+    )

@@ -15,7 +15,7 @@ class RegistrySettings(ServiceSettings):
 
     service: ClassVar[str] = "registry"
     callers: ClassVar[Mapping[str, Role]] = MappingProxyType(
-        {"ingest": Role.WRITER, "trainer": Role.WRITER, "inference": Role.READER}
+        {"ingest": Role.WRITER, "trainer": Role.WRITER, "inference": Role.READER, "watermark": Role.WRITER}
     )
 
     port: Port = Field(7001, description="Port to listen on; 0 takes a free one", ge=0, le=65535)

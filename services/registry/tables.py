@@ -104,6 +104,29 @@ class AliasMoveRow(Base):
     time_us: Mapped[int]
 
 
+class WatermarkRow(Base):
+    """What the id in a mark stands for; numbered 1, 2, 3, … within the tenant, for the order of lists."""
+
+    __tablename__ = "watermarks"
+    __table_args__ = (
+        UniqueConstraint("tenant", "number"),
+        Index(None, "tenant", "content_sha256", "number"),
+        Index(None, "tenant", "model_version", "number"),
+    )
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    watermark_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    modality: Mapped[str]
+    model_version: Mapped[str]
+    """`models/<id>/versions/<n>`; empty if no version of this registry made the content."""
+    key_epoch: Mapped[int]
+    content_sha256: Mapped[str]
+    """Empty as long as it was not told."""
+    content_size_bytes: Mapped[int]
+    create_us: Mapped[int]
+
+
 class LineageRow(Base):
     """An edge from what was used to what came of it, by resource name: sources outside the registry are edges too."""
 

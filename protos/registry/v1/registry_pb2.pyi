@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from protos.artifact.v1 import artifact_pb2 as _artifact_pb2
 from protos.auth.v1 import auth_pb2 as _auth_pb2
+from protos.watermark.v1 import watermark_pb2 as _watermark_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -92,6 +93,24 @@ class LineageEdge(_message.Message):
     source: str
     target: str
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class Watermark(_message.Message):
+    __slots__ = ("name", "modality", "model_version", "key_epoch", "content_sha256", "content_size_bytes", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    modality: _watermark_pb2.Modality
+    model_version: str
+    key_epoch: int
+    content_sha256: str
+    content_size_bytes: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., modality: _Optional[_Union[_watermark_pb2.Modality, str]] = ..., model_version: _Optional[str] = ..., key_epoch: _Optional[int] = ..., content_sha256: _Optional[str] = ..., content_size_bytes: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateDatasetRequest(_message.Message):
     __slots__ = ("dataset_id", "description", "request_id")
@@ -362,3 +381,69 @@ class GetLineageResponse(_message.Message):
     EDGES_FIELD_NUMBER: _ClassVar[int]
     edges: _containers.RepeatedCompositeFieldContainer[LineageEdge]
     def __init__(self, edges: _Optional[_Iterable[_Union[LineageEdge, _Mapping]]] = ...) -> None: ...
+
+class CreateWatermarkRequest(_message.Message):
+    __slots__ = ("modality", "model_version", "key_epoch", "request_id")
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    modality: _watermark_pb2.Modality
+    model_version: str
+    key_epoch: int
+    request_id: str
+    def __init__(self, modality: _Optional[_Union[_watermark_pb2.Modality, str]] = ..., model_version: _Optional[str] = ..., key_epoch: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CreateWatermarkResponse(_message.Message):
+    __slots__ = ("watermark",)
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    watermark: Watermark
+    def __init__(self, watermark: _Optional[_Union[Watermark, _Mapping]] = ...) -> None: ...
+
+class SetWatermarkContentRequest(_message.Message):
+    __slots__ = ("name", "content_sha256", "content_size_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    content_sha256: str
+    content_size_bytes: int
+    def __init__(self, name: _Optional[str] = ..., content_sha256: _Optional[str] = ..., content_size_bytes: _Optional[int] = ...) -> None: ...
+
+class SetWatermarkContentResponse(_message.Message):
+    __slots__ = ("watermark",)
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    watermark: Watermark
+    def __init__(self, watermark: _Optional[_Union[Watermark, _Mapping]] = ...) -> None: ...
+
+class GetWatermarkRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetWatermarkResponse(_message.Message):
+    __slots__ = ("watermark",)
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    watermark: Watermark
+    def __init__(self, watermark: _Optional[_Union[Watermark, _Mapping]] = ...) -> None: ...
+
+class ListWatermarksRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "content_sha256", "model_version")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    content_sha256: str
+    model_version: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., content_sha256: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class ListWatermarksResponse(_message.Message):
+    __slots__ = ("watermarks", "next_page_token")
+    WATERMARKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    watermarks: _containers.RepeatedCompositeFieldContainer[Watermark]
+    next_page_token: str
+    def __init__(self, watermarks: _Optional[_Iterable[_Union[Watermark, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -30,7 +30,8 @@ class RegistryServiceStub:
     movable name for a version.
 
     Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
+    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
+    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
@@ -129,6 +130,26 @@ class RegistryServiceStub:
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.CreateWatermark = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/CreateWatermark',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkResponse.FromString,
+                _registered_method=True)
+        self.SetWatermarkContent = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/SetWatermarkContent',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentResponse.FromString,
+                _registered_method=True)
+        self.GetWatermark = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/GetWatermark',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkResponse.FromString,
+                _registered_method=True)
+        self.ListWatermarks = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/ListWatermarks',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -136,7 +157,8 @@ class RegistryServiceServicer:
     movable name for a version.
 
     Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
+    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
+    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
@@ -261,6 +283,36 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateWatermark(self, request, context):
+        """Registers a mark that is about to be put into something. The registry draws its id at random, unique within the
+        tenant. INVALID_ARGUMENT (BAD_VALUE) for the modality or a negative epoch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWatermarkContent(self, request, context):
+        """Tells what the mark was put into, once: again with the same content it changes nothing, with other content it is
+        FAILED_PRECONDITION (CONTENT_SET).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWatermark(self, request, context):
+        """NOT_FOUND (WATERMARK_NOT_FOUND) if the tenant has no such mark.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWatermarks(self, request, context):
+        """Lists marks, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -349,6 +401,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.SerializeToString,
             ),
+            'CreateWatermark': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWatermark,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkResponse.SerializeToString,
+            ),
+            'SetWatermarkContent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWatermarkContent,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentResponse.SerializeToString,
+            ),
+            'GetWatermark': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWatermark,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkResponse.SerializeToString,
+            ),
+            'ListWatermarks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWatermarks,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'deepseek.registry.v1.RegistryService', rpc_method_handlers)
@@ -362,7 +434,8 @@ class RegistryService:
     movable name for a version.
 
     Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit.
+    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
+    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
     A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
     Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
@@ -819,6 +892,114 @@ class RegistryService:
             '/deepseek.registry.v1.RegistryService/GetLineage',
             protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
             protos_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWatermark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/CreateWatermark',
+            protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.CreateWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWatermarkContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/SetWatermarkContent',
+            protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.SetWatermarkContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWatermark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/GetWatermark',
+            protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.GetWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWatermarks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/ListWatermarks',
+            protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.ListWatermarksResponse.FromString,
             options,
             channel_credentials,
             insecure,

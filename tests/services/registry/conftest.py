@@ -19,6 +19,7 @@ from services.registry.catalog import Catalog, NewVersion
 from services.registry.lineage import Lineage
 from services.registry.resources import Kind, Version
 from services.registry.settings import RegistrySettings
+from services.registry.watermarks import Watermarks
 
 MIGRATIONS = Path(services.registry.__file__).parent / "migrations"
 
@@ -50,6 +51,11 @@ def aliases(database: Database) -> Aliases:
 @pytest.fixture
 def lineage(database: Database) -> Lineage:
     return Lineage(database)
+
+
+@pytest.fixture
+def watermarks(database: Database) -> Watermarks:
+    return Watermarks(database)
 
 
 AddModel = Callable[..., Version]

@@ -62,7 +62,7 @@ def test_a_state_that_went_out_and_in_answers_the_same(old: grpc.Channel, new: g
     assert _import(new, [whole[start : start + 100] for start in range(0, len(whole), 100)]) == before.num_rows
 
     assert UpkeepServiceStub(new).GetState(pb.GetStateRequest()) == before
-    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_1", "requests_1"])
+    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_2", "requests_1"])
     request = registry.ListModelVersionsRequest(parent="models/m")
     versions = [RegistryServiceStub(channel).ListModelVersions(request).model_versions for channel in (old, new)]
     assert len(versions[0]) == 3
