@@ -38,7 +38,7 @@ from common.database import Database
 from common.errors import MeshError
 from common.server import Hosted, make_server
 from common.telemetry.process import Telemetry
-from deepseek.embedded import Access, EmbeddedMesh, start_mesh
+from deepseek.embedded import PORTS, Access, EmbeddedMesh, start_mesh
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 
@@ -227,7 +227,7 @@ def main() -> None:
     num_rounds, num_calls, seconds = (10, 500, 10.0) if arguments.quick else (60, 2000, 70.0)
     with tempfile.TemporaryDirectory() as scratch:
         folder, token_file = Path(scratch) / "identity", Path(scratch) / "token"
-        make_authority(folder, ["registry", "ingest", "trainer", "inference"])
+        make_authority(folder, list(PORTS))
         # Everyone is one user here, so the user's limit has to be out of the way.
         token = issue_token(
             folder / "signing" / "key.pem", "bench", tenant="default", role=Role.ADMIN, lifetime_s=24 * 3600

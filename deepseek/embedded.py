@@ -27,13 +27,14 @@ from common.errors import FailedPrecondition, MeshError, Unavailable
 from common.processes import spawn, terminate
 from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress, StoreAddress
 
-PORTS = {"registry": 7001, "ingest": 7002, "trainer": 7003, "inference": 8001}
+PORTS = {"registry": 7001, "ingest": 7002, "trainer": 7003, "watermark": 7006, "inference": 8001}
 """The services of the embedded mesh, in the order they are listed, and the ports they take by default."""
 
 GRPC_NAMES = {
     "registry": "deepseek.registry.v1.RegistryService",
     "ingest": "deepseek.ingest.v1.IngestService",
     "trainer": "deepseek.trainer.v1.TrainerService",
+    "watermark": "deepseek.watermark.v1.WatermarkService",
     "inference": "inference.GRPCInferenceService",
 }
 """The name by which each service answers health checks."""

@@ -225,7 +225,7 @@ def _first(message: Any, fields: Iterable[str]) -> str:
 
 def _name_in(response: Any) -> str:
     """The name of the resource that a response is or holds."""
-    if own := _first(response, ("name",)):
+    if own := _first(response, ("name", "watermark")):
         return own
     parts = (value for _, value in response.ListFields()) if hasattr(response, "ListFields") else ()
     return next((name for part in parts if (name := _first(part, ("name",)))), "")

@@ -11,7 +11,7 @@ from deepseek.cli.output import AsJson, console, error_console, print_json, prin
 from deepseek.client import MeshFile
 
 FreePorts = Annotated[
-    bool, typer.Option("--free-ports", help="Take any free ports instead of 7001, 7002, 7003 and 8001.")
+    bool, typer.Option("--free-ports", help="Take any free ports instead of 7001, 7002, 7003, 7006 and 8001.")
 ]
 
 

@@ -18,14 +18,15 @@ from minio import Minio
 from common.auth.certificates import make_authority
 from common.auth.identity import replace_file
 
-SERVICES = ("registry", "ingest", "trainer", "inference")
+SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
 IDENTITY = Path("/volumes/identity")
 DATABASE = Path("/volumes/secrets/database")
 STORE = Path("/volumes/secrets/store")
+WATERMARK = Path("/volumes/secrets/watermark")
 
 
 def make_secrets() -> None:
-    """The authority, the database's password, the store's keys."""
+    """The authority, the database's password, the store's keys, the master key of marks."""
     if not (IDENTITY / "ca.pem").exists():
         make_authority(IDENTITY, SERVICES, hosts=[host for host in os.environ["MESH_HOSTS"].split(",") if host])
     if not (DATABASE / "pgpass").exists():
@@ -36,6 +37,9 @@ def make_secrets() -> None:
     if not (STORE / "secret").exists():
         replace_file(STORE / "access", b"mesh\n")
         replace_file(STORE / "secret", f"{secrets.token_hex(32)}\n".encode())
+    # If it was lost, the service refuses the new one as long as there are keys of the old one.
+    if not (WATERMARK / "master").exists():
+        replace_file(WATERMARK / "master", f"{secrets.token_hex(32)}\n".encode())
 
 
 def make_bucket(endpoint: str, bucket: str) -> None:

@@ -12,7 +12,8 @@ folder=$(mktemp -d "$caches/wheels.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 # The direct dependencies at their locked versions; pip finds the rest, which differs with the build of PyTorch.
 .venv/bin/uv pip compile --quiet --no-deps --no-strip-extras --python-version 3.11 --constraint requirements.lock \
-    --no-annotate --no-header --extra registry --extra ingest --extra trainer --extra inference --extra postgres \
+    --no-annotate --no-header --extra registry --extra ingest --extra trainer --extra watermark --extra inference \
+    --extra postgres \
     pyproject.toml --output-file "$folder/requirements.txt"
 printf '%s\n' setuptools uv "$@" >> "$folder/requirements.txt"
 cache=$caches/wheels-$(cat requirements.lock "$folder/requirements.txt" | sha256sum | cut -c 1-16)

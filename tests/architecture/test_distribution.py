@@ -96,7 +96,7 @@ def is_installed(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("extra", ["", "registry", "ingest", "trainer", "inference"])
+@pytest.mark.parametrize("extra", ["", "registry", "ingest", "trainer", "watermark", "inference"])
 def test_what_an_extra_installs_is_enough_to_start_it(extra: str) -> None:
     module = f"services.{extra}.__main__" if extra else "deepseek.cli.__main__"
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"

@@ -42,6 +42,7 @@ REFERENCES = {
         Reference("default", "c" + 63 * "0", CHECKPOINT),
         Reference("default", "e" + 63 * "0", MODEL),
     },
+    "watermark": set(),
 }
 Rows = dict[str, list[dict[str, object]]]
 

@@ -30,8 +30,10 @@ from deepseek.models.manifest import MEDIA_TYPE, ONNX_MEDIA_TYPE, ModelFile, Mod
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from protos.watermark.v1 import watermark_pb2
 from tests.services.inference.models import scale_model
 from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
+from tests.services.watermark.pictures import PNG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -271,6 +273,11 @@ def requests_about(
         service: job_pb2_grpc.JobServiceStub(mesh.channel(service)).ListJobs(job_pb2.ListJobsRequest()).jobs[0].name
         for service in ("ingest", "trainer")
     }
+    registry = registry_pb2_grpc.RegistryServiceStub(mesh.channel("registry"))
+    made_by = registry_pb2.CreateWatermarkRequest(
+        modality=watermark_pb2.MODALITY_IMAGE, model_version=model_version.name
+    )
+    mark = registry.CreateWatermark(made_by).watermark.name
     return {
         "GetDataset": {"name": dataset},
         "GetDatasetVersion": {"name": version},
@@ -284,6 +291,11 @@ def requests_about(
         "ListAliases": {"parent": model},
         "ListAliasHistory": {"name": f"{model}/aliases/prod"},
         "GetLineage": {"name": model_version.name},
+        "CreateWatermark": {"modality": made_by.modality, "model_version": model_version.name},
+        "SetWatermarkContent": {"name": mark, "content_sha256": manifest.sha256, "content_size_bytes": 1},
+        "GetWatermark": {"name": mark},
+        "MarkImage": {"image": PNG, "model_version": model_version.name},
+        "MarkTokens": {"config": {"model_version": model_version.name}},
         "GetUpload": {"name": upload.upload.name},
         "UploadSamples": {"upload": upload.upload.name},
         "CommitUpload": {"name": upload.upload.name},
@@ -320,7 +332,7 @@ def publish(mesh: Mesh, dataset_version: str) -> Artifact:
     return mesh.store.put(mesh.tenant, manifest.to_bytes(), MEDIA_TYPE)
 
 
-LISTS = {"ListDatasets", "ListModels", "ListJobs", "ListRuns", "RepositoryIndex", "ListUploads"}
+LISTS = {"ListDatasets", "ListModels", "ListJobs", "ListRuns", "RepositoryIndex", "ListUploads", "ListWatermarks"}
 """These name nothing; another tenant's answer has to be empty."""
 
 UNKNOWN = {"CreateModelVersion": grpc.StatusCode.INVALID_ARGUMENT}
@@ -331,8 +343,16 @@ NAMES_NOTHING = {
     "CreateDatasetVersion": "makes something of the caller's own",
     "CreateModel": "makes something of the caller's own",
     "CreateUpload": "makes something of the caller's own",
+    "DetectImage": "looks by the caller's own keys",
+    "DetectImages": "looks by the caller's own keys",
+    "DetectText": "looks by the caller's own keys",
+    "DetectTexts": "looks by the caller's own keys",
+    "ListKeys": "counts the caller's own keys, of which the first comes by itself",
+    "MarkImages": "tells of each image what MarkImage does",
     "ModelReady": "answers false for what is unknown",
     "RepositoryModelUnload": "unloads what the caller has, if anything",
+    "RevokeKey": "counts the caller's own keys",
+    "RotateKey": "makes something of the caller's own",
     "ServerLive": "is about the server",
     "ServerMetadata": "is about the server",
     "ServerReady": "is about the server",

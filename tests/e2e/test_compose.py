@@ -237,7 +237,8 @@ def test_an_image_holds_the_code_of_this_checkout(stack: Stack) -> None:
 def test_secrets_are_neither_in_logs_nor_in_what_docker_knows(stack: Stack, served: str) -> None:
     read = ["compose", "exec", "-T", "trainer", "cat", "/secrets/database/password", "/secrets/store/secret"]
     secrets = stack.engine.docker(*read).split()
-    assert [len(secret) for secret in secrets] == [64, 64]
+    secrets += stack.engine.docker("compose", "exec", "-T", "watermark", "cat", "/secrets/watermark/master").split()
+    assert [len(secret) for secret in secrets] == [64, 64, 64]
     known = json.dumps(stack.inspect()) + "".join(stack.compose.get_logs())
     for secret in (*secrets, token_of(stack)):
         assert secret not in known
@@ -408,7 +409,7 @@ def test_nothing_of_another_tenant_is_found_through_the_edge_whoever_one_claims_
 def test_a_job_without_its_service_is_told_what_is_missing(stack: Stack) -> None:
     with open_channel(stack.address, identity=stack.ca, token_file=stack.home / "token", retry=False) as channel:
         jobs = job_pb2_grpc.JobServiceStub(channel)
-        with pytest.raises(MeshError, match="deepseek-service: registry, ingest, trainer or inference"):
+        with pytest.raises(MeshError, match="deepseek-service: registry, ingest, trainer, watermark or inference"):
             jobs.ListJobs(job_pb2.ListJobsRequest())
         assert jobs.ListJobs(job_pb2.ListJobsRequest(), metadata=(("deepseek-service", "trainer"),)) is not None
 
@@ -497,7 +498,7 @@ def test_down_and_up_again_loses_nothing_and_shows_what_was_changed_meanwhile(st
     verified = stack.shell("docker compose run --rm -T upkeep audit verify --json")
     assert verified.returncode == 1
     logs = json.loads(verified.stdout)
-    assert all(log["records"] for log in logs if log["service"] != "inference")
+    assert all(log["records"] for log in logs if log["service"] not in ("watermark", "inference"))
     assert [log["service"] for log in logs if log["findings"]] == ["ingest"]
 
 

@@ -40,7 +40,7 @@ def mesh(s3: S3Server, database_url: str, home: Path) -> Iterator[Mesh]:
         for service in PORTS:
             prefix = f"DEEPSEEK_{service.upper()}"
             environment.setenv(f"{prefix}_STATE_URL", database_url)
-            if service != "registry":
+            if service not in ("registry", "watermark"):
                 environment.setenv(f"{prefix}_STORE_URL", s3.url)
                 environment.setenv(f"{prefix}_STORE_ACCESS_KEY_FILE", str(s3.access_key_file))
                 environment.setenv(f"{prefix}_STORE_SECRET_KEY_FILE", str(s3.secret_key_file))

@@ -42,7 +42,7 @@ def test_status_shows_every_service(running_mesh: Home) -> None:
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout.splitlines()[-1])
     assert {s["service"]: s["state"] for s in services} == dict.fromkeys(
-        ("registry", "ingest", "trainer", "inference"), "serving"
+        ("registry", "ingest", "trainer", "watermark", "inference"), "serving"
     )
 
 

@@ -27,11 +27,15 @@ from deepseek.upkeep.backup import back_up
 from deepseek.upkeep.folder import BackupFolder
 from deepseek.upkeep.garbage import collect
 from deepseek.upkeep.restore import restore
+from protos.watermark.v1 import watermark_pb2
+from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
+from services.watermark.master_key import FILE_NAME
 from tests.deepseek.data.samples import image_file
 from tests.e2e.conftest import ROOT, Home
 from tests.e2e.small_job import SPEC
 from tests.processes import wait_until
 from tests.servers import postgresql, seaweedfs
+from tests.services.watermark.pictures import PNG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -101,6 +105,13 @@ def put_garbage(mesh: Mesh, *, tenant: str = "default", number: int = 3) -> set[
     }
 
 
+def marked(mesh: Mesh) -> watermark_pb2.MarkImageResponse:
+    """A picture with a mark, of one and the same call."""
+    request = watermark_pb2.MarkImageRequest(image=PNG, request_id="first")
+    answer: watermark_pb2.MarkImageResponse = WatermarkServiceStub(mesh.channel("watermark")).MarkImage(request)
+    return answer
+
+
 def is_served(mesh: Mesh) -> bool:
     try:
         return bool(mesh.inference.metadata("pictures"))
@@ -128,6 +139,7 @@ def mesh(embedded: EmbeddedMesh) -> Iterator[Mesh]:
         mesh.runs.export(run.name, "pictures")
         mesh.models.set_alias("pictures", "production", "models/pictures/versions/1")
         mesh.inference.load("pictures")
+        marked(mesh)
         with pytest.raises(MeshError):
             mesh.datasets.upload("unfinished", TEXT, [*texts(0), Sample("bad", "train", {"text": 1})])
         yield mesh
@@ -337,7 +349,7 @@ def stack(tmp_path: Path) -> Iterator[dict[str, str]]:
     with seaweedfs() as s3, postgresql() as url:
         for service in PORTS:
             settings[f"DEEPSEEK_{service.upper()}_STATE_URL"] = url
-            if service != "registry":
+            if service not in ("registry", "watermark"):
                 settings[f"DEEPSEEK_{service.upper()}_STORE_URL"] = s3.url
                 settings[f"DEEPSEEK_{service.upper()}_STORE_ACCESS_KEY_FILE"] = str(s3.access_key_file)
                 settings[f"DEEPSEEK_{service.upper()}_STORE_SECRET_KEY_FILE"] = str(s3.secret_key_file)
@@ -346,9 +358,11 @@ def stack(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("where", ["embedded", "stack"])
 def test_a_restored_mesh_answers_the_same(
-    where: str, mesh: Mesh, backup: Path, tmp_path: Path, request: pytest.FixtureRequest
+    where: str, mesh: Mesh, embedded: EmbeddedMesh, backup: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    settings = request.getfixturevalue("stack") if where == "stack" else {}
+    settings = dict(request.getfixturevalue("stack")) if where == "stack" else {}
+    # The one thing that is in no backup.
+    settings["DEEPSEEK_WATERMARK_MASTER_KEY_FILE"] = str(audit_folder(embedded).with_name(FILE_NAME))
     with running(tmp_path / "home", settings) as other, other.connect() as twin:
         contents, num_rows = restore(twin, backup)
 
@@ -362,6 +376,7 @@ def test_a_restored_mesh_answers_the_same(
         assert list(twin.runs.list()) == list(mesh.runs.list())
         wait_until(lambda: is_served(twin), "the model to be served", timeout_s=60)
         np.testing.assert_array_equal(answer(twin), answer(mesh))
+        assert marked(twin) == marked(mesh)
         # It goes on as a mesh of its own.
         assert twin.datasets.upload("new", TEXT, texts(6)).num_samples == 1500
         with pytest.raises(FailedPrecondition) as caught:

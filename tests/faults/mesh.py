@@ -1,4 +1,4 @@
-"""A mesh to be broken: four services as processes behind proxies, on a small disk of their own or on real servers."""
+"""A mesh to be broken: five services as processes behind proxies, on a small disk of their own or on real servers."""
 
 import contextlib
 import time
@@ -122,7 +122,9 @@ def _settings(mesh: BrokenMesh, name: str) -> dict[str, str]:
     if name == "trainer":
         settings |= {"lease_s": str(LEASE_S), "stop_grace_s": "3"}
     if name != "registry":
-        settings |= {"registry": mesh.proxies["registry"].address, "store_url": mesh.store_address.url}
+        settings["registry"] = mesh.proxies["registry"].address
+    if name not in ("registry", "watermark"):
+        settings["store_url"] = mesh.store_address.url
         if mesh.store_proxy:
             settings["store_access_key_file"] = mesh.store_address.access_key_file
             settings["store_secret_key_file"] = mesh.store_address.secret_key_file

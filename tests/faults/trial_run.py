@@ -10,7 +10,7 @@ from tests.faults.findings import Findings
 from tests.faults.mesh import BrokenMesh
 from tests.faults.strikes import Strikes
 from tests.faults.trials import Trial
-from tests.faults.workload import Client, Exporter, Loader, Reader, Registrar, Runner, Undisturbed, Uploader
+from tests.faults.workload import Client, Exporter, Loader, Marker, Reader, Registrar, Runner, Undisturbed, Uploader
 
 AFTERMATH_S = 1.0
 """How long clients go on after a repair if they wait for no job."""
@@ -31,6 +31,7 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
             Registrar(mesh, name, enough),
             Uploader(mesh, name, enough, expected.dataset_manifest),
             Loader(mesh, name, enough),
+            Marker(mesh, name, enough),
             Reader(mesh, name, enough, blobs),
             Exporter(mesh, name, enough, expected, fresh=False),
         ]

@@ -1,13 +1,13 @@
 """Which faults strike when: drawn from a seed, so that what is tried is fixed before anyone sees a result.
 
-Trials come in blocks of 20 in which every fault strikes once; the order, the moment, its length and, where it is open,
+Trials come in blocks of 21 in which every fault strikes once; the order, the moment, its length and, where it is open,
 the service are drawn. A trial depends on its seed and number alone, so a run that was interrupted can go on.
 """
 
 import random
 from dataclasses import dataclass
 
-SERVICES = ("registry", "ingest", "trainer", "inference")
+SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
 EMBEDDED, STACK = "embedded", "stack"
 _DRAWN = ""
 

@@ -37,11 +37,13 @@ from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from protos.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 from tests.faults.findings import Findings
 from tests.faults.mesh import BrokenMesh
 from tests.services.inference.models import Publisher, scale_model
 from tests.services.ingest.client import NUMBERS, messages, number
 from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
+from tests.services.watermark.pictures import PNG
 
 T = TypeVar("T")
 
@@ -375,6 +377,61 @@ class Loader(Client):
         result = np.frombuffer(response.raw_output_contents[0], np.float32)
         if not np.array_equal(result, numbers * FACTORS[response.model_version]):
             self.findings.torn_reads.append(f"version {response.model_version} of the model answers {result}")
+
+
+class Marker(Client):
+    """Marks images, and makes keys that it revokes."""
+
+    def __init__(self, mesh: BrokenMesh, trial: str, enough: threading.Event) -> None:
+        super().__init__(mesh, trial, enough)
+        self._stub = watermark_pb2_grpc.WatermarkServiceStub(self.mesh.channel("watermark"))
+        self._registry = registry_pb2_grpc.RegistryServiceStub(self.mesh.channel("registry"))
+        self._before = self._marks() | self._keys().keys()
+        self._marked: dict[str, bytes] = {}
+        self._revoked: list[int] = []
+
+    def work(self) -> None:
+        for _ in self.rounds():
+            mark = watermark_pb2.MarkImageRequest(image=PNG, request_id=request_id())
+            marked = answer(self._stub.MarkImage, mark)
+            self._marked[marked.watermark] = marked.image
+            self.acknowledged()
+            rotate = watermark_pb2.RotateKeyRequest(modality=watermark_pb2.MODALITY_TEXT, request_id=request_id())
+            epoch = answer(self._stub.RotateKey, rotate).key.epoch
+            self.acknowledged()
+            revoke = watermark_pb2.RevokeKeyRequest(modality=watermark_pb2.MODALITY_TEXT, epoch=epoch)
+            answer(self._stub.RevokeKey, revoke)
+            self._revoked.append(epoch)
+            self.acknowledged()
+
+    def check(self) -> None:
+        for name, image in self._marked.items():
+            try:
+                known = self._registry.GetWatermark(registry_pb2.GetWatermarkRequest(name=name)).watermark
+            except NotFound:
+                self.findings.lost_writes.append(f"{name} is gone")
+                continue
+            self.findings.num_reads += 1
+            if known.content_sha256 != hashlib.sha256(image).hexdigest():
+                self.findings.torn_reads.append(f"{name} is said to be in {known.content_sha256 or 'nothing'}")
+        for name, image in list(self._marked.items())[:1]:
+            look = watermark_pb2.DetectImageRequest(image=image, aligned_only=True)
+            found = self._stub.DetectImage(look).detection.watermark
+            if found != name:
+                self.findings.lost_writes.append(f"{found or 'no mark'} is found where {name} is")
+        drawn = self._marks() - self._before - self._marked.keys()
+        self.findings.double_writers += [f"{name} was drawn and never told" for name in drawn]
+        keys = {name: state for name, state in self._keys().items() if name not in self._before}
+        if keys != dict.fromkeys(map(str, self._revoked), watermark_pb2.KEY_STATE_REVOKED):
+            self.findings.lost_writes.append(f"of the keys {self._revoked}, which were revoked, there are {keys}")
+
+    def _marks(self) -> set[str]:
+        request = registry_pb2.ListWatermarksRequest(page_size=1000)
+        return {mark.name for mark in self._registry.ListWatermarks(request).watermarks}
+
+    def _keys(self) -> dict[str, int]:
+        request = watermark_pb2.ListKeysRequest(modality=watermark_pb2.MODALITY_TEXT, page_size=1000)
+        return {str(key.epoch): key.state for key in self._stub.ListKeys(request).keys}
 
 
 class Runner(Client):

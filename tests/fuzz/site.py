@@ -28,8 +28,10 @@ from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2
 from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
+from protos.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 from tests.e2e.test_access import publish
 from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
+from tests.services.watermark.pictures import PNG
 
 _JOBS = "deepseek.job.v1.JobService"
 _EVERYWHERE = (
@@ -42,6 +44,7 @@ HOSTED = {
     "registry": (GRPC_NAMES["registry"], *_EVERYWHERE),
     "ingest": (GRPC_NAMES["ingest"], _JOBS, "deepseek.artifact.v1.ArtifactService", *_EVERYWHERE),
     "trainer": (GRPC_NAMES["trainer"], _JOBS, *_EVERYWHERE),
+    "watermark": (GRPC_NAMES["watermark"], *_EVERYWHERE),
     "inference": (GRPC_NAMES["inference"], *_EVERYWHERE),
 }
 """The gRPC services of each service; a test compares them with what servers list."""
@@ -57,6 +60,7 @@ CONTRACTS = (
     registry_pb2,
     trainer_pb2,
     upkeep_pb2,
+    watermark_pb2,
 )
 """Whose descriptors are looked up by name."""
 
@@ -119,6 +123,9 @@ class Site:
             requests[0].upload = self._new_upload()  # the others leave it empty
             for number, request in enumerate(requests):
                 request.samples[0].key = str(number)
+        if method.descriptor.name == "MarkTokens":
+            for request in requests[1:]:
+                json_format.ParseDict({"logits": {"values": [0, 1, 2], "tokens": [3, 5, 7]}}, request)
         if method.descriptor.name in ("CommitUpload", "DeleteUpload"):
             requests[0].name = self._new_upload()
         return requests
@@ -207,8 +214,15 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
         for name in ("ingest", "trainer")
     }
 
+    watermarks = watermark_pb2_grpc.WatermarkServiceStub(mesh.channel("watermark"))
+    mark = watermarks.MarkImage(watermark_pb2.MarkImageRequest(image=PNG, model_version=model)).watermark
+    given = registry.GetWatermark(registry_pb2.GetWatermarkRequest(name=mark)).watermark
+    watermarks.RotateKey(watermark_pb2.RotateKeyRequest(modality=watermark_pb2.MODALITY_TEXT))
+
     artifact = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
     tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3]}
+    image = {"image": base64.b64encode(PNG).decode()}
+    text = {"tokens": [7, 1, 4, 1, 4, 2, 1, 3, 5, 6], "scheme": "TEXT_SCHEME_KGW"}
     requests: dict[str, dict[str, dict[str, Any]]] = {
         "registry": {
             "CreateDataset": {"dataset_id": "e", "description": "some"},
@@ -237,6 +251,14 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
             "ListAliases": {"parent": "models/m", "page_size": 1},
             "ListAliasHistory": {"name": alias, "page_size": 1},
             "GetLineage": {"name": model, "depth": 2},
+            "CreateWatermark": {"modality": "MODALITY_TEXT", "model_version": model, "key_epoch": 1},
+            "SetWatermarkContent": {
+                "name": mark,
+                "content_sha256": given.content_sha256,
+                "content_size_bytes": given.content_size_bytes,
+            },
+            "GetWatermark": {"name": mark},
+            "ListWatermarks": {"page_size": 1, "model_version": model, "content_sha256": given.content_sha256},
         },
         "ingest": {
             "CreateUpload": create_upload,
@@ -255,6 +277,18 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
             "StopRun": {"name": run},
             "ListRuns": {"page_size": 1},
             "ExportModel": {"run": run, "model": "models/o", "int8": True, "int8_max_loss": 0.1},
+        },
+        "watermark": {
+            "MarkImage": image | {"model_version": model, "min_psnr_db": 40, "encoding_quality": 90},
+            "MarkImages": {"request": image},
+            "DetectImage": image | {"aligned_only": True, "locate": True},
+            "DetectImages": {"request": image | {"aligned_only": True}},
+            "MarkTokens": {"config": {"scheme": "TEXT_SCHEME_SYNTHID", "model_version": model}},
+            "DetectText": text,
+            "DetectTexts": {"request": text | {"whole_only": True}},
+            "ListKeys": {"modality": "MODALITY_IMAGE", "page_size": 1},
+            "RotateKey": {"modality": "MODALITY_TEXT"},
+            "RevokeKey": {"modality": "MODALITY_TEXT", "epoch": 0},
         },
         "inference": {
             "ModelReady": {"name": "m", "version": "1"},
@@ -284,7 +318,7 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
         requests[name]["ServerReflectionInfo"] = {"file_containing_symbol": GRPC_NAMES[name]}
         requests[name] |= {method: {"service": GRPC_NAMES[name]} for method in ("Check", "Watch")}
     flat = {(name, method): fields for name, by_method in requests.items() for method, fields in by_method.items()}
-    return flat, ["datasets/d", data, "models/m", model, alias, "m", upload, run, *jobs.values()]
+    return flat, ["datasets/d", data, "models/m", model, alias, "m", mark, upload, run, *jobs.values()]
 
 
 def _sample() -> dict[str, Any]:

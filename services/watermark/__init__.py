@@ -1,0 +1,1 @@
+"""The watermark service: puts invisible marks into images and text, and finds them."""

@@ -1,0 +1,62 @@
+"""The file of the master key."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from common.errors import FailedPrecondition
+from services.watermark.master_key import make_master_key, read_master_key
+
+
+def written(path: Path, content: bytes, mode: int = 0o600) -> Path:
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+def test_raw_bytes_and_hexadecimal_digits_are_taken(tmp_path: Path) -> None:
+    key = os.urandom(32)
+    assert read_master_key(written(tmp_path / "raw", key)) == key
+    assert read_master_key(written(tmp_path / "hex", key.hex().encode() + b"\n", 0o400)) == key
+    longer = os.urandom(64) + b"\n"
+    assert read_master_key(written(tmp_path / "longer", longer)) == longer
+
+
+def test_a_key_that_is_made_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "master"
+    make_master_key(path)
+    key = read_master_key(path)
+    assert len(key) == 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    make_master_key(path)
+    assert read_master_key(path) == key
+    assert [one.name for one in tmp_path.iterdir()] == ["master"]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        (b"ab" * 31, 0o600, "31 bytes; 32 random ones are the least"),
+        (b"", 0o600, "holds 0 bytes"),
+        (os.urandom(31) + b"\xff", 0o640, "run `chmod 600"),
+        (b"ab" * 32, 0o604, "run `chmod 600"),
+        (bytes(5000), 0o600, "no master key"),
+    ],
+    ids=["short", "empty", "group", "others", "long"],
+)
+def test_a_file_that_will_not_do_says_what_to_do(tmp_path: Path, content: bytes, mode: int, says: str) -> None:
+    with pytest.raises(FailedPrecondition, match=says) as caught:
+        read_master_key(written(tmp_path / "master", content, mode))
+    assert (caught.value.reason, caught.value.field) == ("BAD_MASTER_KEY", "master_key_file")
+    assert str(tmp_path / "master") in caught.value.message
+
+
+def test_a_file_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="does not exist; put the master key back, or make the first one by"):
+        read_master_key(tmp_path / "master")
+    with pytest.raises(FailedPrecondition, match="cannot be read"):
+        read_master_key(tmp_path)
+    with pytest.raises(FailedPrecondition, match="cannot be made"):
+        make_master_key(tmp_path / "nowhere" / "master")

@@ -1,0 +1,76 @@
+"""What several keys tell together."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from common import deadline
+from common.errors import DeadlineExceeded
+from deepseek.watermark.keys import WatermarkKey, derive_key
+from deepseek.watermark.verdict import Verdict, judged
+from services.watermark.search import P_STEPS, Outcome, look
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What one key tells."""
+
+    verdict: Verdict
+    log_p: float
+    id: int | None = None
+
+
+KEYS = [derive_key(bytes(32), tenant="lab", modality="text", epoch=epoch) for epoch in range(8)]
+
+
+def looked(*p_values: float, is_enough: bool = True) -> tuple[Outcome[Detection], int]:
+    """The outcome, and how many keys were tried."""
+    tried = []
+
+    def detect(key: WatermarkKey) -> Detection:
+        tried.append(key)
+        log_p = math.log(p_values[key.epoch])
+        verdict = judged(log_p, is_enough=is_enough)
+        return Detection(verdict, log_p, key.epoch if verdict is Verdict.MARKED else None)
+
+    return look(KEYS[: len(p_values)], detect), len(tried)
+
+
+@pytest.mark.parametrize(
+    ("p", "step"), [(0.9, 1), (0.011, 1), (0.009, 1e-2), (1e-5, 1e-2), (1e-6, 1e-6), (1e-12, 1e-12), (1e-99, 1e-24)]
+)
+def test_p_is_told_in_steps_that_are_not_below_it(p: float, step: float) -> None:
+    outcome, _ = looked(p)
+    assert outcome.p == step
+    assert outcome.p in P_STEPS
+
+
+def test_every_key_costs_certainty() -> None:
+    assert looked(2e-7)[0].verdict is Verdict.MARKED
+    outcome, _ = looked(*[2e-7] * 8)
+    assert (outcome.verdict, outcome.p, outcome.watermark) == (Verdict.INCONCLUSIVE, 1e-2, "")
+    assert outcome.log_p == pytest.approx(math.log(16e-7))
+    assert looked(*[0.5] * 8)[0].log_p == 0
+
+
+def test_no_needs_enough_content_and_a_p_value_that_is_high_for_all_keys_together() -> None:
+    assert looked(0.004, 0.9, 0.9, 0.9)[0].verdict is Verdict.NOT_MARKED
+    assert looked(0.001, 0.9, 0.9, 0.9)[0].verdict is Verdict.INCONCLUSIVE
+    assert looked(0.9, 0.9, is_enough=False)[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_mark_that_is_found_ends_the_search() -> None:
+    outcome, num_tried = looked(0.9, 1e-30, 0.9)
+    assert (outcome.epoch, outcome.watermark, num_tried) == (1, "watermarks/000000000001", 2)
+
+
+def test_without_a_key_nothing_can_be_said() -> None:
+    outcome, num_tried = looked()
+    assert (outcome.verdict, outcome.p, outcome.watermark, num_tried) == (Verdict.INCONCLUSIVE, 1, "", 0)
+
+
+def test_a_search_ends_with_the_calls_deadline() -> None:
+    with deadline.until(time.monotonic() - 1), pytest.raises(DeadlineExceeded):
+        looked(0.9)

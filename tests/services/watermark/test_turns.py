@@ -1,0 +1,47 @@
+"""Turns."""
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from common import deadline
+from common.errors import DeadlineExceeded, ResourceExhausted
+from services.watermark.turns import Turns
+from tests.processes import wait_until
+
+
+def test_calls_wait_for_their_turn_and_too_many_are_refused() -> None:
+    turns, go_on, inside = Turns(1, 1), threading.Event(), []
+
+    def work(patient: bool) -> None:
+        with turns.take(patient=patient):
+            inside.append(patient)
+            go_on.wait(30)
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(work, False)
+        wait_until(lambda: len(inside) == 1, "the first call to have its turn")
+        others: list[Future[None]] = [pool.submit(work, False)]
+        wait_until(lambda: turns._num_waiting == 1, "the second call to wait")
+        with pytest.raises(ResourceExhausted) as caught:
+            work(False)
+        assert (caught.value.reason, caught.value.retry_delay_s) == ("TOO_MANY_IMAGES", 1.0)
+        # A stream waits all the same.
+        others.append(pool.submit(work, True))
+        go_on.set()
+        for one in (first, *others):
+            one.result(30)
+    assert sorted(inside) == [False, False, True]
+    with turns.take(patient=False):
+        pass
+
+
+def test_a_call_waits_no_longer_than_its_deadline() -> None:
+    turns = Turns(1, 1)
+    in_time = deadline.until(time.monotonic() + 0.05)
+    with turns.take(patient=True), in_time, pytest.raises(DeadlineExceeded), turns.take(patient=False):
+        pass
+    with turns.take(patient=False):
+        pass
