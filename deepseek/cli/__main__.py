@@ -13,7 +13,7 @@ import typer
 from common.config import TraceSettings
 from common.errors import MeshError
 from common.telemetry.traces import Tracer
-from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep
+from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep, watermark
 from deepseek.cli.interrupts import remember_interrupts
 from deepseek.cli.output import print_error
 
@@ -45,6 +45,7 @@ app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(model.app, name="model")
+app.add_typer(watermark.app, name="watermark")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deepseek.client.inference import Inference
     from deepseek.client.models import Models
     from deepseek.client.runs import Runs
+    from deepseek.client.watermarks import Watermarks
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,13 @@ class Mesh:
         from deepseek.client.inference import Inference
 
         return Inference(self)
+
+    @cached_property
+    def watermarks(self) -> "Watermarks":
+        """Marks in images and text, and their keys."""
+        from deepseek.client.watermarks import Watermarks
+
+        return Watermarks(self)
 
     @property
     def reaches_store(self) -> bool:

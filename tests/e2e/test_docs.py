@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 
@@ -42,7 +43,7 @@ def run(command: str, demo: Demo, folder: Path) -> None:
 
 @pytest.fixture
 def folder(demo: Demo) -> Path:
-    """A folder as a newcomer has it: the demo's report, and images with questions of their own."""
+    """A folder as a newcomer has it: the demo's report, images with questions of their own, and a photograph."""
     place = demo.home.path.parent
     (place / "images").mkdir(exist_ok=True)
     for name, colour in (("red.png", "red"), ("blue.png", "blue")):
@@ -51,6 +52,8 @@ def folder(demo: Demo) -> Path:
         "image\tquestion\tanswer\nred.png\twhat color is it?\tred\nblue.png\twhat color is it?\tblue\n",
         encoding="utf-8",
     )
+    photo = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
+    (place / "photo.jpg").write_bytes(photo.read_bytes())
     for example in (ROOT / "docs" / "examples").glob("*"):
         (place / example.name).write_bytes(example.read_bytes())
     return place

@@ -38,6 +38,7 @@ COMMANDS = [
     "gc",
     "backup",
     "restore",
+    "watermark",
 ]
 
 

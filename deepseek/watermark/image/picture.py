@@ -1,0 +1,50 @@
+"""Pictures of a mark: what it did to an image, and where it was found."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from deepseek.watermark.image.detector import Region
+from deepseek.watermark.image.marker import Pixels
+
+GAIN = 20
+"""By how much a difference is amplified; 0 is shown as grey."""
+
+_HEIGHT = 480
+_CAPTION = 28
+_GAP = 8
+_INK, _PAPER, _FRAME = (20, 20, 20), (255, 255, 255), (230, 30, 30)
+
+
+def mark_picture(original: Pixels, marked: Pixels, caption: str) -> Image.Image:
+    """Original, marked image and their amplified difference, side by side.
+
+    Args:
+        original: (height, width) or (height, width, 3), 0 to 255.
+        marked: Of the same shape.
+        caption: What to say of the marked one.
+    """
+    difference = np.clip(128 + GAIN * (marked.astype(np.int16) - original), 0, 255).astype(np.uint8)
+    panels = (("original", original), (caption, marked), (f"difference x {GAIN}", difference))
+    images = [(text, _scaled(pixels)) for text, pixels in panels]
+    width = sum(image.width for _, image in images) + _GAP * (len(images) + 1)
+    sheet = Image.new("RGB", (width, _CAPTION + images[0][1].height + _GAP), _PAPER)
+    draw, left = ImageDraw.Draw(sheet), _GAP
+    for text, image in images:
+        draw.text((left, 6), text, _INK, ImageFont.load_default(15))
+        sheet.paste(image, (left, _CAPTION))
+        left += image.width + _GAP
+    return sheet
+
+
+def region_picture(pixels: Pixels, region: Region) -> Image.Image:
+    """An image with a frame around the part in which a mark was found."""
+    image = Image.fromarray(pixels).convert("RGB")
+    thickness = max(2, min(image.size) // 150)
+    box = (region.left, region.top, region.right - 1, region.bottom - 1)
+    ImageDraw.Draw(image).rectangle(box, outline=_FRAME, width=thickness)
+    return image
+
+
+def _scaled(pixels: Pixels) -> Image.Image:
+    image = Image.fromarray(pixels).convert("RGB")
+    return image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT), Image.Resampling.LANCZOS)
