@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from common.errors import FailedPrecondition, InvalidArgument
 
@@ -214,4 +214,6 @@ def _soundfile() -> Any:
 
 
 def _brief(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose message tells an address in memory
+        return "its first bytes are those of no PNG, JPEG or WebP file"
     return (str(error) or type(error).__name__)[:200]

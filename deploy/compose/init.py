@@ -15,7 +15,7 @@ from pathlib import Path
 import urllib3
 from minio import Minio
 
-from common.auth.certificates import make_authority
+from common.auth.certificates import make_authority, renew
 from common.auth.identity import replace_file
 
 SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
@@ -27,8 +27,12 @@ WATERMARK = Path("/volumes/secrets/watermark")
 
 def make_secrets() -> None:
     """The authority, the database's password, the store's keys, the master key of marks."""
+    hosts = [host for host in os.environ["MESH_HOSTS"].split(",") if host]
     if not (IDENTITY / "ca.pem").exists():
-        make_authority(IDENTITY, SERVICES, hosts=[host for host in os.environ["MESH_HOSTS"].split(",") if host])
+        make_authority(IDENTITY, SERVICES, hosts=hosts)
+    # A stack that was made before there was a service.
+    elif new := [service for service in SERVICES if not (IDENTITY / service / "cert.pem").exists()]:
+        renew(IDENTITY, names=new, hosts=hosts)
     if not (DATABASE / "pgpass").exists():
         password = secrets.token_hex(32)
         replace_file(DATABASE / "password", f"{password}\n".encode())

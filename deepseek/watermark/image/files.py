@@ -88,11 +88,7 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
         if image.mode not in _MODES:
             message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
-        kept = {
-            name: value
-            for name, value in (("icc_profile", image.info.get("icc_profile")), ("exif", image.getexif().tobytes()))
-            if isinstance(value, bytes) and value
-        }
+        kept = {name: image.info[name] for name in ("icc_profile", "exif") if image.info.get(name)}
         has_alpha = image.mode in ("LA", "RGBA") or "transparency" in image.info
         mode = _MODES[image.mode]
         if not has_alpha:
