@@ -217,7 +217,12 @@ def _detection(outcome: Outcome[Any], who: Caller) -> pb.Detection:
 
 
 def _key(key: Key) -> pb.Key:
-    message = pb.Key(modality=_MODALITY_NUMBERS[key.modality], epoch=key.epoch, state=_KEY_STATES[key.state])
+    message = pb.Key(
+        name=f"keys/{key.modality}/{key.epoch}",
+        modality=_MODALITY_NUMBERS[key.modality],
+        epoch=key.epoch,
+        state=_KEY_STATES[key.state],
+    )
     message.create_time.FromMicroseconds(key.create_us)
     if key.revoke_us is not None:
         message.revoke_time.FromMicroseconds(key.revoke_us)

@@ -54,18 +54,20 @@ KEY_STATE_RETIRED: KeyState
 KEY_STATE_REVOKED: KeyState
 
 class Key(_message.Message):
-    __slots__ = ("modality", "epoch", "state", "create_time", "revoke_time")
+    __slots__ = ("modality", "epoch", "state", "create_time", "revoke_time", "name")
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     REVOKE_TIME_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     modality: Modality
     epoch: int
     state: KeyState
     create_time: _timestamp_pb2.Timestamp
     revoke_time: _timestamp_pb2.Timestamp
-    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[KeyState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    name: str
+    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., epoch: _Optional[int] = ..., state: _Optional[_Union[KeyState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")

@@ -46,6 +46,7 @@ def test_the_newest_key_marks_and_others_find(site: Site, tenant: str, client: W
     assert states(client) == []
     first, second = rotate(client), rotate(client)
     assert (first.epoch, second.epoch, second.modality, second.state) == (0, 1, IMAGE, pb.KEY_STATE_ACTIVE)
+    assert [first.name, second.name] == ["keys/image/0", "keys/image/1"]
     assert second.HasField("create_time")
     assert not second.HasField("revoke_time")
     assert states(client) == [(1, "ACTIVE"), (0, "RETIRED")]
