@@ -40,8 +40,11 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SIMILARITY_RADIUS = 3  # the usual window of 7 x 7 pixels
 _C2 = (0.03 * 255) ** 2
 _CALM_VARIANCE = 12.0  # what compression adds even where an image is flat, levels^2
-_COMPRESSION = 1.0  # power of what attacks add to an evened image at `_REFERENCE`, growing with the frequency
-_REFERENCE = 0.15
+_COMPRESSION, _REFERENCE = 1.0, 0.15
+"""Power of what attacks add to an evened image at a frequency, growing with it."""
+_FLATTENING = 20.0
+"""The same of flat parts, by how flat an image is, growing with the cube of the frequency: there compression rounds all
+but what is coarse to nothing."""
 _BAND = 256  # rows
 _FEW_PIXELS = 256 * 256
 
@@ -113,7 +116,7 @@ class ImageMarker:
         side = 2 * _SIMILARITY_RADIUS + 1
         kept = (np.sinc(side * frequencies) / np.sinc(frequencies)).prod(-1)
         self._seen_BJ = 1 - kept**2
-        self._compression_BJ = _COMPRESSION * np.hypot(frequencies[..., 0], frequencies[..., 1]) / _REFERENCE
+        self._pitch_BJ = np.hypot(frequencies[..., 0], frequencies[..., 1]) / _REFERENCE
 
     def mark(self, pixels: Pixels, message: int, random: np.random.Generator | None = None) -> Pixels:
         """Marks an image.
@@ -179,22 +182,26 @@ class ImageMarker:
         image, deviation = evened(luma_HW)
         spectrum = Spectrum(image)
         # What a sinusoid of amplitude 1 adds to its own sum in the image.
-        reach = (mask_HW / deviation).sum() / 2
+        reach = float((mask_HW / deviation).sum()) / 2
+        attack_BJ = _COMPRESSION * self._pitch_BJ + _FLATTENING * (1 / deviation**2).mean() * self._pitch_BJ**3
+        noise_BJ = np.sqrt((spectrum.noise(self._pattern.frequencies_BJ2) + attack_BJ) * spectrum.num_pixels)
         for tier in TIERS:
-            level, amplitudes_BJ = self._amplitudes(spectrum, reach, tier, is_bound_by_error)
+            level, amplitudes_BJ = self._amplitudes(reach / noise_BJ[:, :tier], is_bound_by_error)
             if level >= _AMPLE:
                 break
         turns_BJ = signs_B1 * np.exp(2j * np.pi * (self._pattern.frequencies_BJ2[:, :tier] @ origin))
         turns_BJ *= np.exp(1j * self._pattern.phases_BJ[:, :tier])
         return self._pattern.plane(amplitudes_BJ * turns_BJ, *luma_HW.shape)
 
-    def _amplitudes(self, spectrum: Spectrum, reach: float, tier: int, is_bound_by_error: bool) -> tuple[float, Real]:
+    def _amplitudes(self, reach_BJ: Real, is_bound_by_error: bool) -> tuple[float, Real]:
         """How far each bit is lifted, in deviations of its noise; and the sinusoids' amplitudes, with a variance of 1
         in all.
+
+        Args:
+            reach_BJ: What each sinusoid adds to its bit at an amplitude of 1, in deviations of its noise.
+            is_bound_by_error: Whether the bound of the squared error is the one that is met.
         """
-        frequencies_BJ2 = self._pattern.frequencies_BJ2[:, :tier]
-        noise_BJ = np.sqrt((spectrum.noise(frequencies_BJ2) + self._compression_BJ[:, :tier]) * spectrum.num_pixels)
-        reach_BJ = reach / noise_BJ
+        tier = reach_BJ.shape[1]
         cost_BJ = np.ones_like(reach_BJ) if is_bound_by_error else self._seen_BJ[:, :tier]
         share_BJ = reach_BJ / cost_BJ
         # All bits are lifted to one level; a bit is the sum of its sinusoids, whose noise has half a variance each.
