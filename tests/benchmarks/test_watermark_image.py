@@ -12,38 +12,40 @@ import numpy as np
 import pytest
 
 from benchmarks.report import read_progress
-from benchmarks.watermark_image import (
+from benchmarks.watermark_cases import (
     ASPECTS,
     CASES,
     CROPPED_AREA,
     FACTORS,
-    KINDS,
     LEAST_SIDE,
     MOST_ANGLE,
     MOST_SIDE,
     NUM_CASES,
     PROCEDURAL,
-    QUICK,
     SCALES,
     SIDE,
     SOURCES,
-    TILES,
     attacks,
-    fine,
-    lower_bound,
-    measure,
-    measured,
     photograph,
     picture,
     procedural,
     read_cases,
+    write_cases,
+)
+from benchmarks.watermark_image import (
+    KINDS,
+    QUICK,
+    TILES,
+    fine,
+    lower_bound,
+    measure,
+    measured,
     source_interval,
     summary,
     tasks,
     uniformity,
     upper_bound,
     without_tile,
-    write_cases,
     write_figure,
 )
 from benchmarks.watermark_peers import Bits, Peer, Real, embed_like, scaled
@@ -60,7 +62,7 @@ def test_cases_are_frozen() -> None:
 
 
 def test_frozen_cases_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.watermark_image.photograph", lambda name: np.zeros((SIDE, SIDE)))
+    monkeypatch.setattr("benchmarks.watermark_cases.photograph", lambda name: np.zeros((SIDE, SIDE)))
     with pytest.raises(FileExistsError):
         write_cases()
 
