@@ -50,6 +50,7 @@ from benchmarks.watermark_text import is_below
 from common.errors import FailedPrecondition
 from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels, quality, squared_error
+from deepseek.watermark.image.pattern import PERIOD
 from deepseek.watermark.image.payload import ID_BITS
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.tail import log_binomial_tail
@@ -113,10 +114,16 @@ def key_of(number: int) -> WatermarkKey:
     return derive_key(number.to_bytes(32, "big"), tenant="benchmark", modality="image", epoch=0)
 
 
+def origin_of(seed: int) -> tuple[int, int]:
+    """Where a pattern begins."""
+    y, x = np.random.default_rng(seed).integers(PERIOD, size=2)
+    return int(y), int(x)
+
+
 def marked_picture(case: Case) -> tuple[Pixels, Pixels]:
     """The image of a case, and the same with our mark."""
     original = picture(case)
-    return original, ImageMarker(key_of(case.key)).mark(original, case.id, np.random.default_rng(case.origin))
+    return original, ImageMarker(key_of(case.key)).mark(original, case.id, origin=origin_of(case.origin))
 
 
 def measure_ours(case: Case) -> Record:
@@ -168,7 +175,7 @@ def measure_null(number: int, num_keys: int) -> Record:
     """A procedural picture without a mark, and marked but looked at with other keys."""
     first = NULL_NUMBER + number * (num_keys + 1)
     original, random = procedural(NULL_NUMBER + number), np.random.default_rng(number)
-    marked = ImageMarker(key_of(first)).mark(original, int(random.integers(1 << ID_BITS)), random)
+    marked = ImageMarker(key_of(first)).mark(original, int(random.integers(1 << ID_BITS)), origin=origin_of(first))
     found = [ImageDetector(key_of(first)).detect(original)]
     found += [ImageDetector(key_of(first + 1 + wrong)).detect(marked) for wrong in range(num_keys)]
     p = [math.exp(one.log_p) for one in found]
@@ -188,7 +195,7 @@ def measure_tiles(number: int) -> Record:
     for tile in TILES:
         if tile >= SIDE:  # a single tile has no mean
             original = procedural(TILE_NUMBER + number, 2 * tile)
-            marked = ImageMarker(key_of(case.key)).mark(original, case.id, np.random.default_rng(case.origin))
+            marked = ImageMarker(key_of(case.key)).mark(original, case.id, origin=origin_of(case.origin))
         exact[str(tile)] = ImageDetector(key_of(case.key)).detect(without_tile(marked, tile)).id == case.id
     return {"exact": exact}
 
@@ -197,7 +204,7 @@ def measure_many(num_images: int) -> Record:
     """Many images with one key and id, without what is fine in all of them."""
     cases, key = whole_cases(num_images), key_of(MANY_NUMBER)
     marker, detector, message = ImageMarker(key), ImageDetector(key), cases[0].id
-    marked = [marker.mark(coloured(picture(case)), message, np.random.default_rng(case.origin)) for case in cases]
+    marked = [marker.mark(coloured(picture(case)), message, origin=origin_of(case.origin)) for case in cases]
     common = np.mean([fine(one) for one in marked], 0)
     return {"exact": [detector.detect(without(one, common)).id == message for one in marked]}
 

@@ -110,6 +110,17 @@ def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator
         raise InvalidArgument("DAMAGED_IMAGE", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
 
 
+def is_too_large(data: bytes, max_side: int) -> bool:
+    """Whether an image has a longer side or more pixels than MAX_PIXELS, as far as its header can be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            return max(image.size) > max_side or image.width * image.height > MAX_PIXELS
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except _DECODER_ERRORS:
+        return False
+
+
 def check_image(data: bytes, *, field: str = "", name: str = "image") -> None:
     """Proves an image whole: its checksums, where the format has them, and every pixel.
 

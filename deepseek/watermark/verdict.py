@@ -20,7 +20,7 @@ def judged(log_p: float, *, is_enough: bool) -> Verdict:
 
     Args:
         log_p: Natural logarithm of the p-value.
-        is_enough: Whether there is so much content that a mark would have been found.
+        is_enough: Whether there is so much content that a mark is found in most of its kind.
     """
     if log_p <= LOG_MARKED:
         return Verdict.MARKED

@@ -4,12 +4,13 @@ A *place* is a geometry and an origin. First the places are tried at which a mar
 `PolarSearch`, the geometries in which the image has power where a pattern has it. At each, one transform tells the
 best origin (`Pattern.energies`).
 
-p-values are exact without a model of images. A place's geometry is chosen by powers alone, and under the null
-hypothesis (no mark, or one of another key) the phases of the key are independent uniforms whatever the image is. So a
-bit's sum has mean 0, variance 1 and known higher moments, and the energy of all bits is compared with a gamma
-distribution of the same mean, variance and skewness, times the number of places. An id is held against a bound instead:
+p-values need no model of images. A place's geometry is chosen by powers alone, and under the null hypothesis (no mark,
+or one of another key) the phases of the key are independent uniforms whatever the image is. So a bit's sum has mean 0,
+variance 1 and known higher moments, and the energy of all bits is compared with a gamma distribution of the same mean,
+variance and skewness, whose tail is the heavier one, times the number of places. An id is held against a bound instead:
 a sum of cosines w cos(phi) exceeds z sqrt(sum(w^2) / 2) with probability exp(-z^2 / 2) at most (Chernoff, since
-E exp(t cos(phi)) = I_0(t) <= exp(t^2 / 4)), times the number of ids and places.
+E exp(t cos(phi)) = I_0(t) <= exp(t^2 / 4)), times the number of ids and places, those included among which a place was
+refined.
 """
 
 import itertools
@@ -36,6 +37,9 @@ SCALES = (0.5, 1.7)
 _NUM_ALIGNED = 2
 _NUM_CANDIDATES = 8
 _NUM_PLACES = (_NUM_ALIGNED + 2 * _NUM_CANDIDATES) * len(TIERS) * PERIOD**2
+_NUM_REFINED = 16**4
+"""Places to which one can be refined, as steps go."""
+
 _INDEPENDENT = 0.7
 """Energies at neighbouring origins go together: as many independent ones there are for each."""
 
@@ -46,6 +50,7 @@ _MOST_EXCESS = 6.0  # so that single frequencies, which images of grids and line
 _LEAST_SIDE = 64
 _HEAT_RADIUS = 16
 _HOT = 0.35
+_CELL = 8
 _NORMAL = 10_000  # shape of a gamma distribution that is as good as normal
 _STEPS = (0.0016, 0.004, 0.4, 0.4)  # angle, logarithm of the scale, origin
 
@@ -118,12 +123,12 @@ class ImageDetector:
         image, _ = evened(units)
         spectrum = Spectrum(image)
         place, found = self._best(spectrum, units, search)
-        log_p = _corrected(place.log_p)
+        log_p = min(0.0, _corrected(place.log_p) - math.log1p(-_ID_SHARE))
         if found is None:
             is_enough = search and min(height, width) >= MIN_SIDE and image.std() > 0.05
             return ImageDetection(judged(log_p, is_enough=is_enough), log_p)
         message, log_p_id = found
-        log_p = min(log_p - math.log1p(-_ID_SHARE), log_p_id - math.log(_ID_SHARE))
+        log_p = min(log_p, log_p_id - math.log(_ID_SHARE))
         scale = 0.5 * math.log(height * width / units.size)
         geometry = Geometry(place.geometry.angle, place.geometry.log_scale + scale)
         if not locate:
@@ -219,12 +224,14 @@ class ImageDetector:
     def _read(self, spectrum: Spectrum, place: _Place) -> tuple[int, float] | None:
         """The id at a place and the logarithm of its p-value; None if nothing was sealed there, or by chance."""
         values_BJ = self._values(spectrum, place.geometry, place.tier)
-        word = self._code.decode(self._pattern.bits(values_BJ, place.origin))[0]
+        word, other = self._code.decode(self._pattern.bits(values_BJ, place.origin), 2)
         message = self._payload.open(word.data)
-        if message is None:
+        power = float((np.abs(values_BJ) ** 2).sum())
+        # Besides the hash, no other word may come near.
+        if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 < -LOG_MARKED * power:
             return None
-        chernoff = -(word.agreement**2) / float((np.abs(values_BJ) ** 2).sum())
-        log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(_NUM_PLACES))
+        chernoff = -(word.agreement**2) / power
+        log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(_NUM_PLACES * _NUM_REFINED))
         return (message, log_p) if log_p - math.log(_ID_SHARE) <= LOG_MARKED else None
 
     def _heat(self, image_HW: Real, place: _Place, message: int) -> Real:
@@ -257,7 +264,7 @@ def _log_energy_tail(energy: float, values_BJ: Complex) -> float:
     fourth_B, sixth_B = -0.375 * (squares_BJ**2).sum(1), 1.25 * (squares_BJ**3).sum(1)
     variance, third = float((2 + fourth_B).sum()), float((8 + 12 * fourth_B + sixth_B).sum())
     # A gamma distribution with this skewness, 2 / sqrt(shape).
-    shape = max(1, round(4 * variance**3 / third**2)) if third > 0 else _NORMAL
+    shape = min(_NORMAL, max(1, round(4 * variance**3 / third**2))) if third > 0 else _NORMAL
     standard = (energy - NUM_BITS) / math.sqrt(variance)
     return log_erlang_tail(shape, shape + standard * math.sqrt(shape))
 
@@ -269,8 +276,33 @@ def _corrected(log_p: float) -> float:
 
 
 def _region(heat_HW: Real, height: int, width: int) -> Region:
-    """The rectangle around what is clearly marked."""
-    hot = heat_HW > _HOT * np.quantile(heat_HW, 0.9)
-    rows, columns = np.flatnonzero(hot.any(1)), np.flatnonzero(hot.any(0))
+    """The rectangle around the largest part that is clearly marked."""
+    rows, columns = (_edges(length) for length in heat_HW.shape)
+    cells = np.add.reduceat(np.add.reduceat(heat_HW, rows[:-1], 0), columns[:-1], 1)
+    cells /= np.outer(np.diff(rows), np.diff(columns))
+    part = _largest_part(cells > _HOT * np.quantile(cells, 0.9))
+    top, bottom = rows[part[0].min()], rows[part[0].max() + 1]
+    left, right = columns[part[1].min()], columns[part[1].max() + 1]
     y, x = height / heat_HW.shape[0], width / heat_HW.shape[1]
-    return Region(round(columns[0] * x), round(rows[0] * y), round((columns[-1] + 1) * x), round((rows[-1] + 1) * y))
+    return Region(round(left * x), round(top * y), round(right * x), round(bottom * y))
+
+
+def _edges(length: int) -> npt.NDArray[np.intp]:
+    """Where the cells of a heat map begin along an axis, and where the last ends."""
+    return np.append(np.arange(0, length - _CELL // 2, _CELL), length)
+
+
+def _largest_part(is_hot: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of the most cells that touch each other."""
+    left = set(zip(*map(list, np.nonzero(is_hot)), strict=True))
+    largest: list[tuple[int, int]] = []
+    while left:
+        part = [left.pop()]
+        for row, column in part:
+            for near in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                if near in left:
+                    left.remove(near)
+                    part.append(near)
+        largest = max(largest, part, key=len)
+    rows, columns = np.array(largest).T
+    return rows, columns

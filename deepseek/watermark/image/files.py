@@ -1,20 +1,29 @@
-"""Image files in and out: what a mark must not lose beside the pixels (colour profile, EXIF, transparency), and what
-is not taken at all.
+"""Image files in and out: what a mark must not lose beside the pixels (colour profile, EXIF, XMP, resolution,
+transparency), and what is not taken at all.
 """
 
 import io
-import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from common.errors import InvalidArgument
-from deepseek.data.media import MAX_PIXELS, open_image
+from deepseek.data.media import MAX_PIXELS, is_too_large, open_image
 from deepseek.watermark.image.marker import Pixels
 
 MAX_SIDE = 16_384
 QUALITY = 95
+
+_GREY = 128
+_PNG_XMP = "XML:com.adobe.xmp"
+_KEPT = {
+    "PNG": ("icc_profile", "exif", "xmp", "dpi"),
+    "JPEG": ("icc_profile", "exif", "xmp", "dpi"),
+    "WEBP": ("icc_profile", "exif", "xmp"),
+}
+"""What is kept of a file of each format, as Pillow calls it."""
 
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
 """What each of Pillow's modes is taken as; those that are missing are refused."""
@@ -34,7 +43,14 @@ class ImageFile:
     pixels: Pixels
     alpha: Pixels | None
     format: str
-    kept: dict[str, bytes] = field(repr=False)
+    kept: dict[str, Any] = field(repr=False)
+
+    def flattened(self) -> Pixels:
+        """The pixels as a viewer shows them, over grey where they are transparent."""
+        if self.alpha is None:
+            return self.pixels
+        opacity = (self.alpha / np.float32(255)).reshape(*self.alpha.shape, *[1] * (self.pixels.ndim - 2))
+        return np.rint(self.pixels * opacity + _GREY * (1 - opacity)).astype(np.uint8)
 
     def encoded(self, pixels: Pixels, *, quality: int = QUALITY) -> bytes:
         """A file of the same format with other pixels, and all else of this one.
@@ -53,14 +69,17 @@ class ImageFile:
         image = Image.fromarray(pixels)
         if self.alpha is not None:
             image.putalpha(Image.fromarray(self.alpha))
-        options: dict[str, object] = {}
+        options = dict(self.kept)
         if self.format == "JPEG":
             # Brightness, which carries the mark, is not subsampled anyway, and colours stay as sharp as they were.
-            options = {"quality": quality, "subsampling": 0}
+            options |= {"quality": quality, "subsampling": 0}
         elif self.format == "WEBP":
-            options = {"quality": quality, "lossless": quality == 100, "exact": True}
+            options |= {"quality": quality, "lossless": quality == 100, "exact": True}
+        elif xmp := options.pop("xmp", None):
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            options["pnginfo"].add_itxt(_PNG_XMP, xmp.decode("utf-8", "replace"))
         file = io.BytesIO()
-        image.save(file, self.format, **options, **self.kept)
+        image.save(file, self.format, **options)
         return file.getvalue()
 
 
@@ -68,41 +87,43 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
     """Decodes a file wholly.
 
     Args:
-        data: A PNG, JPEG or WebP file.
+        data: A PNG, JPEG or WebP file; of a JPEG with several pictures, as cameras make them, the first is taken.
         field: For errors.
 
     Raises:
-        InvalidArgument: DAMAGED_IMAGE; UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel); IMAGE_TOO_LARGE.
+        InvalidArgument: DAMAGED_IMAGE; UNSUPPORTED_IMAGE (neither of these formats, animated, CMYK, 16 bits a channel);
+            IMAGE_TOO_LARGE.
     """
-    _check_depth(data, field)
+    _check_head(data, field)
     with open_image(data, field=field) as image:
-        width, height = image.size
-        if max(width, height) > MAX_SIDE:
-            message = (
-                f"the image has {width} x {height} pixels; sides of {MAX_SIDE} and {MAX_PIXELS} in all are the most"
-            )
-            raise InvalidArgument("IMAGE_TOO_LARGE", message, field=field)
-        if getattr(image, "n_frames", 1) > 1:
+        file_format = "JPEG" if image.format == "MPO" else str(image.format)
+        if file_format != "JPEG" and getattr(image, "n_frames", 1) > 1:
             message = "the image is animated; extract its frames and take one at a time"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
         if image.mode not in _MODES:
             message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
-        kept = {name: image.info[name] for name in ("icc_profile", "exif") if image.info.get(name)}
+        kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name)}
         has_alpha = image.mode in ("LA", "RGBA") or "transparency" in image.info
         mode = _MODES[image.mode]
         if not has_alpha:
-            return ImageFile(np.asarray(image.convert(mode)), None, str(image.format), kept)
+            return ImageFile(np.asarray(image.convert(mode)), None, file_format, kept)
         whole = np.asarray(image.convert("LA" if mode in ("L", "LA") and image.mode != "1" else "RGBA"))
         pixels = whole[..., 0] if whole.shape[-1] == 2 else whole[..., :-1]
-        return ImageFile(np.ascontiguousarray(pixels), whole[..., -1].copy(), str(image.format), kept)
+        return ImageFile(np.ascontiguousarray(pixels), whole[..., -1].copy(), file_format, kept)
 
 
-def _check_depth(data: bytes, field: str) -> None:
-    """Refuses a PNG of 16 bits a channel, of which Pillow would silently take half."""
-    header = struct.Struct(">8s4x4s8xB")
-    if len(data) >= header.size:
-        signature, kind, depth = header.unpack_from(data)
-        if signature == b"\x89PNG\r\n\x1a\n" and kind == b"IHDR" and depth > 8:
-            message = f"the image has {depth} bits a channel; convert it to 8"
-            raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
+def _check_head(data: bytes, field: str) -> None:
+    """Refuses what its first bytes show: other formats, sizes that are not taken, and PNG of 16 bits a channel, of
+    which Pillow would silently take half.
+    """
+    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if not is_webp and not data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8")):
+        message = "the file is neither PNG, JPEG nor WebP; convert it to one of these"
+        raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
+    if data[1:4] == b"PNG" and data[12:16] == b"IHDR" and len(data) > 24 and data[24] > 8:
+        message = f"the image has {data[24]} bits a channel; convert it to 8"
+        raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
+    if is_too_large(data, MAX_SIDE):
+        message = f"the image has a side above {MAX_SIDE} pixels, or more than {MAX_PIXELS} in all; make it smaller"
+        raise InvalidArgument("IMAGE_TOO_LARGE", message, field=field)

@@ -15,8 +15,10 @@ for (informed embedding): where it matters, in small and busy images, it takes f
 """
 
 import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +48,7 @@ _FLATTENING = 20.0
 """The same of flat parts, by how flat an image is, growing with the cube of the frequency: there compression rounds all
 but what is coarse to nothing."""
 _BAND = 256  # rows
+_NUM_CORRECTIONS = 4
 _FEW_PIXELS = 256 * 256
 
 _AMPLE = 2.6  # deviations of noise to which a mark lifts each bit, if it can use all sinusoids
@@ -118,13 +121,22 @@ class ImageMarker:
         self._seen_BJ = 1 - kept**2
         self._pitch_BJ = np.hypot(frequencies[..., 0], frequencies[..., 1]) / _REFERENCE
 
-    def mark(self, pixels: Pixels, message: int, random: np.random.Generator | None = None) -> Pixels:
+    def mark(
+        self,
+        pixels: Pixels,
+        message: int,
+        *,
+        origin: tuple[int, int] | None = None,
+        alpha: Pixels | None = None,
+    ) -> Pixels:
         """Marks an image.
 
         Args:
             pixels: The image, sides of 128 or more.
             message: The id, 0 to 2^48 - 1.
-            random: Draws the origin of the pattern; unpredictable by default.
+            origin: Where the pattern begins, y and x, units, 0 to 511; unpredictable by default, and never to be the
+                same for all images.
+            alpha: (height, width), how opaque pixels are, 0 to 255; what nobody sees gets no mark.
 
         Returns:
             The marked image, of the same shape.
@@ -141,19 +153,27 @@ class ImageMarker:
         brightness = luma(units)
         statistics = local_mean(brightness, _SIMILARITY_RADIUS), local_variance(brightness, _SIMILARITY_RADIUS)
         # Whole units, so that where nothing was moved a detector meets it exactly.
-        origin = np.floor((random or np.random.default_rng()).random(2) * PERIOD)
+        start = np.array(origin or (secrets.randbelow(PERIOD), secrets.randbelow(PERIOD)), np.float64)
         leeway = max(1.0, _FEW_PIXELS / brightness.size)
         max_error, max_dissimilarity = leeway * self._max_error, leeway * (1 - self._ssim)
+        opacity = None if alpha is None else _resized(alpha, *brightness.shape) / 255
         mask, is_bound_by_error = self._mask(statistics[1], max_error, max_dissimilarity)
-        difference: Real = self._pattern_of(brightness, mask, signs_B1, origin, is_bound_by_error) * mask
+        if opacity is not None:
+            mask = mask * opacity
+        difference: Real = self._pattern_of(brightness, mask, signs_B1, start, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         marked = _added(units, difference)
         dissimilarity = 1 - _similarity(brightness, luma(marked), *statistics)
         difference *= min(_reserve(units, marked, max_error), math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
-        if units.shape == pixels.shape:
-            return _added(pixels, difference)
-        difference = _resized(difference, height, width)
-        return _added(pixels, difference * min(1.0, _reserve(pixels, _added(pixels, difference), max_error)))
+        if units.shape != pixels.shape:
+            difference = _resized(difference, height, width)
+        # Rounding has errors of its own.
+        for _ in range(_NUM_CORRECTIONS):
+            marked = _added(pixels, difference)
+            if (reserve := _reserve(pixels, marked, max_error)) >= 1:
+                break
+            difference *= 0.999 * reserve
+        return marked
 
     def _mask(self, variance: Single, max_error: float, max_dissimilarity: float) -> tuple[Real, bool]:
         """Deviation of the mark at each pixel; and whether the bound of the squared error is the one that is met.
@@ -239,9 +259,9 @@ def squared_error(original: Pixels, marked: Pixels) -> float:
     return total / original.size
 
 
-def _resized(plane_HW: Plane, height: int, width: int) -> npt.NDArray[np.float32]:
+def _resized(plane_HW: npt.NDArray[Any], height: int, width: int) -> Real:
     image = Image.fromarray(plane_HW.astype(np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _added(pixels: Pixels, difference_HW: Plane) -> Pixels:

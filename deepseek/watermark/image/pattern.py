@@ -20,7 +20,7 @@ Nothing in it is there for synchronisation alone; what carries the bits is enoug
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -175,14 +175,10 @@ class PolarSearch:
         np.add.at(template_AR, (angles, radii), 1)
         self._template = np.fft.rfft2(template_AR).conj()
 
-    @cached_property
+    @property
     def frequencies_AR2(self) -> Real:
         """(angles, radii, 2), y and x, cycles a pixel: where the map is to be sampled; x is not below 0."""
-        angles = np.arange(NUM_ANGLES) / NUM_ANGLES * np.pi
-        radii = self._least_radius * np.exp(np.arange(self._num_radii) * RADIUS_STEP)
-        directions = np.stack([np.sin(angles), np.cos(angles)], -1)
-        directions[directions[:, 1] < 0] *= -1  # a spectrum of reals is the same on both sides
-        return np.asarray(directions[:, None] * radii[:, None])
+        return _polar_frequencies(self._least_radius, self._num_radii)
 
     def resemblance(self, powers_AR: Plane) -> Real:
         """Compares. Rows are angles over half a turn, columns scales from the largest down.
@@ -199,12 +195,24 @@ class PolarSearch:
         return Geometry(row * np.pi / NUM_ANGLES, self._most_log_scale - column * RADIUS_STEP)
 
 
+@cache
+def _polar_frequencies(least_radius: float, num_radii: int) -> Real:
+    """The frequencies of a polar map, the same for all keys."""
+    angles = np.arange(NUM_ANGLES) / NUM_ANGLES * np.pi
+    radii = least_radius * np.exp(np.arange(num_radii) * RADIUS_STEP)
+    directions = np.stack([np.sin(angles), np.cos(angles)], -1)
+    directions[directions[:, 1] < 0] *= -1  # a spectrum of reals is the same on both sides
+    return np.asarray(directions[:, None] * radii[:, None])
+
+
 def _uniforms(philox: np.random.Philox) -> Iterator[float]:
     """Endless uniforms from 0 to below 1: the upper 53 bits of the generator's words, so any language can follow."""
     while True:
         yield from (philox.random_raw(1024) >> np.uint64(11)) * 2.0**-53
 
 
+# Its floating point is rounded to whole numbers, and to others on another machine only where a value lies half-way
+# within the last digits: about once in 1e12 keys.
 def _scatter(uniforms: Iterator[float], count: int) -> list[tuple[int, int]]:
     """Points of the lattice in the right half of the band, no two of them next to each other."""
     taken = np.zeros((PERIOD + 1, PERIOD + 1), bool)

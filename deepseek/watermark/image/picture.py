@@ -9,7 +9,7 @@ from deepseek.watermark.image.marker import Pixels
 GAIN = 20
 """By how much a difference is amplified; 0 is shown as grey."""
 
-_HEIGHT = 480
+_HEIGHT, _MAX_WIDTH = 480, 960
 _CAPTION = 28
 _GAP = 8
 _INK, _PAPER, _FRAME = (20, 20, 20), (255, 255, 255), (230, 30, 30)
@@ -23,9 +23,10 @@ def mark_picture(original: Pixels, marked: Pixels, caption: str) -> Image.Image:
         marked: Of the same shape.
         caption: What to say of the marked one.
     """
-    difference = np.clip(128 + GAIN * (marked.astype(np.int16) - original), 0, 255).astype(np.uint8)
-    panels = (("original", original), (caption, marked), (f"difference x {GAIN}", difference))
-    images = [(text, _scaled(pixels)) for text, pixels in panels]
+    before, after = _scaled(original), _scaled(marked)
+    amplified = 128 + GAIN * (np.asarray(after, np.int16) - np.asarray(before, np.int16))
+    difference = Image.fromarray(np.clip(amplified, 0, 255).astype(np.uint8))
+    images = (("original", before), (caption, after), (f"difference x {GAIN}", difference))
     width = sum(image.width for _, image in images) + _GAP * (len(images) + 1)
     sheet = Image.new("RGB", (width, _CAPTION + images[0][1].height + _GAP), _PAPER)
     draw, left = ImageDraw.Draw(sheet), _GAP
@@ -46,5 +47,8 @@ def region_picture(pixels: Pixels, region: Region) -> Image.Image:
 
 
 def _scaled(pixels: Pixels) -> Image.Image:
+    """Scaled into a panel; coarse parts of large images, which hold their marks, stay as strong as they are."""
     image = Image.fromarray(pixels).convert("RGB")
-    return image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT), Image.Resampling.LANCZOS)
+    scale = min(_HEIGHT / image.height, _MAX_WIDTH / image.width)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)

@@ -18,6 +18,7 @@ NUM_VALUES = 1 << SYMBOL_BITS
 NUM_SYMBOLS = 6
 _NUM_DATA = 3
 _MAX_RANKS = 1500
+_FEW_RANKS = 60
 _POLYNOMIAL = 0x1100B  # x^16 + x^12 + x^3 + x + 1, primitive
 
 Symbols = npt.NDArray[np.int32]
@@ -35,12 +36,12 @@ def _tables() -> tuple[Symbols, Symbols]:
     return powers, logarithms
 
 
-def _rank_triples() -> Symbols:
-    """All triples of ranks, from 0, whose product is `_MAX_RANKS` at most if they count from 1: (3, number)."""
+def _rank_triples(most: int) -> Symbols:
+    """All triples of ranks, from 0, whose product is `most` at most if they count from 1: (3, number)."""
     triples = []
-    for first in range(1, _MAX_RANKS + 1):
-        for second in range(1, _MAX_RANKS // first + 1):
-            thirds = np.arange(_MAX_RANKS // (first * second))
+    for first in range(1, most + 1):
+        for second in range(1, most // first + 1):
+            thirds = np.arange(most // (first * second))
             triples.append(np.stack([np.full_like(thirds, first - 1), np.full_like(thirds, second - 1), thirds]))
     return np.concatenate(triples, axis=1)
 
@@ -74,7 +75,7 @@ class IdCode:
             for chosen in itertools.combinations(range(NUM_SYMBOLS), _NUM_DATA)
         ]
         self._to_data = self._inverse(self._encoder[:_NUM_DATA])
-        self._ranks = _rank_triples()
+        self._ranks = {most: _rank_triples(most) for most in (_MAX_RANKS, _FEW_RANKS)}
 
     def encode(self, message: int) -> Symbols:
         """The codeword of an id, six symbols.
@@ -85,7 +86,7 @@ class IdCode:
         data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int32)
         return self._product(self._encoder, data[:, None])[:, 0]
 
-    def decode(self, scores_PV: npt.NDArray[np.floating]) -> Decoded:
+    def decode(self, scores_PV: npt.NDArray[np.floating], *, quick: bool = False) -> Decoded:
         """Finds the codeword with the most evidence among those that any three of the better symbols span.
 
         Three symbols are tried together if the product of their ranks, from 1, is 1,500 at most: one may be far down
@@ -93,12 +94,15 @@ class IdCode:
 
         Args:
             scores_PV: (6, 65536), evidence for each value in each position, nats.
+            quick: Takes products up to 60 only, which finds what is clear in a tenth of the time.
         """
-        best_PR = np.argpartition(-scores_PV, _MAX_RANKS, axis=1)[:, :_MAX_RANKS]
+        most = _FEW_RANKS if quick else _MAX_RANKS
+        ranks = self._ranks[most]
+        best_PR = np.argpartition(-scores_PV, most, axis=1)[:, :most]
         order = np.argsort(-np.take_along_axis(scores_PV, best_PR, axis=1), axis=1)
         best_PR = np.take_along_axis(best_PR, order, axis=1)
         candidates = [
-            self._product(matrix, np.stack([best_PR[position][self._ranks[i]] for i, position in enumerate(chosen)]))
+            self._product(matrix, np.stack([best_PR[position][ranks[i]] for i, position in enumerate(chosen)]))
             for chosen, matrix in self._interpolations
         ]
         words_PC = np.concatenate(candidates, axis=1)

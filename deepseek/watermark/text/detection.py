@@ -6,7 +6,7 @@ were alone, and its p-value multiplied by the number of stretches that there are
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -20,10 +20,10 @@ from deepseek.watermark.text.scheme import Detector, Evidence, Sampler
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
 from deepseek.watermark.verdict import LOG_MARKED, LOG_NOT_MARKED, Verdict, judged
 
-MAX_TOKENS = 16_384
-MAX_TOKEN = (1 << 24) - 1
-MIN_TOKENS = 50
-"""Fewer that could be scored are too few to say that there is no mark."""
+MAX_TOKENS = 4096
+MAX_TOKEN = (1 << 20) - 1
+MIN_TOKENS = 200
+"""Fewer that could be scored are too few to say that there is no mark; where a model had little choice, more are."""
 
 _PART_SHARE = 0.01
 """Part of the false alarms that is left to stretches, and to passages with ids (Bonferroni, with weights)."""
@@ -107,13 +107,20 @@ def make_detector(scheme: Scheme, key: WatermarkKey) -> Detector:
             return GumbelDetector(key, _code())
 
 
-def detect(detector: Detector, tokens: Sequence[int], *, spans: bool = True) -> TextDetection:
+def detect(
+    detector: Detector,
+    tokens: Sequence[int],
+    *,
+    spans: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> TextDetection:
     """Looks for a mark.
 
     Args:
         detector: Of a scheme and a key.
-        tokens: The text, by the tokeniser that it was drawn with; at most 16,384.
+        tokens: The text, by the tokeniser that it was drawn with; at most 4,096.
         spans: Whether to look for text that is marked in part, and to tell where.
+        check: Called now and then; may raise, e.g. when time is over.
 
     Raises:
         InvalidArgument: TOO_MANY_TOKENS, BAD_TOKEN.
@@ -124,17 +131,18 @@ def detect(detector: Detector, tokens: Sequence[int], *, spans: bool = True) -> 
     if tokens and not 0 <= min(tokens) <= max(tokens) <= MAX_TOKEN:
         text = f"tokens are numbers from 0 to {MAX_TOKEN}; take those of the tokeniser the text was drawn with"
         raise InvalidArgument("BAD_TOKEN", text, field="tokens")
-    whole = detector.weigh(tokens)
-    if not spans or not whole.num_scored:
+    if not spans:
+        whole = detector.weigh(tokens)
         return _detection(whole.log_p, whole.num_scored, _sure_ids([whole]), [Span(0, len(tokens))])
-    passages = detector.passages(tokens)
-    messages = _sure_ids([whole, *passages])
-    num_stretches = math.log(whole.num_scored * (whole.num_scored + 1) / 2)
+    whole, parts = detector.weigh_parts(tokens, check)
+    messages = _sure_ids([whole, *parts])
+    num_stretches = math.log(max(1, whole.num_scored * (whole.num_scored + 1) // 2))
     found: list[Span] = []
-    least = min((evidence.log_p_id for evidence in passages), default=0.0)
+    least = min((evidence.log_p_id for evidence in parts), default=0.0)
     for span in _stretches(detector.excess(tokens, messages)):
+        check()
         log_p, message = detector.weigh_stretch(tokens, span.start, span.end, messages)
-        # Where ids are known they are proved by their passages, and only their places are asked for here.
+        # Where ids are known they are proved by whole and parts, and only their places are asked for here.
         if log_p + num_stretches <= (LOG_NOT_MARKED if messages else LOG_MARKED + math.log(_PART_SHARE)):
             found.append(replace(span, id=message))
             least = least if messages else min(least, log_p + num_stretches)
@@ -154,7 +162,9 @@ def _sure_ids(weighed: Sequence[Evidence]) -> list[int]:
     sure = [
         evidence
         for evidence in weighed
-        if evidence.id is not None and evidence.log_p_id <= LOG_MARKED and evidence.lead >= -LOG_MARKED
+        if evidence.id is not None
+        and evidence.log_p_id <= LOG_MARKED + math.log(_PART_SHARE)
+        and evidence.lead >= -LOG_MARKED
     ]
     return list(dict.fromkeys(e.id for e in sorted(sure, key=lambda e: e.log_p_id) if e.id is not None))
 

@@ -16,14 +16,14 @@ along the vocabulary: for one symbol every token has a uniform of its own, for o
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_erlang_tail
+from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
@@ -43,7 +43,8 @@ _USUAL = 1.6
 
 _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
-_HALF_PASSAGE = 64
+_HALF_PART = 64
+_MANY_TOKENS = 4096
 _TO_UNIT = 2.0**-53
 _LEAST = 2.0**-54
 
@@ -101,8 +102,10 @@ class GumbelSampler(Sampler):
         self._num_scored += 1
         self._proof -= math.log(self._proving.one(context, token))
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
-        proof = log_erlang_tail(self._num_scored, self._proof)
-        carried = _LOG_IDS + log_erlang_tail(self._num_scored, self._carried)
+        # In very long texts a bound will do: a tail takes as many steps as there are tokens.
+        tail = log_erlang_tail if self._num_scored <= _MANY_TOKENS else log_erlang_bound
+        proof = tail(self._num_scored, self._proof)
+        carried = _LOG_IDS + tail(self._num_scored, self._carried)
         self._proves = proof > PROVED or carried < min(CARRIED, proof)
 
     def _shift(self, context: tuple[int, ...]) -> int:
@@ -123,40 +126,39 @@ class GumbelDetector(Detector):
 
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """See `Detector.weigh`."""
-        proof, whole = 0.0, _Scores()
+        whole = _Scores()
         for _, context, token in scored(tokens):
-            proof -= math.log(self._proving.one(context, token))
             self._add(whole, context, token)
-        evidence = self._decoded(whole)
-        log_p_proof = log_erlang_tail(whole.num_scored, proof)
-        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), evidence.log_p_id - math.log(ID_SHARE))
-        return replace(evidence, log_p=log_p)
+        return self._evidence(whole)
 
-    def passages(self, tokens: Sequence[int]) -> list[Evidence]:
-        """See `Detector.passages`: of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
-        newest: list[_Scores] = []  # of each length, half a passage
+    def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
+        """See `Detector.weigh_parts`: parts of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
+        newest: list[_Scores] = []  # of each length, half a part
         counts: list[int] = []
         found: list[Evidence] = []
-        scores = _Scores()
+        whole, scores = _Scores(), _Scores()
         for _, context, token in scored(tokens):
             self._add(scores, context, token)
-            if scores.num_scored < _HALF_PASSAGE:
+            if scores.num_scored < _HALF_PART:
                 continue
+            check()
             half, scores = scores, _Scores()
+            whole += half
             for level in itertools.count():
                 if level == len(newest):
                     newest.append(half)
                     counts.append(1)
                     break
-                passage = newest[level] + half
-                found.append(self._decoded(passage))
+                part = newest[level] + half
+                found.append(self._decoded(part, quick=True))
                 newest[level] = half
                 counts[level] += 1
                 if counts[level] % 2:
                     break
-                half = passage  # and half of one that is twice as long
-        num_passages = math.log(max(1, len(found)))
-        return [replace(evidence, log_p_id=min(0.0, evidence.log_p_id + num_passages)) for evidence in found]
+                half = part  # and half of one that is twice as long
+        num_parts = math.log(max(1, len(found)))
+        parts = [replace(evidence, log_p_id=min(0.0, evidence.log_p_id + num_parts)) for evidence in found]
+        return self._evidence(whole + scores), parts
 
     def weigh_stretch(
         self, tokens: Sequence[int], start: int, end: int, messages: Sequence[int]
@@ -177,11 +179,18 @@ class GumbelDetector(Detector):
 
     def _add(self, scores: "_Scores", context: tuple[int, ...], token: int) -> None:
         scores.num_scored += 1
+        scores.proof -= math.log(self._proving.one(context, token))
         uniforms_V = self._carrying.of(context, token, NUM_VALUES)
         scores.nats_PV[self._carrying.position(context)] -= np.log(uniforms_V).astype(np.float32)
 
-    def _decoded(self, scores: "_Scores") -> Evidence:
-        decoded = self._code.decode(scores.nats_PV)
+    def _evidence(self, whole: "_Scores") -> Evidence:
+        evidence = self._decoded(whole)
+        log_p_proof = log_erlang_tail(whole.num_scored, whole.proof)
+        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), evidence.log_p_id - math.log(ID_SHARE))
+        return replace(evidence, log_p=log_p)
+
+    def _decoded(self, scores: "_Scores", *, quick: bool = False) -> Evidence:
+        decoded = self._code.decode(scores.nats_PV, quick=quick)
         log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(scores.num_scored, decoded.score))
         return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, decoded.score - decoded.runner_up)
 
@@ -201,14 +210,16 @@ class GumbelDetector(Detector):
 
 
 class _Scores:
-    """Evidence for each value of each symbol, nats."""
+    """Evidence of tokens, nats: of the mark, and for each value of each symbol."""
 
     def __init__(self) -> None:
         self.num_scored = 0
+        self.proof = 0.0
         self.nats_PV = np.zeros((NUM_SYMBOLS, NUM_VALUES), np.float32)
 
     def __add__(self, other: "_Scores") -> "_Scores":
         total = _Scores()
         total.num_scored = self.num_scored + other.num_scored
+        total.proof = self.proof + other.proof
         total.nats_PV = self.nats_PV + other.nats_PV
         return total

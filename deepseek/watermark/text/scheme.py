@@ -7,7 +7,7 @@ evidence, and no fresh chance either.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,9 +129,18 @@ class Detector(ABC):
         """Logarithm of the p-value of a stretch alone, and which of these ids it carries, if any."""
         return self.weigh(tokens[max(0, start - CONTEXT) : end]).log_p, None
 
-    def passages(self, tokens: Sequence[int]) -> list[Evidence]:
-        """Evidence of parts of a text that may carry ids of their own; `log_p_id` is corrected for their number."""
-        return []
+    def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
+        """Evidence of a text, and of parts of it that may carry ids of their own.
+
+        Args:
+            tokens: The text.
+            check: Called now and then; may raise, e.g. when time is over.
+
+        Returns:
+            As `weigh`, and of each part; their `log_p_id` is corrected for their number.
+        """
+        check()
+        return self.weigh(tokens), []
 
     @abstractmethod
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
@@ -159,8 +168,9 @@ def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, 
 class Bits:
     """64 pseudo-random bits for each token behind a context, by Philox4x64-10 (Salmon et al. 2011). Thread-safe.
 
-    Block i of a context has the words 4i to 4i + 3; its key are 16 bytes of BLAKE2b over the context. So whoever knows
-    the key can compute any word alone, in any language.
+    Block i of a context has the words 4i to 4i + 3, and is what Philox makes of the counter i + 1 (NumPy counts before
+    it draws). The two words of Philox's key are 16 bytes of BLAKE2b, with the subkey for its key, over the context's
+    tokens, 4 bytes each, all little-endian. So whoever knows the key can compute any word alone, in any language.
 
     Args:
         key: The key.

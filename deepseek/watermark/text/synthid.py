@@ -2,8 +2,8 @@
 
 Each of 30 layers gives every token behind a context a pseudo-random bit g, and moves probability to tokens with a one:
 p becomes p * (1 + g - sum of g * p). It carries no id. The score is the weighted mean of the bits, with weights that
-fall from 10 to 1 over the layers, which needs no training; in units of 1/29 the weights are whole, so the distribution
-of the score of text without a mark is exact.
+fall from 10 to 1 over the layers, which needs no training; in units of 1/29 the weights are whole, so the score of text
+without a mark is a sum of independent whole numbers.
 """
 
 import math

@@ -29,6 +29,12 @@ def texture(side: int = 512) -> Pixels:
     return np.asarray(np.clip(plane / plane.std() * 45 + 120, 0, 255), np.uint8)
 
 
+def origin(number: int) -> tuple[int, int]:
+    """Where a pattern begins."""
+    y, x = np.random.default_rng(number).integers(512, size=2)
+    return int(y), int(x)
+
+
 def a_key(epoch: int = 0) -> WatermarkKey:
     """A key of images."""
     return derive_key(bytes(32), tenant="lab", modality="image", epoch=epoch)

@@ -12,7 +12,7 @@ from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.verdict import LOG_MARKED, Verdict
-from tests.deepseek.watermark.image.pictures import a_key, photograph, texture
+from tests.deepseek.watermark.image.pictures import a_key, origin, photograph, texture
 
 ID = 0x5EED_0F_1DEA5
 
@@ -75,7 +75,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 def marked(pixels: Pixels, number: int = 0) -> Pixels:
-    return ImageMarker(a_key()).mark(pixels, ID, np.random.default_rng(number))
+    return ImageMarker(a_key()).mark(pixels, ID, origin=origin(number))
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,22 @@ def test_where_the_mark_is_shows_in_a_collage(detector: ImageDetector) -> None:
     assert region is not None
     expected = (300, 100, 772, 654)
     assert np.abs(np.subtract((region.left, region.top, region.right, region.bottom), expected)).max() < 60
+
+
+def test_of_two_marks_one_is_told_with_its_own_region(detector: ImageDetector) -> None:
+    pair = np.full((600, 1100, 3), 128, np.uint8)
+    pair[20:574, 20:492] = marked(photograph())
+    pair[20:574, 600:1072] = ImageMarker(a_key()).mark(photograph(), ID + 1, origin=(9, 9))
+    found = detector.detect(pair, locate=True)
+    assert found.region is not None
+    assert found.id in (ID, ID + 1)
+    left = 20 if found.id == ID else 600
+    assert abs(found.region.left - left) < 60
+    assert abs(found.region.right - left - 472) < 60
+
+
+def test_an_image_of_black_is_no_error(detector: ImageDetector) -> None:
+    assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
 
 
 @pytest.mark.parametrize("pixels", [photograph(), texture()], ids=["photograph", "texture"])

@@ -27,3 +27,7 @@ def test_an_id_that_does_not_fit_is_refused(message: int) -> None:
     with pytest.raises(InvalidArgument, match="whole numbers from 0") as caught:
         Payload(a_key()).seal(message)
     assert (caught.value.reason, caught.value.field) == ("BAD_ID", "id")
+
+
+def test_a_seal_stays_what_it_was() -> None:
+    assert Payload(a_key()).seal(0x123456789ABC) == 0x123456789ABC514F

@@ -42,6 +42,23 @@ def test_two_marks_in_one_text_are_told_apart() -> None:
         assert abs(span.end - end) < 40
 
 
+def test_a_marked_part_of_a_long_text_is_found_by_the_published_schemes_too() -> None:
+    for scheme in (Scheme.KGW, Scheme.SYNTHID):
+        tokens = [*plain(300), *marked(250, scheme=scheme), *plain(300, 1)]
+        (span,) = detect(make_detector(scheme, KEY), tokens).spans
+        assert abs(span.start - 300) < 60
+        assert abs(span.end - 550) < 60
+
+
+def test_detection_stops_when_it_is_told_to() -> None:
+    def check() -> None:
+        raise TimeoutError
+
+    for scheme in Scheme:
+        with pytest.raises(TimeoutError):
+            detect(make_detector(scheme, KEY), plain(200), check=check)
+
+
 def test_without_spans_the_text_is_weighed_as_a_whole() -> None:
     detector, tokens = make_detector(Scheme.GUMBEL, KEY), marked(200)
     found = detect(detector, tokens, spans=False)

@@ -8,6 +8,7 @@ import pytest
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
+from deepseek.watermark.text.scheme import Bits
 
 CODE = IdCode()
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
@@ -74,3 +75,16 @@ def test_who_only_watches_comes_to_the_same_place() -> None:
         if watching.has_mark:
             assert watching.choose(logits_V) == token
         watching.observe(token)
+
+
+def test_words_and_draws_stay_what_they_were() -> None:
+    """Or nobody would find again what was marked by an earlier version, or by another language."""
+    assert [hex(word) for word in Bits(KEY, "gumbel/prove").words((7, 70_000), 3, 2)] == [
+        "0x748e1cce2a1f533f",
+        "0x624cb26e5319e07b",
+    ]
+    sampler = GumbelSampler(KEY, 0xABCDEF, CODE, np.random.default_rng(0))
+    for token in (1, 2):
+        sampler.observe(token)
+    logits_V = np.linspace(0, 3, 1000)
+    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 946, 949, 380, 178, 867, 846, 659, 752, 974]
