@@ -148,14 +148,17 @@ class ImageDetector:
             place = self._place(spectrum, geometry, tier)
             best = min(best, place, key=lambda place: place.log_p)
             # What is beyond doubt ends the search, if it can be read.
-            if _corrected(place.log_p) < LOG_MARKED:
-                for closer in (place, self._refined(spectrum, place)):
-                    if (found := self._read(spectrum, closer)) is not None:
-                        return closer, found
-        refined = self._refined(spectrum, best)
-        if (found := self._read(spectrum, refined)) is not None:
-            return refined, found
-        return best, None
+            if _corrected(place.log_p) < LOG_MARKED and (read := self._read_near(spectrum, place)):
+                return read
+        return self._read_near(spectrum, best) or (best, None)
+
+    def _read_near(self, spectrum: Spectrum, place: _Place) -> tuple[_Place, tuple[int, float]] | None:
+        """What a place says, or else the one that it is refined to; None if neither can be read."""
+        if (found := self._read(spectrum, place)) is not None:
+            return place, found
+        place = self._refined(spectrum, place)
+        found = self._read(spectrum, place)
+        return None if found is None else (place, found)
 
     def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, int]]:
         """Geometries that powers speak for, the likeliest first; each both ways up, which powers do not tell."""

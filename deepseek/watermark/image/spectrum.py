@@ -21,8 +21,8 @@ _CALM = 1.5
 _WINDOW = 6
 _PADDING = 1.5
 _BETA = np.pi * math.sqrt((_WINDOW / _PADDING) ** 2 * (_PADDING - 0.5) ** 2 - 0.8)  # Beatty et al. 2005, equation 5
-_DISTANCES = np.linspace(0, _WINDOW / 2, 4096)
-_VALUES = np.i0(_BETA * np.sqrt(1 - (2 * _DISTANCES / _WINDOW) ** 2)) / _WINDOW
+_NUM_VALUES = 1 << 14
+_VALUES = np.i0(_BETA * np.sqrt(1 - np.linspace(0, 1, _NUM_VALUES + 1) ** 2)) / _WINDOW
 _MARGIN = 4  # columns of negative frequencies, which a window at a frequency near 0 reaches into
 _BLOCK, _NEARBY = 4, 3
 """Noise is averaged over blocks of so many padded frequencies a side, and so many blocks on each side."""
@@ -158,8 +158,8 @@ def synthesised(amplitudes: Complex, frequencies: Real, height: int, width: int)
 
 def _window(distances: Real) -> Real:
     """The Kaiser-Bessel window at distances in padded frequencies."""
-    window: Real = np.interp(np.abs(distances), _DISTANCES, _VALUES, right=0.0)
-    return window
+    nearest = (np.abs(distances) * (_NUM_VALUES * 2 / _WINDOW) + 0.5).astype(np.intp)
+    return _VALUES[np.minimum(nearest, _NUM_VALUES)]
 
 
 @cache
