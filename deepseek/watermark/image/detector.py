@@ -154,10 +154,10 @@ class ImageDetector:
 
     def _read_near(self, spectrum: Spectrum, place: _Place) -> tuple[_Place, tuple[int, float]] | None:
         """What a place says, or else the one that it is refined to; None if neither can be read."""
-        if (found := self._read(spectrum, place)) is not None:
+        if (found := self._read(spectrum, place, _NUM_PLACES)) is not None:
             return place, found
         place = self._refined(spectrum, place)
-        found = self._read(spectrum, place)
+        found = self._read(spectrum, place, _NUM_PLACES * _NUM_REFINED)
         return None if found is None else (place, found)
 
     def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, int]]:
@@ -224,8 +224,10 @@ class ImageDetector:
                 most, numbers = energy_there, numbers + step
         return _Place(Geometry(float(numbers[0]), float(numbers[1])), place.tier, numbers[2:], place.log_p)
 
-    def _read(self, spectrum: Spectrum, place: _Place) -> tuple[int, float] | None:
-        """The id at a place and the logarithm of its p-value; None if nothing was sealed there, or by chance."""
+    def _read(self, spectrum: Spectrum, place: _Place, num_places: int) -> tuple[int, float] | None:
+        """The id at a place, which is one of several, and the logarithm of its p-value; None if nothing was sealed
+        there, or by chance.
+        """
         values_BJ = self._values(spectrum, place.geometry, place.tier)
         word, other = self._code.decode(self._pattern.bits(values_BJ, place.origin), 2)
         message = self._payload.open(word.data)
@@ -234,7 +236,7 @@ class ImageDetector:
         if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 < -LOG_MARKED * power:
             return None
         chernoff = -(word.agreement**2) / power
-        log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(_NUM_PLACES * _NUM_REFINED))
+        log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(num_places))
         return (message, log_p) if log_p - math.log(_ID_SHARE) <= LOG_MARKED else None
 
     def _heat(self, image_HW: Real, place: _Place, message: int) -> Real:
