@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from common.errors import DataLoss
 from protos.upkeep.v1 import upkeep_pb2
 
+_PIECE_BYTES = 1 << 20
+
 
 class _Hashed:
     """A file whose bytes are hashed as they pass."""
@@ -27,7 +29,12 @@ class _Hashed:
         return self._file.write(data)
 
     def read(self, size: int) -> bytes:
-        data = self._file.read(size)
+        # In pieces, since whoever damaged a file may have written any size, and a file makes room for what it is asked.
+        pieces = []
+        while size > 0 and (piece := self._file.read(min(size, _PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+        data = b"".join(pieces)
         self.digest.update(data)
         return data
 

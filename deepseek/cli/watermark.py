@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.errors import InvalidArgument, MeshError
+from common.errors import InvalidArgument, NotFound
 from deepseek.cli.output import AsJson, console, error_console, make_folder, print_json, print_table, writing
 from deepseek.client import connect
 
@@ -105,8 +105,10 @@ def detect(
             found = mesh.watermarks.detect_image(file.read_bytes())
         else:
             text = _text(file)
-            found = mesh.watermarks.detect_text(Writer(mesh, model).tokens(text))
-        answer = {"verdict": _verdict(found), "p": found.p, **_origin(mesh, found)}
+            writer = Writer(mesh, model)
+            found = mesh.watermarks.detect_text(writer.tokens(text), model_version=writer.version)
+        modality = Modality.IMAGE if is_image else Modality.TEXT
+        answer = {"verdict": _verdict(found), "p": found.p, **_origin(mesh, found, modality)}
     if found.HasField("region"):
         answer["region"] = [found.region.left, found.region.top, found.region.right, found.region.bottom]
     if not is_image:
@@ -121,6 +123,8 @@ def detect(
     for name in ("watermark", "model_version", "content_sha256", "region"):
         if answer.get(name):
             console.print(f"  {name}: {answer[name]}", highlight=False, markup=False, soft_wrap=True)
+    if answer.get("registered") is False:
+        console.print("  not in the registry: forged, or of another mesh", style="yellow", highlight=False)
     for span in found.spans:
         excerpt = text[span.start : min(span.end, span.start + 60)].replace("\n", " ")
         console.print(f"  {span.start}-{span.end}: {excerpt}…", highlight=False, markup=False)
@@ -130,7 +134,7 @@ def detect(
 def write(
     model: Annotated[str, typer.Argument(help="A served language model.")],
     prompt: Annotated[str, typer.Option(help="What the text goes on from.")],
-    length: Annotated[int, typer.Option(help="Tokens to write.", min=1, max=16_384)] = 400,
+    length: Annotated[int, typer.Option(help="Tokens to write.", min=1, max=4096)] = 400,
     output: Annotated[Path | None, typer.Option(help="Where to write the text, without the prompt.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -221,18 +225,22 @@ def _verdict(found: "watermark_pb2.Detection") -> str:
     return watermark_pb2.Verdict.Name(found.verdict).removeprefix("VERDICT_").replace("_", " ").lower()
 
 
-def _origin(mesh: "Mesh", found: "watermark_pb2.Detection") -> dict[str, Any]:
-    """What the registry knows of the mark, if there is one and it has it."""
+def _origin(mesh: "Mesh", found: "watermark_pb2.Detection", modality: Modality) -> dict[str, Any]:
+    """What the registry knows of the mark, if there is one. What it knows otherwise is another mark, so of this one it
+    knows nothing."""
     if not found.watermark:
         return {}
+    unknown = {"watermark": found.watermark, "registered": False}
     try:
         known = mesh.watermarks.get(found.watermark)
-    except MeshError as error:
-        if error.code != "NOT_FOUND":
-            raise
-        return {"watermark": found.watermark}
+    except NotFound:
+        return unknown
+    is_of_another_key = found.HasField("evidence") and found.evidence.epoch != known.key_epoch
+    if known.modality != _number(modality) or is_of_another_key:
+        return unknown
     return {
         "watermark": found.watermark,
+        "registered": True,
         "model_version": known.model_version,
         "content_sha256": known.content_sha256,
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import Unavailable
 from deepseek.client.pages import pages
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.watermark.v1 import watermark_pb2, watermark_pb2_grpc
@@ -48,9 +49,15 @@ class Watermarks:
         response: watermark_pb2.DetectImageResponse = self._stub.DetectImage(request, timeout=DEADLINE_S)
         return response.detection
 
-    def detect_text(self, tokens: Sequence[int]) -> watermark_pb2.Detection:
-        """Looks for a mark in tokens, by the tokeniser that they were drawn with."""
-        request = watermark_pb2.DetectTextRequest(tokens=tokens)
+    def detect_text(self, tokens: Sequence[int], *, model_version: str = "") -> watermark_pb2.Detection:
+        """Looks for a mark in tokens, by the tokeniser that they were drawn with.
+
+        Args:
+            tokens: The text.
+            model_version: `models/<id>/versions/<n>` whose tokeniser's they are; without it nothing is said to be not
+                marked.
+        """
+        request = watermark_pb2.DetectTextRequest(tokens=tokens, model_version=model_version)
         response: watermark_pb2.DetectTextResponse = self._stub.DetectText(request, timeout=DEADLINE_S)
         return response.detection
 
@@ -67,7 +74,7 @@ class Watermarks:
         requests.put(watermark_pb2.MarkTokensRequest(config=config))
         answers = self._stub.MarkTokens(iter(requests.get, None), timeout=deadline_s)
         try:
-            yield TokenStream(next(answers).watermark, requests, answers)
+            yield TokenStream(_next(answers).watermark, requests, answers)
         finally:
             requests.put(None)
 
@@ -119,7 +126,18 @@ class TokenStream:
             logits: (tokens,), after temperature, top-k and the like.
             tokens: Which tokens they are of; all from 0 on by default.
             sequence: Which sequence goes on.
+
+        Raises:
+            MeshError: As MarkTokens documents.
+            Unavailable: STREAM_ENDED.
         """
         message = watermark_pb2.Logits(sequence=sequence, values=logits, tokens=tokens)
         self._requests.put(watermark_pb2.MarkTokensRequest(logits=message))
-        return next(self._answers).token
+        return _next(self._answers).token
+
+
+def _next(answers: Iterator[watermark_pb2.MarkTokensResponse]) -> watermark_pb2.MarkTokensResponse:
+    """The next answer; a stream that ends without one must not look to callers like their own iterator's end."""
+    for answer in answers:
+        return answer
+    raise Unavailable("STREAM_ENDED", "the service ended the stream before it answered; begin another")

@@ -13,6 +13,7 @@ from protos.watermark.v1 import watermark_pb2_grpc
 from services.watermark.images import Images, Limits
 from services.watermark.keys import Keys, has_keys
 from services.watermark.master_key import FILE_NAME, make_master_key, read_master_key
+from services.watermark.oracle import Questions
 from services.watermark.references import references
 from services.watermark.registry import Registry
 from services.watermark.servicer import WatermarkServicer
@@ -51,7 +52,7 @@ def build(settings: WatermarkSettings, owned: ExitStack) -> MeshServer:
         database.check()
         return True
 
-    servicer = WatermarkServicer(images, texts, keys)
+    servicer = WatermarkServicer(images, texts, keys, Questions(settings.max_detections_per_minute))
     hosted = [
         Hosted(SERVICE, watermark_pb2_grpc.add_WatermarkServiceServicer_to_server, servicer),
         upkeep.hosted(settings, database, migrations, references),

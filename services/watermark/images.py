@@ -3,21 +3,25 @@
 An image is marked, read again from the very file that is handed out, and only then are its digest and with it the mark
 made known. A call that is repeated under its request id makes the same file: where the pattern begins, which is chance
 otherwise, follows from the key and from what the registry's answer hangs on.
+
+Turns are for what takes memory and cores, never held while the registry is asked: one that hangs must not keep others
+from finding marks. Pixels are not held either, so an image is decoded twice, before an id is drawn for it and after.
 """
 
 import hashlib
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-
-import numpy as np
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.watermark.image.detector import ImageDetection, ImageDetector
 from deepseek.watermark.image.files import ImageFile, read_image
 from deepseek.watermark.image.marker import MIN_SIDE, PSNR_DB, ImageMarker, Quality, quality
+from deepseek.watermark.image.pattern import PERIOD
 from deepseek.watermark.keys import WatermarkKey
 from services.watermark.keys import Keys, Marking
+from services.watermark.oracle import rounded_region
 from services.watermark.search import Outcome, look
 from services.watermark.turns import Turns
 from services.watermark.watermarks import Watermarks, watermark_name
@@ -26,7 +30,8 @@ ENCODING_QUALITY = 95
 MODALITY = "image"
 
 _MIN_PSNR_DB, _MAX_PSNR_DB = 30.0, 60.0
-_NUM_CACHED = 32
+_LOW_QUALITY = 50
+_NUM_CACHED = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Images:
         self._watermarks = watermarks
         self._turns = turns
         self._limits = limits
-        self._marker: Callable[[WatermarkKey, float], ImageMarker] = lru_cache(_NUM_CACHED)(_make_marker)
+        # Of the default strength: others are made when they are needed, as there are as many as callers like.
+        self._marker: Callable[[WatermarkKey], ImageMarker] = lru_cache(_NUM_CACHED)(ImageMarker)
         self._detector: Callable[[WatermarkKey], ImageDetector] = lru_cache(_NUM_CACHED)(ImageDetector)
 
     def mark(
@@ -110,26 +116,17 @@ class Images:
             message = f"encoding_quality is {level}; take 1 to 100, or 0 for {ENCODING_QUALITY}"
             raise InvalidArgument("BAD_VALUE", message, field="encoding_quality")
         with self._turns.take(patient=patient):
-            file = self._read(image)
-            _check_sides(file)
-            marking = self._keys.for_marking(tenant, MODALITY, method="MarkImage", request_id=request_id, body=body)
-            key = marking.key
-            message_id = self._watermarks.create(tenant, MODALITY, model_version, key.epoch, marking.request_id)
-            marked = self._marker(key, psnr_db).mark(file.pixels, message_id, random=_origin(marking))
-            data = file.encoded(marked, quality=level)
-            if len(data) > self._limits.max_marked_bytes:
-                message = (
-                    f"the marked file would have {len(data)} bytes, and fit no message; send JPEG, or a smaller one"
-                )
-                raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
-            if self._detector(key).detect(read_image(data).pixels, search=False).id != message_id:
-                message = f"the mark cannot be read again at {psnr_db:g} dB and quality {level}; lower min_psnr_db"
-                raise FailedPrecondition("MARK_TOO_WEAK", message, field="min_psnr_db")
-            self._watermarks.set_content(tenant, message_id, hashlib.sha256(data).hexdigest(), len(data))
-            return MarkedImage(data, watermark_name(message_id), quality(file.pixels, marked))
+            _check_sides(self._read(image))
+        marking = self._keys.for_marking(tenant, MODALITY, method="MarkImage", request_id=request_id, body=body)
+        message_id = self._watermarks.create(tenant, MODALITY, model_version, marking.key.epoch, marking.request_id)
+        with self._turns.take(patient=patient):
+            marked = self._marked(self._read(image), marking, message_id, psnr_db, level)
+        self._keys.check_usable(marking.key)
+        self._watermarks.set_content(tenant, message_id, hashlib.sha256(marked.data).hexdigest(), len(marked.data))
+        return marked
 
     def detect(
-        self, tenant: str, image: bytes, *, locate: bool, aligned_only: bool, patient: bool
+        self, tenant: str, image: bytes, *, locate: bool, aligned_only: bool, exact: bool, patient: bool
     ) -> Outcome[ImageDetection]:
         """Looks for a mark, by every key that is not revoked.
 
@@ -138,28 +135,42 @@ class Images:
             image: A file.
             locate: Whether to tell the region.
             aligned_only: Whether to look only for what was neither turned nor cropped.
+            exact: Whether to tell the region to the pixel.
             patient: As `Turns.take` has it.
 
         Raises:
             MeshError: As DetectImage documents.
         """
         with self._turns.take(patient=patient):
-            pixels = self._read(image).pixels
+            pixels = self._read(image).flattened()
 
             def detect(key: WatermarkKey) -> ImageDetection:
                 return self._detector(key).detect(pixels, search=not aligned_only, locate=locate)
 
-            return look(self._keys.for_finding(tenant, MODALITY), detect)
+            outcome = look(self._keys.for_finding(tenant, MODALITY), detect)
+        if outcome.mark is None or outcome.mark.region is None or exact:
+            return outcome
+        region = rounded_region(outcome.mark.region, *pixels.shape[:2])
+        return replace(outcome, detection=replace(outcome.mark, region=region))
+
+    def _marked(self, file: ImageFile, marking: Marking, message_id: int, psnr_db: float, level: int) -> MarkedImage:
+        """Marks, and reads the mark again."""
+        key = marking.key
+        marker = self._marker(key) if psnr_db == PSNR_DB else ImageMarker(key, psnr_db=psnr_db)
+        pixels = marker.mark(file.pixels, message_id, origin=_origin(marking), alpha=file.alpha)
+        data = file.encoded(pixels, quality=level)
+        if len(data) > self._limits.max_marked_bytes:
+            message = f"the marked file would have {len(data)} bytes, and fit no message; send JPEG, or a smaller one"
+            raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
+        if self._detector(key).detect(read_image(data).flattened(), search=False).id != message_id:
+            raise _too_weak(file.format, psnr_db, level)
+        return MarkedImage(data, watermark_name(message_id), quality(file.pixels, pixels))
 
     def _read(self, image: bytes) -> ImageFile:
         if len(image) > self._limits.max_image_bytes:
             message = f"the file has {len(image)} bytes; at most {self._limits.max_image_bytes} are taken"
             raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
         return read_image(image)
-
-
-def _make_marker(key: WatermarkKey, psnr_db: float) -> ImageMarker:
-    return ImageMarker(key, psnr_db=psnr_db)
 
 
 def _check_sides(file: ImageFile) -> None:
@@ -170,7 +181,19 @@ def _check_sides(file: ImageFile) -> None:
         raise InvalidArgument("IMAGE_TOO_SMALL", message, field="image")
 
 
-def _origin(marking: Marking) -> np.random.Generator:
+def _too_weak(format: str, psnr_db: float, level: int) -> FailedPrecondition:
+    """The error of a mark that cannot be read again, with what helps most."""
+    if format != "PNG" and level < _LOW_QUALITY:
+        message, field = f"quality {level} takes the mark away; raise encoding_quality", "encoding_quality"
+    elif psnr_db > _MIN_PSNR_DB:
+        message, field = f"the mark cannot be read again at {psnr_db:g} dB; lower min_psnr_db", "min_psnr_db"
+    else:
+        message, field = "the image hides so little that it cannot be marked", "image"
+    return FailedPrecondition("MARK_TOO_WEAK", message, field=field)
+
+
+def _origin(marking: Marking) -> tuple[int, int]:
+    """Where the pattern begins: rows and columns."""
     secret = marking.key.subkey("image/origin")
-    seed = hashlib.blake2b(marking.request_id.encode(), key=secret, digest_size=16).digest()
-    return np.random.default_rng(int.from_bytes(seed, "little"))
+    y, x = struct.unpack("<HH", hashlib.blake2b(marking.request_id.encode(), key=secret, digest_size=4).digest())
+    return y % PERIOD, x % PERIOD

@@ -24,6 +24,9 @@ from services.watermark.tables import KeyRow
 MAX_KEYS = 16
 """Keys of a tenant and modality that are not revoked: content is searched for each, and each costs certainty."""
 
+MAX_REVOKED = 4
+"""Revoked keys of a tenant and modality whose marks are still told from no marks, the newest."""
+
 _FINGERPRINT_BYTES = 16
 
 
@@ -67,6 +70,19 @@ class Marking:
     request_id: str
 
 
+@dataclass(frozen=True)
+class Finding:
+    """By what marks are looked for.
+
+    Attributes:
+        keys: Those that are not revoked, newest first; none if all were.
+        revoked: The newest few that are, newest first: whoever got to know them can mark with them.
+    """
+
+    keys: list[WatermarkKey]
+    revoked: list[WatermarkKey]
+
+
 class Keys:
     """Keys of all tenants. Safe to share between threads.
 
@@ -101,12 +117,16 @@ class Keys:
             body: The request's bytes, compared when the id comes again.
 
         Raises:
-            FailedPrecondition: NO_ACTIVE_KEY, WRONG_MASTER_KEY.
+            FailedPrecondition: NO_ACTIVE_KEY, with the field `request_id` if the key is what an earlier call took;
+                WRONG_MASTER_KEY.
             AlreadyExists: REQUEST_ID_REUSED.
         """
         with self._database.transaction() as session:
+            is_repeat = True
 
             def effect() -> str:
+                nonlocal is_repeat
+                is_repeat = False
                 newest = _newest(session, tenant, modality)
                 row = self._insert(session, tenant, modality, 0) if newest is None else newest
                 return json.dumps([row.epoch, f"watermark-{new_id()}"])
@@ -114,6 +134,12 @@ class Keys:
             made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
             epoch, registry_request_id = json.loads(made)
             row = session.get_one(KeyRow, (tenant, modality, epoch))
+            if row.revoke_us is not None and is_repeat:
+                message = (
+                    f"the key of epoch {epoch}, which the first call with this request id took, was revoked; take a "
+                    "new request id"
+                )
+                raise FailedPrecondition("NO_ACTIVE_KEY", message, field="request_id")
             _refuse_revoked(row)
             return Marking(self._derived(row), registry_request_id)
 
@@ -126,18 +152,20 @@ class Keys:
         with self._database.snapshot() as session:
             _refuse_revoked(session.get_one(KeyRow, (key.tenant, key.modality, key.epoch)))
 
-    def for_finding(self, tenant: str, modality: str) -> list[WatermarkKey]:
-        """The keys by which marks are found, newest first; none if all were revoked.
+    def for_finding(self, tenant: str, modality: str) -> Finding:
+        """The keys by which marks are looked for.
 
         Raises:
             FailedPrecondition: WRONG_MASTER_KEY.
         """
         with self._database.snapshot() as session:
-            rows = list(session.scalars(_of(tenant, modality).where(KeyRow.revoke_us.is_(None))))
-            if not rows and _newest(session, tenant, modality) is None:
+            if _newest(session, tenant, modality) is None:
                 # Looking makes no key, and what was never marked is told from what cannot be found any more.
-                return [derive_key(self._master, tenant=tenant, modality=modality, epoch=0)]
-            return [self._derived(row) for row in rows]
+                return Finding([derive_key(self._master, tenant=tenant, modality=modality, epoch=0)], [])
+            every = _of(tenant, modality)
+            rows = session.scalars(every.where(KeyRow.revoke_us.is_(None)))
+            revoked = session.scalars(every.where(KeyRow.revoke_us.is_not(None)).limit(MAX_REVOKED))
+            return Finding([self._derived(row) for row in rows], [self._derived(row) for row in revoked])
 
     def list_keys(self, tenant: str, modality: str, *, size: int, token: str) -> tuple[list[Key], str]:
         """A page of keys, newest first, and the next page's token.
@@ -178,8 +206,6 @@ class Keys:
 
             def effect() -> str:
                 newest = _newest(session, tenant, modality)
-                if newest is not None:
-                    self._derived(newest)
                 usable = _of(tenant, modality).where(KeyRow.revoke_us.is_(None)).order_by(None)
                 num_usable = session.scalar(select(func.count()).select_from(usable.subquery())) or 0
                 if num_usable >= MAX_KEYS:
@@ -208,6 +234,10 @@ class Keys:
             return _key(row, _newest(session, tenant, modality))
 
     def _insert(self, session: Session, tenant: str, modality: str, epoch: int) -> KeyRow:
+        # In the same transaction, so that no two services with two master secrets both make the first key.
+        any_row = session.scalar(select(KeyRow).limit(1))
+        if any_row is not None:
+            self._derived(any_row)
         key = derive_key(self._master, tenant=tenant, modality=modality, epoch=epoch)
         row = KeyRow(
             tenant=tenant,

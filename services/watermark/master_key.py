@@ -58,13 +58,15 @@ def make_master_key(path: Path) -> None:
     Raises:
         FailedPrecondition: BAD_MASTER_KEY if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name that nobody can put something at before.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(f"{secrets.token_hex(MIN_MASTER_BYTES)}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
+            with open(descriptor, "wb") as file:
+                file.write(f"{secrets.token_hex(MIN_MASTER_BYTES)}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
             path.hardlink_to(temporary)
         except FileExistsError:
             return

@@ -1,5 +1,8 @@
 """The registry, asked over gRPC."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import grpc
 
 from common.auth import on_behalf_of
@@ -28,12 +31,8 @@ class Registry:
         request = pb.CreateWatermarkRequest(
             modality=MODALITIES[modality], model_version=model_version, key_epoch=key_epoch, request_id=request_id
         )
-        try:
+        with _about_the_version():
             made = self._stub.CreateWatermark(request, metadata=on_behalf_of(tenant)).watermark
-        except NotFound as error:
-            raise NotFound("MODEL_VERSION_NOT_FOUND", error.message, field="model_version") from error
-        except InvalidArgument as error:
-            raise InvalidArgument(error.reason, error.message, field="model_version") from error
         return id_of(made.name)
 
     def set_content(self, tenant: str, message: int, sha256: str, size_bytes: int) -> None:
@@ -42,3 +41,23 @@ class Registry:
             name=watermark_name(message), content_sha256=sha256, content_size_bytes=size_bytes
         )
         self._stub.SetWatermarkContent(request, metadata=on_behalf_of(tenant))
+
+    def check_version(self, tenant: str, model_version: str) -> None:
+        """See `Watermarks.check_version`."""
+        request = pb.GetModelVersionRequest(name=model_version)
+        with _about_the_version():
+            found = self._stub.GetModelVersion(request, metadata=on_behalf_of(tenant)).model_version
+        if found.name != model_version:
+            message = f"{model_version!r} names no version by its number; {found.name} does"
+            raise InvalidArgument("BAD_NAME", message, field="model_version")
+
+
+@contextmanager
+def _about_the_version() -> Iterator[None]:
+    """Errors as callers of this service know them: the version is all that the registry was told by them."""
+    try:
+        yield
+    except NotFound as error:
+        raise NotFound("MODEL_VERSION_NOT_FOUND", error.message, field="model_version") from error
+    except InvalidArgument as error:
+        raise InvalidArgument(error.reason, error.message, field="model_version") from error

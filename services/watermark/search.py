@@ -9,6 +9,7 @@ from common import deadline
 from common.errors import DeadlineExceeded
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.verdict import LOG_MARKED, Verdict, judged
+from services.watermark.keys import Finding
 from services.watermark.watermarks import watermark_name
 
 P_STEPS = (1e-24, 1e-12, 1e-6, 1e-2, 1.0)
@@ -42,8 +43,8 @@ class Outcome(Generic[D]):
     Attributes:
         verdict: Whether it is marked.
         log_p: Natural logarithm of the p-value, corrected for the number of keys.
-        epoch: Of the key that spoke most for a mark; -1 if there is no key.
-        detection: What that key found; None if there is no key.
+        epoch: Of the key that spoke most for a mark; -1 if nothing can be said.
+        detection: What that key found; None if nothing can be said.
     """
 
     verdict: Verdict
@@ -67,23 +68,42 @@ class Outcome(Generic[D]):
         return "" if self.mark is None or self.mark.id is None else watermark_name(self.mark.id)
 
 
-def look(keys: Sequence[WatermarkKey], detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
+def look(by: Finding, detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
     """Looks by one key after the other, until a mark is found.
 
+    By revoked keys nothing is found, since anybody may have marked with them. But what they would find is not unmarked
+    either: of that nothing at all is said.
+
     Args:
-        keys: The likeliest first.
+        by: The keys.
         detect: Looks by one.
 
     Raises:
         DeadlineExceeded: The call's deadline passed on the way.
     """
-    if not keys:
+    if not by.keys:
         return Outcome(Verdict.INCONCLUSIVE, 0.0)
+    outcome = _looked(by.keys, detect)
+    if outcome.mark is None and by.revoked and _looked(by.revoked, detect).mark is not None:
+        return Outcome(Verdict.INCONCLUSIVE, 0.0)
+    return outcome
+
+
+def check_deadline() -> None:
+    """Ends a search whose answer nobody waits for.
+
+    Raises:
+        DeadlineExceeded: The call's deadline passed.
+    """
+    if deadline.within(None) == 0:
+        raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before all keys were tried; wait longer")
+
+
+def _looked(keys: Sequence[WatermarkKey], detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
     tries = math.log(len(keys))  # Bonferroni
     found: list[tuple[WatermarkKey, D]] = []
     for key in keys:
-        if deadline.within(None) == 0:
-            raise DeadlineExceeded("DEADLINE_EXCEEDED", f"{len(found)} of {len(keys)} keys were tried; wait longer")
+        check_deadline()
         found.append((key, detect(key)))
         if found[-1][1].log_p + tries <= LOG_MARKED:
             break

@@ -19,6 +19,7 @@ from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1 import watermark_pb2_grpc
 from services.watermark.images import Images
 from services.watermark.keys import Key, Keys, KeyState
+from services.watermark.oracle import Questions
 from services.watermark.search import Outcome
 from services.watermark.texts import Texts, TokenStream
 from services.watermark.watermarks import watermark_name
@@ -52,12 +53,14 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         images: Marks and finds.
         texts: The same.
         keys: Of all tenants.
+        questions: Counts detections.
     """
 
-    def __init__(self, images: Images, texts: Texts, keys: Keys) -> None:
+    def __init__(self, images: Images, texts: Texts, keys: Keys, questions: Questions) -> None:
         self._images = images
         self._texts = texts
         self._keys = keys
+        self._questions = questions
 
     def MarkImage(self, request: pb.MarkImageRequest, context: grpc.ServicerContext) -> pb.MarkImageResponse:
         return self._mark_image(request, caller(context), patient=False)
@@ -148,14 +151,26 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         )
 
     def _detect_image(self, request: pb.DetectImageRequest, who: Caller, *, patient: bool) -> pb.DetectImageResponse:
+        self._questions.count(who)
         outcome = self._images.detect(
-            who.tenant, request.image, locate=request.locate, aligned_only=request.aligned_only, patient=patient
+            who.tenant,
+            request.image,
+            locate=request.locate,
+            aligned_only=request.aligned_only,
+            exact=_owns_keys(who),
+            patient=patient,
         )
         return pb.DetectImageResponse(detection=_image_detection(outcome, who))
 
     def _detect_text(self, request: pb.DetectTextRequest, who: Caller) -> pb.DetectTextResponse:
+        self._questions.count(who)
         outcome = self._texts.detect(
-            who.tenant, _scheme(request.scheme, field="scheme"), list(request.tokens), whole_only=request.whole_only
+            who.tenant,
+            _scheme(request.scheme, field="scheme"),
+            list(request.tokens),
+            model_version=request.model_version,
+            whole_only=request.whole_only,
+            exact=_owns_keys(who),
         )
         return pb.DetectTextResponse(detection=_text_detection(outcome, who))
 
@@ -166,7 +181,10 @@ def _answered(response: Callable[..., R], answer: Callable[[], Message]) -> R:
         return response(response=answer())
     except MeshError as error:
         code = grpc.StatusCode[error.code].value[0]
-        return response(failure=pb.Failure(code=code, reason=error.reason, message=error.message, field=error.field))
+        failure = pb.Failure(code=code, reason=error.reason, message=error.message, field=error.field)
+        if error.retry_delay_s is not None:
+            failure.retry_delay.FromNanoseconds(int(error.retry_delay_s * 1e9))
+        return response(failure=failure)
 
 
 def _body(request: Message) -> bytes:
@@ -185,11 +203,16 @@ def _scheme(number: int, *, field: str) -> Scheme:
     return _SCHEMES[number]  # type: ignore[index]
 
 
+def _owns_keys(who: Caller) -> bool:
+    """Whether a caller may see all that is known of a mark."""
+    return who.role >= Role.ADMIN
+
+
 def _image_detection(outcome: Outcome[ImageDetection], who: Caller) -> pb.Detection:
     detection = _detection(outcome, who)
     if outcome.mark and (region := outcome.mark.region):
         detection.region.CopyFrom(pb.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom))
-    if who.role >= Role.ADMIN and outcome.mark and (geometry := outcome.mark.geometry):
+    if _owns_keys(who) and outcome.mark and (geometry := outcome.mark.geometry):
         detection.evidence.angle_degrees = math.degrees(math.remainder(geometry.angle, math.tau))
         detection.evidence.scale = math.exp(geometry.log_scale)
     return detection
@@ -202,7 +225,7 @@ def _text_detection(outcome: Outcome[TextDetection], who: Caller) -> pb.Detectio
             pb.Span(start=span.start, end=span.end, watermark="" if span.id is None else watermark_name(span.id))
             for span in outcome.mark.spans
         )
-    if who.role >= Role.ADMIN and outcome.detection:
+    if _owns_keys(who) and outcome.detection:
         detection.evidence.num_scored = outcome.detection.num_scored
     return detection
 
@@ -210,7 +233,7 @@ def _text_detection(outcome: Outcome[TextDetection], who: Caller) -> pb.Detectio
 def _detection(outcome: Outcome[Any], who: Caller) -> pb.Detection:
     """What all kinds of content have in common; only those to whom the keys belong see how sure it is."""
     detection = pb.Detection(verdict=_VERDICTS[outcome.verdict], p=outcome.p, watermark=outcome.watermark)
-    if who.role >= Role.ADMIN and outcome.detection:
+    if _owns_keys(who) and outcome.detection:
         detection.evidence.log_p = outcome.log_p
         detection.evidence.epoch = outcome.epoch
     return detection

@@ -4,10 +4,9 @@ Logits that come with tokens are spread over a whole vocabulary, since a mark be
 is in the caller's hands from then on, so the registry learns of the id and never of the text.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,15 +16,16 @@ from common.errors import InvalidArgument, ResourceExhausted
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.text.detection import MAX_TOKEN, Scheme, TextDetection, detect, make_detector, make_sampler
 from deepseek.watermark.text.scheme import Detector, Sampler
+from deepseek.watermark.verdict import Verdict
 from services.watermark.keys import Keys
-from services.watermark.search import Outcome, look
+from services.watermark.oracle import rounded_spans
+from services.watermark.search import Outcome, check_deadline, look
 from services.watermark.watermarks import Watermarks, watermark_name
 
 MODALITY = "text"
 MAX_SEQUENCES = 256
 
 _NUM_CACHED = 256
-_LARGE = 1 << 20
 _LOOK_S = 1.0
 
 Values = npt.NDArray[np.float32]
@@ -44,8 +44,6 @@ class Texts:
         self._keys = keys
         self._watermarks = watermarks
         self._max_tokens = max_tokens
-        # A draw from millions of logits takes memory by the hundred megabytes: one at a time.
-        self._large = threading.Lock()
         self._detector: Callable[[Scheme, WatermarkKey], Detector] = lru_cache(_NUM_CACHED)(make_detector)
 
     def begin(self, tenant: str, scheme: Scheme, *, model_version: str, request_id: str, body: bytes) -> "TokenStream":
@@ -63,24 +61,37 @@ class Texts:
         """
         marking = self._keys.for_marking(tenant, MODALITY, method="MarkTokens", request_id=request_id, body=body)
         message = self._watermarks.create(tenant, MODALITY, model_version, marking.key.epoch, marking.request_id)
-        return TokenStream(self._keys, scheme, marking.key, message, max_tokens=self._max_tokens, large=self._large)
+        return TokenStream(self._keys, scheme, marking.key, message, max_tokens=self._max_tokens)
 
-    def detect(self, tenant: str, scheme: Scheme, tokens: Sequence[int], *, whole_only: bool) -> Outcome[TextDetection]:
+    def detect(
+        self, tenant: str, scheme: Scheme, tokens: Sequence[int], *, model_version: str, whole_only: bool, exact: bool
+    ) -> Outcome[TextDetection]:
         """Looks for a mark, by every key that is not revoked.
 
         Args:
             tenant: Whose marks.
             scheme: How tokens would have been drawn.
             tokens: The text.
+            model_version: Whose tokeniser's they are; empty if that is not known, and then none is said to be unmarked.
             whole_only: Whether to leave out what is marked in part.
+            exact: Whether to tell spans to the token.
 
         Raises:
             MeshError: As DetectText documents.
         """
-        return look(
-            self._keys.for_finding(tenant, MODALITY),
-            lambda key: detect(self._detector(scheme, key), tokens, spans=not whole_only),
-        )
+        if model_version:
+            self._watermarks.check_version(tenant, model_version)
+
+        def detect_by(key: WatermarkKey) -> TextDetection:
+            return detect(self._detector(scheme, key), tokens, spans=not whole_only, check=check_deadline)
+
+        outcome = look(self._keys.for_finding(tenant, MODALITY), detect_by)
+        if outcome.verdict is Verdict.NOT_MARKED and not model_version:
+            # Tokens of another tokeniser look just like this.
+            return replace(outcome, verdict=Verdict.INCONCLUSIVE)
+        if outcome.mark is None or exact:
+            return outcome
+        return replace(outcome, detection=replace(outcome.mark, spans=rounded_spans(outcome.mark.spans, len(tokens))))
 
 
 class TokenStream:
@@ -95,26 +106,15 @@ class TokenStream:
         key: The key.
         message: The id.
         max_tokens: That are drawn.
-        large: Held while a token is drawn from very many.
     """
 
-    def __init__(
-        self,
-        keys: Keys,
-        scheme: Scheme,
-        key: WatermarkKey,
-        message: int,
-        *,
-        max_tokens: int,
-        large: AbstractContextManager[object],
-    ) -> None:
+    def __init__(self, keys: Keys, scheme: Scheme, key: WatermarkKey, message: int, *, max_tokens: int) -> None:
         self.watermark = watermark_name(message)
         self._keys = keys
         self._scheme = scheme
         self._key = key
         self._message = message
         self._max_tokens = max_tokens
-        self._large = large
         self._samplers: dict[int, Sampler] = {}
         self._num_tokens = 0
         self._num_logits = 0
@@ -149,9 +149,7 @@ class TokenStream:
             raise InvalidArgument("BAD_TOKEN", message, field="logits.values")
         else:
             numbers, self._num_logits = None, len(values)
-        sampler = self._sampler(sequence)
-        with self._large if (numbers.max() if numbers is not None else len(values)) >= _LARGE else nullcontext():
-            return sampler.draw(values if numbers is None else _spread(values, numbers))
+        return self._sampler(sequence).draw(values if numbers is None else _spread(values, numbers))
 
     def _sampler(self, sequence: int) -> Sampler:
         if self._num_tokens >= self._max_tokens:

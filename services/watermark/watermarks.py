@@ -29,6 +29,15 @@ class Watermarks(Protocol):
             Unavailable, DeadlineExceeded: It did not answer.
         """
 
+    def check_version(self, tenant: str, model_version: str) -> None:
+        """Makes sure that there is a model version.
+
+        Raises:
+            NotFound: MODEL_VERSION_NOT_FOUND.
+            InvalidArgument: BAD_NAME, also for one that is named by an alias.
+            Unavailable, DeadlineExceeded: It did not answer.
+        """
+
 
 def watermark_name(message: int) -> str:
     """Resource name of the watermark that an id stands for."""

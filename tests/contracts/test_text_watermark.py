@@ -69,7 +69,7 @@ def test_a_mark_is_found_wherever_the_text_begins_and_ends(scheme: Scheme) -> No
 def test_p_values_of_text_without_a_mark_are_what_they_say(scheme: Scheme) -> None:
     detector = scheme.detector(a_key())
     random = np.random.default_rng(5)
-    texts = [random.integers(VOCABULARY, size=40).tolist() for _ in range(150)]
+    texts = [random.integers(VOCABULARY, size=40).tolist() for _ in range(80)]
     p = np.exp([detector.weigh(text).log_p for text in texts])
     for level in (0.02, 0.1, 0.5):
         # Five standard deviations above what is claimed; scores that come in steps stay below it.

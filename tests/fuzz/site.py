@@ -284,7 +284,7 @@ def _furnish(mesh: Mesh) -> tuple[dict[tuple[str, str], dict[str, Any]], list[st
             "DetectImage": image | {"aligned_only": True, "locate": True},
             "DetectImages": {"request": image | {"aligned_only": True}},
             "MarkTokens": {"config": {"scheme": "TEXT_SCHEME_SYNTHID", "model_version": model}},
-            "DetectText": text,
+            "DetectText": text | {"model_version": model},
             "DetectTexts": {"request": text | {"whole_only": True}},
             "ListKeys": {"modality": "MODALITY_IMAGE", "page_size": 1},
             "RotateKey": {"modality": "MODALITY_TEXT"},

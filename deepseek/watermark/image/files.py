@@ -49,8 +49,11 @@ class ImageFile:
         """The pixels as a viewer shows them, over grey where they are transparent."""
         if self.alpha is None:
             return self.pixels
-        opacity = (self.alpha / np.float32(255)).reshape(*self.alpha.shape, *[1] * (self.pixels.ndim - 2))
-        return np.rint(self.pixels * opacity + _GREY * (1 - opacity)).astype(np.uint8)
+        flat = np.empty_like(self.pixels)
+        for row, alpha in enumerate(self.alpha.astype(np.uint16)):  # a row at a time, for the sake of memory
+            opacity = alpha.reshape(-1, *[1] * (self.pixels.ndim - 2))
+            flat[row] = (self.pixels[row] * opacity + _GREY * (255 - opacity) + 127) // 255
+        return flat
 
     def encoded(self, pixels: Pixels, *, quality: int = QUALITY) -> bytes:
         """A file of the same format with other pixels, and all else of this one.

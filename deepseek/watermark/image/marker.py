@@ -160,6 +160,8 @@ class ImageMarker:
         mask, is_bound_by_error = self._mask(statistics[1], max_error, max_dissimilarity)
         if opacity is not None:
             mask = mask * opacity
+        if not mask.any():
+            return pixels.copy()
         difference: Real = self._pattern_of(brightness, mask, signs_B1, start, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         marked = _added(units, difference)

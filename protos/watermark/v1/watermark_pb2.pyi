@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from protos.auth.v1 import auth_pb2 as _auth_pb2
 from google.protobuf.internal import containers as _containers
@@ -122,16 +123,18 @@ class Detection(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., p: _Optional[float] = ..., watermark: _Optional[str] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., evidence: _Optional[_Union[Evidence, _Mapping]] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("code", "reason", "message", "field")
+    __slots__ = ("code", "reason", "message", "field", "retry_delay")
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
+    RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
     code: int
     reason: str
     message: str
     field: str
-    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ...) -> None: ...
+    retry_delay: _duration_pb2.Duration
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class MarkImageRequest(_message.Message):
     __slots__ = ("image", "model_version", "min_psnr_db", "encoding_quality", "request_id")
@@ -242,14 +245,16 @@ class MarkTokensResponse(_message.Message):
     def __init__(self, watermark: _Optional[str] = ..., sequence: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class DetectTextRequest(_message.Message):
-    __slots__ = ("tokens", "scheme", "whole_only")
+    __slots__ = ("tokens", "scheme", "whole_only", "model_version")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     WHOLE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     scheme: TextScheme
     whole_only: bool
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., scheme: _Optional[_Union[TextScheme, str]] = ..., whole_only: _Optional[bool] = ...) -> None: ...
+    model_version: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., scheme: _Optional[_Union[TextScheme, str]] = ..., whole_only: _Optional[bool] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class DetectTextResponse(_message.Message):
     __slots__ = ("detection",)

@@ -29,9 +29,11 @@ class WatermarkServiceStub:
     """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
     service: each tenant has one a modality and epoch, derived from the service's master secret.
 
-    Answers tell p-values in steps only, so that nobody can feel their way to content that is not taken for marked: `p`
-    is the least of 1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value. Callers with ROLE_ADMIN, to whom the
-    tenant's keys belong, also get `evidence`.
+    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
+    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
+    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
+    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
+    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
 
     With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
     (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.
@@ -101,9 +103,11 @@ class WatermarkServiceServicer:
     """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
     service: each tenant has one a modality and epoch, derived from the service's master secret.
 
-    Answers tell p-values in steps only, so that nobody can feel their way to content that is not taken for marked: `p`
-    is the least of 1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value. Callers with ROLE_ADMIN, to whom the
-    tenant's keys belong, also get `evidence`.
+    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
+    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
+    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
+    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
+    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
 
     With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
     (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.
@@ -114,13 +118,15 @@ class WatermarkServiceServicer:
     def MarkImage(self, request, context):
         """Marks an image. The id is registered, with the digest of the marked file, before the answer comes.
 
-        INVALID_ARGUMENT: DAMAGED_IMAGE (also one of more than 64 Mi pixels), IMAGE_TOO_SMALL (a side below 128 pixels),
-        IMAGE_TOO_LARGE (a side above 16,384), UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel; neither PNG, JPEG nor WebP);
-        FAILED_PRECONDITION: MARK_TOO_WEAK (the image hides so little that the mark could not be read again: lower
-        `min_psnr_db`), NO_ACTIVE_KEY; NOT_FOUND: MODEL_VERSION_NOT_FOUND; ALREADY_EXISTS: REQUEST_ID_REUSED (another
-        body); RESOURCE_EXHAUSTED: TOO_MANY_IMAGES (calls wait already; after the retry delay); UNAVAILABLE while the
-        registry is away. IMAGE_TOO_LARGE is also a file, as it comes or as it would be marked, of more bytes than the
-        server takes.
+        INVALID_ARGUMENT: DAMAGED_IMAGE, IMAGE_TOO_SMALL (a side below 128 pixels), IMAGE_TOO_LARGE (a side above 16,384,
+        more than 64 Mi pixels, or a file, as it comes or as it would be marked, of more bytes than the server takes),
+        UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel; neither PNG, JPEG nor WebP); FAILED_PRECONDITION:
+        MARK_TOO_WEAK (the image hides so little that the mark could not be read again; the field is the one that helps:
+        raise `encoding_quality`, lower `min_psnr_db`, or `image` if nothing does), NO_ACTIVE_KEY (also if the key was
+        revoked meanwhile; with the field `request_id` if it is the one that an earlier call took: take a new request id);
+        NOT_FOUND: MODEL_VERSION_NOT_FOUND; ALREADY_EXISTS: REQUEST_ID_REUSED (another body); RESOURCE_EXHAUSTED:
+        TOO_MANY_IMAGES (calls wait already; after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry is
+        away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,8 +141,11 @@ class WatermarkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DetectImage(self, request, context):
-        """Looks for a mark in an image, by every key that is not revoked. Errors as those of MarkImage about the image;
-        one of less than 64 pixels a side is INCONCLUSIVE.
+        """Looks for a mark in an image, by every key that is not revoked. One of less than 64 pixels a side is INCONCLUSIVE,
+        and so is one that only a revoked key finds marked (the 4 newest are tried): anybody may have marked it.
+
+        Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_IMAGES (calls wait
+        already; both after the retry delay); DEADLINE_EXCEEDED (on the way from key to key, or waiting for its turn).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,8 +165,9 @@ class WatermarkServiceServicer:
 
         INVALID_ARGUMENT: MISSING_FIELD (no `config` first), BAD_LOGITS (empty, not finite but for -inf, all -inf, or as
         many tokens as logits do not come), VOCABULARY_CHANGED (another number of logits than before, if they come without
-        tokens), BAD_TOKEN; FAILED_PRECONDITION: NO_ACTIVE_KEY; NOT_FOUND: MODEL_VERSION_NOT_FOUND; RESOURCE_EXHAUSTED:
-        TOO_MANY_SEQUENCES (more than 256 in one stream), TOO_MANY_TOKENS (more in one stream than the server draws).
+        tokens), BAD_TOKEN; FAILED_PRECONDITION: NO_ACTIVE_KEY (as in MarkImage); NOT_FOUND: MODEL_VERSION_NOT_FOUND;
+        RESOURCE_EXHAUSTED: TOO_MANY_SEQUENCES (more than 256 in one stream), TOO_MANY_TOKENS (more in one stream than the
+        server draws); UNAVAILABLE while the registry is away, at the beginning.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +175,12 @@ class WatermarkServiceServicer:
 
     def DetectText(self, request, context):
         """Looks for a mark in tokens, by every key that is not revoked. They have to be those of the tokeniser that they were
-        drawn with. INVALID_ARGUMENT: TOO_MANY_TOKENS (more than 16,384), BAD_TOKEN. Without tokens it is INCONCLUSIVE.
+        drawn with. Without tokens it is INCONCLUSIVE, and so is text that only a revoked key finds marked, as in
+        DetectImage, and text without a mark if it is not known whose tokens these are (`model_version`).
+
+        INVALID_ARGUMENT: TOO_MANY_TOKENS (more than 4,096), BAD_TOKEN, BAD_NAME; NOT_FOUND: MODEL_VERSION_NOT_FOUND;
+        RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS (after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry
+        is away, if there is a `model_version`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,9 +209,10 @@ class WatermarkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Takes a key out of use: nothing is marked with it, and nothing is found by it any more. For keys that others got to
-        know. It cannot be taken back. If it was the one to mark by, nothing is marked until RotateKey: FAILED_PRECONDITION
-        (NO_ACTIVE_KEY). NOT_FOUND (KEY_NOT_FOUND). Idempotent.
+        """Takes a key out of use: nothing is marked with it, and what it marked is not taken for marked any more. For keys
+        that others got to know. It cannot be taken back. Images that are being marked are not handed out, and streams that
+        draw tokens by it end within a second. If it was the one to mark by, nothing is marked until RotateKey:
+        FAILED_PRECONDITION (NO_ACTIVE_KEY). NOT_FOUND (KEY_NOT_FOUND). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,9 +283,11 @@ class WatermarkService:
     """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
     service: each tenant has one a modality and epoch, derived from the service's master secret.
 
-    Answers tell p-values in steps only, so that nobody can feel their way to content that is not taken for marked: `p`
-    is the least of 1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value. Callers with ROLE_ADMIN, to whom the
-    tenant's keys belong, also get `evidence`.
+    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
+    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
+    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
+    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
+    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
 
     With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
     (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.

@@ -14,6 +14,9 @@ from common.auth.certificates import make_authority
 from common.auth.tokens import issue_token
 from common.channel import open_channel
 from common.config import load_settings
+from deepseek.models import manifest as model_manifest
+from protos.artifact.v1 import artifact_pb2
+from protos.registry.v1 import registry_pb2
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
 from services.registry.__main__ import build as build_registry
@@ -51,6 +54,14 @@ class Site:
         key = folder / "signing" / "key.pem"
         token_file.write_text(issue_token(key, "ana", tenant=tenant, role=role, lifetime_s=3600), encoding="ascii")
         return self.owned.enter_context(open_channel(address, identity=folder / "cli", token_file=token_file))
+
+
+def model_version(site: Site, tenant: str) -> str:
+    """A model version of the tenant."""
+    manifest = artifact_pb2.Artifact(sha256="ab" * 32, size_bytes=1, media_type=model_manifest.MEDIA_TYPE)
+    request = registry_pb2.CreateModelVersionRequest(parent="models/m", manifest=manifest)
+    name: str = site.marks(tenant).CreateModelVersion(request).model_version.name
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,29 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import services.watermark
 from common.auth import Role
-from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from deepseek.models import manifest as model_manifest
-from protos.artifact.v1 import artifact_pb2
+from common.channel import open_channel
+from common.database import Database
+from common.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from deepseek.watermark.keys import derive_key
 from protos.registry.v1 import registry_pb2
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
-from tests.services.watermark.conftest import Site
+from services.watermark.images import Images, Limits, MarkedImage, _origin
+from services.watermark.keys import Keys, Marking
+from services.watermark.registry import Registry
+from services.watermark.turns import Turns
+from tests.services.watermark.conftest import Site, model_version
 from tests.services.watermark.pictures import PNG, decoded, encoded, pixels
 
 IMAGE = pb.MODALITY_IMAGE
@@ -30,13 +38,6 @@ def mark(client: WatermarkServiceStub, image: bytes = PNG, **fields: Any) -> pb.
 def detect(client: WatermarkServiceStub, image: bytes, **fields: Any) -> pb.Detection:
     detection: pb.Detection = client.DetectImage(pb.DetectImageRequest(image=image, **fields)).detection
     return detection
-
-
-def model_version(site: Site, tenant: str) -> str:
-    manifest = artifact_pb2.Artifact(sha256="ab" * 32, size_bytes=1, media_type=model_manifest.MEDIA_TYPE)
-    request = registry_pb2.CreateModelVersionRequest(parent="models/m", manifest=manifest)
-    name: str = site.marks(tenant).CreateModelVersion(request).model_version.name
-    return name
 
 
 def registered(site: Site, tenant: str) -> list[registry_pb2.Watermark]:
@@ -129,8 +130,10 @@ def test_what_an_earlier_key_marked_is_found_until_that_key_is_revoked(client: W
     assert [detect(client, one.image).evidence.epoch for one in (before, after)] == [0, 1]
 
     client.RevokeKey(pb.RevokeKeyRequest(modality=IMAGE, epoch=0))
-    lost = detect(client, before.image)
-    assert (lost.verdict, lost.watermark) == (pb.VERDICT_NOT_MARKED, "")
+    # What others could have marked is not called unmarked.
+    lost = detect(client, before.image, locate=True)
+    assert lost == pb.Detection(verdict=pb.VERDICT_INCONCLUSIVE, p=1)
+    assert detect(client, PNG).verdict == pb.VERDICT_NOT_MARKED
     assert detect(client, after.image).watermark == after.watermark
 
     client.RevokeKey(pb.RevokeKeyRequest(modality=IMAGE, epoch=1))
@@ -153,16 +156,169 @@ def test_a_call_whose_key_was_revoked_is_not_repeated_with_it(client: WatermarkS
     assert caught.value.reason == "NO_ACTIVE_KEY"
 
 
-def test_a_mark_that_could_not_be_read_again_is_refused(client: WatermarkServiceStub) -> None:
+FLAT = np.full((128, 128, 3), 127, np.uint8)
+UNSEEN = np.dstack([FLAT, np.ones((128, 128), np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ("image", "fields", "field"),
+    [
+        (encoded(FLAT, "JPEG"), {"min_psnr_db": 60, "encoding_quality": 1}, "encoding_quality"),
+        (encoded(FLAT, "JPEG"), {"min_psnr_db": 60, "encoding_quality": 50}, "min_psnr_db"),
+        # What is not lossy has no quality that could be raised.
+        (encoded(UNSEEN), {"encoding_quality": 1}, "min_psnr_db"),
+        (encoded(UNSEEN), {"min_psnr_db": 30}, "image"),
+    ],
+    ids=["quality", "strength", "lossless", "nothing"],
+)
+def test_a_mark_that_could_not_be_read_again_is_refused_with_what_helps(
+    client: WatermarkServiceStub, image: bytes, fields: dict[str, Any], field: str
+) -> None:
     with pytest.raises(FailedPrecondition) as caught:
-        mark(client, encoded(np.full((128, 128, 3), 127, np.uint8), "JPEG"), min_psnr_db=60, encoding_quality=1)
-    assert caught.value.reason == "MARK_TOO_WEAK"
+        mark(client, image, **fields)
+    assert (caught.value.reason, caught.value.field) == ("MARK_TOO_WEAK", field)
+    assert field in caught.value.message
+
+
+def test_an_image_with_transparency_is_marked_where_it_is_seen(client: WatermarkServiceStub) -> None:
+    alpha = np.full((256, 320), 255, np.uint8)
+    alpha[:, :80] = 0
+    marked = mark(client, encoded(np.dstack([pixels(), alpha])))
+    assert detect(client, marked.image).watermark == marked.watermark
+    # Over the grey that a viewer may show it on.
+    flat = decoded(marked.image).copy()
+    flat[alpha == 0] = 128
+    assert detect(client, encoded(flat)).watermark == marked.watermark
+
+
+def test_only_an_admin_learns_to_the_pixel_where_a_mark_is(
+    site: Site, tenant: str, client: WatermarkServiceStub
+) -> None:
+    whole = pixels(6, 400, 500)
+    whole[50:350, 70:430] = decoded(mark(client, encoded(whole[50:350, 70:430]), min_psnr_db=38).image)
+    exact = detect(client, encoded(whole), locate=True).region
+    rounded = detect(site.client(tenant, Role.READER), encoded(whole), locate=True).region
+    assert rounded != exact
+    assert (rounded.left, rounded.top) == (exact.left * 16 // 500 * 500 // 16, exact.top * 16 // 400 * 400 // 16)
+    assert rounded.left <= exact.left < exact.right <= rounded.right
+    assert rounded.top <= exact.top < exact.bottom <= rounded.bottom
+    assert (rounded.right * 16 % 500 < 16, rounded.bottom * 16 % 400) == (True, 0)
+
+
+@dataclass
+class Meanwhile:
+    """A registry, with what happens right before it answers."""
+
+    registry: Registry
+    then: Callable[[], object]
+
+    def create(self, *arguments: Any) -> int:
+        self.then()
+        return self.registry.create(*arguments)
+
+    def set_content(self, *arguments: Any) -> None:
+        self.registry.set_content(*arguments)
+
+    def check_version(self, *arguments: Any) -> None:
+        self.registry.check_version(*arguments)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The service without its server, with one turn.
+
+    Attributes:
+        keys: Of a state of its own.
+        registry: The real one.
+        turns: One at once, and nobody waits.
+    """
+
+    keys: Keys
+    registry: Registry
+    turns: Turns
+
+    def mark(self, tenant: str, then: Callable[[], object] = lambda: None, **settings: Any) -> MarkedImage:
+        """Marks an image; `then` is done while the registry is asked."""
+        images = Images(self.keys, Meanwhile(self.registry, then), self.turns, Limits(1 << 24, 1 << 24))
+        given = {"model_version": "", "min_psnr_db": 0, "encoding_quality": 0, "request_id": "", "body": b""}
+        return images.mark(tenant, PNG, **given | settings, patient=False)
+
+
+@pytest.fixture
+def inside(site: Site, tmp_path: Path) -> Iterator[Inside]:
+    database = Database(f"sqlite:///{tmp_path}/watermark.db")
+    database.migrate(Path(services.watermark.__file__).parent / "migrations")
+    with open_channel(site.registry, identity=site.home / "identity" / "watermark") as channel:
+        yield Inside(Keys(database, bytes(range(32))), Registry(channel), Turns(1, 0))
+    database.close()
+
+
+def test_no_turn_is_held_while_the_registry_is_asked(site: Site, tenant: str, inside: Inside) -> None:
+    looked = []
+
+    def look() -> None:
+        with inside.turns.take(patient=False):
+            looked.append("in the only turn")
+
+    marked = inside.mark(tenant, look)
+    assert looked == ["in the only turn"]
+    assert [known.name for known in registered(site, tenant)] == [marked.watermark]
+
+
+def test_what_a_key_marked_that_was_revoked_meanwhile_is_not_handed_out(
+    site: Site, tenant: str, inside: Inside
+) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        inside.mark(tenant, lambda: inside.keys.revoke(tenant, "image", 0))
+    assert caught.value.reason == "NO_ACTIVE_KEY"
+    assert [known.content_sha256 for known in registered(site, tenant)] == [""]
+
+
+def test_all_work_is_done_before_a_mark_is_made_known(
+    site: Site, tenant: str, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object) -> None:
+        raise DeadlineExceeded("DEADLINE_EXCEEDED", "late")
+
+    monkeypatch.setattr("services.watermark.images.quality", late)
+    with pytest.raises(DeadlineExceeded):
+        inside.mark(tenant)
+    assert [known.content_sha256 for known in registered(site, tenant)] == [""]
+    # Its turn was given back.
+    with inside.turns.take(patient=False):
+        pass
+
+
+def test_only_markers_of_the_default_strength_are_kept(inside: Inside, tenant: str) -> None:
+    images = Images(inside.keys, inside.registry, inside.turns, Limits(1 << 24, 1 << 24))
+
+    def psnr_db(least: float) -> float:
+        given = {"model_version": "", "encoding_quality": 0, "request_id": "", "body": b"", "patient": False}
+        return images.mark(tenant, PNG, min_psnr_db=least, **given).quality.psnr_db  # type: ignore[arg-type]
+
+    assert psnr_db(44) >= 44
+    assert 38 <= psnr_db(38) < 44
+    assert psnr_db(0) >= 42.1
+    assert psnr_db(42.1) >= 42.1
+    kept = images._marker.cache_info()  # type: ignore[attr-defined]
+    assert (kept.hits, kept.currsize) == (1, 1)
+
+
+def test_where_a_pattern_begins_hangs_on_key_and_request_alone() -> None:
+    """Files that calls were answered with would come out otherwise after an upgrade."""
+    key = derive_key(bytes(range(32)), tenant="lab", modality="image", epoch=0)
+    assert _origin(Marking(key, "watermark-1")) == (253, 407)
+    some = np.array([_origin(Marking(key, f"watermark-{number}")) for number in range(1000)])
+    assert (some.min(0) < 10).all()
+    assert ((some.max(0) > 500) & (some.max(0) < 512)).all()
+    assert len(np.unique(some, axis=0)) > 990
 
 
 DAMAGED = PNG[: len(PNG) // 2]
 BAD = {
-    "no image": (pb.MarkImageRequest(), "DAMAGED_IMAGE", "image"),
+    "no image": (pb.MarkImageRequest(), "UNSUPPORTED_IMAGE", "image"),
     "damaged": (pb.MarkImageRequest(image=DAMAGED), "DAMAGED_IMAGE", "image"),
+    "another format": (pb.MarkImageRequest(image=encoded(pixels(), "BMP")), "UNSUPPORTED_IMAGE", "image"),
     "too small": (pb.MarkImageRequest(image=encoded(pixels(height=127))), "IMAGE_TOO_SMALL", "image"),
     "a side too long": (
         pb.MarkImageRequest(image=encoded(np.zeros((8, 16_385), np.uint8))),
@@ -197,9 +353,10 @@ def test_a_stream_goes_on_after_what_is_wrong(site: Site, tenant: str, client: W
     requests = (pb.MarkImagesRequest(request=pb.MarkImageRequest(image=image)) for image in images)
     answers = list(client.MarkImages(requests, timeout=60))
     assert [answer.WhichOneof("result") for answer in answers] == ["failure", "response", "failure", "response"]
-    for answer in (answers[0], answers[2]):
-        assert (answer.failure.code, answer.failure.reason, answer.failure.field) == (3, "DAMAGED_IMAGE", "image")
+    for answer, reason in ((answers[0], "DAMAGED_IMAGE"), (answers[2], "UNSUPPORTED_IMAGE")):
+        assert (answer.failure.code, answer.failure.reason, answer.failure.field) == (3, reason, "image")
         assert answer.failure.message
+        assert not answer.failure.HasField("retry_delay")
     marked = [answers[1].response, answers[3].response]
     assert [known.name for known in registered(site, tenant)] == [one.watermark for one in marked[::-1]]
 

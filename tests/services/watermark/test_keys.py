@@ -1,6 +1,8 @@
 """Keys over a real server, and against their table."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,7 +166,60 @@ def test_what_a_call_is_marked_with_is_settled_once(database: Database) -> None:
     assert marking(keys, "r") == first
     assert marking(keys).key.epoch == 1
     assert marking(keys).request_id != marking(keys).request_id
-    assert [key.epoch for key in keys.for_finding("default", "image")] == [1, 0]
+    assert [key.epoch for key in keys.for_finding("default", "image").keys] == [1, 0]
+
+
+def test_marks_are_looked_for_by_the_newest_revoked_keys_too(database: Database) -> None:
+    keys = Keys(database, bytes(range(32)))
+    first = keys.for_finding("default", "image")
+    assert ([key.epoch for key in first.keys], first.revoked) == ([0], [])
+    for epoch in range(8):
+        keys.rotate("default", "image", request_id="", body=b"")
+        if epoch not in (3, 7):
+            keys.revoke("default", "image", epoch)
+    found = keys.for_finding("default", "image")
+    assert [key.epoch for key in found.keys] == [7, 3]
+    assert [key.epoch for key in found.revoked] == [6, 5, 4, 2]
+    keys.revoke("default", "image", 3), keys.revoke("default", "image", 7)
+    assert keys.for_finding("default", "image").keys == []
+
+
+def test_a_repeat_whose_key_was_revoked_asks_for_a_new_request_id(database: Database) -> None:
+    keys = Keys(database, bytes(range(32)))
+    marking(keys, "r")
+    keys.revoke("default", "image", 0)
+    with pytest.raises(FailedPrecondition, match="RotateKey makes a new one") as caught:
+        marking(keys, "another")
+    assert (caught.value.reason, caught.value.field) == ("NO_ACTIVE_KEY", "")
+    keys.rotate("default", "image", request_id="", body=b"")
+    with pytest.raises(FailedPrecondition, match="take a new request id") as repeated:
+        marking(keys, "r")
+    assert (repeated.value.reason, repeated.value.field) == ("NO_ACTIVE_KEY", "request_id")
+    assert marking(keys, "another").key.epoch == 1
+
+
+def test_keys_of_two_master_keys_never_mix(database: Database) -> None:
+    first, second = Keys(database, bytes(range(32))), Keys(database, bytes(32))
+    # Both services have looked at an empty state when they started.
+    first.check_master(), second.check_master()
+    start = threading.Barrier(2)
+
+    def make(keys: Keys, tenant: str) -> str:
+        start.wait(30)
+        try:
+            keys.for_marking(tenant, "image", method="MarkImage", request_id="", body=b"")
+            keys.rotate(tenant, "text", request_id="", body=b"")
+        except FailedPrecondition as error:
+            return error.reason
+        return "made"
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(make, keys, tenant) for keys, tenant in ((first, "a"), (second, "b"))]
+        assert sorted(one.result(30) for one in both) == ["WRONG_MASTER_KEY", "made"]
+    loser = first if both[0].result() != "made" else second
+    with pytest.raises(FailedPrecondition) as caught:
+        loser.rotate("c", "image", request_id="", body=b"")
+    assert caught.value.reason == "WRONG_MASTER_KEY"
 
 
 def test_no_key_is_in_the_database(database: Database, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -87,6 +88,27 @@ def test_while_the_registry_is_away_marks_are_found_and_none_is_made(
     assert answer.failure.code == 14
 
 
+def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(registry: ServiceProcess, tmp_path: Path) -> None:
+    one_at_once = {"registry": registry.address, "max_images_at_once": "1", "max_images_waiting": "1"}
+    service = ServiceProcess("watermark", tmp_path, settings=one_at_once)
+    try:
+        service.start()
+        marked = mark(service)
+        registry.pause()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(mark, service, "r")
+            request = pb.ListKeysRequest(modality=IMAGE)
+            for _ in range(3):
+                assert found(service, marked.image) == marked.watermark
+                assert WatermarkServiceStub(service.channel()).ListKeys(request).keys
+            assert not waiting.done()
+            registry.go_on()
+            assert found(service, waiting.result(60).image) == waiting.result().watermark
+    finally:
+        registry.go_on()
+        service.close()
+
+
 def test_the_master_key_is_made_once_and_is_its_owners_alone(service: ServiceProcess) -> None:
     path = service.home / FILE_NAME
     key = path.read_bytes()
@@ -155,7 +177,7 @@ def test_marks_and_keys_are_in_the_audit_log(service: ServiceProcess, tmp_path: 
     found(service, marked.image)
     records = [json.loads(line) for line in (tmp_path / "audit" / "watermark.jsonl").read_text().splitlines()]
     calls = [(record["what"].rpartition("/")[2], record["object"]) for record in records]
-    assert calls == [("MarkImage", marked.watermark), ("RotateKey", "")]
+    assert calls == [("MarkImage", marked.watermark), ("RotateKey", "keys/image/1")]
 
 
 def test_files_that_are_too_large_are_refused_as_they_come_and_as_they_would_go(

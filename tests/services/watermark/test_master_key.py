@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,44 @@ def test_a_key_that_is_made_is_its_owners_alone_and_stays(tmp_path: Path) -> Non
     make_master_key(path)
     assert read_master_key(path) == key
     assert [one.name for one in tmp_path.iterdir()] == ["master"]
+
+
+def test_of_processes_that_make_one_at_once_one_wins(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from services.watermark.master_key import make_master_key, read_master_key
+print("ready", flush=True)
+sys.stdin.read(1)
+make_master_key(Path(sys.argv[1]))
+print(read_master_key(Path(sys.argv[1])).hex())
+"""
+    path = tmp_path / "master"
+    command = [sys.executable, "-c", program, str(path)]
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ})
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("!")
+        process.stdin.flush()
+    made = {process.communicate(timeout=30)[0].strip() for process in both}
+    assert made == {read_master_key(path).hex()}
+    assert [one.name for one in tmp_path.iterdir()] == ["master"]
+
+
+def test_what_lies_where_a_key_is_made_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    (tmp_path / ".master.00").symlink_to(target)
+    monkeypatch.setattr("services.watermark.master_key.secrets.token_hex", lambda num_bytes: "00")
+    with pytest.raises(FailedPrecondition, match="cannot be made"):
+        make_master_key(tmp_path / "master")
+    assert not target.exists()
+    assert not (tmp_path / "master").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from common import deadline
 from common.errors import DeadlineExceeded
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.verdict import Verdict, judged
+from services.watermark.keys import Finding
 from services.watermark.search import P_STEPS, Outcome, look
 
 
@@ -25,8 +26,8 @@ class Detection:
 KEYS = [derive_key(bytes(32), tenant="lab", modality="text", epoch=epoch) for epoch in range(8)]
 
 
-def looked(*p_values: float, is_enough: bool = True) -> tuple[Outcome[Detection], int]:
-    """The outcome, and how many keys were tried."""
+def looked(*p_values: float, is_enough: bool = True, num_revoked: int = 0) -> tuple[Outcome[Detection], int]:
+    """The outcome, and how many keys were tried; the last ones are revoked."""
     tried = []
 
     def detect(key: WatermarkKey) -> Detection:
@@ -35,7 +36,8 @@ def looked(*p_values: float, is_enough: bool = True) -> tuple[Outcome[Detection]
         verdict = judged(log_p, is_enough=is_enough)
         return Detection(verdict, log_p, key.epoch if verdict is Verdict.MARKED else None)
 
-    return look(KEYS[: len(p_values)], detect), len(tried)
+    num_keys = len(p_values) - num_revoked
+    return look(Finding(KEYS[:num_keys], KEYS[num_keys : len(p_values)]), detect), len(tried)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,20 @@ def test_no_needs_enough_content_and_a_p_value_that_is_high_for_all_keys_togethe
 def test_a_mark_that_is_found_ends_the_search() -> None:
     outcome, num_tried = looked(0.9, 1e-30, 0.9)
     assert (outcome.epoch, outcome.watermark, num_tried) == (1, "watermarks/000000000001", 2)
+
+
+def test_what_only_a_revoked_key_finds_marked_is_neither_marked_nor_unmarked() -> None:
+    for p in (0.9, 1e-4):
+        outcome, num_tried = looked(p, 0.9, 1e-30, num_revoked=2)
+        assert (outcome.verdict, outcome.p, outcome.watermark, num_tried) == (Verdict.INCONCLUSIVE, 1, "", 3)
+        assert outcome.detection is None
+    # Revoked keys cost no certainty, and are not asked where there is a mark.
+    outcome, num_tried = looked(1e-6, 1e-30, num_revoked=1)
+    assert (outcome.verdict, outcome.watermark, num_tried) == (Verdict.MARKED, "watermarks/000000000000", 1)
+    outcome, _ = looked(0.9, 0.02, num_revoked=1)
+    assert (outcome.verdict, outcome.epoch) == (Verdict.NOT_MARKED, 0)
+    # Of several each costs certainty.
+    assert looked(0.9, 5e-7, 5e-7, 5e-7, num_revoked=3)[0].verdict is Verdict.NOT_MARKED
 
 
 def test_without_a_key_nothing_can_be_said() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from common.auth import Role
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, ResourceExhausted
-from deepseek.watermark.text.detection import MAX_TOKENS
+from deepseek.watermark.text.detection import MAX_TOKEN, MAX_TOKENS
 from protos.registry.v1 import registry_pb2
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
 from services.watermark.texts import MAX_SEQUENCES
-from tests.services.watermark.conftest import Site
+from tests.services.watermark.conftest import Site, model_version
 
 VOCABULARY = 300
 TEXT = pb.MODALITY_TEXT
@@ -104,7 +104,7 @@ def test_logits_of_a_few_tokens_draw_these_alone_and_mark_as_well(client: Waterm
             text.append(drawing.draw(dense[likeliest], likeliest))
             assert text[-1] in likeliest
         assert detect(client, text[1:]).watermark == drawing.watermark
-        assert drawing.draw([0.0], [(1 << 24) - 1]) == (1 << 24) - 1
+        assert drawing.draw([0.0], [MAX_TOKEN]) == MAX_TOKEN
         assert drawing.draw([0.0, -np.inf], [5, 6]) == 5
 
 
@@ -114,7 +114,7 @@ def test_other_schemes_are_found_and_carry_no_id(client: WatermarkServiceStub, s
     assert watermark
     detection = detect(client, tokens, scheme=scheme)
     assert (detection.verdict, detection.watermark) == (pb.VERDICT_MARKED, "")
-    assert detect(client, tokens, whole_only=True).verdict == pb.VERDICT_NOT_MARKED
+    assert detect(client, tokens, whole_only=True).verdict == pb.VERDICT_INCONCLUSIVE  # by the default scheme
 
 
 def test_text_without_a_mark_is_not_marked_and_without_tokens_says_nothing(
@@ -122,10 +122,64 @@ def test_text_without_a_mark_is_not_marked_and_without_tokens_says_nothing(
 ) -> None:
     other_mark, (tokens,) = written(site.client(f"{tenant}-other"), 300)
     assert other_mark
-    detection = detect(client, tokens)
+    version = model_version(site, tenant)
+    detection = detect(client, tokens, model_version=version)
     assert (detection.verdict, detection.watermark, detection.p) == (pb.VERDICT_NOT_MARKED, "", 1.0)
     assert not detection.spans
-    assert detect(client, []).verdict == pb.VERDICT_INCONCLUSIVE
+    assert detect(client, [], model_version=version).verdict == pb.VERDICT_INCONCLUSIVE
+
+
+def test_only_of_a_known_tokenisers_tokens_it_is_said_that_there_is_no_mark(
+    site: Site, tenant: str, client: WatermarkServiceStub
+) -> None:
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 400).tolist()
+    version = model_version(site, tenant)
+    known, unknown = (detect(client, tokens, model_version=name) for name in (version, ""))
+    assert (known.verdict, unknown.verdict) == (pb.VERDICT_NOT_MARKED, pb.VERDICT_INCONCLUSIVE)
+    assert known.p == unknown.p == 1
+    # A mark tells the truth, whoever says that it is another model's.
+    watermark, (marked,) = written(client, 300)
+    found = detect(client, marked, model_version=version)
+    assert (found.verdict, found.watermark) == (pb.VERDICT_MARKED, watermark)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("models/none/versions/1", NotFound, "MODEL_VERSION_NOT_FOUND"),
+        ("models/m/versions/7", NotFound, "MODEL_VERSION_NOT_FOUND"),
+        ("models/m/versions/latest", InvalidArgument, "BAD_NAME"),
+        ("datasets/m/versions/1", InvalidArgument, "BAD_NAME"),
+        ("?", InvalidArgument, "BAD_NAME"),
+    ],
+)
+def test_tokens_are_of_a_version_that_there_is(
+    site: Site, tenant: str, client: WatermarkServiceStub, name: str, error: type[MeshError], reason: str
+) -> None:
+    model_version(site, tenant)
+    with pytest.raises(error) as caught:
+        detect(client, [1, 2, 3], model_version=name)
+    assert (caught.value.reason, caught.value.field) == (reason, "model_version")
+
+
+def test_a_version_of_another_tenant_is_none(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+    version = model_version(site, f"{tenant}-other")
+    with pytest.raises(NotFound):
+        detect(client, [1, 2, 3], model_version=version)
+
+
+def test_only_an_admin_learns_to_the_token_where_a_mark_is(
+    site: Site, tenant: str, client: WatermarkServiceStub
+) -> None:
+    _, (tokens,) = written(client, 301)
+    around = np.random.default_rng(0).integers(0, VOCABULARY, 200).tolist()
+    text = [*around[:83], *tokens, *around[83:]]
+    (exact,) = detect(client, text).spans
+    (rounded,) = detect(site.client(tenant, Role.READER), text).spans
+    assert (rounded.start, rounded.end) == (exact.start // 16 * 16, -(-exact.end // 16) * 16)
+    assert rounded.watermark == exact.watermark
+    # It may end with the text, whatever its length.
+    assert detect(site.client(tenant, Role.READER), tokens).spans[-1].end <= len(tokens)
 
 
 def test_a_reader_sees_no_evidence(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
@@ -145,14 +199,16 @@ def test_a_stream_that_is_repeated_has_the_same_id(site: Site, tenant: str, clie
     assert len(listed) == 2
 
 
-def test_earlier_keys_find_text_until_they_are_revoked(client: WatermarkServiceStub) -> None:
+def test_earlier_keys_find_text_until_they_are_revoked(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
     watermark, (tokens,) = written(client, 300)
     client.RotateKey(pb.RotateKeyRequest(modality=TEXT))
     assert detect(client, tokens).watermark == watermark
     assert detect(client, tokens).evidence.epoch == 0
     client.RevokeKey(pb.RevokeKeyRequest(modality=TEXT, epoch=0))
-    detection = detect(client, tokens)
-    assert (detection.verdict, detection.watermark) == (pb.VERDICT_NOT_MARKED, "")
+    # What others could have marked is not called unmarked.
+    detection = detect(client, tokens, model_version=model_version(site, tenant))
+    assert (detection.verdict, detection.watermark, detection.p) == (pb.VERDICT_INCONCLUSIVE, "", 1.0)
+    assert not detection.HasField("evidence")
     client.RevokeKey(pb.RevokeKeyRequest(modality=TEXT, epoch=1))
     with pytest.raises(FailedPrecondition) as caught:
         written(client, 1)
@@ -177,7 +233,7 @@ BAD = {
     "nothing possible": (pb.Logits(values=[-np.inf, -np.inf]), "BAD_LOGITS", "logits.values"),
     "too few tokens": (pb.Logits(values=[0, 1], tokens=[3]), "BAD_LOGITS", "logits.tokens"),
     "tokens alone": (pb.Logits(tokens=[3]), "BAD_LOGITS", "logits.values"),
-    "a token too large": (pb.Logits(values=[0], tokens=[1 << 24]), "BAD_TOKEN", "logits.tokens"),
+    "a token too large": (pb.Logits(values=[0], tokens=[MAX_TOKEN + 1]), "BAD_TOKEN", "logits.tokens"),
     "a token twice": (pb.Logits(values=[0, 1], tokens=[3, 3]), "BAD_TOKEN", "logits.tokens"),
     "another vocabulary": (pb.Logits(values=[0, 1]), "VOCABULARY_CHANGED", "logits.values"),
 }
@@ -236,7 +292,7 @@ def test_a_stream_has_so_many_sequences_and_no_more(client: WatermarkServiceStub
 @pytest.mark.parametrize(
     ("request_", "reason", "field"),
     [
-        (pb.DetectTextRequest(tokens=[1 << 24]), "BAD_TOKEN", "tokens"),
+        (pb.DetectTextRequest(tokens=[MAX_TOKEN + 1]), "BAD_TOKEN", "tokens"),
         (pb.DetectTextRequest(tokens=[1] * (MAX_TOKENS + 1)), "TOO_MANY_TOKENS", "tokens"),
         (pb.DetectTextRequest(scheme=9), "BAD_VALUE", "scheme"),  # type: ignore[arg-type]
     ],
@@ -252,7 +308,7 @@ def test_text_that_cannot_be_looked_into_says_why(
 
 def test_a_stream_of_texts_goes_on_after_what_is_wrong(client: WatermarkServiceStub) -> None:
     watermark, (tokens,) = written(client, 300)
-    texts: list[Sequence[int]] = [[1 << 24], tokens, []]
+    texts: list[Sequence[int]] = [[MAX_TOKEN + 1], tokens, []]
     requests = (pb.DetectTextsRequest(request=pb.DetectTextRequest(tokens=text)) for text in texts)
     bad, good, empty = client.DetectTexts(requests, timeout=60)
     assert (bad.failure.code, bad.failure.reason) == (3, "BAD_TOKEN")

@@ -153,7 +153,7 @@ def test_no_mark_is_found_where_there_is_none_or_by_another_key(pixels: Pixels, 
 def test_p_values_without_a_mark_are_uniform() -> None:
     """Over keys, for one image: what they claim is about keys."""
     image = photograph(160, 150)
-    p = np.sort([math.exp(ImageDetector(a_key(epoch)).detect(image).log_p) for epoch in range(60)])
+    p = np.sort([math.exp(ImageDetector(a_key(epoch)).detect(image).log_p) for epoch in range(40)])
     steps = np.arange(len(p)) / len(p)
     distance = max(np.abs(p - steps).max(), np.abs(p - steps - 1 / len(p)).max())
     assert distance < 1.95 / math.sqrt(len(p))  # Kolmogorov and Smirnov: exceeded once in 1,000 times

@@ -99,5 +99,10 @@ def test_what_nobody_sees_gets_no_mark() -> None:
     assert difference[:, 242:].std() > 1
 
 
+def test_an_image_that_nobody_sees_is_left_as_it_is() -> None:
+    pixels = photograph()
+    assert (ImageMarker(a_key()).mark(pixels, 1, alpha=np.zeros(pixels.shape[:2], np.uint8)) == pixels).all()
+
+
 def test_texture_is_marked_as_well() -> None:
     assert quality(texture(), marked(texture())).psnr_db > PSNR_DB - 0.1
