@@ -285,7 +285,7 @@ def _region(heat_HW: Real, height: int, width: int) -> Region:
     rows, columns = (_edges(length) for length in heat_HW.shape)
     cells = np.add.reduceat(np.add.reduceat(heat_HW, rows[:-1], 0), columns[:-1], 1)
     cells /= np.outer(np.diff(rows), np.diff(columns))
-    part = _largest_part(cells > _HOT * np.quantile(cells, 0.9))
+    part = _largest_part(cells >= min(cells.max(), _HOT * np.quantile(cells, 0.9)))
     top, bottom = rows[part[0].min()], rows[part[0].max() + 1]
     left, right = columns[part[1].min()], columns[part[1].max() + 1]
     y, x = height / heat_HW.shape[0], width / heat_HW.shape[1]
