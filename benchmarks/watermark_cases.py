@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from common.errors import FailedPrecondition
+from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.marker import Pixels
 from deepseek.watermark.image.payload import ID_BITS
 
@@ -37,7 +37,6 @@ NUM_KINDS = 3
 SCALES, FACTORS, ASPECTS, MOST_ANGLE, CROPPED_AREA = (0.55, 1.4), (0.7, 1.3), (0.8, 1.25), 10.0, 0.5
 
 Attack = Callable[[Image.Image], Image.Image]
-Real = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)

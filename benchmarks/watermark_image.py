@@ -410,9 +410,9 @@ def write_figure(path: Path, result: Mapping[str, Any], case: Case) -> None:
 
 
 def tasks(run: Run) -> list[tuple[str, int]]:
-    """Everything that is to be measured, what takes longest first."""
+    """Everything that is to be measured; at the end what is short and many, so that no process is left alone."""
     peers = {name: run.peers[name] for name in reversed(PEERS) if PEERS[name].version is not None}
-    counts = {"many": 1, **peers, "ours": run.cases, "tiles": run.tiles, "null": run.nulls}
+    counts = {"ours": run.cases, "many": 1, **peers, "tiles": run.tiles, "null": run.nulls}
     return [(kind, number) for kind, count in counts.items() for number in range(count)]
 
 

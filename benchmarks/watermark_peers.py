@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.marker import Pixels, squared_error
 
 MIN_STRENGTH, MAX_STRENGTH = 0.125, 4.0
@@ -24,7 +25,6 @@ MAX_SCALE = 8.0
 _TOO_SMALL = "image too small"
 
 Bits = npt.NDArray[np.uint8]
-Real = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)

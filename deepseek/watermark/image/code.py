@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Real
+
 NUM_BITS = 127
 NUM_DATA = 64
 _POLYNOMIAL = 0b10001001  # x^7 + x^3 + 1, primitive
@@ -53,7 +55,7 @@ class BchCode:
         bits = np.array([data >> NUM_DATA - 1 - i & 1 for i in range(NUM_DATA)], np.uint8)
         return bits @ self._matrix % 2
 
-    def decode(self, soft: npt.NDArray[np.floating], num_words: int = 1) -> list[Word]:
+    def decode(self, soft: Real, num_words: int = 1) -> list[Word]:
         """The codewords that agree best with soft bits, best first.
 
         Args:

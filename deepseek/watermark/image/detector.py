@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Complex, Real
 from deepseek.watermark.image.code import NUM_BITS, BchCode
 from deepseek.watermark.image.filters import local_mean
 from deepseek.watermark.image.marker import MIN_SIDE, Pixels, luma, reduced
@@ -53,9 +54,6 @@ _HOT = 0.35
 _CELL = 8
 _NORMAL = 10_000  # shape of a gamma distribution that is as good as normal
 _STEPS = (0.0016, 0.004, 0.4, 0.4)  # angle, logarithm of the scale, origin
-
-Real = npt.NDArray[np.floating]
-Complex = npt.NDArray[np.complexfloating]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
 """Means and deviations around each pixel, in single precision, of which they are sums of few numbers."""
 
 import numpy as np
-import numpy.typing as npt
 
-Plane = npt.NDArray[np.floating]
-"""(height, width)."""
-
-Single = npt.NDArray[np.floating]
+from deepseek.watermark.arrays import Real
 
 
-def local_mean(plane_HW: Plane, radius: int) -> Single:
+def local_mean(plane_HW: Real, radius: int) -> Real:
     """Mean over the square of 2 * radius + 1 pixels around each; beyond its edges a plane goes on mirrored.
 
     Args:
@@ -22,14 +18,14 @@ def local_mean(plane_HW: Plane, radius: int) -> Single:
     return np.ascontiguousarray(sums) * np.float32(1 / side**2)
 
 
-def local_variance(plane_HW: Plane, radius: int) -> Single:
+def local_variance(plane_HW: Real, radius: int) -> Real:
     """Variance over the square of 2 * radius + 1 pixels around each."""
     means = local_mean(plane_HW, radius)
     plane = plane_HW.astype(np.float32, copy=False)
     return np.maximum(local_mean(plane * plane, radius) - means * means, np.float32(0))
 
 
-def _window_sums(rows: Single, length: int) -> Single:
+def _window_sums(rows: Real, length: int) -> Real:
     """Sums of `length` rows from each on, out of sums of 1, 2, 4, ... rows."""
     count, number, start = len(rows) - length + 1, 1, 0
     total = np.zeros((count, rows.shape[1]), np.float32)

@@ -25,8 +25,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.errors import InvalidArgument
+from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.code import BchCode
-from deepseek.watermark.image.filters import Plane, Single, local_mean, local_variance
+from deepseek.watermark.image.filters import local_mean, local_variance
 from deepseek.watermark.image.pattern import PERIOD, TIERS, Pattern
 from deepseek.watermark.image.payload import Payload
 from deepseek.watermark.image.spectrum import Spectrum, evened
@@ -53,8 +54,6 @@ _FEW_PIXELS = 256 * 256
 
 _AMPLE = 2.6  # deviations of noise to which a mark lifts each bit, if it can use all sinusoids
 
-Real = npt.NDArray[np.floating]
-Complex = npt.NDArray[np.complexfloating]
 Pixels = npt.NDArray[np.uint8]
 """(height, width) or (height, width, 3), grey or red, green and blue, 0 to 255."""
 
@@ -72,7 +71,7 @@ class Quality:
     ssim: float
 
 
-def luma(pixels: Pixels) -> Single:
+def luma(pixels: Pixels) -> Real:
     """Brightness, (height, width), 0 to 255."""
     return pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
 
@@ -177,7 +176,7 @@ class ImageMarker:
             difference *= 0.999 * reserve
         return marked
 
-    def _mask(self, variance: Single, max_error: float, max_dissimilarity: float) -> tuple[Real, bool]:
+    def _mask(self, variance: Real, max_error: float, max_dissimilarity: float) -> tuple[Real, bool]:
         """Deviation of the mark at each pixel; and whether the bound of the squared error is the one that is met.
 
         Args:
@@ -266,7 +265,7 @@ def _resized(plane_HW: npt.NDArray[Any], height: int, width: int) -> Real:
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _added(pixels: Pixels, difference_HW: Plane) -> Pixels:
+def _added(pixels: Pixels, difference_HW: Real) -> Pixels:
     marked = np.empty_like(pixels)
     for out, band, difference in zip(_bands(marked), _bands(pixels), _bands(difference_HW), strict=True):
         steps = np.rint(difference).astype(np.int16)

@@ -25,8 +25,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Complex, Real, uniforms
 from deepseek.watermark.image.code import NUM_BITS
-from deepseek.watermark.image.filters import Plane
 from deepseek.watermark.keys import WatermarkKey
 
 PERIOD = 512
@@ -44,9 +44,6 @@ RADIUS_STEP = 0.006
 
 _DENSITY = 1.5  # more sinusoids at the low end, which carry the marks of smooth images through compression
 _SEPARATION = 2
-
-Real = npt.NDArray[np.floating]
-Complex = npt.NDArray[np.complexfloating]
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,7 @@ class PolarSearch:
         """(angles, radii, 2), y and x, cycles a pixel: where the map is to be sampled; x is not below 0."""
         return _polar_frequencies(self._least_radius, self._num_radii)
 
-    def resemblance(self, powers_AR: Plane) -> Real:
+    def resemblance(self, powers_AR: Real) -> Real:
         """Compares. Rows are angles over half a turn, columns scales from the largest down.
 
         Args:
@@ -206,9 +203,9 @@ def _polar_frequencies(least_radius: float, num_radii: int) -> Real:
 
 
 def _uniforms(philox: np.random.Philox) -> Iterator[float]:
-    """Endless uniforms from 0 to below 1: the upper 53 bits of the generator's words, so any language can follow."""
+    """Endless uniforms from 0 to below 1."""
     while True:
-        yield from (philox.random_raw(1024) >> np.uint64(11)) * 2.0**-53
+        yield from uniforms(philox.random_raw(1024))
 
 
 # Its floating point is rounded to whole numbers, and to others on another machine only where a value lies half-way

@@ -12,7 +12,8 @@ from functools import cache, cached_property
 import numpy as np
 import numpy.typing as npt
 
-from deepseek.watermark.image.filters import Plane, Single, local_mean
+from deepseek.watermark.arrays import Complex, Real
+from deepseek.watermark.image.filters import local_mean
 
 _RADIUS = 4
 _CALM = 1.5
@@ -27,11 +28,8 @@ _MARGIN = 4  # columns of negative frequencies, which a window at a frequency ne
 _BLOCK, _NEARBY = 4, 3
 """Noise is averaged over blocks of so many padded frequencies a side, and so many blocks on each side."""
 
-Real = npt.NDArray[np.floating]
-Complex = npt.NDArray[np.complexfloating]
 
-
-def evened(luma_HW: Plane) -> tuple[Single, Single]:
+def evened(luma_HW: Real) -> tuple[Real, Real]:
     """Evens an image.
 
     Args:
@@ -55,18 +53,18 @@ class Spectrum:
         evened_HW: (H, W).
     """
 
-    def __init__(self, evened_HW: Plane) -> None:
+    def __init__(self, evened_HW: Real) -> None:
         self._image = evened_HW.astype(np.float32, copy=False)
         self._shape = height, width = evened_HW.shape
         self._padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
 
     @cached_property
-    def _powers(self) -> Single:
+    def _powers(self) -> Real:
         spectrum = np.fft.rfft2(self._image, s=self._padded)
         return (spectrum.real**2 + spectrum.imag**2) / np.float32(self.num_pixels)
 
     @cached_property
-    def _noise(self) -> Single:
+    def _noise(self) -> Real:
         # Means of blocks first: the rest is then a sixteenth of the work.
         rows, columns = self._padded[0] // _BLOCK, self._padded[1] // 2 // _BLOCK
         blocks = self._powers[:, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Real
+
 ID_BITS = 48
 SYMBOL_BITS = 16
 NUM_VALUES = 1 << SYMBOL_BITS
@@ -25,7 +27,8 @@ Symbols = npt.NDArray[np.int32]
 
 
 def _tables() -> tuple[Symbols, Symbols]:
-    powers, logarithms = np.zeros(2 * NUM_VALUES, np.int32), np.zeros(NUM_VALUES, np.int32)
+    """Powers by exponent, and logarithms; that of 0 is so large that a product with it is 0 as well."""
+    powers, logarithms = np.zeros(4 * NUM_VALUES + 1, np.int32), np.full(NUM_VALUES, 2 * NUM_VALUES, np.int32)
     value = 1
     for exponent in range(NUM_VALUES - 1):
         powers[exponent] = powers[exponent + NUM_VALUES - 1] = value
@@ -86,7 +89,7 @@ class IdCode:
         data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int32)
         return self._product(self._encoder, data[:, None])[:, 0]
 
-    def decode(self, scores_PV: npt.NDArray[np.floating], *, quick: bool = False) -> Decoded:
+    def decode(self, scores_PV: Real, *, quick: bool = False) -> Decoded:
         """Finds the codeword with the most evidence among those that any three of the better symbols span.
 
         Three symbols are tried together if the product of their ranks, from 1, is 1,500 at most: one may be far down
@@ -100,13 +103,13 @@ class IdCode:
         ranks = self._ranks[most]
         best_PR = np.argpartition(-scores_PV, most, axis=1)[:, :most]
         order = np.argsort(-np.take_along_axis(scores_PV, best_PR, axis=1), axis=1)
-        best_PR = np.take_along_axis(best_PR, order, axis=1)
+        best_PR = np.take_along_axis(best_PR, order, axis=1).astype(np.int32)
         candidates = [
             self._product(matrix, np.stack([best_PR[position][ranks[i]] for i, position in enumerate(chosen)]))
             for chosen, matrix in self._interpolations
         ]
         words_PC = np.concatenate(candidates, axis=1)
-        totals = np.take_along_axis(scores_PV, words_PC, axis=1).sum(axis=0)
+        totals: Real = sum(scores_V.take(words_C) for scores_V, words_C in zip(scores_PV, words_PC, strict=True))
         first = int(totals.argmax())
         others = totals[(words_PC != words_PC[:, [first]]).any(axis=0)]
         data = self._product(self._to_data, words_PC[:_NUM_DATA, [first]])[:, 0]
@@ -114,7 +117,7 @@ class IdCode:
         return Decoded(message, float(totals[first]), float(others.max()))
 
     def _times(self, a: int, b: int) -> int:
-        return int(self._powers[self._logarithms[a] + self._logarithms[b]]) if a and b else 0
+        return int(self._powers[self._logarithms[a] + self._logarithms[b]])
 
     def _product(self, matrix: Symbols, columns: Symbols) -> Symbols:
         """The product of two matrices over the field."""
@@ -122,8 +125,10 @@ class IdCode:
         logarithms = self._logarithms[columns]
         for row, factors in enumerate(matrix):
             for factor, column, logarithm in zip(factors, columns, logarithms, strict=True):
-                if factor:
-                    result[row] ^= np.where(column, self._powers[self._logarithms[factor] + logarithm], 0)
+                if factor == 1:
+                    result[row] ^= column
+                elif factor:
+                    result[row] ^= self._powers.take(logarithm + self._logarithms[factor])
         return result
 
     def _inverse(self, matrix: Symbols) -> Symbols:

@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
@@ -45,7 +46,6 @@ _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
 _HALF_PART = 64
 _MANY_TOKENS = 4096
-_TO_UNIT = 2.0**-53
 _LEAST = 2.0**-54
 
 
@@ -57,8 +57,7 @@ class _Uniforms:
 
     def of(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
         """Those behind a context with the numbers from `start` on, each above 0 and below 1."""
-        u = (self._bits.words(context, start, count) >> np.uint64(11)).astype(np.float64) * _TO_UNIT
-        return np.maximum(u, _LEAST)
+        return np.maximum(uniforms(self._bits.words(context, start, count)), _LEAST)
 
     def one(self, context: Sequence[int], number: int) -> float:
         """A single one of them."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Real
 from deepseek.watermark.keys import WatermarkKey
 
 CONTEXT = 2
 """Tokens that a mark hangs on. With more, fewer survive where words are replaced: each replacement spoils the scores of
 as many tokens behind it, and its own."""
 
-Logits = npt.NDArray[np.floating]
+Logits = Real
 Probabilities = npt.NDArray[np.float64]
 
 _PER_BLOCK = 4
