@@ -1,6 +1,8 @@
-"""All telemetry of a service's process, by its settings: made once at start, closed last."""
+"""What every service's process has, by its settings, made once at start and closed last: database and telemetry."""
 
 import logging
+from contextlib import ExitStack
+from pathlib import Path
 
 from common.artifacts import ArtifactStore
 from common.artifacts.measured import MeasuredStore
@@ -14,6 +16,25 @@ from common.telemetry.calls import CallObserver
 from common.telemetry.traces import Tracer
 
 _log = logging.getLogger(__name__)
+
+
+def open_state(settings: ServiceSettings, migrations: Path, owned: ExitStack) -> "tuple[Database, Telemetry]":
+    """The database of a service, migrated, and the telemetry of its process; `owned` closes both.
+
+    Args:
+        settings: Of the service.
+        migrations: Directory of the database's.
+        owned: What is closed when the process ends, last first.
+
+    Raises:
+        MeshError: The database, the audit log or the port of the metrics cannot be used.
+    """
+    database = Database(settings.state_url, schema=settings.service)
+    owned.callback(database.close)
+    database.migrate(migrations)
+    telemetry = Telemetry(settings, database)
+    owned.callback(telemetry.close)
+    return database, telemetry
 
 
 class Telemetry:

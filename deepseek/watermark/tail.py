@@ -5,6 +5,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from deepseek.watermark.arrays import Real
+
+_NUM_NODES, _NUM_STEPS = 24, 5
+
 
 def log_erlang_tail(n: int, x: float) -> float:
     """Natural logarithm of the probability that n standard exponentials sum up to x or more (Erlang distribution).
@@ -101,6 +105,50 @@ def log_lattice_tail(masses: npt.NDArray[np.float64], n: int, x: int) -> float:
         return math.log(0.5)
     other = -math.expm1(-t) * math.sqrt(n * variance)
     return min(0.0, _log_normal_tail(signed, 1 / other - 1 / signed))
+
+
+def log_energy_tail(weights_BJ: Real, energy: float) -> float:
+    """Natural logarithm of the probability that sum_b (sum_j w_bj cos(phi_bj))^2 has a value or more, where the phases
+    are independent and uniform.
+
+    By the saddlepoint approximation (Lugannani and Rice 1980). The square of a sum c is linear in c under a standard
+    normal g, exp(t c^2) = E exp(sqrt(2 t) g c), and E exp(s w cos(phi)) = I_0(s w); so
+
+        K(t) = sum_b log(E prod_j I_0(sqrt(2 t) g w_bj)),
+
+    where the mean over g is by Gauss and Hermite's rule.
+
+    Args:
+        weights_BJ: (B, J), 0 or more.
+        energy: The value. Below the mean the answer is 0.
+
+    >>> round(math.exp(log_energy_tail(np.full((300, 50), 0.2), 350.0)), 3)  # nearly chi-square, 300 degrees: 0.025
+    0.024
+    """
+    mean = float((weights_BJ**2).sum()) / 2
+    if energy <= mean:
+        return 0.0
+    nodes_Q, masses_Q = np.polynomial.hermite_e.hermegauss(_NUM_NODES)
+    nodes_Q, masses_Q = nodes_Q[_NUM_NODES // 2 :], 2 * masses_Q[_NUM_NODES // 2 :] / math.sqrt(2 * math.pi)
+    scaled_BJQ = weights_BJ[:, :, None] * nodes_Q
+
+    def cumulant(t: float) -> float:
+        exponents_BQ = np.log(np.i0(math.sqrt(2 * t) * scaled_BJQ)).sum(1) + np.log(masses_Q)
+        most_B1 = exponents_BQ.max(1, keepdims=True)
+        return float((most_B1[:, 0] + np.log(np.exp(exponents_BQ - most_B1).sum(1))).sum())
+
+    # Newton's method for K'(t) = energy, from where a normal distribution has it.
+    variance = 2 * float(((weights_BJ**2).sum(1) ** 2).sum()) / 4
+    t = (energy - mean) / (variance + energy - mean)
+    for _ in range(_NUM_STEPS):
+        step = 0.01 * t
+        below, here, above = (cumulant(t + sign * step) for sign in (-1, 0, 1))
+        slope, variance = (above - below) / (2 * step), (above + below - 2 * here) / step**2
+        t = min(max(t + (energy - slope) / variance, t / 2), 2 * t)
+    signed = math.sqrt(max(0.0, 2 * (t * energy - cumulant(t))))
+    if signed < 1e-3:
+        return math.log(0.5)
+    return min(0.0, _log_normal_tail(signed, 1 / (t * math.sqrt(variance)) - 1 / signed))
 
 
 def _log_normal_tail(z: float, correction: float) -> float:

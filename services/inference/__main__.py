@@ -8,9 +8,8 @@ from pathlib import Path
 
 from common.artifacts import open_store
 from common.channel import open_channel
-from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
-from common.telemetry.process import Telemetry
+from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
 from protos.inference.v2 import inference_pb2_grpc
 from services.inference.engine import Engine
@@ -22,15 +21,12 @@ from services.inference.settings import InferenceSettings
 
 SERVICE = "inference.GRPCInferenceService"
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
 
 def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started, whose models are being restored; `owned` closes what it uses after it."""
-    database = Database(settings.state_url, schema=settings.service)
-    owned.callback(database.close)
-    migrations = Path(__file__).parent / "migrations"
-    database.migrate(migrations)
-    telemetry = Telemetry(settings, database)
-    owned.callback(telemetry.close)
+    database, telemetry = open_state(settings, _MIGRATIONS, owned)
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     store = open_store(
@@ -53,7 +49,7 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
     servicer = InferenceServicer(repository, version("deepseek-mesh"))
     hosted = [
         Hosted(SERVICE, inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicer),
-        upkeep.hosted(settings, database, migrations, references, on_import=repository.restore_more),
+        upkeep.hosted(settings, database, _MIGRATIONS, references, on_import=repository.restore_more),
     ]
     server = make_server(settings, hosted, ready=ready, telemetry=telemetry)
     repository.start()

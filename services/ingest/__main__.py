@@ -8,11 +8,10 @@ from pathlib import Path
 from common.artifacts import open_store
 from common.artifacts import servicer as artifacts
 from common.channel import open_channel
-from common.database import Database
 from common.jobs import JobRunner, JobStore
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
-from common.telemetry.process import Telemetry
+from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
 from protos.ingest.v1 import ingest_pb2_grpc
 from protos.job.v1 import job_pb2_grpc
@@ -26,15 +25,12 @@ from services.ingest.settings import IngestSettings
 from services.ingest.uploads import COMMIT_KIND, Uploads
 from services.ingest.writer import Limits
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
 
 def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started, whose jobs are being taken up; `owned` closes what it needs after it."""
-    database = Database(settings.state_url, schema=settings.service)
-    owned.callback(database.close)
-    migrations = Path(__file__).parent / "migrations"
-    database.migrate(migrations)
-    telemetry = Telemetry(settings, database)
-    owned.callback(telemetry.close)
+    database, telemetry = open_state(settings, _MIGRATIONS, owned)
     store = telemetry.measured(
         open_store(
             settings.store_url,
@@ -64,7 +60,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
         artifacts.hosted(store),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
-        upkeep.hosted(settings, database, migrations, references, on_import=runner.wake),
+        upkeep.hosted(settings, database, _MIGRATIONS, references, on_import=runner.wake),
     ]
     stops = (partial(runner.begin_stop, settings.drain_s), job_servicer.close)
     server = make_server(settings, hosted, ready=ready, on_stop=stops, telemetry=telemetry)

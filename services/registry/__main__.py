@@ -4,9 +4,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
-from common.telemetry.process import Telemetry
+from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
 from protos.registry.v1 import registry_pb2_grpc
 from services.registry.aliases import Aliases
@@ -19,15 +18,12 @@ from services.registry.watermarks import Watermarks
 
 SERVICE = "deepseek.registry.v1.RegistryService"
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
 
 def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started; `owned` closes its database after it."""
-    database = Database(settings.state_url, schema=settings.service)
-    owned.callback(database.close)
-    migrations = Path(__file__).parent / "migrations"
-    database.migrate(migrations)
-    telemetry = Telemetry(settings, database)
-    owned.callback(telemetry.close)
+    database, telemetry = open_state(settings, _MIGRATIONS, owned)
     servicer = RegistryServicer(Catalog(database), Aliases(database), Lineage(database), Watermarks(database))
 
     def ready() -> bool:
@@ -36,7 +32,7 @@ def build(settings: RegistrySettings, owned: ExitStack) -> MeshServer:
 
     hosted = [
         Hosted(SERVICE, registry_pb2_grpc.add_RegistryServiceServicer_to_server, servicer),
-        upkeep.hosted(settings, database, migrations, references),
+        upkeep.hosted(settings, database, _MIGRATIONS, references),
     ]
     return make_server(settings, hosted, ready=ready, telemetry=telemetry)
 

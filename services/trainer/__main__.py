@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from common.artifacts import open_store
-from common.database import Database
 from common.jobs import JobRunner, JobStore, Lease
 from common.jobs.servicer import JobServicer
 from common.server import Hosted, MeshServer, make_server, run
-from common.telemetry.process import Telemetry
+from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
 from protos.job.v1 import job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2_grpc
@@ -21,15 +20,12 @@ from services.trainer.servicer import TrainerServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.trainer import Trainer
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
 
 def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     """A bound server; what it needs closed is put on `owned`."""
-    database = Database(settings.state_url, schema=settings.service)
-    owned.callback(database.close)
-    migrations = Path(__file__).parent / "migrations"
-    database.migrate(migrations)
-    telemetry = Telemetry(settings, database)
-    owned.callback(telemetry.close)
+    database, telemetry = open_state(settings, _MIGRATIONS, owned)
     access_key, secret_key = settings.store_access_key_file, settings.store_secret_key_file
     store = telemetry.measured(open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key))
     registry = Registry(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
@@ -58,7 +54,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     hosted = [
         Hosted("deepseek.trainer.v1.TrainerService", add_trainer, trainer),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, jobs),
-        upkeep.hosted(settings, database, migrations, references.references, on_import=runner.wake),
+        upkeep.hosted(settings, database, _MIGRATIONS, references.references, on_import=runner.wake),
     ]
 
     def ready() -> bool:

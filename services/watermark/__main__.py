@@ -5,9 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from common.channel import open_channel
-from common.database import Database
 from common.server import Hosted, MeshServer, make_server, run
-from common.telemetry.process import Telemetry
+from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
 from protos.watermark.v1 import watermark_pb2_grpc
 from services.watermark.images import Images, Limits
@@ -23,17 +22,13 @@ from services.watermark.turns import Turns
 
 SERVICE = "deepseek.watermark.v1.WatermarkService"
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _ANSWER_BYTES = 1 << 16  # what an answer has besides the image
 
 
 def build(settings: WatermarkSettings, owned: ExitStack) -> MeshServer:
     """A bound server, not yet started; `owned` closes what it needs after it."""
-    database = Database(settings.state_url, schema=settings.service)
-    owned.callback(database.close)
-    migrations = Path(__file__).parent / "migrations"
-    database.migrate(migrations)
-    telemetry = Telemetry(settings, database)
-    owned.callback(telemetry.close)
+    database, telemetry = open_state(settings, _MIGRATIONS, owned)
     master_key_file = settings.master_key_file or settings.home / FILE_NAME
     if not settings.master_key_file and not has_keys(database):
         make_master_key(master_key_file)
@@ -42,10 +37,10 @@ def build(settings: WatermarkSettings, owned: ExitStack) -> MeshServer:
     channel = open_channel(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(channel.close)
     registry = Registry(channel)
-    turns = Turns(settings.max_images_at_once, settings.max_images_waiting)
+    turns = Turns(settings.max_at_once, settings.max_waiting)
     limits = Limits(settings.max_image_bytes, settings.max_message_bytes - _ANSWER_BYTES)
     images = Images(keys, registry, turns, limits)
-    texts = Texts(keys, registry, max_tokens=settings.max_stream_tokens)
+    texts = Texts(keys, registry, turns, max_tokens=settings.max_stream_tokens)
 
     def ready() -> bool:
         # The registry is left out: without it marks are still found.
@@ -55,7 +50,7 @@ def build(settings: WatermarkSettings, owned: ExitStack) -> MeshServer:
     servicer = WatermarkServicer(images, texts, keys, Questions(settings.max_detections_per_minute))
     hosted = [
         Hosted(SERVICE, watermark_pb2_grpc.add_WatermarkServiceServicer_to_server, servicer),
-        upkeep.hosted(settings, database, migrations, references),
+        upkeep.hosted(settings, database, _MIGRATIONS, references),
     ]
     return make_server(settings, hosted, ready=ready, telemetry=telemetry)
 

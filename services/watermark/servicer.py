@@ -108,13 +108,14 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
                 yield pb.MarkTokensResponse(sequence=logits.sequence, token=token)
 
     def DetectText(self, request: pb.DetectTextRequest, context: grpc.ServicerContext) -> pb.DetectTextResponse:
-        return self._detect_text(request, caller(context))
+        return self._detect_text(request, caller(context), patient=False)
 
     def DetectTexts(
         self, requests: Iterator[pb.DetectTextsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.DetectTextsResponse]:
         for request in requests:
-            yield _answered(pb.DetectTextsResponse, partial(self._detect_text, request.request, caller(context)))
+            answer = partial(self._detect_text, request.request, caller(context), patient=True)
+            yield _answered(pb.DetectTextsResponse, answer)
 
     def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
         keys, token = self._keys.list_keys(
@@ -162,7 +163,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         )
         return pb.DetectImageResponse(detection=_image_detection(outcome, who))
 
-    def _detect_text(self, request: pb.DetectTextRequest, who: Caller) -> pb.DetectTextResponse:
+    def _detect_text(self, request: pb.DetectTextRequest, who: Caller, *, patient: bool) -> pb.DetectTextResponse:
         self._questions.count(who)
         outcome = self._texts.detect(
             who.tenant,
@@ -171,6 +172,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             model_version=request.model_version,
             whole_only=request.whole_only,
             exact=_owns_keys(who),
+            patient=patient,
         )
         return pb.DetectTextResponse(detection=_text_detection(outcome, who))
 

@@ -22,13 +22,13 @@ class WatermarkSettings(ServiceSettings):
         "default: one in home, made when it is first needed",
     )
     max_image_bytes: int = Field(32 << 20, description="Size of an image's file, bytes", gt=0)
-    max_images_at_once: int = Field(
+    max_at_once: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
-        description="Images that are worked on at once; each may have 64 Mi pixels, and need 20 bytes of memory a "
-        "pixel, 25 with transparency",
+        description="Images and texts that are worked on at once; each image may have 64 Mi pixels, and need 20 bytes "
+        "of memory a pixel, 25 with transparency",
         gt=0,
     )
-    max_images_waiting: int = Field(4, description="Calls that wait for their turn; more are refused", ge=0)
+    max_waiting: int = Field(4, description="Calls that wait for their turn; more are refused", ge=0)
     max_detections_per_minute: int = Field(
         600, description="Detections that one user may ask for a minute in the long run, and at once", gt=0
     )

@@ -20,6 +20,7 @@ from deepseek.watermark.verdict import Verdict
 from services.watermark.keys import Keys
 from services.watermark.oracle import rounded_spans
 from services.watermark.search import Outcome, check_deadline, look
+from services.watermark.turns import Turns
 from services.watermark.watermarks import Watermarks, watermark_name
 
 MODALITY = "text"
@@ -37,12 +38,14 @@ class Texts:
     Args:
         keys: Of all tenants.
         watermarks: The registry.
+        turns: Who may work now.
         max_tokens: That are drawn in one stream.
     """
 
-    def __init__(self, keys: Keys, watermarks: Watermarks, *, max_tokens: int) -> None:
+    def __init__(self, keys: Keys, watermarks: Watermarks, turns: Turns, *, max_tokens: int) -> None:
         self._keys = keys
         self._watermarks = watermarks
+        self._turns = turns
         self._max_tokens = max_tokens
         self._detector: Callable[[Scheme, WatermarkKey], Detector] = lru_cache(_NUM_CACHED)(make_detector)
 
@@ -64,7 +67,15 @@ class Texts:
         return TokenStream(self._keys, scheme, marking.key, message, max_tokens=self._max_tokens)
 
     def detect(
-        self, tenant: str, scheme: Scheme, tokens: Sequence[int], *, model_version: str, whole_only: bool, exact: bool
+        self,
+        tenant: str,
+        scheme: Scheme,
+        tokens: Sequence[int],
+        *,
+        model_version: str,
+        whole_only: bool,
+        exact: bool,
+        patient: bool,
     ) -> Outcome[TextDetection]:
         """Looks for a mark, by every key that is not revoked.
 
@@ -75,6 +86,7 @@ class Texts:
             model_version: Whose tokeniser's they are; empty if that is not known, and then none is said to be unmarked.
             whole_only: Whether to leave out what is marked in part.
             exact: Whether to tell spans to the token.
+            patient: As `Turns.take` has it.
 
         Raises:
             MeshError: As DetectText documents.
@@ -85,7 +97,8 @@ class Texts:
         def detect_by(key: WatermarkKey) -> TextDetection:
             return detect(self._detector(scheme, key), tokens, spans=not whole_only, check=check_deadline)
 
-        outcome = look(self._keys.for_finding(tenant, MODALITY), detect_by)
+        with self._turns.take(patient=patient):
+            outcome = look(self._keys.for_finding(tenant, MODALITY), detect_by)
         if outcome.verdict is Verdict.NOT_MARKED and not model_version:
             # Tokens of another tokeniser look just like this.
             return replace(outcome, verdict=Verdict.INCONCLUSIVE)

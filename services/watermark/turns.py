@@ -1,4 +1,4 @@
-"""Turns: images take memory by the gigabyte and cores as a whole, so only so many are worked on at once."""
+"""Turns: images take memory by the gigabyte, and texts like them cores as a whole, so few are worked on at once."""
 
 import threading
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Turns:
                 can wait.
 
         Raises:
-            ResourceExhausted: TOO_MANY_IMAGES if too many wait already.
+            ResourceExhausted: TOO_MANY_CALLS if too many wait already.
             DeadlineExceeded: The call's deadline passed.
         """
         if not self._free.acquire(blocking=False):
@@ -45,7 +45,7 @@ class Turns:
         with self._lock:
             if not patient and self._num_waiting >= self._max_waiting:
                 message = f"{self._num_waiting} calls wait for their turn already; try again later"
-                raise ResourceExhausted("TOO_MANY_IMAGES", message, retry_delay_s=1.0)
+                raise ResourceExhausted("TOO_MANY_CALLS", message, retry_delay_s=1.0)
             self._num_waiting += not patient
         try:
             has_turn = self._free.acquire(timeout=deadline.within(None))

@@ -4,12 +4,12 @@
 20 powers of a primitive element of GF(2^7) among its roots (Bose and Ray-Chaudhuri 1960, Hocquenghem 1959): any two
 codewords differ in 21 bits or more.
 
-Decoding is by ordered statistics (Fossorier and Lin 1995, order 2): the 64 most reliable independent bits are believed
-but for up to two of them, each such belief is a codeword, and the one that agrees best with all soft bits wins. That is
-close to maximum likelihood, and a few small matrix products.
+Decoding is by ordered statistics (Fossorier and Lin 1995, order 3): the 64 most reliable independent bits are believed
+but for up to three of them, each such belief is a codeword, and the one that agrees best with all soft bits wins. That
+is close to maximum likelihood. With signs for bits, a codeword is a product of rows of the code's matrix, so all
+agreements are one product of matrices.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,10 @@ class BchCode:
             for degree in range(NUM_BITS - NUM_DATA + 1):
                 rows[row, row + degree] = generator >> degree & 1
         self._matrix = _reduced(rows, np.arange(NUM_BITS))[0]  # systematic: the data come first
-        self._flips = _patterns(2)
+        # Up to two rows, of which 0 is none, and beside them the rows that may be a third.
+        self._pairs = np.array([(0, 0), *((i, j) for j in range(1, NUM_DATA + 1) for i in range(j))]).T
+        self._is_third = (np.arange(NUM_DATA + 1) == 0) | (np.arange(NUM_DATA + 1) > self._pairs[1][:, None])
+        self._is_third &= (self._pairs[0] > 0)[:, None] | (np.arange(NUM_DATA + 1) == 0)
 
     def encode(self, data: int) -> Bits:
         """The codeword of 64 bits, (127,), zeros and ones."""
@@ -63,15 +66,18 @@ class BchCode:
             num_words: How many.
         """
         matrix, basis = _reduced(self._matrix, np.argsort(-np.abs(soft), kind="stable"))
-        believed = (soft[basis] > 0).astype(np.uint8)
-        # In floats, which are multiplied many times faster; sums of 64 ones are exact.
-        words = (believed ^ self._flips).astype(np.float32) @ matrix.astype(np.float32) % 2
-        agreements = (2 * words - 1) @ soft
-        best = np.argsort(-agreements, kind="stable")[:num_words]
-        return [
-            Word(int("".join(map(str, words[index, :NUM_DATA].astype(int))), 2), float(agreements[index]))
-            for index in best
-        ]
+        believed = (soft[basis] > 0).astype(np.uint8) @ matrix % 2
+        rows = np.concatenate([np.zeros_like(matrix[:1]), matrix])
+        signs = 1 - 2 * rows.astype(np.float32)
+        of_pairs = signs[self._pairs[0]] * signs[self._pairs[1]] * (soft * (2.0 * believed - 1)).astype(np.float32)
+        agreements = np.where(self._is_third, of_pairs @ signs.T, -np.inf)
+        best = np.argpartition(-agreements.ravel(), num_words)[:num_words]
+        words = []
+        for pair, third in zip(*np.unravel_index(best, agreements.shape), strict=True):
+            word = believed ^ rows[self._pairs[0, pair]] ^ rows[self._pairs[1, pair]] ^ rows[third]
+            data = int("".join(map(str, word[:NUM_DATA])), 2)
+            words.append(Word(data, float((2.0 * word - 1) @ soft)))
+        return sorted(words, key=lambda word: -word.agreement)
 
 
 def _generator() -> int:
@@ -91,28 +97,20 @@ def _generator() -> int:
 
 def _reduced(matrix: Bits, order: npt.NDArray[np.intp]) -> tuple[Bits, npt.NDArray[np.intp]]:
     """The same code's matrix with an identity in the first independent columns of an order; and these columns."""
-    matrix = matrix.copy()
+    # Rows as numbers, whose first column is the highest bit: a sum of rows is one operation.
+    rows = [int.from_bytes(row.tobytes(), "big") for row in np.packbits(matrix, axis=1)]
+    width = 8 * -(-matrix.shape[1] // 8)
     basis: list[int] = []
     for column in order:
-        row = len(basis)
-        pivots = np.flatnonzero(matrix[row:, column])
-        if not len(pivots):
+        place, bit = len(basis), 1 << width - 1 - int(column)
+        pivot = next((i for i in range(place, len(rows)) if rows[i] & bit), None)
+        if pivot is None:
             continue
-        pivot = row + int(pivots[0])
-        matrix[[row, pivot]] = matrix[[pivot, row]]
-        others = matrix[:, column].astype(bool)
-        others[row] = False
-        matrix[others] ^= matrix[row]
+        rows[place], rows[pivot] = rows[pivot], rows[place]
+        own = rows[place]
+        rows = [row ^ own if row & bit and i != place else row for i, row in enumerate(rows)]
         basis.append(int(column))
-        if len(basis) == NUM_DATA:
+        if len(basis) == len(rows):
             break
-    return matrix, np.array(basis)
-
-
-def _patterns(order: int) -> Bits:
-    """All patterns of up to `order` ones among the data bits."""
-    chosen = [c for number in range(order + 1) for c in itertools.combinations(range(NUM_DATA), number)]
-    patterns = np.zeros((len(chosen), NUM_DATA), np.uint8)
-    for pattern, ones in zip(patterns, chosen, strict=True):
-        pattern[list(ones)] = 1
-    return patterns
+    packed = np.frombuffer(b"".join(row.to_bytes(width // 8, "big") for row in rows), np.uint8)
+    return np.unpackbits(packed.reshape(len(rows), -1), axis=1)[:, : matrix.shape[1]], np.array(basis)

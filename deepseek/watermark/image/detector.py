@@ -5,18 +5,18 @@ A *place* is a geometry and an origin. First the places are tried at which a mar
 best origin (`Pattern.energies`).
 
 p-values need no model of images. A place's geometry is chosen by powers alone, and under the null hypothesis (no mark,
-or one of another key) the phases of the key are independent uniforms whatever the image is. So a bit's sum has mean 0,
-variance 1 and known higher moments, and the energy of all bits is compared with a gamma distribution of the same mean,
-variance and skewness, whose tail is the heavier one, times the number of places. An id is held against a bound instead:
-a sum of cosines w cos(phi) exceeds z sqrt(sum(w^2) / 2) with probability exp(-z^2 / 2) at most (Chernoff, since
-E exp(t cos(phi)) = I_0(t) <= exp(t^2 / 4)), times the number of ids and places, those included among which a place was
-refined.
+or one of another key) the phases of the key are independent uniforms whatever the image is. So a bit's sum has known
+moments, and in a search the energy of all bits is compared with a gamma distribution of the same mean, variance and
+skewness, whose tail is the heavier one; at the likeliest place, by its own distribution (`log_energy_tail`), times the
+number of places. An id is held against a bound instead: a sum of cosines w cos(phi)
+exceeds a with a probability of at most prod(I_0(t w)) exp(-t a) for any t (Chernoff, since E exp(t cos(phi)) = I_0(t)),
+times the number of ids and places, those included among which a place was refined.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,27 +25,41 @@ from deepseek.watermark.arrays import Complex, Real
 from deepseek.watermark.image.code import NUM_BITS, BchCode
 from deepseek.watermark.image.filters import local_mean
 from deepseek.watermark.image.marker import MIN_SIDE, Pixels, luma, reduced
-from deepseek.watermark.image.pattern import NUM_ANGLES, PERIOD, RADIUS_STEP, TIERS, Geometry, Pattern, PolarSearch
-from deepseek.watermark.image.payload import ID_BITS, Payload
+from deepseek.watermark.image.pattern import (
+    NUM_ANGLES,
+    PARTS,
+    PERIOD,
+    RADIUS_STEP,
+    Geometry,
+    Part,
+    Pattern,
+    PolarSearch,
+)
+from deepseek.watermark.image.payload import ID_BITS, MAC_BITS, Payload
 from deepseek.watermark.image.spectrum import Spectrum, evened, synthesised
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_erlang_tail
+from deepseek.watermark.tail import log_energy_tail, log_erlang_tail
 from deepseek.watermark.verdict import LOG_MARKED, Verdict, judged
 
 SCALES = (0.5, 1.7)
 """Pixels a unit that are searched."""
 
 _NUM_ALIGNED = 2
-_NUM_CANDIDATES = 8
-_NUM_PLACES = (_NUM_ALIGNED + 2 * _NUM_CANDIDATES) * len(TIERS) * PERIOD**2
+_NUM_CANDIDATES = 5
+_NUM_PLACES = (_NUM_ALIGNED + 2 * _NUM_CANDIDATES) * len(PARTS) * PERIOD**2
 _NUM_REFINED = 16**4
 """Places to which one can be refined, as steps go."""
 
-_INDEPENDENT = 0.7
-"""Energies at neighbouring origins go together: as many independent ones there are for each."""
+_INDEPENDENT = {part: share * PERIOD**2 for part, share in zip(PARTS, (1.0, 0.6, 0.95), strict=True)}
+"""Energies at neighbouring origins go together, those of coarse sinusoids most: so many are like independent ones, by
+what the largest of them is among random phases.
+"""
 
 _ID_SHARE = 0.01
 """Part of the false alarms that is left to the id (Bonferroni, with weights)."""
+
+_LEAD = -LOG_MARKED - MAC_BITS * math.log(2)
+"""Nats by which a word has to be likelier than the next, so that with the hash no wrong id is read in a mark."""
 
 _MOST_EXCESS = 6.0  # so that single frequencies, which images of grids and lines have, do not outvote a thousand others
 _LEAST_SIDE = 64
@@ -90,7 +104,7 @@ class ImageDetection:
 @dataclass(frozen=True)
 class _Place:
     geometry: Geometry
-    tier: int
+    part: Part
     origin: Real
     log_p: float  # of its energy, before the number of places
 
@@ -104,7 +118,7 @@ class ImageDetector:
 
     def __init__(self, key: WatermarkKey) -> None:
         self._pattern, self._payload, self._code = Pattern(key), Payload(key), BchCode()
-        self._searches = {tier: PolarSearch(self._pattern, tier, SCALES) for tier in TIERS}
+        self._search = PolarSearch(self._pattern, SCALES)
 
     def detect(self, pixels: Pixels, *, search: bool = True, locate: bool = False) -> ImageDetection:
         """Looks for a mark.
@@ -120,8 +134,11 @@ class ImageDetector:
         units = luma(reduced(pixels))
         image, _ = evened(units)
         spectrum = Spectrum(image)
-        place, found = self._best(spectrum, units, search)
-        log_p = min(0.0, _corrected(place.log_p) - math.log1p(-_ID_SHARE))
+        # Marked as it is; or at 512 x 512 units or more, and made smaller.
+        aligned = {Geometry(), Geometry(0.0, 0.5 * math.log(units.size / PERIOD**2))}
+        num_places = (len(aligned) + 2 * _NUM_CANDIDATES * search) * sum(_INDEPENDENT.values())
+        place, found = self._best(spectrum, aligned, search, num_places)
+        log_p = min(0.0, _corrected(place.log_p, num_places) - math.log1p(-_ID_SHARE))
         if found is None:
             is_enough = search and min(height, width) >= MIN_SIDE and image.std() > 0.05
             return ImageDetection(judged(log_p, is_enough=is_enough), log_p)
@@ -134,21 +151,21 @@ class ImageDetector:
         heat = self._heat(image, place, message)
         return ImageDetection(Verdict.MARKED, log_p, message, geometry, _region(heat, height, width), heat)
 
-    def _best(self, spectrum: Spectrum, units: Real, search: bool) -> tuple[_Place, tuple[int, float] | None]:
+    def _best(
+        self, spectrum: Spectrum, aligned: Collection[Geometry], search: bool, num_places: float
+    ) -> tuple[_Place, tuple[int, float] | None]:
         """The likeliest place, and the id there with its p-value, if one can be read."""
-        best = _Place(Geometry(), TIERS[0], np.zeros(2), 0.0)
-        # Marked as it is; or at 512 x 512 units or more, and made smaller.
-        aligned = {Geometry(), Geometry(0.0, 0.5 * math.log(units.size / PERIOD**2))}
-        tried: Iterable[tuple[Geometry, int]] = itertools.product(aligned, TIERS)
+        tried: Iterable[tuple[Geometry, Part]] = itertools.product(aligned, PARTS)
         if search:
             tried = itertools.chain(tried, self._candidates(spectrum))
-        for geometry, tier in tried:
-            place = self._place(spectrum, geometry, tier)
+        best = _Place(Geometry(), PARTS[0], np.zeros(2), 0.0)
+        for geometry, part in tried:
+            place = self._place(spectrum, geometry, part)
             best = min(best, place, key=lambda place: place.log_p)
             # What is beyond doubt ends the search, if it can be read.
-            if _corrected(place.log_p) < LOG_MARKED and (read := self._read_near(spectrum, place)):
+            if _corrected(place.log_p, num_places) < LOG_MARKED and (read := self._read_near(spectrum, place)):
                 return read
-        return self._read_near(spectrum, best) or (best, None)
+        return self._read_near(spectrum, best) or (self._exact(spectrum, best), None)
 
     def _read_near(self, spectrum: Spectrum, place: _Place) -> tuple[_Place, tuple[int, float]] | None:
         """What a place says, or else the one that it is refined to; None if neither can be read."""
@@ -158,25 +175,23 @@ class ImageDetector:
         found = self._read(spectrum, place, _NUM_PLACES * _NUM_REFINED)
         return None if found is None else (place, found)
 
-    def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, int]]:
+    def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, Part]]:
         """Geometries that powers speak for, the likeliest first; each both ways up, which powers do not tell."""
-        frequencies_AR2 = self._searches[TIERS[0]].frequencies_AR2
-        excess_AR = np.minimum(spectrum.excess(frequencies_AR2), _MOST_EXCESS)
+        excess_AR = np.minimum(spectrum.excess(self._search.frequencies_AR2), _MOST_EXCESS)
         fine = []
-        for tier, search in self._searches.items():
-            resemblance = search.resemblance(excess_AR)
-            deviation = 1 / math.sqrt(NUM_BITS * tier)
+        for part, resemblance in self._search.resemblances(excess_AR).items():
+            deviation = 1 / math.sqrt(NUM_BITS * len(part))
             for _ in range(_NUM_CANDIDATES):
                 row, column = divmod(int(resemblance.argmax()), resemblance.shape[1])
-                score, geometry = self._between(spectrum, search.geometry(row, column), tier)
-                fine.append((score / deviation, tier, geometry))
+                score, geometry = self._between(spectrum, self._search.geometry(row, column), part)
+                fine.append((score / deviation, geometry, part))
                 rows = np.arange(row - 2, row + 3) % len(resemblance)
                 resemblance[rows, max(0, column - 2) : column + 3] = -np.inf
-        for _, tier, geometry in sorted(fine, key=lambda candidate: -candidate[0]):
-            yield geometry, tier
-            yield Geometry(geometry.angle + math.pi, geometry.log_scale), tier
+        for _, geometry, part in sorted(fine, key=lambda candidate: -candidate[0]):
+            yield geometry, part
+            yield Geometry(geometry.angle + math.pi, geometry.log_scale), part
 
-    def _between(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> tuple[float, Geometry]:
+    def _between(self, spectrum: Spectrum, geometry: Geometry, part: Part) -> tuple[float, Geometry]:
         """The best geometry between the steps of the polar map, with its mean excess, 0 on average without a mark."""
         steps = np.linspace(-1, 1, 5)
         nearby = [
@@ -184,34 +199,39 @@ class ImageDetector:
             for turn in steps
             for stretch in steps
         ]
-        frequencies = np.stack([near.bend(self._pattern.frequencies_BJ2[:, :tier]) for near in nearby])
+        frequencies = np.stack([near.bend(self._pattern.frequencies_BJ2[:, part]) for near in nearby])
         scores = np.minimum(spectrum.excess(frequencies), _MOST_EXCESS).mean((1, 2))
         best = int(scores.argmax())
         return float(scores[best]) - 1, nearby[best]
 
-    def _values(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> Complex:
+    def _values(self, spectrum: Spectrum, geometry: Geometry, part: Part) -> Complex:
         """Amplitudes of the sinusoids over the noise around, without the phases that they have of the pattern."""
-        frequencies_BJ2 = geometry.bend(self._pattern.frequencies_BJ2[:, :tier])
+        frequencies_BJ2 = geometry.bend(self._pattern.frequencies_BJ2[:, part])
         noise_BJ = np.sqrt(spectrum.noise(frequencies_BJ2) * spectrum.num_pixels)
-        values: Complex = (
-            spectrum.amplitudes(frequencies_BJ2) / noise_BJ * np.exp(-1j * self._pattern.phases_BJ[:, :tier])
-        )
-        return values
+        values = spectrum.amplitudes(frequencies_BJ2) / noise_BJ * np.exp(-1j * self._pattern.phases_BJ[:, part])
+        capped: Complex = values / np.maximum(1.0, np.abs(values) / math.sqrt(_MOST_EXCESS))
+        return capped
 
-    def _place(self, spectrum: Spectrum, geometry: Geometry, tier: int) -> _Place:
+    def _place(self, spectrum: Spectrum, geometry: Geometry, part: Part) -> _Place:
         """The best origin for a geometry."""
-        values_BJ = _standardised(self._values(spectrum, geometry, tier))
-        energies = self._pattern.energies(values_BJ)
+        values_BJ = self._values(spectrum, geometry, part)
+        energies = self._pattern.energies(values_BJ, part)
         best = int(energies.argmax())
         log_p = _log_energy_tail(float(energies.flat[best]), values_BJ)
-        return _Place(geometry, tier, np.array(divmod(best, PERIOD), np.float64), log_p)
+        return _Place(geometry, part, np.array(divmod(best, PERIOD), np.float64), log_p)
+
+    def _exact(self, spectrum: Spectrum, place: _Place) -> _Place:
+        """A place with the p-value of its energy by a saddlepoint, which takes too long for each of a search."""
+        values_BJ = self._values(spectrum, place.geometry, place.part)
+        energy = float((self._pattern.bits(values_BJ, place.part, place.origin) ** 2).sum())
+        return replace(place, log_p=min(place.log_p, log_energy_tail(np.abs(values_BJ), energy)))
 
     def _refined(self, spectrum: Spectrum, place: _Place) -> _Place:
         """The place nearby with the most energy, by steps along each of its four numbers that get smaller."""
 
         def energy(numbers: Real) -> float:
-            values_BJ = _standardised(self._values(spectrum, Geometry(numbers[0], numbers[1]), place.tier))
-            return float((self._pattern.bits(values_BJ, numbers[2:]) ** 2).sum())
+            values_BJ = self._values(spectrum, Geometry(numbers[0], numbers[1]), place.part)
+            return float((self._pattern.bits(values_BJ, place.part, numbers[2:]) ** 2).sum())
 
         numbers = np.array([place.geometry.angle, place.geometry.log_scale, *place.origin])
         most = energy(numbers)
@@ -220,29 +240,32 @@ class ImageDetector:
             step[axis] = way * _STEPS[axis] / 2**halvings
             while (energy_there := energy(numbers + step)) > most:
                 most, numbers = energy_there, numbers + step
-        return _Place(Geometry(float(numbers[0]), float(numbers[1])), place.tier, numbers[2:], place.log_p)
+        return _Place(Geometry(float(numbers[0]), float(numbers[1])), place.part, numbers[2:], place.log_p)
 
     def _read(self, spectrum: Spectrum, place: _Place, num_places: int) -> tuple[int, float] | None:
         """The id at a place, which is one of several, and the logarithm of its p-value; None if nothing was sealed
         there, or by chance.
         """
-        values_BJ = self._values(spectrum, place.geometry, place.tier)
-        word, other = self._code.decode(self._pattern.bits(values_BJ, place.origin), 2)
+        values_BJ = self._values(spectrum, place.geometry, place.part)
+        word, other = self._code.decode(self._pattern.bits(values_BJ, place.part, place.origin), 2)
         message = self._payload.open(word.data)
-        power = float((np.abs(values_BJ) ** 2).sum())
+        weights = np.abs(values_BJ).ravel()
+        power = float((weights**2).sum())
         # Besides the hash, no other word may come near.
-        if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 < -LOG_MARKED * power:
+        if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 < _LEAD * power:
             return None
-        chernoff = -(word.agreement**2) / power
+        # The best of some t from 2 a / sum(w^2) on, which would be the best one if I_0(t) were exp(t^2 / 4).
+        t = 2 * word.agreement / power * np.linspace(1, 2.5, 16)
+        chernoff = float((np.log(np.i0(np.outer(t, weights))).sum(1) - t * word.agreement).min())
         log_p = min(0.0, chernoff + ID_BITS * math.log(2) + math.log(num_places))
         return (message, log_p) if log_p - math.log(_ID_SHARE) <= LOG_MARKED else None
 
     def _heat(self, image_HW: Real, place: _Place, message: int) -> Real:
         """How much of a mark each part of an evened image holds: about 0 where there is none, 1 on average."""
         signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
-        frequencies_BJ2 = self._pattern.frequencies_BJ2[:, : place.tier]
+        frequencies_BJ2 = self._pattern.frequencies_BJ2[:, place.part]
         turns = 2 * np.pi * (frequencies_BJ2 @ place.origin)
-        amplitudes_BJ = signs_B1 * np.exp(1j * (self._pattern.phases_BJ[:, : place.tier] + turns))
+        amplitudes_BJ = signs_B1 * np.exp(1j * (self._pattern.phases_BJ[:, place.part] + turns))
         frequencies = place.geometry.bend(frequencies_BJ2).reshape(-1, 2)
         plane = synthesised(amplitudes_BJ.ravel(), frequencies, *image_HW.shape)
         radius = min(_HEAT_RADIUS, (min(image_HW.shape) - 1) // 4)
@@ -250,32 +273,27 @@ class ImageDetector:
         return np.asarray(heat / max(heat.mean(), 1e-12), np.float64)
 
 
-def _standardised(values_BJ: Complex) -> Complex:
-    """With a variance of 1 a bit, if phases are uniform."""
-    powers_B1 = (values_BJ.real**2 + values_BJ.imag**2).sum(1, keepdims=True)
-    standardised: Complex = values_BJ / np.sqrt(powers_B1 / 2 + 1e-30)
-    return standardised
-
-
 def _log_energy_tail(energy: float, values_BJ: Complex) -> float:
     """Natural logarithm of the probability that uniform phases have that energy, at one place.
 
-    A bit is c = sum w cos(phi) with sum(w^2) = 2, whose cumulants are 1, k4 = -3/8 sum(w^4) and k6 = 5/4 sum(w^6). So
-    c^2 has the variance 2 + k4 and the third central moment 8 + 12 k4 + k6.
+    A bit is c = sum w cos(phi), whose cumulants are v = sum(w^2) / 2, k4 = -3/8 sum(w^4) and k6 = 5/4 sum(w^6). So c^2
+    has the mean v, the variance 2 v^2 + k4 and the third central moment 8 v^3 + 12 v k4 + k6.
     """
     squares_BJ = values_BJ.real**2 + values_BJ.imag**2
-    fourth_B, sixth_B = -0.375 * (squares_BJ**2).sum(1), 1.25 * (squares_BJ**3).sum(1)
-    variance, third = float((2 + fourth_B).sum()), float((8 + 12 * fourth_B + sixth_B).sum())
+    own_B, fourth_B = 0.5 * squares_BJ.sum(1), -0.375 * (squares_BJ**2).sum(1)
+    sixth_B = 1.25 * (squares_BJ**3).sum(1)
+    variance = float((2 * own_B**2 + fourth_B).sum())
+    third = float((8 * own_B**3 + 12 * own_B * fourth_B + sixth_B).sum())
     # A gamma distribution with this skewness, 2 / sqrt(shape).
     shape = min(_NORMAL, max(1, round(4 * variance**3 / third**2))) if third > 0 else _NORMAL
-    standard = (energy - NUM_BITS) / math.sqrt(variance)
+    standard = (energy - float(own_B.sum())) / (math.sqrt(variance) + 1e-30)
     return log_erlang_tail(shape, shape + standard * math.sqrt(shape))
 
 
-def _corrected(log_p: float) -> float:
+def _corrected(log_p: float, num_places: float) -> float:
     """A p-value times the number of places, in logarithms: 1 - (1 - p)^n."""
-    expected = math.exp(min(log_p, 0.0)) * _NUM_PLACES * _INDEPENDENT
-    return math.log(-math.expm1(-expected)) if expected > 1e-9 else log_p + math.log(_NUM_PLACES * _INDEPENDENT)
+    expected = math.exp(min(log_p, 0.0)) * num_places
+    return math.log(-math.expm1(-expected)) if expected > 1e-9 else log_p + math.log(num_places)
 
 
 def _region(heat_HW: Real, height: int, width: int) -> Region:

@@ -18,6 +18,12 @@ def local_mean(plane_HW: Real, radius: int) -> Real:
     return np.ascontiguousarray(sums) * np.float32(1 / side**2)
 
 
+def mean_gain(frequencies: Real, radius: int) -> Real:
+    """What `local_mean` leaves of sinusoids of frequencies (..., 2), cycles a pixel: the Dirichlet kernel."""
+    side = 2 * radius + 1
+    return np.asarray((np.sinc(side * frequencies) / np.sinc(frequencies)).prod(-1))
+
+
 def local_variance(plane_HW: Real, radius: int) -> Real:
     """Variance over the square of 2 * radius + 1 pixels around each."""
     means = local_mean(plane_HW, radius)

@@ -1,11 +1,12 @@
 """Puts marks into images.
 
 How strong a mark may be at each pixel is what matters most, and it follows from the bounds alone. A detector divides by
-the deviation around, s, so a mark of amplitude m counts m / s there. The most that sum(m / s) can be under a bound of
-the squared error, sum(m^2), and one of structural similarity, of which a mark costs about m^2 / (2 s^2 + C2) at a pixel
-(Wang et al. 2004, equation 13, with a mark that is independent of the image), is by Lagrange's multipliers
+s^1.5, where s is the deviation around, so a mark of amplitude m counts m / s^1.5 there. The most that the sum of these
+can be under a bound of the squared error, sum(m^2), and one of structural similarity, of which a mark costs about
+m^2 / (2 s^2 + C2) at a pixel (Wang et al. 2004, equation 13, with a mark that is independent of the image), is by
+Lagrange's multipliers
 
-    m = g / (s (1 + r / (2 s^2 + C2)))
+    m = g / (s^1.5 (1 + r / (2 s^2 + C2)))
 
 with the least r at which both bounds hold: a mask of what the eye does not miss, by what the measures say of it.
 
@@ -27,15 +28,15 @@ from PIL import Image
 from common.errors import InvalidArgument
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.code import BchCode
-from deepseek.watermark.image.filters import local_mean, local_variance
-from deepseek.watermark.image.pattern import PERIOD, TIERS, Pattern
+from deepseek.watermark.image.filters import local_mean, local_variance, mean_gain
+from deepseek.watermark.image.pattern import PARTS, PERIOD, Part, Pattern
 from deepseek.watermark.image.payload import Payload
-from deepseek.watermark.image.spectrum import Spectrum, evened
+from deepseek.watermark.image.spectrum import EVENED_POWER, EVENED_RADIUS, Spectrum, evened
 from deepseek.watermark.keys import WatermarkKey
 
 MIN_SIDE = 128
 PSNR_DB = 42.1
-SSIM = 0.9855
+SSIM = 0.986
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue (ITU-R BT.601)."""
@@ -43,16 +44,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SIMILARITY_RADIUS = 3  # the usual window of 7 x 7 pixels
 _C2 = (0.03 * 255) ** 2
 _CALM_VARIANCE = 12.0  # what compression adds even where an image is flat, levels^2
-_COMPRESSION, _REFERENCE = 1.0, 0.15
-"""Power of what attacks add to an evened image at a frequency, growing with it."""
-_FLATTENING = 20.0
-"""The same of flat parts, by how flat an image is, growing with the cube of the frequency: there compression rounds all
-but what is coarse to nothing."""
+_COMPRESSION, _REFERENCE = 20.0, 0.15
+"""Power that compression adds to an image at the reference frequency, levels^2, growing with the cube of the frequency:
+of flat parts it leaves only what is coarse."""
 _BAND = 256  # rows
 _NUM_CORRECTIONS = 4
 _FEW_PIXELS = 256 * 256
 
-_AMPLE = 2.6  # deviations of noise to which a mark lifts each bit, if it can use all sinusoids
+_ALL = 1.1
+"""How much a mark of all sinusoids is preferred to one of a few, which depends on fewer frequencies."""
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width) or (height, width, 3), grey or red, green and blue, 0 to 255."""
@@ -115,9 +115,8 @@ class ImageMarker:
         self._ssim = ssim
         frequencies = self._pattern.frequencies_BJ2
         # What of a sinusoid's variance a window sees: the rest moves the window's mean, which costs next to nothing.
-        side = 2 * _SIMILARITY_RADIUS + 1
-        kept = (np.sinc(side * frequencies) / np.sinc(frequencies)).prod(-1)
-        self._seen_BJ = 1 - kept**2
+        self._seen_BJ = 1 - mean_gain(frequencies, _SIMILARITY_RADIUS) ** 2
+        self._evened_BJ = 1 - mean_gain(frequencies, EVENED_RADIUS)
         self._pitch_BJ = np.hypot(frequencies[..., 0], frequencies[..., 1]) / _REFERENCE
 
     def mark(
@@ -168,6 +167,8 @@ class ImageMarker:
         difference *= min(_reserve(units, marked, max_error), math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
         if units.shape != pixels.shape:
             difference = _resized(difference, height, width)
+            dissimilarity = 1 - quality(pixels, _added(pixels, difference)).ssim
+            difference *= min(1.0, math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
         # Rounding has errors of its own.
         for _ in range(_NUM_CORRECTIONS):
             marked = _added(pixels, difference)
@@ -184,7 +185,7 @@ class ImageMarker:
             max_error: Bound of the mean squared error.
             max_dissimilarity: Bound of what structural similarity lacks to 1.
         """
-        reach = 1 / np.sqrt(variance + _CALM_VARIANCE)
+        reach = (variance + _CALM_VARIANCE) ** np.float32(-EVENED_POWER / 2)
         cost = self._seen_BJ.mean() / (2 * variance + _C2)
         some_reach, some_cost = reach[::2, ::2], cost[::2, ::2]
         low, high = -3.0, 8.0
@@ -202,31 +203,30 @@ class ImageMarker:
         """The pattern with a deviation of 1, its sinusoids as strong as each has to be."""
         image, deviation = evened(luma_HW)
         spectrum = Spectrum(image)
-        # What a sinusoid of amplitude 1 adds to its own sum in the image.
-        reach = float((mask_HW / deviation).sum()) / 2
-        attack_BJ = _COMPRESSION * self._pitch_BJ + _FLATTENING * (1 / deviation**2).mean() * self._pitch_BJ**3
+        # What a sinusoid of amplitude 1 adds to its own sum in the evened image.
+        reach_BJ = float((mask_HW / deviation).sum()) / 2 * self._evened_BJ
+        attack_BJ = _COMPRESSION * (1 / deviation**2).mean() * self._pitch_BJ**3
         noise_BJ = np.sqrt((spectrum.noise(self._pattern.frequencies_BJ2) + attack_BJ) * spectrum.num_pixels)
-        for tier in TIERS:
-            level, amplitudes_BJ = self._amplitudes(reach / noise_BJ[:, :tier], is_bound_by_error)
-            if level >= _AMPLE:
-                break
-        turns_BJ = signs_B1 * np.exp(2j * np.pi * (self._pattern.frequencies_BJ2[:, :tier] @ origin))
-        turns_BJ *= np.exp(1j * self._pattern.phases_BJ[:, :tier])
-        return self._pattern.plane(amplitudes_BJ * turns_BJ, *luma_HW.shape)
+        ways = [(*self._amplitudes(reach_BJ / noise_BJ, part, is_bound_by_error), part) for part in PARTS]
+        _, amplitudes_BJ, part = max(ways, key=lambda way: way[0] * (_ALL if way[2] == PARTS[0] else 1.0))
+        turns_BJ = signs_B1 * np.exp(2j * np.pi * (self._pattern.frequencies_BJ2[:, part] @ origin))
+        turns_BJ *= np.exp(1j * self._pattern.phases_BJ[:, part])
+        return self._pattern.plane(amplitudes_BJ * turns_BJ, part, *luma_HW.shape)
 
-    def _amplitudes(self, reach_BJ: Real, is_bound_by_error: bool) -> tuple[float, Real]:
+    def _amplitudes(self, reach_BJ: Real, part: Part, is_bound_by_error: bool) -> tuple[float, Real]:
         """How far each bit is lifted, in deviations of its noise; and the sinusoids' amplitudes, with a variance of 1
         in all.
 
         Args:
-            reach_BJ: What each sinusoid adds to its bit at an amplitude of 1, in deviations of its noise.
+            reach_BJ: (127, 8), what each sinusoid adds to its bit at an amplitude of 1, in deviations of its noise.
+            part: Which sinusoids are to be used.
             is_bound_by_error: Whether the bound of the squared error is the one that is met.
         """
-        tier = reach_BJ.shape[1]
-        cost_BJ = np.ones_like(reach_BJ) if is_bound_by_error else self._seen_BJ[:, :tier]
+        reach_BJ = reach_BJ[:, part]
+        cost_BJ = np.ones_like(reach_BJ) if is_bound_by_error else self._seen_BJ[:, part]
         share_BJ = reach_BJ / cost_BJ
         # All bits are lifted to one level; a bit is the sum of its sinusoids, whose noise has half a variance each.
-        level_B = (share_BJ * reach_BJ).sum(1) / math.sqrt(tier / 2)
+        level_B = (share_BJ * reach_BJ).sum(1) / math.sqrt(len(part) / 2)
         spent = ((share_BJ / level_B[:, None]) ** 2 * cost_BJ).sum()
         level = math.sqrt(2 * cost_BJ.mean() / spent)
         return level, level / level_B[:, None] * share_BJ

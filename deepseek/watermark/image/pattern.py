@@ -8,7 +8,7 @@ pattern, since it averages out.
 Nothing in it is there for synchronisation alone; what carries the bits is enough:
 
 - Power at a sinusoid's frequency tells neither bit nor origin. Rotation and scale turn and stretch frequencies, which
-  is a shift in polar coordinates with a logarithmic radius, so one correlation compares all of them (`resemblance`),
+  is a shift in polar coordinates with a logarithmic radius, so one correlation compares all of them (`resemblances`),
   as in Fourier-Mellin registration (O'Ruanaidh and Pun 1998).
 - Products of two sinusoids of one bit have lost its sign, and their phases tell the origin. The *energy* of all bits,
   sum_b (Re sum_j y_bj exp(-2 pi i f_bj d))^2, is a trigonometric polynomial in the origin d with these products for
@@ -31,9 +31,10 @@ from deepseek.watermark.keys import WatermarkKey
 
 PERIOD = 512
 NUM_SINUSOIDS = 8
-TIERS = (8, 3)
-"""How many sinusoids of a bit a mark uses: all, or, in images that leave a mark little room, the first three, which
-stand out the more."""
+Part = range
+PARTS: tuple[Part, ...] = (range(8), range(3), range(5, 8))
+"""Which sinusoids of a bit a mark uses: all, or, in images that leave it little room, three that stand out the more.
+The coarsest are what compression leaves of drawings, and the finest are what textures hide least."""
 
 LOWEST, HIGHEST = 0.035, 0.27
 """The band, cycles a unit: lower ones drown in what images show, higher ones in what compression throws away."""
@@ -70,7 +71,8 @@ class Pattern:
     """The pattern of a key. Immutable, thread-safe.
 
     Attributes:
-        frequencies_BJ2: (127, 8, 2), y and x, cycles a unit; x is above 0.
+        frequencies_BJ2: (127, 8, 2), y and x, cycles a unit, each from a band of its own, the lowest first; x is above
+            0.
         phases_BJ: (127, 8), radians, at the origin.
 
     Args:
@@ -81,18 +83,20 @@ class Pattern:
         seed = np.frombuffer(key.subkey("image/pattern", 16), "<u8")
         uniforms = _uniforms(np.random.Philox(key=seed))
         count = NUM_BITS * NUM_SINUSOIDS
-        lattice = np.array(_scatter(uniforms, count))
-        self._lattice_BJ2 = lattice.reshape(NUM_BITS, NUM_SINUSOIDS, 2)
+        points = np.array(_scatter(uniforms, count))
+        # Bits take turns in each band as the points were drawn.
+        bands_JB = np.argsort((points**2).sum(1), kind="stable").reshape(NUM_SINUSOIDS, NUM_BITS)
+        self._lattice_BJ2 = points[np.sort(bands_JB, axis=1).T]
         self.frequencies_BJ2 = self._lattice_BJ2 / PERIOD
         phases = 2 * np.pi * np.array([next(uniforms) for _ in range(count)])
         self.phases_BJ = phases.reshape(NUM_BITS, NUM_SINUSOIDS)
-        self._tables = {tier: self._products(tier) for tier in TIERS}
+        self._tables = {part: self._products(part) for part in PARTS}
 
-    def turn(self, values_BJ: Complex, origin: Real) -> Complex:
+    def turn(self, values_BJ: Complex, part: Part, origin: Real) -> Complex:
         """Takes from amplitudes of sinusoids the phases that they have by an origin, (2,), y and x, units."""
-        return np.asarray(values_BJ * np.exp(-2j * np.pi * (self.frequencies_BJ2[:, : values_BJ.shape[1]] @ origin)))
+        return np.asarray(values_BJ * np.exp(-2j * np.pi * (self.frequencies_BJ2[:, part] @ origin)))
 
-    def plane(self, amplitudes_BJ: Complex, height: int, width: int) -> Real:
+    def plane(self, amplitudes_BJ: Complex, part: Part, height: int, width: int) -> Real:
         """The real part of a sum of sinusoids, exp(2 pi i f (u - centre)), with complex amplitudes.
 
         Returns:
@@ -100,16 +104,16 @@ class Pattern:
         """
         centre = np.array([(height - 1) / 2, (width - 1) / 2])
         spectrum = np.zeros((PERIOD, PERIOD // 2 + 1), np.complex64)
-        rows, columns = np.moveaxis(self._lattice_BJ2[:, : amplitudes_BJ.shape[1]], -1, 0)
-        spectrum[rows, columns] = self.turn(amplitudes_BJ, centre) * (PERIOD * PERIOD / 2)
+        rows, columns = np.moveaxis(self._lattice_BJ2[:, part], -1, 0)
+        spectrum[rows, columns] = self.turn(amplitudes_BJ, part, centre) * (PERIOD * PERIOD / 2)
         period = np.fft.irfft2(spectrum, s=(PERIOD, PERIOD))
         repeats = (math.ceil(height / PERIOD), math.ceil(width / PERIOD))
         return np.tile(period, repeats)[:height, :width].astype(np.float64)
 
-    def _products(self, tier: int) -> tuple[list[npt.NDArray[np.intp]], npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
+    def _products(self, part: Part) -> tuple[list[npt.NDArray[np.intp]], npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Pairs of sinusoids for `energies`; which products are taken conjugate; where on the lattice each belongs."""
-        pairs = [*np.triu_indices(tier, 1), *np.triu_indices(tier)]
-        lattice = self._lattice_BJ2
+        pairs = [*np.triu_indices(len(part), 1), *np.triu_indices(len(part))]
+        lattice = self._lattice_BJ2[:, part]
         differences = lattice[:, pairs[0]] - lattice[:, pairs[1]]
         sums = lattice[:, pairs[2]] + lattice[:, pairs[3]]
         # Sums may lie beyond what the lattice resolves, where they are the same as what is a period away.
@@ -118,16 +122,17 @@ class Pattern:
         where = np.where(mirrored[..., None], -where, where)
         return pairs, mirrored, (where[..., 0] % PERIOD * (PERIOD // 2 + 1) + where[..., 1]).ravel()
 
-    def energies(self, values_BJ: Complex) -> Real:
+    def energies(self, values_BJ: Complex, part: Part) -> Real:
         """The energy of all bits for every origin.
 
         Args:
-            values_BJ: (127, 8), amplitudes of sinusoids without their phases of this pattern.
+            values_BJ: (127, 8 or 3), amplitudes of sinusoids without their phases of this pattern.
+            part: Which sinusoids these are.
 
         Returns:
             (512, 512), by the origin's y and x, units.
         """
-        pairs, mirrored_BK, where = self._tables[values_BJ.shape[1]]
+        pairs, mirrored_BK, where = self._tables[part]
         differences = values_BJ[:, pairs[0]] * values_BJ[:, pairs[1]].conj()
         sums = values_BJ[:, pairs[2]] * values_BJ[:, pairs[3]]
         sums[:, pairs[2] == pairs[3]] *= 0.5
@@ -144,9 +149,9 @@ class Pattern:
         constant = 0.5 * (np.abs(values_BJ) ** 2).sum()
         return np.fft.irfft2(spectrum.astype(np.complex64), s=(PERIOD, PERIOD)) + np.float32(constant)
 
-    def bits(self, values_BJ: Complex, origin: Real) -> Real:
+    def bits(self, values_BJ: Complex, part: Part, origin: Real) -> Real:
         """How far each bit is rather 1, (127,), at an origin."""
-        return np.asarray(self.turn(values_BJ, origin).real.sum(1))
+        return np.asarray(self.turn(values_BJ, part, origin).real.sum(1))
 
 
 class PolarSearch:
@@ -154,41 +159,47 @@ class PolarSearch:
 
     Args:
         pattern: The pattern.
-        tier: How many sinusoids of a bit are looked at.
         scales: The least and the most pixels a unit.
     """
 
-    def __init__(self, pattern: Pattern, tier: int, scales: tuple[float, float]) -> None:
+    def __init__(self, pattern: Pattern, scales: tuple[float, float]) -> None:
         self._least_radius = LOWEST / scales[1]
         self._most_log_scale = math.log(scales[1])
         self._num_scales = int(math.log(scales[1] / scales[0]) / RADIUS_STEP)
         self._num_radii = int(math.log(min(0.5, HIGHEST / scales[0]) / self._least_radius) / RADIUS_STEP)
         size = self._num_radii + int(math.log(HIGHEST / LOWEST) / RADIUS_STEP) + 2
         self._shape = (NUM_ANGLES, size + size % 2)
-        y, x = pattern.frequencies_BJ2[:, :tier].reshape(-1, 2).T
+        self._templates = {part: self._template(pattern.frequencies_BJ2[:, part]) for part in PARTS}
+
+    def _template(self, frequencies: Real) -> Complex:
+        y, x = frequencies[..., 0], frequencies[..., 1]
         angles = np.rint(np.arctan2(y, x) / np.pi * NUM_ANGLES).astype(int) % NUM_ANGLES
         radii = np.rint(np.log(np.hypot(y, x) / LOWEST) / RADIUS_STEP).astype(int)
         template_AR = np.zeros(self._shape, np.float32)
         np.add.at(template_AR, (angles, radii), 1)
-        self._template = np.fft.rfft2(template_AR).conj()
+        return np.fft.rfft2(template_AR).conj()
 
     @property
     def frequencies_AR2(self) -> Real:
         """(angles, radii, 2), y and x, cycles a pixel: where the map is to be sampled; x is not below 0."""
         return _polar_frequencies(self._least_radius, self._num_radii)
 
-    def resemblance(self, powers_AR: Real) -> Real:
-        """Compares. Rows are angles over half a turn, columns scales from the largest down.
+    def resemblances(self, powers_AR: Real) -> dict[Part, Real]:
+        """Compares, by the part of a pattern. Rows are angles over half a turn, columns scales from the largest down.
 
         Args:
             powers_AR: Power above that around it at `frequencies_AR2`.
         """
         map_AR = np.zeros(self._shape, np.float32)
         map_AR[:, : self._num_radii] = powers_AR - powers_AR.mean(0, keepdims=True)
-        return np.fft.irfft2(np.fft.rfft2(map_AR) * self._template, s=self._shape)[:, : self._num_scales]
+        transform = np.fft.rfft2(map_AR)
+        return {
+            part: np.fft.irfft2(transform * template, s=self._shape)[:, : self._num_scales]
+            for part, template in self._templates.items()
+        }
 
     def geometry(self, row: int, column: int) -> Geometry:
-        """What a place in `resemblance` stands for."""
+        """What a place in `resemblances` stands for."""
         return Geometry(row * np.pi / NUM_ANGLES, self._most_log_scale - column * RADIUS_STEP)
 
 

@@ -1,9 +1,10 @@
 """What an image's brightness holds at any frequency, whether or not its transform has a value there.
 
-First the image is *evened*: what is coarse is taken away, and the rest divided by how much there is of it around. So
-busy and calm parts count alike, and a mark, which is stronger where there is more to hide it, is about the same
-everywhere. Then it is transformed twice: padded with zeros, for powers; and, for amplitudes at frequencies between, as
-in a non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which one frequency costs 36 products.
+First the image is *evened*: what is coarse is taken away, and the rest divided by how much there is of it around, to
+the power of 1.5. By the power of 1 busy and calm parts would count alike; but a mark is clearer where it is calm, so
+these count more. A matched filter would divide by the square and more, but compression takes most where it is calm.
+Then it is transformed twice: padded with zeros, for powers; and, for amplitudes at frequencies between, as in a
+non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which one frequency costs 36 products.
 """
 
 import math
@@ -15,9 +16,10 @@ import numpy.typing as npt
 from deepseek.watermark.arrays import Complex, Real
 from deepseek.watermark.image.filters import local_mean
 
-_RADIUS = 4
+EVENED_RADIUS = 4
 _CALM = 1.5
 """Deviation that even a flat part is taken to have, levels of 255: noise of rounding is no texture."""
+EVENED_POWER = 1.5
 
 _WINDOW = 6
 _PADDING = 1.5
@@ -38,9 +40,10 @@ def evened(luma_HW: Real) -> tuple[Real, Real]:
     Returns:
         The evened image, and by what it was divided.
     """
-    fine = luma_HW.astype(np.float32, copy=False) - local_mean(luma_HW, _RADIUS)
-    deviation = np.sqrt(np.maximum(local_mean(fine * fine, _RADIUS), np.float32(0))) + np.float32(_CALM)
-    return fine / deviation, deviation
+    fine = luma_HW.astype(np.float32, copy=False) - local_mean(luma_HW, EVENED_RADIUS)
+    deviation = np.sqrt(np.maximum(local_mean(fine * fine, EVENED_RADIUS), np.float32(0))) + np.float32(_CALM)
+    divisor = deviation * (deviation / np.float32(_CALM)) ** np.float32(EVENED_POWER - 1)
+    return fine / divisor, divisor
 
 
 class Spectrum:

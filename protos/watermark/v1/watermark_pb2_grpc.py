@@ -125,7 +125,7 @@ class WatermarkServiceServicer:
         raise `encoding_quality`, lower `min_psnr_db`, or `image` if nothing does), NO_ACTIVE_KEY (also if the key was
         revoked meanwhile; with the field `request_id` if it is the one that an earlier call took: take a new request id);
         NOT_FOUND: MODEL_VERSION_NOT_FOUND; ALREADY_EXISTS: REQUEST_ID_REUSED (another body); RESOURCE_EXHAUSTED:
-        TOO_MANY_IMAGES (calls wait already; after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry is
+        TOO_MANY_CALLS (calls wait already; after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry is
         away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -144,7 +144,7 @@ class WatermarkServiceServicer:
         """Looks for a mark in an image, by every key that is not revoked. One of less than 64 pixels a side is INCONCLUSIVE,
         and so is one that only a revoked key finds marked (the 4 newest are tried): anybody may have marked it.
 
-        Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_IMAGES (calls wait
+        Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (calls wait
         already; both after the retry delay); DEADLINE_EXCEEDED (on the way from key to key, or waiting for its turn).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -179,8 +179,8 @@ class WatermarkServiceServicer:
         DetectImage, and text without a mark if it is not known whose tokens these are (`model_version`).
 
         INVALID_ARGUMENT: TOO_MANY_TOKENS (more than 4,096), BAD_TOKEN, BAD_NAME; NOT_FOUND: MODEL_VERSION_NOT_FOUND;
-        RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS (after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry
-        is away, if there is a `model_version`.
+        RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS, and DEADLINE_EXCEEDED as in DetectImage; UNAVAILABLE while
+        the registry is away, if there is a `model_version`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

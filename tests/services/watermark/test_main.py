@@ -89,7 +89,7 @@ def test_while_the_registry_is_away_marks_are_found_and_none_is_made(
 
 
 def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(registry: ServiceProcess, tmp_path: Path) -> None:
-    one_at_once = {"registry": registry.address, "max_images_at_once": "1", "max_images_waiting": "1"}
+    one_at_once = {"registry": registry.address, "max_at_once": "1", "max_waiting": "1"}
     service = ServiceProcess("watermark", tmp_path, settings=one_at_once)
     try:
         service.start()

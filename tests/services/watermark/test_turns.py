@@ -27,7 +27,7 @@ def test_calls_wait_for_their_turn_and_too_many_are_refused() -> None:
         wait_until(lambda: turns._num_waiting == 1, "the second call to wait")
         with pytest.raises(ResourceExhausted) as caught:
             work(False)
-        assert (caught.value.reason, caught.value.retry_delay_s) == ("TOO_MANY_IMAGES", 1.0)
+        assert (caught.value.reason, caught.value.retry_delay_s) == ("TOO_MANY_CALLS", 1.0)
         # A stream waits all the same.
         others.append(pool.submit(work, True))
         go_on.set()

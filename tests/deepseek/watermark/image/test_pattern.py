@@ -11,9 +11,10 @@ from deepseek.watermark.image.pattern import (
     HIGHEST,
     LOWEST,
     NUM_SINUSOIDS,
+    PARTS,
     PERIOD,
-    TIERS,
     Geometry,
+    Part,
     Pattern,
     PolarSearch,
 )
@@ -38,7 +39,7 @@ def test_the_pattern_of_a_key_stays_what_it_was() -> None:
     phases = np.rint(pattern.phases_BJ * 1e6).astype("<i4")
     assert (
         hashlib.sha256(lattice.tobytes() + phases.tobytes()).hexdigest()
-        == "f7b9ff2f96e2b41a8dc0a3a4e13be9d7dd7f8f4de838bfb7eebaba24a005364f"
+        == "f18acc6ed5e29d12506f88f757da1f4c6d5e7aa356f364c1ffccf2a26488c51d"
     )
 
 
@@ -54,13 +55,20 @@ def test_frequencies_lie_in_the_band_on_the_lattice_and_apart() -> None:
     assert distances.min() >= 2
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_energies_are_the_sums_of_squares_at_every_origin(tier: int) -> None:
+def test_every_bit_has_a_sinusoid_in_every_band() -> None:
+    frequencies = Pattern(a_key()).frequencies_BJ2
+    radii = np.hypot(frequencies[..., 0], frequencies[..., 1])
+    assert (radii[:, :-1].max(0) <= radii[:, 1:].min(0)).all()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_energies_are_the_sums_of_squares_at_every_origin(part: Part) -> None:
     pattern, random = Pattern(a_key()), np.random.default_rng(5)
-    values = random.normal(size=(NUM_BITS, tier)) + 1j * random.normal(size=(NUM_BITS, tier))
-    energies = pattern.energies(values)
+    real, imaginary = random.normal(size=(2, NUM_BITS, len(part)))
+    values = real + 1j * imaginary
+    energies = pattern.energies(values, part)
     for origin in random.integers(0, PERIOD, (20, 2)):
-        expected = (pattern.bits(values, origin.astype(float)) ** 2).sum()
+        expected = (pattern.bits(values, part, origin.astype(float)) ** 2).sum()
         assert energies[tuple(origin)] == pytest.approx(expected, rel=1e-2)
 
 
@@ -68,7 +76,7 @@ def test_energies_are_the_sums_of_squares_at_every_origin(tier: int) -> None:
 def test_a_plane_holds_its_amplitudes(shape: tuple[int, int]) -> None:
     pattern = Pattern(a_key())
     amplitudes = np.exp(1j * pattern.phases_BJ)
-    found = Spectrum(pattern.plane(amplitudes, *shape)).amplitudes(pattern.frequencies_BJ2)
+    found = Spectrum(pattern.plane(amplitudes, PARTS[0], *shape)).amplitudes(pattern.frequencies_BJ2)
     agreement = (found * amplitudes.conj()).real / (shape[0] * shape[1] / 2)
     assert agreement.mean() == pytest.approx(1, abs=0.05)
 
@@ -76,7 +84,7 @@ def test_a_plane_holds_its_amplitudes(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 1.0), (9.7, 0.83), (-31, 1.32), (77, 0.61)])
 def test_power_tells_how_a_pattern_was_turned_and_scaled(degrees: float, scale: float) -> None:
     pattern = Pattern(a_key())
-    search = PolarSearch(pattern, NUM_SINUSOIDS, (0.5, 1.7))
+    search = PolarSearch(pattern, (0.5, 1.7))
     geometry = Geometry(math.radians(degrees), math.log(scale))
     frequencies = geometry.bend(pattern.frequencies_BJ2).reshape(-1, 2)
     y, x = np.mgrid[:256, :256] - 127.5
@@ -85,7 +93,7 @@ def test_power_tells_how_a_pattern_was_turned_and_scaled(degrees: float, scale: 
         for f, phase in zip(frequencies[::4], pattern.phases_BJ.ravel()[::4], strict=True)
     )
     spectrum = Spectrum(plane + np.random.default_rng(0).normal(size=plane.shape) * 20)
-    resemblance = search.resemblance(np.minimum(spectrum.excess(search.frequencies_AR2), 6))
+    resemblance = search.resemblances(np.minimum(spectrum.excess(search.frequencies_AR2), 6))[PARTS[0]]
     found = search.geometry(*divmod(int(resemblance.argmax()), resemblance.shape[1]))
     assert math.remainder(found.angle - geometry.angle, math.pi) == pytest.approx(0, abs=0.01)
     assert found.log_scale == pytest.approx(geometry.log_scale, abs=0.015)
