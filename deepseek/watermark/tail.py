@@ -143,7 +143,7 @@ def log_energy_tail(weights_BJ: Real, energy: float) -> float:
     for _ in range(_NUM_STEPS):
         step = 0.01 * t
         below, here, above = (cumulant(t + sign * step) for sign in (-1, 0, 1))
-        slope, variance = (above - below) / (2 * step), (above + below - 2 * here) / step**2
+        slope, variance = (above - below) / (2 * step), max(1e-12, (above + below - 2 * here) / step**2)
         t = min(max(t + (energy - slope) / variance, t / 2), 2 * t)
     signed = math.sqrt(max(0.0, 2 * (t * energy - cumulant(t))))
     if signed < 1e-3:

@@ -1,11 +1,18 @@
 """Tails of sums, against sums that were counted."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from deepseek.watermark.tail import log_binomial_tail, log_erlang_bound, log_erlang_tail, log_lattice_tail
+from deepseek.watermark.tail import (
+    log_binomial_tail,
+    log_energy_tail,
+    log_erlang_bound,
+    log_erlang_tail,
+    log_lattice_tail,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
@@ -54,3 +61,29 @@ def test_a_lattice_tail_is_close_to_what_counting_says(n: int) -> None:
 def test_a_lattice_tail_of_many_numbers_is_no_more_work() -> None:
     masses = np.full(5000, 1 / 5000)
     assert -500 < log_lattice_tail(masses, 16_000, round(16_000 * 2499.5 * 1.14)) < -460
+
+
+@pytest.mark.parametrize("num_sinusoids", [1, 3, 8])
+def test_an_energy_tail_is_how_often_random_phases_have_that_energy(num_sinusoids: int) -> None:
+    random = np.random.default_rng(num_sinusoids)
+    weights_BJ = random.rayleigh(1, (127, num_sinusoids))
+    energies = np.sort(
+        [
+            ((weights_BJ * np.cos(random.uniform(0, 2 * np.pi, (500, *weights_BJ.shape)))).sum(2) ** 2).sum(1)
+            for _ in range(80)
+        ],
+        axis=None,
+    )
+    for share in (0.3, 0.05, 0.005):
+        level = float(np.quantile(energies, 1 - share))
+        assert math.exp(log_energy_tail(weights_BJ, level)) == pytest.approx(share, rel=0.2)
+
+
+def test_an_energy_tail_is_defined_everywhere() -> None:
+    assert log_energy_tail(np.zeros((127, 3)), 0.0) == 0.0
+    weights_BJ = np.ones((127, 3))
+    least, most = 127 * 1.5, 127 * 9.0
+    tails = [log_energy_tail(weights_BJ, energy) for energy in np.linspace(least + 1e-9, most - 1, 30)]
+    assert all(later < sooner for sooner, later in itertools.pairwise(tails))
+    assert log_energy_tail(weights_BJ, least - 1) == 0.0
+    assert math.isfinite(log_energy_tail(weights_BJ, most + 1))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.config import load_settings
-from common.errors import FailedPrecondition, InvalidArgument, Unavailable
+from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from protos.registry.v1 import registry_pb2
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.upkeep.v1 import upkeep_pb2
@@ -22,6 +22,7 @@ from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
 from services.watermark.__main__ import build
 from services.watermark.master_key import FILE_NAME
 from services.watermark.settings import WatermarkSettings
+from tests.processes import wait_until
 from tests.services.processes import ServiceProcess
 from tests.services.watermark.pictures import PNG, encoded
 
@@ -106,6 +107,29 @@ def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(registry: Service
             assert found(service, waiting.result(60).image) == waiting.result().watermark
     finally:
         registry.go_on()
+        service.close()
+
+
+def reason_of(client: WatermarkServiceStub, request: pb.DetectTextRequest) -> str:
+    try:
+        client.DetectText(request)
+    except ResourceExhausted as error:
+        return error.reason
+    return ""
+
+
+def test_texts_take_turns_and_too_many_at_once_are_refused(registry: ServiceProcess, tmp_path: Path) -> None:
+    one_at_once = {"registry": registry.address, "max_at_once": "1", "max_waiting": "0"}
+    service = ServiceProcess("watermark", tmp_path, settings=one_at_once)
+    long, short = (pb.DetectTextRequest(tokens=np.random.default_rng(0).integers(0, 1000, n)) for n in (4096, 20))
+    try:
+        service.start()
+        client = WatermarkServiceStub(service.channel())
+        texts = client.DetectTexts(iter([pb.DetectTextsRequest(request=long)] * 4), timeout=120)
+        wait_until(lambda: reason_of(client, short) == "TOO_MANY_CALLS", "a text to be refused")
+        assert [answer.HasField("failure") for answer in texts] == [False] * 4
+        assert client.DetectText(short).detection.verdict == pb.VERDICT_INCONCLUSIVE
+    finally:
         service.close()
 
 

@@ -12,7 +12,7 @@ from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.verdict import LOG_MARKED, Verdict
-from tests.deepseek.watermark.image.pictures import a_key, origin, photograph, texture
+from tests.deepseek.watermark.image.pictures import a_key, drawing, origin, photograph, texture
 
 ID = 0x5EED_0F_1DEA5
 
@@ -73,6 +73,8 @@ ATTACKS: dict[str, Attack] = {
     ),
 }
 
+HARD = ("none", "jpeg 50", "webp 50", "turned", "cropped to half", "smaller and compressed")
+
 
 def marked(pixels: Pixels, number: int = 0) -> Pixels:
     return ImageMarker(a_key()).mark(pixels, ID, origin=origin(number))
@@ -91,9 +93,15 @@ def test_the_id_is_read_after(attack: str, detector: ImageDetector) -> None:
     assert found.log_p <= LOG_MARKED
 
 
-@pytest.mark.parametrize("attack", ["none", "jpeg 50", "turned"])
+@pytest.mark.parametrize("attack", HARD)
 def test_texture_that_leaves_no_room_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
     image = ATTACKS[attack](Image.fromarray(marked(texture())))
+    assert detector.detect(np.asarray(image)).id == ID
+
+
+@pytest.mark.parametrize("attack", HARD)
+def test_a_drawing_that_is_flat_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
+    image = ATTACKS[attack](Image.fromarray(marked(drawing())))
     assert detector.detect(np.asarray(image)).id == ID
 
 
@@ -141,7 +149,7 @@ def test_an_image_of_black_is_no_error(detector: ImageDetector) -> None:
     assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
 
 
-@pytest.mark.parametrize("pixels", [photograph(), texture()], ids=["photograph", "texture"])
+@pytest.mark.parametrize("pixels", [photograph(), texture(), drawing()], ids=["photograph", "texture", "drawing"])
 def test_no_mark_is_found_where_there_is_none_or_by_another_key(pixels: Pixels, detector: ImageDetector) -> None:
     assert detector.detect(pixels).verdict is Verdict.NOT_MARKED
     other = ImageDetector(derive_key(bytes(32), tenant="clinic", modality="image", epoch=0))
