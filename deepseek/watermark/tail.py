@@ -7,7 +7,10 @@ import numpy.typing as npt
 
 from deepseek.watermark.arrays import Real
 
-_NUM_NODES, _NUM_STEPS = 24, 5
+_STEP, _DECAY = 0.75, 7.0
+"""Of the rule for means over a standard normal, deviations: steps, and where its density is as good as 0."""
+_MAX_STEPS, _MOST_T = 20, 4.0
+_LARGE = 500.0
 
 
 def log_erlang_tail(n: int, x: float) -> float:
@@ -111,16 +114,18 @@ def log_energy_tail(weights_BJ: Real, energy: float) -> float:
     """Natural logarithm of the probability that sum_b (sum_j w_bj cos(phi_bj))^2 has a value or more, where the phases
     are independent and uniform.
 
-    By the saddlepoint approximation (Lugannani and Rice 1980). The square of a sum c is linear in c under a standard
-    normal g, exp(t c^2) = E exp(sqrt(2 t) g c), and E exp(s w cos(phi)) = I_0(s w); so
+    By the saddlepoint approximation (Lugannani and Rice 1980), or, near the greatest value that there can be, by
+    Chernoff's bound. The square of a sum c is linear in c under a standard normal g, exp(t c^2) = E exp(sqrt(2 t) g c),
+    and E exp(s w cos(phi)) = I_0(s w); so
 
         K(t) = sum_b log(E prod_j I_0(sqrt(2 t) g w_bj)),
 
-    where the mean over g is by Gauss and Hermite's rule.
+    where the mean over g is by the trapezoidal rule, up to where the integrand has died away: it is largest before
+    g = sqrt(2 t) sum_j w_bj.
 
     Args:
         weights_BJ: (B, J), 0 or more.
-        energy: The value. Below the mean the answer is 0.
+        energy: The value. Up to the mean the answer is 0.
 
     >>> round(math.exp(log_energy_tail(np.full((300, 50), 0.2), 350.0)), 3)  # nearly chi-square, 300 degrees: 0.025
     0.024
@@ -128,27 +133,46 @@ def log_energy_tail(weights_BJ: Real, energy: float) -> float:
     mean = float((weights_BJ**2).sum()) / 2
     if energy <= mean:
         return 0.0
-    nodes_Q, masses_Q = np.polynomial.hermite_e.hermegauss(_NUM_NODES)
-    nodes_Q, masses_Q = nodes_Q[_NUM_NODES // 2 :], 2 * masses_Q[_NUM_NODES // 2 :] / math.sqrt(2 * math.pi)
-    scaled_BJQ = weights_BJ[:, :, None] * nodes_Q
+    # With a mean of 1 a row.
+    unit = mean / len(weights_BJ)
+    weights_BJ, energy = weights_BJ / math.sqrt(unit), energy / unit
+    most = float(weights_BJ.sum(1).max())
 
     def cumulant(t: float) -> float:
-        exponents_BQ = np.log(np.i0(math.sqrt(2 * t) * scaled_BJQ)).sum(1) + np.log(masses_Q)
-        most_B1 = exponents_BQ.max(1, keepdims=True)
-        return float((most_B1[:, 0] + np.log(np.exp(exponents_BQ - most_B1).sum(1))).sum())
+        scale = math.sqrt(2 * t)
+        nodes_Q = np.arange(0.0, scale * most + _DECAY, _STEP)
+        masses_Q = np.full(len(nodes_Q), 2 * _STEP / math.sqrt(2 * math.pi))
+        masses_Q[0] /= 2
+        exponents_BQ = sum(_log_i0(scale * weights_B1 * nodes_Q) for weights_B1 in weights_BJ.T[:, :, None])
+        exponents_BQ = exponents_BQ - nodes_Q**2 / 2 + np.log(masses_Q)
+        greatest_B1 = exponents_BQ.max(1, keepdims=True)
+        return float((greatest_B1[:, 0] + np.log(np.exp(exponents_BQ - greatest_B1).sum(1))).sum())
 
     # Newton's method for K'(t) = energy, from where a normal distribution has it.
-    variance = 2 * float(((weights_BJ**2).sum(1) ** 2).sum()) / 4
-    t = (energy - mean) / (variance + energy - mean)
-    for _ in range(_NUM_STEPS):
+    excess = energy - len(weights_BJ)
+    t = min(_MOST_T, 2 * excess / float(((weights_BJ**2).sum(1) ** 2).sum()))
+    is_found = False
+    for _ in range(_MAX_STEPS):
         step = 0.01 * t
         below, here, above = (cumulant(t + sign * step) for sign in (-1, 0, 1))
-        slope, variance = (above - below) / (2 * step), max(1e-12, (above + below - 2 * here) / step**2)
-        t = min(max(t + (energy - slope) / variance, t / 2), 2 * t)
-    signed = math.sqrt(max(0.0, 2 * (t * energy - cumulant(t))))
-    if signed < 1e-3:
-        return math.log(0.5)
+        slope, variance = (above - below) / (2 * step), (above + below - 2 * here) / step**2
+        is_found = variance > 0 and abs(energy - slope) < 1e-3 * excess
+        if is_found or variance <= 0 or (t == _MOST_T and slope < energy):
+            break
+        t = min(max(t + (energy - slope) / variance, t / 2), 2 * t, _MOST_T)
+    exponent = min(0.0, (here if is_found else cumulant(t)) - t * energy)
+    signed = math.sqrt(-2 * exponent)
+    if not is_found or signed < 1e-3:
+        return exponent
     return min(0.0, _log_normal_tail(signed, 1 / (t * math.sqrt(variance)) - 1 / signed))
+
+
+def _log_i0(x: Real) -> Real:
+    """Natural logarithm of the modified Bessel function of order 0, of x of 0 or more; it is asymptotic where exp(x)
+    would be too large.
+    """
+    large = np.maximum(x, _LARGE)
+    return np.where(x < _LARGE, np.log(np.i0(np.minimum(x, _LARGE))), large - np.log(2 * np.pi * large) / 2)
 
 
 def _log_normal_tail(z: float, correction: float) -> float:

@@ -5,12 +5,12 @@ A *place* is a geometry and an origin. First the places are tried at which a mar
 best origin (`Pattern.energies`).
 
 p-values need no model of images. A place's geometry is chosen by powers alone, and under the null hypothesis (no mark,
-or one of another key) the phases of the key are independent uniforms whatever the image is. So a bit's sum has known
-moments, and in a search the energy of all bits is compared with a gamma distribution of the same mean, variance and
-skewness, whose tail is the heavier one; at the likeliest place, by its own distribution (`log_energy_tail`), times the
-number of places. An id is held against a bound instead: a sum of cosines w cos(phi)
-exceeds a with a probability of at most prod(I_0(t w)) exp(-t a) for any t (Chernoff, since E exp(t cos(phi)) = I_0(t)),
-times the number of ids and places, those included among which a place was refined.
+or one of another key) the phases of the key are independent uniforms whatever the image is. So the energy of all bits
+has a distribution that is known (`log_energy_tail`). A search compares its places by gamma distributions of the same
+mean, variance and skewness, which are close and quick to compute; the p-value is that of the likeliest place, times the
+number of places. An id is held against a bound instead: a sum of cosines w cos(phi) exceeds a with a probability of at
+most prod(I_0(t w)) exp(-t a) for any t (Chernoff, since E exp(t cos(phi)) = I_0(t)), times the number of ids and of
+places, those included among which a place was refined.
 """
 
 import itertools
@@ -59,7 +59,9 @@ _ID_SHARE = 0.01
 """Part of the false alarms that is left to the id (Bonferroni, with weights)."""
 
 _LEAD = -LOG_MARKED - MAC_BITS * math.log(2)
-"""Nats by which a word has to be likelier than the next, so that with the hash no wrong id is read in a mark."""
+"""Nats by which a word has to be likelier than the next, so that with the hash less than one reading in a million of a
+mark tells a wrong id.
+"""
 
 _MOST_EXCESS = 6.0  # so that single frequencies, which images of grids and lines have, do not outvote a thousand others
 _LEAST_SIDE = 64
@@ -221,10 +223,10 @@ class ImageDetector:
         return _Place(geometry, part, np.array(divmod(best, PERIOD), np.float64), log_p)
 
     def _exact(self, spectrum: Spectrum, place: _Place) -> _Place:
-        """A place with the p-value of its energy by a saddlepoint, which takes too long for each of a search."""
+        """A place with the p-value of its energy, which takes too long to compute for each of a search."""
         values_BJ = self._values(spectrum, place.geometry, place.part)
         energy = float((self._pattern.bits(values_BJ, place.part, place.origin) ** 2).sum())
-        return replace(place, log_p=min(place.log_p, log_energy_tail(np.abs(values_BJ), energy)))
+        return replace(place, log_p=log_energy_tail(np.abs(values_BJ), energy))
 
     def _refined(self, spectrum: Spectrum, place: _Place) -> _Place:
         """The place nearby with the most energy, by steps along each of its four numbers that get smaller."""
@@ -252,7 +254,7 @@ class ImageDetector:
         weights = np.abs(values_BJ).ravel()
         power = float((weights**2).sum())
         # Besides the hash, no other word may come near.
-        if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 < _LEAD * power:
+        if message is None or word.agreement**2 - max(0.0, other.agreement) ** 2 <= _LEAD * power:
             return None
         # The best of some t from 2 a / sum(w^2) on, which would be the best one if I_0(t) were exp(t^2 / 4).
         t = 2 * word.agreement / power * np.linspace(1, 2.5, 16)

@@ -162,13 +162,14 @@ class ImageMarker:
             return pixels.copy()
         difference: Real = self._pattern_of(brightness, mask, signs_B1, start, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
-        marked = _added(units, difference)
-        dissimilarity = 1 - _similarity(brightness, luma(marked), *statistics)
-        difference *= min(_reserve(units, marked, max_error), math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
-        if units.shape != pixels.shape:
+        if units is pixels:
+            marked = _added(pixels, difference)
+            ssim = _similarity(brightness, luma(marked), *statistics)
+        else:
             difference = _resized(difference, height, width)
-            dissimilarity = 1 - quality(pixels, _added(pixels, difference)).ssim
-            difference *= min(1.0, math.sqrt(max_dissimilarity / max(dissimilarity, 1e-6)))
+            marked = _added(pixels, difference)
+            ssim = quality(pixels, marked).ssim
+        difference *= min(_reserve(pixels, marked, max_error), math.sqrt(max_dissimilarity / max(1 - ssim, 1e-6)))
         # Rounding has errors of its own.
         for _ in range(_NUM_CORRECTIONS):
             marked = _added(pixels, difference)
@@ -201,11 +202,11 @@ class ImageMarker:
 
     def _pattern_of(self, luma_HW: Real, mask_HW: Real, signs_B1: Real, origin: Real, is_bound_by_error: bool) -> Real:
         """The pattern with a deviation of 1, its sinusoids as strong as each has to be."""
-        image, deviation = evened(luma_HW)
+        image, divisor = evened(luma_HW)
         spectrum = Spectrum(image)
         # What a sinusoid of amplitude 1 adds to its own sum in the evened image.
-        reach_BJ = float((mask_HW / deviation).sum()) / 2 * self._evened_BJ
-        attack_BJ = _COMPRESSION * (1 / deviation**2).mean() * self._pitch_BJ**3
+        reach_BJ = float((mask_HW / divisor).sum()) / 2 * self._evened_BJ
+        attack_BJ = _COMPRESSION * (1 / divisor**2).mean() * self._pitch_BJ**3
         noise_BJ = np.sqrt((spectrum.noise(self._pattern.frequencies_BJ2) + attack_BJ) * spectrum.num_pixels)
         ways = [(*self._amplitudes(reach_BJ / noise_BJ, part, is_bound_by_error), part) for part in PARTS]
         _, amplitudes_BJ, part = max(ways, key=lambda way: way[0] * (_ALL if way[2] == PARTS[0] else 1.0))

@@ -2,7 +2,7 @@
 
 First the image is *evened*: what is coarse is taken away, and the rest divided by how much there is of it around, to
 the power of 1.5. By the power of 1 busy and calm parts would count alike; but a mark is clearer where it is calm, so
-these count more. A matched filter would divide by the square and more, but compression takes most where it is calm.
+these count more. A matched filter would divide by the power of 3.5, but compression takes most where it is calm.
 Then it is transformed twice: padded with zeros, for powers; and, for amplitudes at frequencies between, as in a
 non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which one frequency costs 36 products.
 """

@@ -63,10 +63,18 @@ def test_a_lattice_tail_of_many_numbers_is_no_more_work() -> None:
     assert -500 < log_lattice_tail(masses, 16_000, round(16_000 * 2499.5 * 1.14)) < -460
 
 
-@pytest.mark.parametrize("num_sinusoids", [1, 3, 8])
-def test_an_energy_tail_is_how_often_random_phases_have_that_energy(num_sinusoids: int) -> None:
-    random = np.random.default_rng(num_sinusoids)
-    weights_BJ = random.rayleigh(1, (127, num_sinusoids))
+WEIGHTS = {
+    "one sinusoid": np.random.default_rng(1).rayleigh(1, (127, 1)),
+    "three": np.random.default_rng(3).rayleigh(1, (127, 3)),
+    "eight": np.random.default_rng(8).rayleigh(1, (127, 8)),
+    "one bit stands out": np.concatenate([np.full((1, 3), 2.4), np.full((126, 3), 0.05)]),
+    "three bits stand out": np.concatenate([np.full((3, 8), 2.4), np.full((124, 8), 0.1)]),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_energy_tail_is_how_often_random_phases_have_that_energy(name: str) -> None:
+    random, weights_BJ = np.random.default_rng(0), WEIGHTS[name]
     energies = np.sort(
         [
             ((weights_BJ * np.cos(random.uniform(0, 2 * np.pi, (500, *weights_BJ.shape)))).sum(2) ** 2).sum(1)
@@ -74,16 +82,31 @@ def test_an_energy_tail_is_how_often_random_phases_have_that_energy(num_sinusoid
         ],
         axis=None,
     )
-    for share in (0.3, 0.05, 0.005):
+    for share in (0.3, 0.05, 0.005, 0.0005):
         level = float(np.quantile(energies, 1 - share))
-        assert math.exp(log_energy_tail(weights_BJ, level)) == pytest.approx(share, rel=0.2)
+        assert math.exp(log_energy_tail(weights_BJ, level)) == pytest.approx(share, rel=0.4)
+        scaled = log_energy_tail(weights_BJ / 50, level / 2500)
+        assert scaled == pytest.approx(log_energy_tail(weights_BJ, level), rel=1e-3)
 
 
-def test_an_energy_tail_is_defined_everywhere() -> None:
-    assert log_energy_tail(np.zeros((127, 3)), 0.0) == 0.0
-    weights_BJ = np.ones((127, 3))
-    least, most = 127 * 1.5, 127 * 9.0
-    tails = [log_energy_tail(weights_BJ, energy) for energy in np.linspace(least + 1e-9, most - 1, 30)]
-    assert all(later < sooner for sooner, later in itertools.pairwise(tails))
+def test_far_out_an_energy_tail_is_the_part_of_all_phases_that_is_left() -> None:
+    """Near its greatest value the energy falls with the squares of phases, so these fill a ball, two for each bit."""
+    num_bits, num_sinusoids = 20, 3
+    dimensions, most = num_bits * num_sinusoids, num_bits * num_sinusoids**2
+    energy = 0.85 * most
+    radius = math.sqrt((most - energy) / num_sinusoids)
+    log_ball = dimensions / 2 * math.log(math.pi) - math.lgamma(dimensions / 2 + 1) + dimensions * math.log(radius)
+    expected = log_ball - dimensions * math.log(2 * math.pi) + num_bits * math.log(2)
+    assert log_energy_tail(np.ones((num_bits, num_sinusoids)), energy) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_energy_tail_falls_to_nothing(name: str) -> None:
+    weights_BJ = WEIGHTS[name]
+    least, most = (weights_BJ**2).sum() / 2, (weights_BJ.sum(1) ** 2).sum()
+    tails = [log_energy_tail(weights_BJ, energy) for energy in np.linspace(least, 1.5 * most, 20)]
+    assert tails[0] == 0.0
+    assert all(later < sooner + 2 for sooner, later in itertools.pairwise(tails))  # where a bound begins, it is above
+    assert tails[-1] < -100
     assert log_energy_tail(weights_BJ, least - 1) == 0.0
-    assert math.isfinite(log_energy_tail(weights_BJ, most + 1))
+    assert log_energy_tail(np.zeros((127, 3)), 0.0) == 0.0

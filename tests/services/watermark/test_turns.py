@@ -24,7 +24,7 @@ def test_calls_wait_for_their_turn_and_too_many_are_refused() -> None:
         first = pool.submit(work, False)
         wait_until(lambda: len(inside) == 1, "the first call to have its turn")
         others: list[Future[None]] = [pool.submit(work, False)]
-        wait_until(lambda: turns._num_waiting == 1, "the second call to wait")
+        wait_until(lambda: len(turns._waiters) == 1, "the second call to wait")
         with pytest.raises(ResourceExhausted) as caught:
             work(False)
         assert (caught.value.reason, caught.value.retry_delay_s) == ("TOO_MANY_CALLS", 1.0)
@@ -45,3 +45,25 @@ def test_a_call_waits_no_longer_than_its_deadline() -> None:
         pass
     with turns.take(patient=False):
         pass
+
+
+def test_who_waits_comes_before_who_comes_later() -> None:
+    """Or a stream that works without a pause would leave no turn for others."""
+    turns, order, is_over = Turns(1, 4), list[str](), threading.Event()
+
+    def stream() -> None:
+        while not is_over.is_set():
+            with turns.take(patient=True):
+                order.append("stream")
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stream)
+        try:
+            for _ in range(5):
+                wait_until(lambda: turns._num_free == 0, "the stream to work")
+                before = len(order)
+                with turns.take(patient=False):
+                    assert len(order) <= before + 1
+        finally:
+            is_over.set()

@@ -54,3 +54,23 @@ def test_several_words_are_told_best_first(code: BchCode) -> None:
     words = code.decode(np.random.default_rng(3).normal(size=NUM_BITS), 5)
     assert len({word.data for word in words}) == 5
     assert [word.agreement for word in words] == sorted((word.agreement for word in words), reverse=True)
+
+
+def test_three_errors_among_what_is_surest_are_put_right(code: BchCode) -> None:
+    """The order of the statistics; bits of which one that is wrong looks as sure as the others."""
+    random = np.random.default_rng(6)
+    for _ in range(20):
+        data = int(random.integers(1 << 63))
+        soft = 2.0 * code.encode(data) - 1
+        sure = random.choice(NUM_DATA, 3, replace=False)
+        soft[:NUM_DATA] *= 2 + random.uniform(0, 0.1, NUM_DATA)  # systematic: these become the basis
+        soft[sure] *= -1
+        assert code.decode(soft)[0].data == data
+
+
+def test_noisy_words_are_read_about_as_often_as_they_can_be(code: BchCode) -> None:
+    random, num_read = np.random.default_rng(7), 0
+    for _ in range(100):
+        data = int(random.integers(1 << 63))
+        num_read += code.decode(2.0 * code.encode(data) - 1 + random.normal(size=NUM_BITS))[0].data == data
+    assert num_read >= 47  # order 2 reads 39, and order 1 reads 26

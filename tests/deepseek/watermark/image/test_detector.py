@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from deepseek.watermark.image.detector import ImageDetector
+from deepseek.watermark.image.code import NUM_BITS, BchCode
+from deepseek.watermark.image.detector import _LEAD, ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels
+from deepseek.watermark.image.payload import MAC_BITS
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.verdict import LOG_MARKED, Verdict
 from tests.deepseek.watermark.image.pictures import a_key, drawing, origin, photograph, texture
@@ -145,8 +147,49 @@ def test_of_two_marks_one_is_told_with_its_own_region(detector: ImageDetector) -
     assert abs(found.region.right - left - 472) < 60
 
 
-def test_an_image_of_black_is_no_error(detector: ImageDetector) -> None:
+def test_an_image_of_black_is_no_error(detector: ImageDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
+    monkeypatch.setattr(detector._payload, "open", lambda data: data >> 16)  # a hash that fits by chance
+    assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
+
+
+_AXIS = np.arange(512)
+REGULAR = {
+    "ruled": np.tile(_AXIS % 20 == 0, (512, 1)),
+    "a grid": (_AXIS % 8 == 0) | (_AXIS % 8 == 0)[:, None],
+    "dots": (_AXIS % 8 == 0) & (_AXIS % 8 == 0)[:, None],
+    "stripes": np.tile(_AXIS // 16 % 2 == 0, (512, 1)),
+    "a chessboard": (_AXIS // 32 + _AXIS[:, None] // 32) % 2 == 0,
+    "a wave": np.tile(np.sin(_AXIS * 0.3) > 0, (512, 1)),
+}
+"""Images that have few frequencies, so that a bit may be as good as one sinusoid."""
+
+
+@pytest.mark.parametrize("name", REGULAR)
+def test_what_is_regular_is_not_taken_for_marked(name: str) -> None:
+    pixels = (REGULAR[name] * 255).astype(np.uint8)
+    p = []
+    for tenant in ("u17", "u46", "u129", *(f"v{i}" for i in range(20))):
+        detector = ImageDetector(derive_key(bytes(32), tenant=tenant, modality="image", epoch=0))
+        for image in (pixels, 255 - pixels):
+            found = detector.detect(image, search=False)
+            assert (found.verdict, found.id) in ((Verdict.INCONCLUSIVE, None), (Verdict.NOT_MARKED, None))
+            p.append(math.exp(found.log_p))
+    assert min(p) > 1e-3
+
+
+def test_fewer_than_one_reading_in_a_million_tells_a_wrong_id() -> None:
+    """At the strengths at which words are often wrong; of wrong ones one in 2^16 has the hash of an id."""
+    random, code, num_wrong = np.random.default_rng(8), BchCode(), 0
+    for strength in (0.8, 0.9, 1.0, 1.1):
+        for _ in range(150):
+            data = int(random.integers(1 << 63))
+            soft = strength * (2.0 * code.encode(data) - 1) + random.normal(size=NUM_BITS)
+            word, other = code.decode(soft, 2)
+            power = 2 * NUM_BITS  # of sinusoids of which nothing is known but their noise
+            leads = word.agreement**2 - max(0.0, other.agreement) ** 2 > _LEAD * power
+            num_wrong += leads and word.data != data
+    assert num_wrong / 600 * 2**-MAC_BITS < 1e-6
 
 
 @pytest.mark.parametrize("pixels", [photograph(), texture(), drawing()], ids=["photograph", "texture", "drawing"])
