@@ -5,6 +5,7 @@ file system and wheels) is kept below `~/.cache/deepseek-mesh`. A test is skippe
 there in CI.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -81,7 +82,8 @@ def docker_engine() -> Iterator[Engine]:
                 engine.docker("import", str(file), BASE_IMAGE)
             yield engine
     finally:
-        shutil.rmtree(folder)
+        # A disk that is told of all that is deleted takes minutes, in which other tests go on; the last waits for it.
+        atexit.register(subprocess.Popen(["rm", "-rf", folder]).wait)
 
 
 @contextlib.contextmanager
