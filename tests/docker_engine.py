@@ -5,10 +5,10 @@ file system and wheels) is kept below `~/.cache/deepseek-mesh`. A test is skippe
 there in CI.
 """
 
-import atexit
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.processes import spawn, terminate
+from tests.mounts import tmpfs
 from tests.processes import wait_until
 from tests.servers import missing
 
@@ -27,6 +28,8 @@ DOCKER = "/usr/bin/docker"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepseek-mesh"
 _BUILD_S = 900
 _STOP_S = 60
+_SIZE_BYTES = 8 << 30
+"""More than the images and containers of a stack take while they are built."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,22 @@ class Engine:
 @contextlib.contextmanager
 def docker_engine() -> Iterator[Engine]:
     """Runs an engine that has the base image; one that DOCKER_HOST names is used as it is, and keeps its images."""
-    folder = Path(tempfile.mkdtemp(prefix="docker-"))
-    try:
-        with contextlib.ExitStack() as stack:
-            host = os.environ.get("DOCKER_HOST") or stack.enter_context(_running(folder))
-            plugin = folder / "config" / "cli-plugins" / "docker-compose"
-            plugin.parent.mkdir(parents=True)
-            plugin.symlink_to(Path(sys.executable).with_name("docker-compose"))
-            ours = {"BASE_IMAGE": BASE_IMAGE, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": host}
-            engine = Engine({**os.environ, **ours, "DOCKER_CONFIG": str(folder / "config")})
-            if not engine.docker("images", "--quiet", BASE_IMAGE):
-                file = _CACHE / "base-bookworm.tar"
-                subprocess.run([ROOT / "deploy/setup/base_image.sh", file], check=True)
-                engine.docker("import", str(file), BASE_IMAGE)
-            yield engine
-    finally:
-        # A disk that is told of all that is deleted takes minutes, in which other tests go on; the last waits for it.
-        atexit.register(subprocess.Popen(["rm", "-rf", folder]).wait)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docker-")))
+        if _available_bytes() > _SIZE_BYTES * 3 // 2:
+            # A disk that is told of all that is deleted takes minutes for an engine's files, and holds others up.
+            folder = stack.enter_context(tmpfs(folder / "memory", str(_SIZE_BYTES)))
+        host = os.environ.get("DOCKER_HOST") or stack.enter_context(_running(folder))
+        plugin = folder / "config" / "cli-plugins" / "docker-compose"
+        plugin.parent.mkdir(parents=True)
+        plugin.symlink_to(Path(sys.executable).with_name("docker-compose"))
+        ours = {"BASE_IMAGE": BASE_IMAGE, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": host}
+        engine = Engine({**os.environ, **ours, "DOCKER_CONFIG": str(folder / "config")})
+        if not engine.docker("images", "--quiet", BASE_IMAGE):
+            file = _CACHE / "base-bookworm.tar"
+            subprocess.run([ROOT / "deploy/setup/base_image.sh", file], check=True)
+            engine.docker("import", str(file), BASE_IMAGE)
+        yield engine
 
 
 @contextlib.contextmanager
@@ -102,6 +104,13 @@ def _running(folder: Path) -> Iterator[str]:
         yield host
     finally:
         terminate(process, grace_s=_STOP_S)
+
+
+def _available_bytes() -> int:
+    """How much memory is free, or would be if it were needed."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert found
+    return int(found[1]) << 10
 
 
 def _answers(host: str) -> bool:

@@ -10,10 +10,24 @@ from tests.faults.findings import Findings
 from tests.faults.mesh import BrokenMesh
 from tests.faults.strikes import Strikes
 from tests.faults.trials import Trial
-from tests.faults.workload import Client, Exporter, Loader, Marker, Reader, Registrar, Runner, Undisturbed, Uploader
+from tests.faults.workload import (
+    PATIENCE_S,
+    Client,
+    Exporter,
+    Loader,
+    Marker,
+    Reader,
+    Registrar,
+    Runner,
+    Undisturbed,
+    Uploader,
+)
 
 AFTERMATH_S = 1.0
 """How long clients go on after a repair if they wait for no job."""
+
+HANGS_S = 2 * PATIENCE_S
+"""After which a client will not end any more."""
 
 
 def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings:
@@ -49,12 +63,12 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
             time.sleep(trial.after_s)
         Strikes(mesh, findings.restarts_s).strike(trial)
         if trial.job:
-            _gave_up(works[clients[-1]])
+            _gave_up(clients[-1], works[clients[-1]])
         else:
             time.sleep(AFTERMATH_S)
         enough.set()
         for client, work in works.items():
-            if error := _gave_up(work):
+            if error := _gave_up(client, work):
                 findings.unfinished_jobs.append(f"the {type(client).__name__} gave up: {error}")
         mesh.services[trial.service].kill()
         findings.restarts_s.append(mesh.restart(trial.service))
@@ -64,9 +78,11 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
     return findings
 
 
-def _gave_up(work: "Future[None]") -> MeshError | None:
+def _gave_up(client: Client, work: "Future[None]") -> MeshError | None:
     try:
-        work.result()
+        work.result(HANGS_S)
     except MeshError as error:
         return error
+    except TimeoutError:
+        raise AssertionError(f"the {type(client).__name__} hangs") from None
     return None

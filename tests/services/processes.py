@@ -62,7 +62,7 @@ class ServiceProcess:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, sys.executable, "-m", f"services.{self.name}"],
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -107,9 +107,10 @@ class ServiceProcess:
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                raise
+                # Its fault handler then says where each of its threads is.
+                self._process.send_signal(signal.SIGABRT)
+                self._process.wait(20)
+                raise AssertionError(f"{self.name} did not stop:\n{self.log[-20_000:]}") from None
 
     def close(self) -> None:
         """Closes the connections to it and ends it."""

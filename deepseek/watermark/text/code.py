@@ -18,7 +18,7 @@ ID_BITS = 48
 SYMBOL_BITS = 16
 NUM_VALUES = 1 << SYMBOL_BITS
 NUM_SYMBOLS = 6
-_NUM_DATA = 3
+NUM_DATA = 3
 _MAX_RANKS = 1500
 _FEW_RANKS = 60
 _POLYNOMIAL = 0x1100B  # x^16 + x^12 + x^3 + x + 1, primitive
@@ -56,12 +56,10 @@ class Decoded:
     Attributes:
         id: The likeliest id.
         score: Evidence for it, nats, all positions together.
-        runner_up: Evidence for the next.
     """
 
     id: int
     score: float
-    runner_up: float
 
 
 class IdCode:
@@ -75,9 +73,9 @@ class IdCode:
         # From any three symbols to all six: Lagrange's interpolation, a matrix for each choice of three.
         self._interpolations = [
             (chosen, self._product(self._encoder, self._inverse(self._encoder[list(chosen)])))
-            for chosen in itertools.combinations(range(NUM_SYMBOLS), _NUM_DATA)
+            for chosen in itertools.combinations(range(NUM_SYMBOLS), NUM_DATA)
         ]
-        self._to_data = self._inverse(self._encoder[:_NUM_DATA])
+        self._to_data = self._inverse(self._encoder[:NUM_DATA])
         self._ranks = {most: _rank_triples(most) for most in (_MAX_RANKS, _FEW_RANKS)}
 
     def encode(self, message: int) -> Symbols:
@@ -86,7 +84,7 @@ class IdCode:
         Args:
             message: 0 to 2^48 - 1.
         """
-        data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(_NUM_DATA)], np.int32)
+        data = np.array([message >> SYMBOL_BITS * i & NUM_VALUES - 1 for i in range(NUM_DATA)], np.int32)
         return self._product(self._encoder, data[:, None])[:, 0]
 
     def decode(self, scores_PV: Real, *, quick: bool = False) -> Decoded:
@@ -111,10 +109,9 @@ class IdCode:
         words_PC = np.concatenate(candidates, axis=1)
         totals: Real = sum(scores_V.take(words_C) for scores_V, words_C in zip(scores_PV, words_PC, strict=True))
         first = int(totals.argmax())
-        others = totals[(words_PC != words_PC[:, [first]]).any(axis=0)]
-        data = self._product(self._to_data, words_PC[:_NUM_DATA, [first]])[:, 0]
+        data = self._product(self._to_data, words_PC[:NUM_DATA, [first]])[:, 0]
         message = sum(int(symbol) << SYMBOL_BITS * i for i, symbol in enumerate(data))
-        return Decoded(message, float(totals[first]), float(others.max()))
+        return Decoded(message, float(totals[first]))
 
     def _times(self, a: int, b: int) -> int:
         return int(self._powers[self._logarithms[a] + self._logarithms[b]])

@@ -133,9 +133,9 @@ def detect(
         raise InvalidArgument("BAD_TOKEN", text, field="tokens")
     if not spans:
         whole = detector.weigh(tokens)
-        return _detection(whole.log_p, whole.num_scored, _sure_ids([whole]), [Span(0, len(tokens))])
+        return _detection(whole.log_p, whole.num_scored, _sure_ids(whole), [Span(0, len(tokens))])
     whole, parts = detector.weigh_parts(tokens, check)
-    messages = _sure_ids([whole, *parts])
+    messages = _sure_ids(whole, parts)
     num_stretches = math.log(max(1, whole.num_scored * (whole.num_scored + 1) // 2))
     found: list[Span] = []
     least = min((evidence.log_p_id for evidence in parts), default=0.0)
@@ -157,16 +157,13 @@ def _detection(log_p: float, num_scored: int, messages: Sequence[int], spans: Se
     return TextDetection(verdict, log_p, num_scored, messages[0] if messages else None, tuple(spans))
 
 
-def _sure_ids(weighed: Sequence[Evidence]) -> list[int]:
-    """Ids that text without these marks would not tell, and that no others come near; the surest first."""
-    sure = [
-        evidence
-        for evidence in weighed
-        if evidence.id is not None
-        and evidence.log_p_id <= LOG_MARKED + math.log(_PART_SHARE)
-        and evidence.lead >= -LOG_MARKED
+def _sure_ids(whole: Evidence, parts: Sequence[Evidence] = ()) -> list[int]:
+    """Ids that neither text without these marks would tell, nor text that carries others; the surest first."""
+    least = LOG_MARKED + math.log1p(-_PART_SHARE), LOG_MARKED + math.log(_PART_SHARE)
+    sure = [one for one in (whole,) if one.log_p_wrong <= least[0]] + [
+        one for one in parts if one.log_p_wrong <= least[1]
     ]
-    return list(dict.fromkeys(e.id for e in sorted(sure, key=lambda e: e.log_p_id) if e.id is not None))
+    return list(dict.fromkeys(one.id for one in sorted(sure, key=lambda one: one.log_p_wrong) if one.id is not None))
 
 
 def _stretches(excess: Sequence[tuple[int, float]]) -> list[Span]:

@@ -5,10 +5,10 @@ which has the probabilities p exactly; whoever knows the key sees that the u of 
 -ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
 
 Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is
-sure, then by the one that is behind. The sampler knows the evidence there is so far; a detector needs not know whose
-turn it was, since it looks at both (docs/decisions/0009). So short text is proved as well as if it carried nothing, no
-evidence is spent where there is enough, and each token is still drawn by its probabilities, as the choice of the key
-depends on tokens before only.
+sure, then by the one that is behind. The sampler knows the evidence there is so far. A detector looks at both keys, for
+all tokens and for the beginning that proves most, and looks for the id in all tokens and in those behind that beginning
+(docs/decisions/0009). So short text is proved as well as if it carried nothing, no evidence is spent where there is
+enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before only.
 
 The id is six symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
 along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
@@ -25,28 +25,33 @@ import numpy.typing as npt
 from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
-from deepseek.watermark.text.code import ID_BITS, NUM_SYMBOLS, NUM_VALUES, IdCode
+from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
+from deepseek.watermark.verdict import LOG_MARKED
 
-PROVED = math.log(1e-9)
+PROVED = math.log(1e-10)
 """Logarithm of the p-value at which a sampler takes a mark for proved."""
 
 CARRIED = math.log(1e-40)
 """That at which it takes an id for carried. Far beyond proof, since edits take from it, and an id that is found proves
 the mark as well."""
 
-ID_SHARE = 0.01
-"""Part of the false alarms that is left to the id, which can prove a mark as well (Bonferroni, with weights): it has
-evidence in plenty where it has any, and short text, which has none, loses nothing."""
+HEAD_SHARE = ID_SHARE = 0.03
+"""Parts of the false alarms that are left to the beginning of a text and to the id, which prove a mark as well
+(Bonferroni, with weights): they have evidence in plenty where they have any, and short text, which has none, loses
+little."""
 
 _USUAL = 1.6
 """Evidence of a token, nats, between 1, its mean without a mark, and 2 and more with one."""
 
 _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
+_LEAST_HEAD = 16
 _HALF_PART = 64
 _MANY_TOKENS = 4096
 _LEAST = 2.0**-54
+
+_Nats = npt.NDArray[np.float32]
 
 
 class _Uniforms:
@@ -86,6 +91,7 @@ class GumbelSampler(Sampler):
         self._symbols = code.encode(message)
         self._num_scored = 0
         self._proof = self._carried = 0.0
+        self._is_proved = False
         self._proves = True
 
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
@@ -105,7 +111,9 @@ class GumbelSampler(Sampler):
         tail = log_erlang_tail if self._num_scored <= _MANY_TOKENS else log_erlang_bound
         proof = tail(self._num_scored, self._proof)
         carried = _LOG_IDS + tail(self._num_scored, self._carried)
-        self._proves = proof > PROVED or carried < min(CARRIED, proof)
+        # What was proved once stays so, in the beginning of the text, however weak the proof grows over all of it.
+        self._is_proved = self._is_proved or proof <= PROVED
+        self._proves = not self._is_proved or carried < min(CARRIED, proof)
 
     def _shift(self, context: tuple[int, ...]) -> int:
         return int(self._symbols[self._carrying.position(context)])
@@ -125,24 +133,22 @@ class GumbelDetector(Detector):
 
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """See `Detector.weigh`."""
-        whole = _Scores()
-        for _, context, token in scored(tokens):
-            self._add(whole, context, token)
-        return self._evidence(whole)
+        return self._weigh(tokens, lambda _position, _nats_V: None)
 
     def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
         """See `Detector.weigh_parts`: parts of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
         newest: list[_Scores] = []  # of each length, half a part
         counts: list[int] = []
         found: list[Evidence] = []
-        whole, scores = _Scores(), _Scores()
-        for _, context, token in scored(tokens):
-            self._add(scores, context, token)
+        scores = _Scores()
+
+        def add(position: int, nats_V: _Nats) -> None:
+            nonlocal scores
+            scores.add(position, nats_V)
             if scores.num_scored < _HALF_PART:
-                continue
+                return
             check()
             half, scores = scores, _Scores()
-            whole += half
             for level in itertools.count():
                 if level == len(newest):
                     newest.append(half)
@@ -155,9 +161,9 @@ class GumbelDetector(Detector):
                 if counts[level] % 2:
                     break
                 half = part  # and half of one that is twice as long
-        num_parts = math.log(max(1, len(found)))
-        parts = [replace(evidence, log_p_id=min(0.0, evidence.log_p_id + num_parts)) for evidence in found]
-        return self._evidence(whole + scores), parts
+
+        whole = self._weigh(tokens, add)
+        return whole, [one.among(len(found)) for one in found]
 
     def weigh_stretch(
         self, tokens: Sequence[int], start: int, end: int, messages: Sequence[int]
@@ -176,22 +182,54 @@ class GumbelDetector(Detector):
         is_sure = most is not None and log_erlang_tail(len(excess), carried[most]) <= _CARRIES
         return log_p, messages[most] if most is not None and is_sure else None
 
-    def _add(self, scores: "_Scores", context: tuple[int, ...], token: int) -> None:
-        scores.num_scored += 1
-        scores.proof -= math.log(self._proving.one(context, token))
-        uniforms_V = self._carrying.of(context, token, NUM_VALUES)
-        scores.nats_PV[self._carrying.position(context)] -= np.log(uniforms_V).astype(np.float32)
-
-    def _evidence(self, whole: "_Scores") -> Evidence:
+    def _weigh(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
+        """Weighs a text, and hands each token's symbol and its evidence for all values to `add` on the way."""
+        all_scored = [(context, token) for _, context, token in scored(tokens)]
+        proofs = [-math.log(self._proving.one(context, token)) for context, token in all_scored]
+        length, log_p_head = _head(proofs)
+        head, rest = _Scores(), _Scores()
+        for i, (context, token) in enumerate(all_scored):
+            position = self._carrying.position(context)
+            nats_V = -np.log(self._carrying.of(context, token, NUM_VALUES)).astype(np.float32)
+            (head if i < length else rest).add(position, nats_V)
+            add(position, nats_V)
+        whole = head + rest
         evidence = self._decoded(whole)
-        log_p_proof = log_erlang_tail(whole.num_scored, whole.proof)
-        log_p = min(0.0, log_p_proof - math.log1p(-ID_SHARE), evidence.log_p_id - math.log(ID_SHARE))
-        return replace(evidence, log_p=log_p)
+        if length:
+            evidence = min(evidence, self._decoded(rest), key=lambda one: one.log_p_id).among(2)
+        log_p = min(
+            0.0,
+            log_erlang_tail(len(proofs), sum(proofs)) - math.log1p(-HEAD_SHARE - ID_SHARE),
+            log_p_head - math.log(HEAD_SHARE),
+            evidence.log_p_id - math.log(ID_SHARE),
+        )
+        return replace(evidence, num_scored=len(proofs), log_p=log_p)
 
     def _decoded(self, scores: "_Scores", *, quick: bool = False) -> Evidence:
-        decoded = self._code.decode(scores.nats_PV, quick=quick)
+        decoded = self._code.decode(scores.nats_PV, quick=True)
+        log_p_wrong = self._log_p_wrong(scores, decoded.id)
+        if not quick and log_p_wrong > LOG_MARKED:
+            decoded = self._code.decode(scores.nats_PV)
+            log_p_wrong = self._log_p_wrong(scores, decoded.id)
         log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(scores.num_scored, decoded.score))
-        return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, decoded.score - decoded.runner_up)
+        return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, log_p_wrong)
+
+    def _log_p_wrong(self, scores: "_Scores", message: int) -> float:
+        """A bound of the probability that a text which carries another id tells as much of this one.
+
+        A word that is not the text's has up to two symbols in common with it, and what tells of the others is chance.
+        The sets of common symbols share the probability: none has half of it (Bonferroni, with weights).
+        """
+        nats_P = scores.nats_PV[np.arange(NUM_SYMBOLS), self._code.encode(message)]
+        bounds = []
+        for num_common in range(NUM_DATA):
+            sets = list(map(list, itertools.combinations(range(NUM_SYMBOLS), NUM_SYMBOLS - num_common)))
+            log_words = SYMBOL_BITS * (NUM_DATA - num_common) * math.log(2)
+            log_weight = math.log(2 * len(sets) * (NUM_DATA - 1 if num_common else 1))
+            for others in sets:
+                log_tail = log_erlang_tail(int(scores.counts_P[others].sum()), float(nats_P[others].sum()))
+                bounds.append(log_words + log_weight + log_tail)
+        return min(0.0, max(bounds))
 
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
         """See `Detector.excess`: of the key and id that tell most, since any may have drawn a token."""
@@ -209,16 +247,41 @@ class GumbelDetector(Detector):
 
 
 class _Scores:
-    """Evidence of tokens, nats: of the mark, and for each value of each symbol."""
+    """Evidence of tokens for each value of each symbol, nats, and how many tokens each symbol has."""
 
     def __init__(self) -> None:
-        self.num_scored = 0
-        self.proof = 0.0
+        self.counts_P = np.zeros(NUM_SYMBOLS, np.int64)
         self.nats_PV = np.zeros((NUM_SYMBOLS, NUM_VALUES), np.float32)
+
+    @property
+    def num_scored(self) -> int:
+        """How many tokens."""
+        return int(self.counts_P.sum())
+
+    def add(self, position: int, nats_V: _Nats) -> None:
+        """Adds a token's evidence for each value of its symbol."""
+        self.counts_P[position] += 1
+        self.nats_PV[position] += nats_V
 
     def __add__(self, other: "_Scores") -> "_Scores":
         total = _Scores()
-        total.num_scored = self.num_scored + other.num_scored
-        total.proof = self.proof + other.proof
+        total.counts_P = self.counts_P + other.counts_P
         total.nats_PV = self.nats_PV + other.nats_PV
         return total
+
+
+def _head(proofs: Sequence[float]) -> tuple[int, float]:
+    """The beginning of a text that proves most: its length, and its p-value's logarithm.
+
+    Lengths 16, 23, 32, 45, ... are tried, each by two fifths longer, and the p-value is corrected for their number.
+    With fewer tokens there is none.
+    """
+    lengths: list[int] = []
+    while (length := round(_LEAST_HEAD * math.sqrt(2) ** len(lengths))) < len(proofs):
+        lengths.append(length)
+    sums = np.cumsum(proofs)
+    tails = [log_erlang_tail(length, float(sums[length - 1])) for length in lengths]
+    if not tails:
+        return 0, 0.0
+    best = int(np.argmin(tails))
+    return lengths[best], min(0.0, tails[best] + math.log(len(tails)))

@@ -6,9 +6,10 @@ evidence, and no fresh chance either.
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -107,14 +108,20 @@ class Evidence:
         log_p: Natural logarithm of the p-value: the probability that text without this mark tells as much.
         id: The likeliest id; None if the scheme carries none.
         log_p_id: That text without this mark tells as much of any id; 0 without one.
-        lead: How much more evidence there is for the id than for any other, nats.
+        log_p_wrong: A bound, that text which carries another id tells as much of this one; 0 without one.
     """
 
     num_scored: int
     log_p: float
     id: int | None = None
     log_p_id: float = 0.0
-    lead: float = 0.0
+    log_p_wrong: float = 0.0
+
+    def among(self, number: int) -> "Evidence":
+        """Corrected for this many, of which this is the one that tells most of an id (Bonferroni)."""
+        log_number = math.log(max(1, number))
+        log_p_id, log_p_wrong = min(0.0, self.log_p_id + log_number), min(0.0, self.log_p_wrong + log_number)
+        return replace(self, log_p_id=log_p_id, log_p_wrong=log_p_wrong)
 
 
 class Detector(ABC):
@@ -138,7 +145,7 @@ class Detector(ABC):
             check: Called now and then; may raise, e.g. when time is over.
 
         Returns:
-            As `weigh`, and of each part; their `log_p_id` is corrected for their number.
+            As `weigh`, and of each part, corrected for their number.
         """
         check()
         return self.weigh(tokens), []

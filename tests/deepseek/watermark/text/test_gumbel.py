@@ -7,7 +7,7 @@ import pytest
 
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.text.code import IdCode
-from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
+from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler, _Scores
 from deepseek.watermark.text.scheme import Bits
 
 CODE = IdCode()
@@ -26,7 +26,7 @@ def test_the_id_comes_back(message: int) -> None:
     evidence = GumbelDetector(KEY, CODE).weigh(marked(250, message=message))
     assert evidence.id == message
     assert evidence.log_p_id < math.log(1e-6)
-    assert evidence.lead > 10
+    assert evidence.log_p_wrong < math.log(1e-6)
 
 
 def test_the_id_comes_back_where_words_were_replaced() -> None:
@@ -35,7 +35,7 @@ def test_the_id_comes_back_where_words_were_replaced() -> None:
         tokens[position] = int(random.integers(64))
     evidence = GumbelDetector(KEY, CODE).weigh(tokens)
     assert evidence.id == MESSAGE
-    assert evidence.log_p < math.log(1e-6)
+    assert max(evidence.log_p, evidence.log_p_wrong) < math.log(1e-6)
 
 
 def test_short_text_proves_the_mark_before_it_carries_an_id() -> None:
@@ -52,6 +52,31 @@ def test_no_id_is_proved_in_text_without_one() -> None:
     for _ in range(30):
         evidence = detector.weigh(random.integers(64, size=200).tolist())
         assert evidence.log_p_id > math.log(1e-3)
+
+
+def test_what_is_told_of_a_wrong_id_is_chance() -> None:
+    """Words that share symbols with the text's own included, which have its evidence there."""
+    detector, random = GumbelDetector(KEY, CODE), np.random.default_rng(5)
+    word, bounds = CODE.encode(MESSAGE), []
+    while len(bounds) < 60:
+        scores = _Scores()
+        scores.counts_P += 10
+        scores.nats_PV += random.gamma(10, size=scores.nats_PV.shape).astype(np.float32)
+        num_known = len(bounds) % 3
+        scores.nats_PV[np.arange(num_known), word[:num_known]] += 30
+        evidence = detector._decoded(scores)
+        assert evidence.id != MESSAGE
+        bounds.append(evidence.log_p_wrong)
+    # As often as one in 10,000 times where the probability is as great as it may be (binomial, n = 60).
+    assert sum(bound <= math.log(0.1) for bound in bounds) <= 15
+    assert sum(bound <= math.log(0.02) for bound in bounds) <= 6
+
+
+@pytest.mark.parametrize("spread", [3.0, 4.0])
+def test_a_proof_does_not_fade_while_an_id_is_carried(spread: float) -> None:
+    detector, tokens = GumbelDetector(KEY, CODE), marked(400, spread=spread)
+    for length in range(60, 401, 20):
+        assert detector.weigh(tokens[:length]).log_p < math.log(1e-6)
 
 
 def test_a_vocabulary_larger_than_a_symbol_has_values() -> None:
@@ -87,4 +112,4 @@ def test_words_and_draws_stay_what_they_were() -> None:
     for token in (1, 2):
         sampler.observe(token)
     logits_V = np.linspace(0, 3, 1000)
-    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 946, 949, 380, 178, 867, 846, 659, 752, 974]
+    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 369, 906, 977, 247, 846, 893, 301, 466, 720]
