@@ -42,6 +42,20 @@ SPEED_VOCABULARY = 50_000
 SCHEMES = ("ours", "synthid", "kgw")
 
 
+class Remembering(GumbelDetector):
+    """Draws the uniforms of a text once, however many of its beginnings are weighed."""
+
+    def __init__(self, key: WatermarkKey, code: IdCode) -> None:
+        super().__init__(key, code)
+        self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
+
+    def nats(self, context: tuple[int, ...], token: int) -> np.ndarray:
+        """See `GumbelDetector.nats`."""
+        if (context, token) not in self._known:
+            self._known[context, token] = super().nats(context, token)
+        return self._known[context, token]
+
+
 def zipf(entropy: float) -> np.ndarray:
     """Logits of Zipf's law with this entropy, nats; by bisection of the exponent."""
     ranks, low, high = np.log(np.arange(1, NUM_WORDS + 1)), 0.0, 20.0
@@ -67,7 +81,7 @@ def sampler_of(scheme: str, key: WatermarkKey, message: int, code: IdCode, rando
 def detector_of(scheme: str, key: WatermarkKey, code: IdCode) -> Detector:
     """The detector of a scheme."""
     if scheme == "ours":
-        return GumbelDetector(key, code)
+        return Remembering(key, code)
     return SynthIdDetector(key) if scheme == "synthid" else KgwDetector(key)
 
 

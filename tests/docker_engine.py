@@ -8,7 +8,6 @@ there in CI.
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.processes import spawn, terminate
-from tests.mounts import tmpfs
 from tests.processes import wait_until
 from tests.servers import missing
 
@@ -28,8 +26,6 @@ DOCKER = "/usr/bin/docker"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepseek-mesh"
 _BUILD_S = 900
 _STOP_S = 60
-_SIZE_BYTES = 8 << 30
-"""More than the images and containers of a stack take while they are built."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +68,6 @@ def docker_engine() -> Iterator[Engine]:
     """Runs an engine that has the base image; one that DOCKER_HOST names is used as it is, and keeps its images."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docker-")))
-        if _available_bytes() > _SIZE_BYTES * 3 // 2:
-            # A disk that is told of all that is deleted takes minutes for an engine's files, and holds others up.
-            folder = stack.enter_context(tmpfs(folder / "memory", str(_SIZE_BYTES)))
         host = os.environ.get("DOCKER_HOST") or stack.enter_context(_running(folder))
         plugin = folder / "config" / "cli-plugins" / "docker-compose"
         plugin.parent.mkdir(parents=True)
@@ -104,13 +97,6 @@ def _running(folder: Path) -> Iterator[str]:
         yield host
     finally:
         terminate(process, grace_s=_STOP_S)
-
-
-def _available_bytes() -> int:
-    """How much memory is free, or would be if it were needed."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert found
-    return int(found[1]) << 10
 
 
 def _answers(host: str) -> bool:

@@ -182,6 +182,10 @@ class GumbelDetector(Detector):
         is_sure = most is not None and log_erlang_tail(len(excess), carried[most]) <= _CARRIES
         return log_p, messages[most] if most is not None and is_sure else None
 
+    def nats(self, context: tuple[int, ...], token: int) -> _Nats:
+        """Evidence of a token for each value of the symbol that it works for, nats: (65536,)."""
+        return -np.log(self._carrying.of(context, token, NUM_VALUES)).astype(np.float32)
+
     def _weigh(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
         """Weighs a text, and hands each token's symbol and its evidence for all values to `add` on the way."""
         all_scored = [(context, token) for _, context, token in scored(tokens)]
@@ -190,7 +194,7 @@ class GumbelDetector(Detector):
         head, rest = _Scores(), _Scores()
         for i, (context, token) in enumerate(all_scored):
             position = self._carrying.position(context)
-            nats_V = -np.log(self._carrying.of(context, token, NUM_VALUES)).astype(np.float32)
+            nats_V = self.nats(context, token)
             (head if i < length else rest).add(position, nats_V)
             add(position, nats_V)
         whole = head + rest
