@@ -5,7 +5,7 @@ which has the probabilities p exactly; whoever knows the key sees that the u of 
 -ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
 
 Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is
-sure, then by the one that is behind. The sampler knows the evidence there is so far. A detector looks at both keys, for
+sure, and so on. The sampler knows the evidence there is so far. A detector looks at both keys, for
 all tokens and for the beginning that proves most, and looks for the id in all tokens and in those behind that beginning
 (docs/decisions/0009). So short text is proved as well as if it carried nothing, no evidence is spent where there is
 enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before only.
@@ -89,9 +89,12 @@ class GumbelSampler(Sampler):
         super().__init__(random)
         self._proving, self._carrying = _Uniforms(key, "prove"), _Uniforms(key, "carry")
         self._symbols = code.encode(message)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Proves and carries all of it anew, so that passages of a long text have marks of their own."""
         self._num_scored = 0
         self._proof = self._carried = 0.0
-        self._is_proved = False
         self._proves = True
 
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
@@ -107,13 +110,12 @@ class GumbelSampler(Sampler):
         self._num_scored += 1
         self._proof -= math.log(self._proving.one(context, token))
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
-        # In very long texts a bound will do: a tail takes as many steps as there are tokens.
+        # Of very many tokens a bound will do: a tail takes as many steps as there are tokens.
         tail = log_erlang_tail if self._num_scored <= _MANY_TOKENS else log_erlang_bound
-        proof = tail(self._num_scored, self._proof)
-        carried = _LOG_IDS + tail(self._num_scored, self._carried)
-        # What was proved once stays so, in the beginning of the text, however weak the proof grows over all of it.
-        self._is_proved = self._is_proved or proof <= PROVED
-        self._proves = not self._is_proved or carried < min(CARRIED, proof)
+        # What was proved once stays so, in its place, however weak the proof grows over all that follows.
+        self._proves = self._proves and tail(self._num_scored, self._proof) > PROVED
+        if _LOG_IDS + tail(self._num_scored, self._carried) <= CARRIED:
+            self._begin()
 
     def _shift(self, context: tuple[int, ...]) -> int:
         return int(self._symbols[self._carrying.position(context)])

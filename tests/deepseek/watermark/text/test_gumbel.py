@@ -79,6 +79,14 @@ def test_a_proof_does_not_fade_while_an_id_is_carried(spread: float) -> None:
         assert detector.weigh(tokens[:length]).log_p < math.log(1e-6)
 
 
+def test_a_passage_of_a_long_text_has_a_mark_of_its_own() -> None:
+    tokens = marked(900)
+    for start in (250, 500):
+        evidence = GumbelDetector(KEY, CODE).weigh(tokens[start : start + 300])
+        assert evidence.id == MESSAGE
+        assert max(evidence.log_p, evidence.log_p_wrong) < math.log(1e-6)
+
+
 def test_a_vocabulary_larger_than_a_symbol_has_values() -> None:
     sampler = GumbelSampler(KEY, MESSAGE, CODE, np.random.default_rng(0))
     random = np.random.default_rng(0)
@@ -112,4 +120,4 @@ def test_words_and_draws_stay_what_they_were() -> None:
     for token in (1, 2):
         sampler.observe(token)
     logits_V = np.linspace(0, 3, 1000)
-    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 369, 906, 977, 247, 846, 893, 301, 466, 720]
+    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 369, 906, 977, 247, 846, 475, 914, 979, 816]
