@@ -214,7 +214,9 @@ class GumbelDetector(Detector):
     def _decoded(self, scores: "_Scores", *, quick: bool = False) -> Evidence:
         decoded = self._code.decode(scores.nats_PV, quick=True)
         log_p_wrong = self._log_p_wrong(scores, decoded.id)
-        if not quick and log_p_wrong > LOG_MARKED:
+        most = float(scores.nats_PV.max(axis=1).sum())
+        if not quick and log_p_wrong > LOG_MARKED >= _LOG_IDS + log_erlang_tail(scores.num_scored, most):
+            # Not sure yet, and there may be a word that is.
             decoded = self._code.decode(scores.nats_PV)
             log_p_wrong = self._log_p_wrong(scores, decoded.id)
         log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(scores.num_scored, decoded.score))
