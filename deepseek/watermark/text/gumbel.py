@@ -27,7 +27,6 @@ from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
-from deepseek.watermark.verdict import LOG_MARKED
 
 PROVED = math.log(1e-10)
 """Logarithm of the p-value at which a sampler takes a mark for proved."""
@@ -157,7 +156,7 @@ class GumbelDetector(Detector):
                     counts.append(1)
                     break
                 part = newest[level] + half
-                found.append(self._decoded(part, quick=True))
+                found.append(self._decoded(part))
                 newest[level] = half
                 counts[level] += 1
                 if counts[level] % 2:
@@ -186,7 +185,7 @@ class GumbelDetector(Detector):
 
     def nats(self, context: tuple[int, ...], token: int) -> _Nats:
         """Evidence of a token for each value of the symbol that it works for, nats: (65536,)."""
-        return -np.log(self._carrying.of(context, token, NUM_VALUES)).astype(np.float32)
+        return -np.log(self._carrying.of(context, token, NUM_VALUES).astype(np.float32))
 
     def _weigh(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
         """Weighs a text, and hands each token's symbol and its evidence for all values to `add` on the way."""
@@ -211,16 +210,10 @@ class GumbelDetector(Detector):
         )
         return replace(evidence, num_scored=len(proofs), log_p=log_p)
 
-    def _decoded(self, scores: "_Scores", *, quick: bool = False) -> Evidence:
-        decoded = self._code.decode(scores.nats_PV, quick=True)
-        log_p_wrong = self._log_p_wrong(scores, decoded.id)
-        most = float(scores.nats_PV.max(axis=1).sum())
-        if not quick and log_p_wrong > LOG_MARKED >= _LOG_IDS + log_erlang_tail(scores.num_scored, most):
-            # Not sure yet, and there may be a word that is.
-            decoded = self._code.decode(scores.nats_PV)
-            log_p_wrong = self._log_p_wrong(scores, decoded.id)
+    def _decoded(self, scores: "_Scores") -> Evidence:
+        decoded = self._code.decode(scores.nats_PV)
         log_p_id = min(0.0, _LOG_IDS + log_erlang_tail(scores.num_scored, decoded.score))
-        return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, log_p_wrong)
+        return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, self._log_p_wrong(scores, decoded.id))
 
     def _log_p_wrong(self, scores: "_Scores", message: int) -> float:
         """A bound of the probability that a text which carries another id tells as much of this one.
