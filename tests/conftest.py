@@ -1,19 +1,20 @@
-"""Where all tests keep what they write: in memory, if this machine has enough and we may.
+"""Where all tests keep what they write: in memory, if this machine has enough.
 
 Tests make and remove very many small files that have to be on disk before a call is answered; in memory they take two
-thirds of the time. What is tested is the same: whoever needs a disk that is small, full or slow makes one.
+thirds of the time. What is tested is the same: whoever needs a disk that is small, full or read-only makes one.
 """
 
 import os
 import re
+import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.mounts import tmpfs
-
+_MEMORY = Path("/dev/shm")
+_PREFIX = "deepseek-tests-"
 _SIZE_BYTES = 12 << 30
 """More than all tests write, the images of the stack included."""
 
@@ -21,12 +22,24 @@ _owned = ExitStack()
 
 
 def pytest_configure() -> None:
-    """Makes a file system for temporary files; the processes that tests start take it as well."""
-    if os.geteuid() == 0 and _available_bytes() > _SIZE_BYTES * 4 // 3:
-        folder = Path(_owned.enter_context(tempfile.TemporaryDirectory(prefix="deepseek-tests-")))
-        environment = _owned.enter_context(pytest.MonkeyPatch.context())
-        environment.setenv("TMPDIR", str(_owned.enter_context(tmpfs(folder / "tmp", str(_SIZE_BYTES)))))
-        environment.setattr(tempfile, "tempdir", None)
+    """Makes a folder for temporary files; the processes that tests start take it as well."""
+    if not _has_room():
+        return
+    for left in _MEMORY.glob(f"{_PREFIX}*"):
+        # Of a run that was killed.
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    new = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=_MEMORY, ignore_cleanup_errors=True)
+    folder = Path(_owned.enter_context(new))
+    folder.chmod(0o711)  # database servers run as another user
+    environment = _owned.enter_context(pytest.MonkeyPatch.context())
+    environment.setenv("TMPDIR", str(folder))
+    environment.setattr(tempfile, "tempdir", None)
+
+
+def pytest_report_header() -> str:
+    """Says where."""
+    return f"temporary files: {tempfile.gettempdir()}"
 
 
 def pytest_unconfigure() -> None:
@@ -34,7 +47,10 @@ def pytest_unconfigure() -> None:
     _owned.close()
 
 
-def _available_bytes() -> int:
-    """How much memory is free, or would be if it were needed."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(found[1]) << 10 if found else 0
+def _has_room() -> bool:
+    with suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        disk = os.statvfs(_MEMORY)
+        free = disk.f_bavail * disk.f_frsize, int(found[1]) << 10 if found else 0
+        return min(free) > _SIZE_BYTES and os.access(_MEMORY, os.W_OK) and not disk.f_flag & os.ST_NOEXEC
+    return False

@@ -67,7 +67,8 @@ class Engine:
 def docker_engine() -> Iterator[Engine]:
     """Runs an engine that has the base image; one that DOCKER_HOST names is used as it is, and keeps its images."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docker-")))
+        new = tempfile.TemporaryDirectory(prefix="docker-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(new))
         host = os.environ.get("DOCKER_HOST") or stack.enter_context(_running(folder))
         plugin = folder / "config" / "cli-plugins" / "docker-compose"
         plugin.parent.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Services as real processes: started, killed and started again on the same port and state."""
 
+import contextlib
 import json
 import os
 import signal
@@ -109,7 +110,9 @@ class ServiceProcess:
             except subprocess.TimeoutExpired:
                 # Its fault handler then says where each of its threads is.
                 self._process.send_signal(signal.SIGABRT)
-                self._process.wait(20)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(5)
+                self.kill()
                 raise AssertionError(f"{self.name} did not stop:\n{self.log[-20_000:]}") from None
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The id as symbols: a Reed-Solomon code over GF(2^16), decoded softly.
 
-A 48-bit id is three coefficients of a polynomial, and its codeword the values of the polynomial at six points (Reed and
-Solomon 1960). Two codewords agree in two symbols at most, so evidence that is thin in a few positions is made up for by
-the others. Few large symbols, because each has to win against all others of its position, whose number counts by its
+A 48-bit id is three coefficients of a polynomial, and its codeword the values of the polynomial at eight points (Reed
+and Solomon 1960). Two codewords agree in two symbols at most, so evidence that is thin in a few positions is made up for
+by the others. Few large symbols, because each has to win against all others of its position, whose number counts by its
 logarithm only.
 """
 
@@ -17,7 +17,7 @@ from deepseek.watermark.arrays import Real
 ID_BITS = 48
 SYMBOL_BITS = 16
 NUM_VALUES = 1 << SYMBOL_BITS
-NUM_SYMBOLS = 6
+NUM_SYMBOLS = 8
 NUM_DATA = 3
 _MAX_RANKS = 120
 _POLYNOMIAL = 0x1100B  # x^16 + x^12 + x^3 + x + 1, primitive
@@ -69,7 +69,7 @@ class IdCode:
         points = [int(self._powers[i]) for i in range(NUM_SYMBOLS)]
         vandermonde = [[1, point, self._times(point, point)] for point in points]
         self._encoder = np.array(vandermonde, np.int32)
-        # From any three symbols to all six: Lagrange's interpolation, a matrix for each choice of three.
+        # From any three symbols to all eight: Lagrange's interpolation, a matrix for each choice of three.
         self._interpolations = [
             (chosen, self._product(self._encoder, self._inverse(self._encoder[list(chosen)])))
             for chosen in itertools.combinations(range(NUM_SYMBOLS), NUM_DATA)
@@ -78,7 +78,7 @@ class IdCode:
         self._ranks = _rank_triples(_MAX_RANKS)
 
     def encode(self, message: int) -> Symbols:
-        """The codeword of an id, six symbols.
+        """The codeword of an id, eight symbols.
 
         Args:
             message: 0 to 2^48 - 1.
@@ -93,7 +93,7 @@ class IdCode:
         where the two others are clear. With 1,500 some more words are found, none of which is sure.
 
         Args:
-            scores_PV: (6, 65536), evidence for each value in each position, nats.
+            scores_PV: (8, 65536), evidence for each value in each position, nats.
         """
         best_PR = np.argpartition(-scores_PV, _MAX_RANKS, axis=1)[:, :_MAX_RANKS]
         order = np.argsort(-np.take_along_axis(scores_PV, best_PR, axis=1), axis=1)

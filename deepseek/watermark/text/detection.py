@@ -26,7 +26,7 @@ MIN_TOKENS = 200
 """Fewer that could be scored are too few to say that there is no mark; where a model had little choice, more are."""
 
 _PART_SHARE = 0.01
-"""Part of the false alarms that is left to stretches, and to passages with ids (Bonferroni, with weights)."""
+"""Part of the false alarms that is left to stretches, and as much to passages with ids (Bonferroni, with weights)."""
 
 _DROP = 20.0
 _MAX_STRETCHES = 32
@@ -135,19 +135,23 @@ def detect(
         whole = detector.weigh(tokens)
         return _detection(whole.log_p, whole.num_scored, _sure_ids(whole), [Span(0, len(tokens))])
     whole, parts = detector.weigh_parts(tokens, check)
-    messages = _sure_ids(whole, parts)
+    log_p = min(
+        whole.log_p - math.log1p(-2 * _PART_SHARE),
+        min((part.log_p_id for part in parts), default=0.0) - math.log(_PART_SHARE),
+    )
+    # Where ids are known they have proved the mark, and only their places are asked for here.
+    messages = _sure_ids(whole, parts) if log_p <= LOG_MARKED else []
     num_stretches = math.log(max(1, whole.num_scored * (whole.num_scored + 1) // 2))
     found: list[Span] = []
-    least = min((evidence.log_p_id for evidence in parts), default=0.0)
     for span in _stretches(detector.excess(tokens, messages)):
         check()
-        log_p, message = detector.weigh_stretch(tokens, span.start, span.end, messages)
-        # Where ids are known they are proved by whole and parts, and only their places are asked for here.
-        if log_p + num_stretches <= (LOG_NOT_MARKED if messages else LOG_MARKED + math.log(_PART_SHARE)):
+        log_p_span, message = detector.weigh_stretch(tokens, span.start, span.end, messages)
+        log_p_span += num_stretches
+        if log_p_span <= (LOG_NOT_MARKED if messages else LOG_MARKED + math.log(_PART_SHARE)):
             found.append(replace(span, id=message))
-            least = least if messages else min(least, log_p + num_stretches)
-    log_p = min(0.0, whole.log_p - math.log1p(-2 * _PART_SHARE), least - math.log(_PART_SHARE))
-    return _detection(log_p, whole.num_scored, messages, found or [Span(0, len(tokens))])
+            if not messages:
+                log_p = min(log_p, log_p_span - math.log(_PART_SHARE))
+    return _detection(min(0.0, log_p), whole.num_scored, messages, found or [Span(0, len(tokens))])
 
 
 def _detection(log_p: float, num_scored: int, messages: Sequence[int], spans: Sequence[Span]) -> TextDetection:

@@ -5,18 +5,19 @@ which has the probabilities p exactly; whoever knows the key sees that the u of 
 -ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
 
 Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is
-sure, and so on. The sampler knows the evidence there is so far. A detector looks at both keys, for
-all tokens and for the beginning that proves most, and looks for the id in all tokens and in those behind that beginning
-(docs/decisions/0009). So short text is proved as well as if it carried nothing, no evidence is spent where there is
-enough, and each token is still drawn by its probabilities, as the choice of the key depends on tokens before only.
+sure, then both anew, so that each passage of a long text has a proof and the id. The sampler knows the evidence there
+is so far. A detector looks at both keys, for all tokens and for the beginning that proves most, and looks for the id in
+all tokens and in those behind that beginning (docs/decisions/0009). So short text is proved as well as if it carried
+nothing, no evidence is spent where there is enough, and each token is still drawn by its probabilities, as the choice
+of the key depends on tokens before only.
 
-The id is six symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
+The id is eight symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
 along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,8 +29,8 @@ from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
-PROVED = math.log(1e-10)
-"""Logarithm of the p-value at which a sampler takes a mark for proved."""
+PROVED = math.log(1e-9)
+"""Logarithm of the p-value, of the beginning, at which a sampler takes a mark for proved."""
 
 CARRIED = math.log(1e-40)
 """That at which it takes an id for carried. Far beyond proof, since edits take from it, and an id that is found proves
@@ -45,12 +46,25 @@ _USUAL = 1.6
 
 _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
-_LEAST_HEAD = 16
+_RATES = (0.4, 0.55, 0.75)
 _HALF_PART = 64
 _MANY_TOKENS = 4096
 _LEAST = 2.0**-54
 
 _Nats = npt.NDArray[np.float32]
+
+
+def _other_symbols() -> Iterator[tuple[float, list[int]]]:
+    """Which symbols a word may not have in common with another, and the logarithm of the number of such words, times
+    the inverse of its weight: sets with none, one and two symbols in common have 1/2, 1/4 and 1/4 (Bonferroni)."""
+    for num_common in range(NUM_DATA):
+        sets = list(itertools.combinations(range(NUM_SYMBOLS), NUM_SYMBOLS - num_common))
+        weight = (1 / 4 if num_common else 1 / 2) / len(sets)
+        for others in sets:
+            yield SYMBOL_BITS * (NUM_DATA - num_common) * math.log(2) - math.log(weight), list(others)
+
+
+_OTHERS = tuple(_other_symbols())
 
 
 class _Uniforms:
@@ -109,10 +123,10 @@ class GumbelSampler(Sampler):
         self._num_scored += 1
         self._proof -= math.log(self._proving.one(context, token))
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
+        # What was proved once stays so, in its place, however weak the proof grows over all that follows.
+        self._proves = self._proves and log_bet(self._num_scored, self._proof) < -PROVED
         # Of very many tokens a bound will do: a tail takes as many steps as there are tokens.
         tail = log_erlang_tail if self._num_scored <= _MANY_TOKENS else log_erlang_bound
-        # What was proved once stays so, in its place, however weak the proof grows over all that follows.
-        self._proves = self._proves and tail(self._num_scored, self._proof) > PROVED
         if _LOG_IDS + tail(self._num_scored, self._carried) <= CARRIED:
             self._begin()
 
@@ -134,7 +148,7 @@ class GumbelDetector(Detector):
 
     def weigh(self, tokens: Sequence[int]) -> Evidence:
         """See `Detector.weigh`."""
-        return self._weigh(tokens, lambda _position, _nats_V: None)
+        return self._weighed(tokens, lambda _position, _nats_V: None)
 
     def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
         """See `Detector.weigh_parts`: parts of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
@@ -163,7 +177,7 @@ class GumbelDetector(Detector):
                     break
                 half = part  # and half of one that is twice as long
 
-        whole = self._weigh(tokens, add)
+        whole = self._weighed(tokens, add)
         return whole, [one.among(len(found)) for one in found]
 
     def weigh_stretch(
@@ -187,7 +201,7 @@ class GumbelDetector(Detector):
         """Evidence of a token for each value of the symbol that it works for, nats: (65536,)."""
         return -np.log(self._carrying.of(context, token, NUM_VALUES).astype(np.float32))
 
-    def _weigh(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
+    def _weighed(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
         """Weighs a text, and hands each token's symbol and its evidence for all values to `add` on the way."""
         all_scored = [(context, token) for _, context, token in scored(tokens)]
         proofs = [-math.log(self._proving.one(context, token)) for context, token in all_scored]
@@ -219,17 +233,12 @@ class GumbelDetector(Detector):
         """A bound of the probability that a text which carries another id tells as much of this one.
 
         A word that is not the text's has up to two symbols in common with it, and what tells of the others is chance.
-        The sets of common symbols share the probability: none has half of it (Bonferroni, with weights).
         """
         nats_P = scores.nats_PV[np.arange(NUM_SYMBOLS), self._code.encode(message)]
-        bounds = []
-        for num_common in range(NUM_DATA):
-            sets = list(map(list, itertools.combinations(range(NUM_SYMBOLS), NUM_SYMBOLS - num_common)))
-            log_words = SYMBOL_BITS * (NUM_DATA - num_common) * math.log(2)
-            log_weight = math.log(2 * len(sets) * (NUM_DATA - 1 if num_common else 1))
-            for others in sets:
-                log_tail = log_erlang_tail(int(scores.counts_P[others].sum()), float(nats_P[others].sum()))
-                bounds.append(log_words + log_weight + log_tail)
+        bounds = [
+            log_number + log_erlang_tail(int(scores.counts_P[others].sum()), float(nats_P[others].sum()))
+            for log_number, others in _OTHERS
+        ]
         return min(0.0, max(bounds))
 
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
@@ -272,17 +281,19 @@ class _Scores:
 
 
 def _head(proofs: Sequence[float]) -> tuple[int, float]:
-    """The beginning of a text that proves most: its length, and its p-value's logarithm.
+    """The beginning of a text that proves most: its length, and the logarithm of the p-value, of all beginnings.
 
-    Lengths 16, 23, 32, 45, ... are tried, each by two fifths longer, and the p-value is corrected for their number.
-    With fewer tokens there is none.
+    A bet on the mark multiplies what it holds by 1 on average at each token of a text without one, so that it ever
+    holds x has a probability of 1 / x at most (Ville 1939).
     """
-    lengths: list[int] = []
-    while (length := round(_LEAST_HEAD * math.sqrt(2) ** len(lengths))) < len(proofs):
-        lengths.append(length)
-    sums = np.cumsum(proofs)
-    tails = [log_erlang_tail(length, float(sums[length - 1])) for length in lengths]
-    if not tails:
-        return 0, 0.0
-    best = int(np.argmin(tails))
-    return lengths[best], min(0.0, tails[best] + math.log(len(tails)))
+    bets = [log_bet(i, float(total)) for i, total in enumerate(np.cumsum([0.0, *proofs]))]
+    length = int(np.argmax(bets))
+    return length, -bets[length]
+
+
+def log_bet(num_scored: int, nats: float) -> float:
+    """Logarithm of what a bet of 1 has become: of the mean, over rates r, of the likelihood ratio r^n exp((1 - r) s) of
+    n exponentials with the sum s."""
+    logs = [num_scored * math.log(rate) + (1 - rate) * nats for rate in _RATES]
+    most = max(logs)
+    return most + math.log(sum(math.exp(one - most) for one in logs) / len(_RATES))

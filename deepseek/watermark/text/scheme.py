@@ -108,7 +108,7 @@ class Evidence:
         log_p: Natural logarithm of the p-value: the probability that text without this mark tells as much.
         id: The likeliest id; None if the scheme carries none.
         log_p_id: That text without this mark tells as much of any id; 0 without one.
-        log_p_wrong: A bound, that text which carries another id tells as much of this one; 0 without one.
+        log_p_wrong: A bound, that text which carries one other id tells as much of this one; 0 without one.
     """
 
     num_scored: int
@@ -118,7 +118,7 @@ class Evidence:
     log_p_wrong: float = 0.0
 
     def among(self, number: int) -> "Evidence":
-        """Corrected for this many, of which this is the one that tells most of an id (Bonferroni)."""
+        """The same, corrected for a choice among this many (Bonferroni)."""
         log_number = math.log(max(1, number))
         log_p_id, log_p_wrong = min(0.0, self.log_p_id + log_number), min(0.0, self.log_p_wrong + log_number)
         return replace(self, log_p_id=log_p_id, log_p_wrong=log_p_wrong)

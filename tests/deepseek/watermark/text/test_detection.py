@@ -7,7 +7,16 @@ import pytest
 
 from common.errors import InvalidArgument
 from deepseek.watermark.keys import derive_key
-from deepseek.watermark.text.detection import MAX_TOKEN, MAX_TOKENS, Scheme, detect, make_detector, make_sampler
+from deepseek.watermark.text.detection import (
+    MAX_TOKEN,
+    MAX_TOKENS,
+    Scheme,
+    _sure_ids,
+    detect,
+    make_detector,
+    make_sampler,
+)
+from deepseek.watermark.text.scheme import Evidence
 from deepseek.watermark.verdict import Verdict
 
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
@@ -82,6 +91,24 @@ def test_another_tokeniser_finds_no_id() -> None:
     found = detect(make_detector(Scheme.GUMBEL, KEY), others)
     assert found.id is None
     assert found.verdict is not Verdict.MARKED
+
+
+def test_the_more_evidences_there_are_the_less_one_says() -> None:
+    one = Evidence(100, -1.0, 7, -20.0, -3.0)
+    ten = one.among(10)
+    assert (ten.log_p_id, ten.log_p_wrong) == (pytest.approx(-20 + math.log(10)), pytest.approx(-3 + math.log(10)))
+    assert one.among(0) == one
+    assert one.among(100).log_p_wrong == 0.0
+
+
+def test_an_id_is_told_if_it_is_wrong_once_in_a_million_times() -> None:
+    """Of which a hundredth is left to parts."""
+    sure, part = math.log(0.99e-6) - 0.001, math.log(1e-8) - 0.001
+    assert _sure_ids(Evidence(100, 0.0, 7, 0.0, sure)) == [7]
+    assert _sure_ids(Evidence(100, 0.0, 7, 0.0, sure + 0.002)) == []
+    assert _sure_ids(Evidence(100, 0.0, 7), [Evidence(100, 0.0, 8, 0.0, part)]) == [8]
+    assert _sure_ids(Evidence(100, 0.0, 7), [Evidence(100, 0.0, 8, 0.0, part + 0.002)]) == []
+    assert _sure_ids(Evidence(100, 0.0, 7, 0.0, sure), [Evidence(100, 0.0, 8, 0.0, part)]) == [8, 7]
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 2, 3, 20])

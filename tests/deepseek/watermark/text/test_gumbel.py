@@ -1,4 +1,4 @@
-"""What the scheme of ours does beyond what all do: ids, and two keys in balance."""
+"""What the scheme of ours does beyond what all do: ids, and two keys that take turns."""
 
 import math
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from deepseek.watermark.keys import derive_key
+from deepseek.watermark.tail import log_erlang_tail
 from deepseek.watermark.text.code import IdCode
-from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler, _Scores
-from deepseek.watermark.text.scheme import Bits
+from deepseek.watermark.text.gumbel import HEAD_SHARE, GumbelDetector, GumbelSampler, _head, _Scores
+from deepseek.watermark.text.scheme import Bits, scored
 
 CODE = IdCode()
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
@@ -58,12 +59,12 @@ def test_what_is_told_of_a_wrong_id_is_chance() -> None:
     """Words that share symbols with the text's own included, which have its evidence there."""
     detector, random = GumbelDetector(KEY, CODE), np.random.default_rng(5)
     word, bounds = CODE.encode(MESSAGE), []
-    while len(bounds) < 60:
+    for case in range(60):
         scores = _Scores()
         scores.counts_P += 10
         scores.nats_PV += random.gamma(10, size=scores.nats_PV.shape).astype(np.float32)
-        num_known = len(bounds) % 3
-        scores.nats_PV[np.arange(num_known), word[:num_known]] += 30
+        num_known = case % 3
+        scores.nats_PV[np.arange(num_known), word[:num_known]] += 200
         evidence = detector._decoded(scores)
         assert evidence.id != MESSAGE
         bounds.append(evidence.log_p_wrong)
@@ -72,11 +73,51 @@ def test_what_is_told_of_a_wrong_id_is_chance() -> None:
     assert sum(bound <= math.log(0.02) for bound in bounds) <= 6
 
 
-@pytest.mark.parametrize("spread", [3.0, 4.0])
-def test_a_proof_does_not_fade_while_an_id_is_carried(spread: float) -> None:
-    detector, tokens = GumbelDetector(KEY, CODE), marked(400, spread=spread)
-    for length in range(60, 401, 20):
-        assert detector.weigh(tokens[:length]).log_p < math.log(1e-6)
+def test_the_beginning_of_a_text_proves_nothing_by_chance() -> None:
+    random = np.random.default_rng(6)
+    log_ps = [_head(random.exponential(size=120).tolist())[1] for _ in range(3000)]
+    # As often as one in 10,000 times where the probability is as great as it may be (binomial, n = 3,000).
+    assert sum(log_p <= math.log(0.1) for log_p in log_ps) <= 362
+    assert sum(log_p <= math.log(0.01) for log_p in log_ps) <= 52
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 2, 3, 17, 18, 19, 26])
+def test_hardly_any_text_tells_hardly_anything(num_tokens: int) -> None:
+    evidence = GumbelDetector(KEY, CODE).weigh(list(range(num_tokens)))
+    assert evidence.num_scored == max(0, num_tokens - 2)
+    assert evidence.log_p > math.log(1e-3)
+    assert evidence.log_p_wrong > math.log(1e-3)
+
+
+def tails(tokens: list[int]) -> tuple[float, float]:
+    """Of all of a text: that of the proof, and that of its own id among all."""
+    detector, word = GumbelDetector(KEY, CODE), CODE.encode(MESSAGE)
+    found = [(context, token) for _, context, token in scored(tokens)]
+    proof = sum(-math.log(detector._proving.one(context, token)) for context, token in found)
+    carried = sum(
+        -math.log(detector._carrying.one(context, int(word[detector._carrying.position(context)]) + token))
+        for context, token in found
+    )
+    return log_erlang_tail(len(found), proof), 48 * math.log(2) + log_erlang_tail(len(found), carried)
+
+
+def test_a_proof_stays_in_the_beginning() -> None:
+    tokens = marked(150, spread=50, seed=1)
+    proof, carried = tails(tokens)
+    assert min(proof, carried) > math.log(1e-6)
+    evidence = GumbelDetector(KEY, CODE).weigh(tokens)
+    assert evidence.log_p < math.log(1e-6)
+    detector = GumbelDetector(KEY, CODE)
+    head = _head([-math.log(detector._proving.one(context, token)) for _, context, token in scored(tokens)])
+    assert evidence.log_p == pytest.approx(head[1] - math.log(HEAD_SHARE))
+
+
+def test_an_id_is_found_behind_the_beginning() -> None:
+    tokens = marked(260, spread=50, seed=4)
+    assert tails(tokens)[1] > math.log(1e-6)
+    evidence = GumbelDetector(KEY, CODE).weigh(tokens)
+    assert evidence.id == MESSAGE
+    assert evidence.log_p_wrong < math.log(1e-6)
 
 
 def test_a_passage_of_a_long_text_has_a_mark_of_its_own() -> None:
@@ -120,4 +161,4 @@ def test_words_and_draws_stay_what_they_were() -> None:
     for token in (1, 2):
         sampler.observe(token)
     logits_V = np.linspace(0, 3, 1000)
-    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 369, 906, 977, 247, 846, 475, 914, 979, 816]
+    assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 370, 723, 928, 497, 976, 701, 696, 796, 918]
