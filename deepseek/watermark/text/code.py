@@ -1,9 +1,9 @@
 """The id as symbols: a Reed-Solomon code over GF(2^16), decoded softly.
 
 A 48-bit id is three coefficients of a polynomial, and its codeword the values of the polynomial at eight points (Reed
-and Solomon 1960). Two codewords agree in two symbols at most, so evidence that is thin in a few positions is made up for
-by the others. Few large symbols, because each has to win against all others of its position, whose number counts by its
-logarithm only.
+and Solomon 1960). Two codewords agree in two symbols at most, so evidence that is thin in a few positions is made up
+for by the others. Few large symbols, because each has to win against all others of its position, whose number counts by
+its logarithm only.
 """
 
 import itertools
