@@ -63,10 +63,11 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
             time.sleep(trial.after_s)
         Strikes(mesh, findings.restarts_s).strike(trial)
         if trial.job:
-            _gave_up(works[clients[-1]])
+            wait([works[clients[-1]]], HANGS_S)
         else:
             time.sleep(AFTERMATH_S)
         enough.set()
+        wait(works.values(), HANGS_S)
         for client, work in works.items():
             if error := _gave_up(work):
                 findings.unfinished_jobs.append(f"the {type(client).__name__} gave up: {error}")
@@ -79,7 +80,7 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
 
 
 def _gave_up(work: "Future[None]") -> MeshError | str | None:
-    if not wait([work], HANGS_S).done:
+    if not work.done():
         return "it hangs"
     error = work.exception()
     if error is None or isinstance(error, MeshError):

@@ -163,10 +163,9 @@ def _detection(log_p: float, num_scored: int, messages: Sequence[int], spans: Se
 
 def _sure_ids(whole: Evidence, parts: Sequence[Evidence] = ()) -> list[int]:
     """Ids that neither text without these marks would tell, nor text that carries others; the surest first."""
-    least = LOG_MARKED + math.log1p(-_PART_SHARE), LOG_MARKED + math.log(_PART_SHARE)
-    sure = [one for one in (whole,) if one.log_p_wrong <= least[0]] + [
-        one for one in parts if one.log_p_wrong <= least[1]
-    ]
+    sure = [one for one in parts if one.log_p_wrong <= LOG_MARKED + math.log(_PART_SHARE)]
+    if whole.log_p_wrong <= LOG_MARKED + math.log1p(-_PART_SHARE):
+        sure.append(whole)
     return list(dict.fromkeys(one.id for one in sorted(sure, key=lambda one: one.log_p_wrong) if one.id is not None))
 
 
