@@ -12,6 +12,9 @@ _STEP, _DECAY = 0.75, 7.0
 _MAX_STEPS, _MOST_T = 20, 4.0
 _LARGE = 500.0
 
+_RATES = (0.4, 0.55, 0.75)
+"""Of the exponentials that a bet is on: between text of much choice, whose evidence is large, and of little."""
+
 
 def log_erlang_tail(n: int, x: float) -> float:
     """Natural logarithm of the probability that n standard exponentials sum up to x or more (Erlang distribution).
@@ -61,6 +64,20 @@ def log_erlang_bound(n: int, x: float) -> float:
     True
     """
     return 0.0 if x <= n else -n * (x / n - 1 - math.log(x / n))
+
+
+def log_bet(n: int, x: float) -> float:
+    """Logarithm of what a bet of 1 on large scores holds after n standard exponentials that sum up to x.
+
+    It is the mean, over rates r below 1, of the likelihood ratios r^n exp((1 - r) x). Each exponential multiplies it by
+    1 on average, so the probability that it ever holds c or more, at whatever n, is at most 1 / c (Ville 1939).
+
+    >>> log_bet(0, 0.0)
+    0.0
+    >>> -log_bet(10, 40.0) >= log_erlang_tail(10, 40.0)
+    True
+    """
+    return _log_sum(np.array([n * math.log(rate) + (1 - rate) * x for rate in _RATES])) - math.log(len(_RATES))
 
 
 def log_lattice_tail(masses: npt.NDArray[np.float64], n: int, x: int) -> float:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
+from deepseek.watermark.tail import log_bet, log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
@@ -46,7 +46,6 @@ _USUAL = 1.6
 
 _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
-_RATES = (0.4, 0.55, 0.75)
 _HALF_PART = 64
 _MANY_TOKENS = 4096
 _LEAST = 2.0**-54
@@ -281,19 +280,7 @@ class _Scores:
 
 
 def _head(proofs: Sequence[float]) -> tuple[int, float]:
-    """The beginning of a text that proves most: its length, and the logarithm of the p-value, of all beginnings.
-
-    A bet on the mark multiplies what it holds by 1 on average at each token of a text without one, so that it ever
-    holds x has a probability of 1 / x at most (Ville 1939).
-    """
+    """The beginning of a text that proves most: its length, and the logarithm of the p-value, of all beginnings."""
     bets = [log_bet(i, float(total)) for i, total in enumerate(np.cumsum([0.0, *proofs]))]
     length = int(np.argmax(bets))
     return length, -bets[length]
-
-
-def log_bet(num_scored: int, nats: float) -> float:
-    """Logarithm of what a bet of 1 has become: of the mean, over rates r, of the likelihood ratio r^n exp((1 - r) s) of
-    n exponentials with the sum s."""
-    logs = [num_scored * math.log(rate) + (1 - rate) * nats for rate in _RATES]
-    most = max(logs)
-    return most + math.log(sum(math.exp(one - most) for one in logs) / len(_RATES))

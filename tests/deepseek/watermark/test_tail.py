@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deepseek.watermark.tail import (
+    log_bet,
     log_binomial_tail,
     log_energy_tail,
     log_erlang_bound,
@@ -38,6 +39,15 @@ def test_tails_without_trials_and_far_out() -> None:
 def test_a_bound_of_a_tail_is_above_it_and_not_by_much(n: int) -> None:
     for x in (0.5 * n, n, 1.2 * n, 3 * n, 10 * n):
         assert log_erlang_tail(n, x) <= log_erlang_bound(n, x) <= log_erlang_tail(n, x) + 4 + math.log(n)
+
+
+def test_a_bet_on_large_scores_seldom_ever_wins_where_there_are_none() -> None:
+    totals = np.cumsum(np.random.default_rng(5).exponential(size=(1000, 100)), axis=1)
+    most = np.array([max(log_bet(n, float(x)) for n, x in enumerate(walk, 1)) for walk in totals])
+    # 1 / c bounds how many ever hold c, and it is no bound of ten times as much.
+    assert 1 / 100 < (most >= math.log(10)).mean() <= 1 / 10
+    # On average a bet holds what it held before.
+    assert np.mean([math.exp(log_bet(2, float(x))) for x in totals[:, 1]]) == pytest.approx(1, abs=0.1)
 
 
 def test_a_binomial_tail_is_what_counting_says() -> None:
