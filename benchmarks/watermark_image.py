@@ -29,13 +29,13 @@ from PIL import Image, ImageFilter
 from rich.progress import track
 
 from benchmarks.report import ROOT, certify, progress_file, provenance, read_progress
+from benchmarks.statistics import interval, is_below, lower_bound, source_interval, uniformity, upper_bound
 from benchmarks.watermark_cases import (
     NUM_CASES,
     RESIZED,
     SIDE,
     SOURCES,
     Case,
-    Real,
     attacks,
     coloured,
     photograph,
@@ -46,14 +46,13 @@ from benchmarks.watermark_cases import (
     write_cases,
 )
 from benchmarks.watermark_peers import PEERS, embed_like, rounded
-from benchmarks.watermark_text import is_below
 from common.errors import FailedPrecondition
+from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels, quality, squared_error
 from deepseek.watermark.image.pattern import PERIOD
 from deepseek.watermark.image.payload import ID_BITS
 from deepseek.watermark.keys import WatermarkKey, derive_key
-from deepseek.watermark.tail import log_binomial_tail
 from deepseek.watermark.verdict import Verdict
 
 KINDS = ("ours", *PEERS, "null", "tiles", "many")
@@ -266,54 +265,6 @@ def speed(run: Run) -> dict[str, float | None]:
     }
 
 
-# Statistics
-
-
-def lower_bound(num_hits: int, num_cases: int, level: float = 0.05) -> float:
-    """Clopper and Pearson's lower bound of a probability, one-sided: it is more, but for a probability of `level`.
-
-    >>> round(lower_bound(427, 427), 4)
-    0.993
-    """
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        is_too_low = log_binomial_tail(num_cases, num_hits, math.log(middle)) < math.log(level)
-        low, high = (middle, high) if is_too_low else (low, middle)
-    return low
-
-
-def upper_bound(num_hits: int, num_cases: int, level: float = 0.05) -> float:
-    """The upper bound, as `lower_bound`."""
-    return 1 - lower_bound(num_cases - num_hits, num_cases, level)
-
-
-def uniformity(p: Sequence[float]) -> float:
-    """p-value of Kolmogorov and Smirnov's test that these are uniform from 0 to 1; by Stephens (1970).
-
-    >>> round(uniformity([(i + 0.5) / 100 for i in range(100)]), 6)
-    1.0
-    """
-    count, ranks = len(p), np.arange(len(p))
-    ordered = np.sort(p)
-    distance = float(max((ordered - ranks / count).max(), ((ranks + 1) / count - ordered).max()))
-    scaled = (math.sqrt(count) + 0.12 + 0.11 / math.sqrt(count)) * distance
-    if scaled < 0.2:  # where the series converges slowly, to 1
-        return 1.0
-    return min(1.0, 2 * sum(math.copysign(math.exp(-2 * (k * scaled) ** 2), k % 2 - 0.5) for k in range(1, 101)))
-
-
-def source_interval(sources: Sequence[str], hits: Sequence[bool]) -> list[float]:
-    """A 95 % interval of the share of hits, by a bootstrap over sources."""
-    names = sorted(set(sources))
-    where = np.array([names.index(source) for source in sources])
-    num_cases = np.bincount(where, minlength=len(names))
-    num_hits = np.bincount(where, np.asarray(hits, float), minlength=len(names))
-    drawn = np.random.default_rng(0).integers(len(names), size=(10_000, len(names)))
-    shares = num_hits[drawn].sum(1) / num_cases[drawn].sum(1)
-    return [float(bound) for bound in np.quantile(shares, [0.025, 0.975])]
-
-
 def summary(records: Sequence[Record]) -> dict[str, Any]:
     """The figures that records give."""
     ordered = sorted(records, key=lambda record: record["number"])
@@ -388,11 +339,9 @@ def write_figure(path: Path, result: Mapping[str, Any], case: Case) -> None:
     names, width = list(result["exact"]), 0.8 / len(series)
     for index, (label, one) in enumerate(series.items()):
         rates, count = np.array([one["exact"][name] for name in names]), one["n"]
-        hits = [round(rate * count) for rate in rates]
-        below = [rate - lower_bound(hit, count, 0.025) for rate, hit in zip(rates, hits, strict=True)]
-        above = [upper_bound(hit, count, 0.025) - rate for rate, hit in zip(rates, hits, strict=True)]
+        low, high = np.array([interval(round(rate * count), count) for rate in rates]).T
         places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
-        errors = np.maximum([below, above], 0)
+        errors = np.maximum([rates - low, high - rates], 0)
         axes.bar(places, rates, width, yerr=errors, label=f"{label} (n = {count})", error_kw={"lw": 0.8})
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=30, ha="right")
     axes.set(ylabel="read without an error", ylim=(0, 1.05))

@@ -7,7 +7,8 @@ below a peer if a one-sided exact McNemar test says so at 95 %, of detection at 
 
 Beside the cells: ids told, clean and with a tenth of the tokens replaced, and wrong ones; the distribution of single
 tokens over many keys against the model's (chi-square); the perplexity of marked text over that of text without a mark;
-and the time of a draw from a vocabulary of 50,000 on one core. Cases and seeds are fixed by their numbers.
+and the time of a draw from a vocabulary of 50,000 on one core, beside draws of the other schemes and without a mark.
+Cases and seeds are fixed by their numbers.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.report import certify, progress_file, provenance, read_progress
+from benchmarks.report import ROOT, certify, progress_file, provenance, read_progress
+from benchmarks.statistics import chi_squared_p, interval, is_below
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.text.code import ID_BITS, IdCode
 from deepseek.watermark.text.detection import detect
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
-from deepseek.watermark.text.scheme import CONTEXT, Detector, Sampler, softmax
+from deepseek.watermark.text.scheme import CONTEXT, Detector, Sampler, plain, softmax
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
 
 ENTROPIES = (0.7, 1.0, 1.4, 2.0)
@@ -135,33 +137,35 @@ def chi_squared(num_draws: int) -> tuple[float, int]:
     return float(((counts - expected) ** 2 / expected).sum()), len(logits_V) - 1
 
 
-def ms_per_token(num_tokens: int) -> float:
-    """Median time of a draw from a large vocabulary, on the core that this runs on."""
+def speed(num_tokens: int) -> dict[str, float]:
+    """Median time of a draw from a large vocabulary, on the core that this runs on, and how many times as long others
+    take: draws of the other schemes, and one without a mark."""
     random = np.random.default_rng(0)
-    sampler = GumbelSampler(key_of(0), 1, _code(), random)
-    seconds = []
+    draws: dict[str, Callable[[np.ndarray], int]] = {
+        scheme: sampler_of(scheme, key_of(0), 1, _code(), random).draw for scheme in SCHEMES
+    }
+    draws["unmarked"] = lambda logits_V: plain(softmax(logits_V), random)
+    seconds: dict[str, list[float]] = {name: [] for name in draws}
     for _ in range(num_tokens):
         logits_V = random.normal(0, 3, SPEED_VOCABULARY).astype(np.float32)
-        start = time.perf_counter()
-        sampler.draw(logits_V)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds) * 1000)
-
-
-def is_below(ours: Sequence[bool], theirs: Sequence[bool]) -> bool:
-    """Whether ours is found less often than theirs in the same cases (exact McNemar test, one-sided, 95 %)."""
-    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    discordant = only_theirs + sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    tail = sum(math.comb(discordant, k) for k in range(only_theirs, discordant + 1)) / 2**discordant
-    return bool(discordant) and tail <= 0.05
+        for name, draw in draws.items():
+            start = time.perf_counter()
+            draw(logits_V)
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: float(np.median(some)) for name, some in seconds.items()}
+    ours = medians.pop("ours")
+    return {"ms_per_token": ours * 1000} | {f"draw_times_{name}": other / ours for name, other in medians.items()}
 
 
 def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The figures that texts give."""
     cells: list[dict[str, Any]] = []
+    ids: list[dict[str, Any]] = []
     for entropy in ENTROPIES:
         of_cell = [text for text in texts if text["entropy"] == entropy]
         for index, length in enumerate(LENGTHS):
+            told = [text["exact"][index] for text in of_cell]
+            ids.append({"entropy": entropy, "tokens": length, "exact": float(np.mean(told)) if told else None})
             for level in LEVELS:
                 hits = {
                     scheme: [text["log_p"][scheme][index] <= math.log(level) for text in of_cell] for scheme in SCHEMES
@@ -173,23 +177,52 @@ def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 )
     of_id = [text for text in texts if text["entropy"] == ID_ENTROPY]
     at_proof, at_id = LENGTHS.index(PROOF_LENGTH), LENGTHS.index(ID_LENGTH)
-    proved = [text["log_p"]["ours"][at_proof] <= math.log(1e-6) for text in of_id]
+    shares = {
+        "tpr_1e6_200tok": [text["log_p"]["ours"][at_proof] <= math.log(1e-6) for text in of_id],
+        "id_exact_400tok": [text["exact"][at_id] for text in of_id],
+        "id_exact_10pct_subst": [text["exact_replaced"] for text in of_id],
+        "tpr_1e6_10pct_subst": [text["log_p_replaced"] <= math.log(1e-6) for text in of_id],
+    }
     logs = np.array([text["surprise"] - text["entropy"] for text in texts])
     half = 1.96 * logs.std(ddof=1) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     return {
         "n": len(of_id),
-        "tpr_1e6_200tok": float(np.mean(proved)),
+        **{name: float(np.mean(hits)) for name, hits in shares.items()},
+        **{f"{name}_interval": interval(sum(hits), len(hits)) for name, hits in shares.items()},
         "cells_below_synthid": sum(cell["below_synthid"] for cell in cells),
         "cells_below_kgw": sum(cell["below_kgw"] for cell in cells),
-        "id_exact_400tok": float(np.mean([text["exact"][at_id] for text in of_id])),
-        "id_exact_10pct_subst": float(np.mean([text["exact_replaced"] for text in of_id])),
-        "tpr_1e6_10pct_subst": float(np.mean([text["log_p_replaced"] <= math.log(1e-6) for text in of_id])),
         "wrong_ids": sum(text["num_wrong"] for text in texts),
         "detections": sum(len(text["exact"]) + 1 for text in texts),
         "perplexity_ratio": math.exp(logs.mean()),
         "perplexity_ratio_interval": [math.exp(logs.mean() - half), math.exp(logs.mean() + half)],
         "cells": cells,
+        "ids": ids,
     }
+
+
+def write_figure(path: Path, result: Mapping[str, Any]) -> None:
+    """Draws how often marks were found at a false positive rate of 1e-6, and ids told, by entropy and length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
+    names = {"tpr_ours": "ours, with an id", "tpr_synthid": "SynthID-Text", "tpr_kgw": "KGW", "exact": "ours: id told"}
+    panels: Any = figure.subplots(1, len(ENTROPIES), sharey=True)
+    for panel, entropy in zip(panels, ENTROPIES, strict=True):
+        cells = [one for one in result["cells"] if one["entropy"] == entropy and one["fpr"] == LEVELS[-1]]
+        ids = [one for one in result["ids"] if one["entropy"] == entropy]
+        for key, label in names.items():
+            rates = np.array([one[key] for one in (ids if key == "exact" else cells)])
+            low, high = np.array([interval(round(rate * result["n"]), result["n"]) for rate in rates]).T
+            errors, style = np.maximum([rates - low, high - rates], 0), "--" if key == "exact" else "-"
+            panel.errorbar(LENGTHS, rates, errors, label=label, linestyle=style, marker="o", markersize=4, capsize=3)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+        panel.set(title=f"{entropy} nat a token", xlabel="tokens", ylim=(-0.03, 1.03))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel(f"found at 1e-6, of {result['n']} texts")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
 
 
 def measured(num_texts: int, cache: Path | None) -> Iterator[dict[str, Any]]:
@@ -217,26 +250,29 @@ def main() -> None:
     num_texts, num_draws, num_tokens = (12, 20_000, 100) if arguments.quick else (2000, 1_000_000, 1000)
     start = provenance()
     cache = None if arguments.quick else progress_file("watermark_text", start, "full")
-    speed = ms_per_token(num_tokens)
+    times = speed(num_tokens)
     statistic, freedom = chi_squared(num_draws)
     result = {
         **summary(list(measured(num_texts, cache))),
-        "ms_per_token": speed,
+        **times,
         "chi_squared": statistic,
         "chi_squared_freedom": freedom,
+        "chi_squared_p": chi_squared_p(statistic, freedom),
         "draws": num_draws,
         **start,
     }
     if cache:
         cache.unlink()
     certify("watermark_text", result, full=not arguments.quick)
+    if not arguments.quick and not result["changed"]:
+        write_figure(ROOT / "docs" / "figures" / "watermark_text.png", result)
     if arguments.json:
         print(json.dumps(result))
     else:
         for name, value in result.items():
-            if name != "cells":
-                print(f"{name:<28} {value}")
-        for cell in result["cells"]:
+            if name not in ("cells", "ids"):
+                print(f"{name:<30} {value}")
+        for cell in (*result["cells"], *result["ids"]):
             print("  ".join(f"{name} {value}" for name, value in cell.items()))
 
 

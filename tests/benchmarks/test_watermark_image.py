@@ -37,14 +37,10 @@ from benchmarks.watermark_image import (
     QUICK,
     TILES,
     fine,
-    lower_bound,
     measure,
     measured,
-    source_interval,
     summary,
     tasks,
-    uniformity,
-    upper_bound,
     without_tile,
     write_figure,
 )
@@ -193,32 +189,6 @@ def test_a_peer_with_a_strength_is_brought_to_the_error_by_it() -> None:
     assert embedded.strength == strengths[1]
     assert squared_error(pixels, embedded.pixels) == pytest.approx(4.0)
     assert squared_error(pixels, embedded.native) == pytest.approx(64.0)
-
-
-@pytest.mark.parametrize(
-    ("num_hits", "num_cases", "lower", "upper"),
-    [(427, 427, 0.99301, 1.0), (0, 30_000, 0.0, 0.99852e-4), (5, 10, 0.22244, 0.77756)],
-)
-def test_bounds_are_those_of_clopper_and_pearson(num_hits: int, num_cases: int, lower: float, upper: float) -> None:
-    assert lower_bound(num_hits, num_cases) == pytest.approx(lower, abs=1e-5)
-    assert upper_bound(num_hits, num_cases) == pytest.approx(upper, abs=1e-5, rel=1e-3)
-
-
-def test_uniformity_is_doubted_of_what_is_not_uniform() -> None:
-    random = np.random.default_rng(0)
-    p = [uniformity(list(random.random(200))) for _ in range(400)]
-    assert uniformity(p) > 0.01
-    assert uniformity(list(random.random(1000) ** 1.2)) < 1e-3
-    # Exact: 1.3581 / sqrt(n) is exceeded with probability 0.05 by large samples (Smirnov 1948).
-    count = 1_000_000
-    shifted = (np.arange(count) + 0.5) / count + 1.3581 / math.sqrt(count)
-    assert uniformity(list(shifted)) == pytest.approx(0.05, abs=1e-3)
-
-
-def test_sources_are_drawn_whole() -> None:
-    hits = [True] * 50 + [False] * 50
-    assert source_interval(["a"] * 50 + ["b"] * 50, hits) == [0.0, 1.0]
-    assert source_interval([str(i) for i in range(100)], hits) == pytest.approx([0.4, 0.6], abs=0.02)
 
 
 def records() -> list[dict[str, Any]]:
