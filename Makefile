@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## Install, then run the main job: data in, a served model o
 test: $(VENV)/.dev ## Install what the tests need, then run them all
 	deploy/setup/debian.sh
 	deploy/setup/node.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types, contracts and generated code
 	$(BIN)/ruff format --check .

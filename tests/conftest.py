@@ -1,4 +1,6 @@
-"""Where all tests keep what they write: in memory, if this machine has enough.
+"""How all tests run: a folder of them by one worker, and what they write in memory, if this machine has enough.
+
+Fixtures that are made once a session are made for the tests of a folder, so workers would make them twice otherwise.
 
 Tests make and remove very many small files that have to be on disk before a call is answered; in memory they take two
 thirds of the time. What is tested is the same: whoever needs a disk that is small, full or read-only makes one.
@@ -12,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 _MEMORY = Path("/dev/shm")
 _PREFIX = "deepseek-tests-"
@@ -21,9 +24,21 @@ _SIZE_BYTES = 12 << 30
 _owned = ExitStack()
 
 
-def pytest_configure() -> None:
-    """Makes a folder for temporary files; the processes that tests start take it as well."""
-    if not _has_room():
+class _Folders(LoadScopeScheduling):
+    """Gives a worker the tests of one folder after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0].rpartition("/")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    """Says which tests go to a worker together."""
+    return _Folders(config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes a folder for temporary files; the processes that tests start take it as well, workers among them."""
+    if hasattr(config, "workerinput") or not _has_room():
         return
     for left in _MEMORY.glob(f"{_PREFIX}*"):
         # Of a run that was killed.
