@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
+
+from rich.progress import track
+
+Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,9 +37,41 @@ def progress_file(area: str, provenance: Mapping[str, Any], run: str) -> Path:
     return path
 
 
-def read_progress(path: Path) -> list[dict[str, Any]]:
-    """The cases that are done."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def measure_all(
+    pool: futures.Executor,
+    measure: Callable[..., Record],
+    cases: Sequence[tuple[Any, ...]],
+    *,
+    case_of: Callable[[Record], tuple[Any, ...]],
+    cache: Path | None,
+) -> Iterator[Record]:
+    """Yields a record of every case, those in the cache from there, and shows how far it is.
+
+    Args:
+        pool: Processes that measure.
+        measure: Makes the record of a case from its parts.
+        cases: What is to be measured.
+        case_of: The case of a record.
+        cache: Where records are kept, a line each.
+    """
+    known = {case_of(record): record for record in (read_progress(cache) if cache else ())}
+    yield from (known[case] for case in cases if case in known)
+    under_way = [pool.submit(measure, *case) for case in cases if case not in known]
+    for done in track(futures.as_completed(under_way), "cases", total=len(under_way), transient=True):
+        record = done.result()
+        if cache:
+            with cache.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        yield record
+
+
+def read_progress(path: Path) -> list[Record]:
+    """The cases that are done; a line that a kill has cut off is dropped."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+        lines.pop()
+    return [json.loads(line) for line in lines]
 
 
 def certify(area: str, result: Mapping[str, Any], *, full: bool) -> None:

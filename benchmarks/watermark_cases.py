@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,21 +82,22 @@ class Case:
     contrast: float
 
 
-def make_cases(shapes: Mapping[str, tuple[int, int]]) -> list[Case]:
-    """Draws the cases.
+def make_cases(numbers: Iterable[int], seed: int) -> list[Case]:
+    """Draws cases with these numbers.
 
-    Args:
-        shapes: Height and width of every source.
+    Raises:
+        FailedPrecondition: PACKAGE_MISSING.
     """
-    random = np.random.default_rng(CASES_SEED)
+    sizes = {name: photograph(name).size for name in SOURCES}
+    random = np.random.default_rng(seed)
     num_real, cases = 0, []
-    for number in range(NUM_CASES):
+    for number in numbers:
         if number % 8 == 7:
             source, box, size = f"{PROCEDURAL}{number}", (0, 0, SIDE, SIDE), (SIDE, SIDE)
         else:
             source = SOURCES[num_real % len(SOURCES)]
             num_real += 1
-            box, size = _draw_box(*shapes[source], random)
+            box, size = _draw_box(*sizes[source], random)
         aspect = math.sqrt(random.uniform(*ASPECTS))
         width, height = math.sqrt(CROPPED_AREA) * aspect, math.sqrt(CROPPED_AREA) / aspect
         crop = (random.uniform(0, 1 - width), random.uniform(0, 1 - height), width, height)
@@ -125,7 +126,7 @@ def make_cases(shapes: Mapping[str, tuple[int, int]]) -> list[Case]:
 
 
 def _draw_box(
-    height: int, width: int, random: np.random.Generator
+    width: int, height: int, random: np.random.Generator
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     """A square part of a large picture, to be resized; all of another."""
     if min(height, width) < SIDE or (height, width) == (SIDE, SIDE):
@@ -141,10 +142,15 @@ def write_cases() -> None:
     Raises:
         FileExistsError: They are frozen.
     """
-    cases = make_cases({name: np.asarray(photograph(name)).shape[:2] for name in SOURCES})
-    lines = ",\n".join(json.dumps(dataclasses.asdict(case)) for case in cases)
+    text = as_json(make_cases(range(NUM_CASES), CASES_SEED))
     with CASES.open("x", encoding="utf-8") as file:
-        file.write(f"[\n{lines}\n]\n")
+        file.write(text)
+
+
+def as_json(cases: Sequence[Case]) -> str:
+    """Cases as a file has them."""
+    lines = ",\n".join(json.dumps(dataclasses.asdict(case)) for case in cases)
+    return f"[\n{lines}\n]\n"
 
 
 @cache

@@ -20,15 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from rich.progress import track
 
-from benchmarks.report import ROOT, certify, progress_file, provenance, read_progress
+from benchmarks.report import ROOT, Record, certify, measure_all, progress_file, provenance
 from benchmarks.statistics import interval, is_below, lower_bound, source_interval, uniformity, upper_bound
 from benchmarks.watermark_cases import (
     NUM_CASES,
@@ -64,8 +64,6 @@ NUM_KEPT_P = 2
 
 # Numbers of keys and procedural pictures; cases have the keys and pictures from 0.
 NULL_NUMBER, TILE_NUMBER, MANY_NUMBER = 1_000_000, 2_000_000, 3_000_000
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -265,18 +263,11 @@ def speed(run: Run) -> dict[str, float | None]:
     }
 
 
-def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """The figures that records give."""
-    ordered = sorted(records, key=lambda record: record["number"])
-    by_kind = {kind: [one for one in ordered if one["kind"] == kind] for kind in KINDS}
-    ours, nulls = by_kind["ours"], by_kind["null"]
+def summary_of_ours(ours: Sequence[Record]) -> dict[str, Any]:
+    """The figures of our marks: how much they change, and how often they are read after every attack."""
     hits = {name: [one["exact"][name] for one in ours] for name in ours[0]["exact"]}
     exact = {name: float(np.mean(some)) for name, some in hits.items()}
     worst = min(exact, key=lambda name: exact[name])
-    false_alarms = sum(one["false_alarms"] for one in nulls)
-    num_pairs = sum(one["num_keys"] + 1 for one in nulls)
-    tiles = {str(tile): float(np.mean([one["exact"][str(tile)] for one in by_kind["tiles"]])) for tile in TILES}
-    peers = {name: _peer_summary(name, by_kind[name], ours) for name in PEERS if by_kind[name]}
     return {
         "n": len(ours),
         "psnr_db": float(np.mean([one["psnr_db"] for one in ours])),
@@ -288,12 +279,26 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "worst_attack_exact": exact[worst],
         "worst_attack_interval": [lower_bound(sum(hits[worst]), len(ours)), 1.0],
         "worst_attack_source_interval": source_interval([one["source"] for one in ours], hits[worst]),
+        "wrong_ids": sum(one["wrong_ids"] for one in ours),
+    }
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """The figures that records give."""
+    ordered = sorted(records, key=lambda record: record["number"])
+    by_kind = {kind: [one for one in ordered if one["kind"] == kind] for kind in KINDS}
+    ours, nulls = by_kind["ours"], by_kind["null"]
+    false_alarms = sum(one["false_alarms"] for one in nulls)
+    num_pairs = sum(one["num_keys"] + 1 for one in nulls)
+    tiles = {str(tile): float(np.mean([one["exact"][str(tile)] for one in by_kind["tiles"]])) for tile in TILES}
+    peers = {name: _peer_summary(name, by_kind[name], ours) for name in PEERS if by_kind[name]}
+    return {
+        **summary_of_ours(ours),
         "fpr_images": len(nulls),
         "fpr_keys": num_pairs,
         "fpr_pairs": num_pairs,
         "false_alarms": false_alarms,
         "fpr_upper": upper_bound(false_alarms, num_pairs),
-        "wrong_ids": sum(one["wrong_ids"] for one in ours),
         "ks_null": uniformity([one["p"] for one in nulls]),
         "ks_wrong_key": uniformity([p for one in nulls for p in one["p_wrong_key"]]),
         "tile_averaging": tiles,
@@ -365,22 +370,12 @@ def tasks(run: Run) -> list[tuple[str, int]]:
     return [(kind, number) for kind, count in counts.items() for number in range(count)]
 
 
-def measured(run: Run, cache: Path | None) -> Iterator[Record]:
-    """A record of every task, those in the cache from there."""
-    known = {(one["kind"], one["number"]): one for one in (read_progress(cache) if cache else ())}
-    yield from (known[task] for task in tasks(run) if task in known)
-    missing = [task for task in tasks(run) if task not in known]
-    with _pool(os.cpu_count()) as pool:
-        under_way = [pool.submit(measure, *task, run) for task in missing]
-        for one in track(futures.as_completed(under_way), "images", total=len(under_way), transient=True):
-            record = one.result()
-            if cache:
-                with cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
-            yield record
+def task_of(record: Record) -> tuple[str, int]:
+    """Which task a record is of."""
+    return record["kind"], record["number"]
 
 
-def _pool(num_processes: int | None) -> futures.ProcessPoolExecutor:
+def make_pool(num_processes: int | None) -> futures.ProcessPoolExecutor:
     """Processes with a thread each; from scratch, since libraries count threads when they are loaded."""
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"})
     return futures.ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
@@ -405,9 +400,11 @@ def main() -> None:
             print(f"without {name}: pip install 'deepseek-mesh[peers]'", file=sys.stderr)
     run, start = QUICK if arguments.quick else FULL, provenance()
     cache = None if arguments.quick else progress_file("watermark_image", start, "full")
-    with _pool(1) as pool:
+    with make_pool(1) as pool:
         times = pool.submit(speed, run).result()
-    result = {**summary(list(measured(run, cache))), **times, **start}
+    with make_pool(os.cpu_count()) as pool:
+        records = list(measure_all(pool, partial(measure, run=run), tasks(run), case_of=task_of, cache=cache))
+    result = {**summary(records), **times, **start}
     if cache:
         cache.unlink()
     certify("watermark_image", result, full=not arguments.quick)

@@ -16,15 +16,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
-from benchmarks.report import ROOT, certify, progress_file, provenance, read_progress
+from benchmarks.report import ROOT, certify, measure_all, progress_file, provenance
 from benchmarks.statistics import chi_squared_p, interval, is_below
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.text.code import ID_BITS, IdCode
@@ -225,22 +224,6 @@ def write_figure(path: Path, result: Mapping[str, Any]) -> None:
     figure.savefig(path)
 
 
-def measured(num_texts: int, cache: Path | None) -> Iterator[dict[str, Any]]:
-    """Every text, those in the cache from there."""
-    known = {(text["entropy"], text["number"]): text for text in (read_progress(cache) if cache else ())}
-    cases = [(entropy, number) for number in range(num_texts) for entropy in ENTROPIES]
-    yield from (known[case] for case in cases if case in known)
-    missing = [case for case in cases if case not in known]
-    with futures.ProcessPoolExecutor(os.cpu_count()) as pool:
-        under_way = [pool.submit(measure_text, *case) for case in missing]
-        for one in track(futures.as_completed(under_way), "texts", total=len(under_way), transient=True):
-            text = one.result()
-            if cache:
-                with cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(text) + "\n")
-            yield text
-
-
 def main() -> None:
     """Measures, prints, and certifies if the run was full and the tree clean."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watermark_text", description=__doc__)
@@ -252,8 +235,13 @@ def main() -> None:
     cache = None if arguments.quick else progress_file("watermark_text", start, "full")
     times = speed(num_tokens)
     statistic, freedom = chi_squared(num_draws)
+    cases = [(entropy, number) for number in range(num_texts) for entropy in ENTROPIES]
+    with futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        texts = list(
+            measure_all(pool, measure_text, cases, case_of=lambda text: (text["entropy"], text["number"]), cache=cache)
+        )
     result = {
-        **summary(list(measured(num_texts, cache))),
+        **summary(texts),
         **times,
         "chi_squared": statistic,
         "chi_squared_freedom": freedom,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.report import read_progress
 from benchmarks.watermark_cases import (
     ASPECTS,
     CASES,
@@ -38,7 +37,6 @@ from benchmarks.watermark_image import (
     TILES,
     fine,
     measure,
-    measured,
     summary,
     tasks,
     without_tile,
@@ -58,7 +56,7 @@ def test_cases_are_frozen() -> None:
 
 
 def test_frozen_cases_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.watermark_cases.photograph", lambda name: np.zeros((SIDE, SIDE)))
+    monkeypatch.setattr("benchmarks.watermark_cases.photograph", lambda name: Image.new("L", (SIDE, SIDE)))
     with pytest.raises(FileExistsError):
         write_cases()
 
@@ -123,19 +121,6 @@ def test_without_scikit_image_it_is_said_what_to_install(monkeypatch: pytest.Mon
 def test_peers_that_are_not_installed_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Peer, "version", None)
     assert {kind for kind, _ in tasks(QUICK)} == {"ours", "null", "tiles", "many"}
-
-
-def test_an_interrupted_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Peer, "version", None)
-    for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
-        monkeypatch.setenv(name, "1")  # set for the processes, so that it is undone
-    run, cache = dataclasses.replace(QUICK, nulls=1, wrong_keys=2), tmp_path / "progress.jsonl"
-    done = [{"kind": kind, "number": number} for kind, number in tasks(run) if kind != "null"]
-    cache.write_text("".join(json.dumps(one) + "\n" for one in done), encoding="utf-8")
-    found = list(measured(run, cache))
-    assert found[:-1] == done
-    assert (found[-1]["kind"], found[-1]["num_keys"]) == ("null", 2)
-    assert read_progress(cache) == found
 
 
 def test_a_case_is_measured_after_every_attack() -> None:

@@ -1,0 +1,64 @@
+"""How marks after attacks are counted in further cases."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import watermark_attacks, watermark_cases
+from benchmarks.statistics import lower_bound
+from benchmarks.watermark_attacks import FIRST, NUM_CASES, SEED, read_cases, summary
+from benchmarks.watermark_cases import SIDE, make_cases
+from benchmarks.watermark_cases import read_cases as read_first_cases
+from benchmarks.watermark_image import NULL_NUMBER
+from common.errors import FailedPrecondition
+
+
+def record(number: int, **exact: bool) -> dict[str, Any]:
+    return {"number": number, "source": "moon", "psnr_db": 44.0, "ssim": 0.99, "wrong_ids": 0, "exact": exact}
+
+
+def test_what_was_not_told_is_named() -> None:
+    figures = summary([record(2, none=True, crop=False), record(1, none=True, crop=True)])
+    assert figures["n"] == 2
+    assert figures["not_told"] == {"none": [], "crop": [2]}
+    assert figures["exact_lower"] == {"none": lower_bound(2, 2), "crop": lower_bound(1, 2)}
+    assert (figures["worst_attack"], figures["worst_attack_exact"]) == ("crop", 0.5)
+
+
+def test_as_many_cases_tell_the_target_in_spite_of_seven() -> None:
+    assert lower_bound(NUM_CASES - 7, NUM_CASES) > 0.993 > lower_bound(NUM_CASES - 8, NUM_CASES)
+
+
+@pytest.fixture
+def grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other pictures than those that the cases were drawn for."""
+    monkeypatch.setattr(watermark_cases, "photograph", lambda name: Image.new("L", (SIDE, SIDE)))
+    monkeypatch.setattr(watermark_attacks, "read_cases", read_cases.__wrapped__)
+
+
+@pytest.mark.usefixtures("grey")
+def test_cases_are_others_than_the_first_and_can_be_had_again() -> None:
+    cases = make_cases(range(FIRST, FIRST + NUM_CASES), SEED)
+    assert cases == make_cases(range(FIRST, FIRST + NUM_CASES), SEED)
+    first = read_first_cases()
+    assert not {case.key for case in cases} & {case.key for case in first}
+    assert not {case.angle for case in cases} & {case.angle for case in first}
+    assert not {case.source for case in cases if "-" in case.source} & {case.source for case in first}
+    assert max(case.key for case in cases) < NULL_NUMBER
+
+
+@pytest.mark.usefixtures("grey")
+def test_cases_that_are_not_the_frozen_ones_are_refused() -> None:
+    with pytest.raises(FailedPrecondition, match="install the locked numpy and scikit-image") as error:
+        watermark_attacks.read_cases()
+    assert error.value.reason == "WRONG_CASES"
+
+
+def test_without_pictures_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['skimage'] = None; from benchmarks.watermark_attacks import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "--quick"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'deepseek-mesh[peers]'" in done.stderr
