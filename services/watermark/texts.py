@@ -15,7 +15,7 @@ import numpy.typing as npt
 from common.errors import InvalidArgument, ResourceExhausted
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.text.detection import MAX_TOKEN, Scheme, TextDetection, detect, make_detector, make_sampler
-from deepseek.watermark.text.scheme import Detector, Sampler
+from deepseek.watermark.text.scheme import Detector, Sampler, check_logits
 from deepseek.watermark.verdict import Verdict
 from services.watermark.keys import Keys
 from services.watermark.oracle import rounded_spans
@@ -149,7 +149,7 @@ class TokenStream:
         if time.monotonic() - self._looked_s > _LOOK_S:
             self._keys.check_usable(self._key)
             self._looked_s = time.monotonic()
-        _check_values(values)
+        check_logits(values, field="logits.values")
         if len(tokens):
             numbers = _checked_tokens(tokens, len(values))
         elif self._num_logits not in (0, len(values)):
@@ -175,18 +175,6 @@ class TokenStream:
             self._samplers[sequence] = make_sampler(self._scheme, self._key, self._message)
         self._num_tokens += 1
         return self._samplers[sequence]
-
-
-def _check_values(values: Values) -> None:
-    if not len(values):
-        message = "there are no logits"
-    elif np.isnan(values).any() or np.isposinf(values).any():
-        message = "a logit is neither a number nor -inf"
-    elif np.isneginf(values).all():
-        message = "all logits are -inf, so no token can come"
-    else:
-        return
-    raise InvalidArgument("BAD_LOGITS", message, field="logits.values")
 
 
 def _checked_tokens(tokens: Sequence[int], num_values: int) -> npt.NDArray[np.int64]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import chi_squared_p
 from benchmarks.watermark_text import (
     ENTROPIES,
     LENGTHS,
+    RANKS,
     SCHEMES,
     chi_squared,
     measure_text,
@@ -33,6 +33,7 @@ def test_a_text_gives_all_that_the_figures_need(tmp_path: Path) -> None:
         assert all(len(text["log_p"][scheme]) == len(LENGTHS) for scheme in SCHEMES)
     figures = summary(texts)
     assert len(figures["cells"]) == 2 * len(ENTROPIES) * len(LENGTHS)
+    assert chi_squared(texts)["draws"] == len(ENTROPIES) * max(LENGTHS)
     assert 0.7 < figures["perplexity_ratio"] < 1.4
     assert figures["id_exact_400tok"] == 1.0
     assert figures["id_exact_400tok_interval"] == [pytest.approx(0.025), 1.0]
@@ -47,7 +48,23 @@ def test_a_draw_is_timed_beside_others() -> None:
     assert min(times.values()) > 0
 
 
-def test_single_tokens_come_with_their_probabilities() -> None:
-    statistic, freedom = chi_squared(3000)
-    assert freedom == 7
-    assert chi_squared_p(statistic, freedom) > 1e-4
+def test_tokens_are_counted_by_rank() -> None:
+    text = measure_text(ENTROPIES[0], 3)
+    assert sum(text["ranks"]) == max(LENGTHS)
+    assert text["ranks"][0] > max(LENGTHS) / 2  # little choice
+
+
+def test_tokens_that_come_too_often_are_noticed() -> None:
+    random = np.random.default_rng(0)
+    texts = []
+    for entropy in ENTROPIES:
+        p = softmax(zipf(entropy))
+        drawn = random.choice(len(p), 100_000, p=p)
+        counts = np.bincount(np.searchsorted(RANKS, drawn, "right") - 1, minlength=len(RANKS))
+        texts.append({"entropy": entropy, "ranks": counts})
+    right = chi_squared(texts)
+    assert right["chi_squared_freedom"] == 28
+    assert right["draws"] == 400_000
+    assert right["chi_squared_p"] > 1e-3
+    texts[2]["ranks"] = texts[2]["ranks"] + np.array([3000, *[0] * 7])
+    assert chi_squared(texts)["chi_squared_p"] < 1e-3

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from common.errors import InvalidArgument
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
@@ -53,6 +54,29 @@ def steps(num_tokens: int, number: int = 0) -> Iterator[np.ndarray]:
 def marked(scheme: Scheme, num_tokens: int, number: int = 0) -> list[int]:
     sampler = scheme.sampler(a_key(), np.random.default_rng(number))
     return [sampler.draw(logits_V) for logits_V in steps(num_tokens, number)]
+
+
+@pytest.mark.parametrize("num_before", [0, 5], ids=["without a context", "with one"])
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ([], "there are no logits"),
+        ([0.0, math.nan], "neither a number nor -inf"),
+        ([0.0, math.inf], "neither a number nor -inf"),
+        ([-math.inf, -math.inf], "no token can come"),
+    ],
+    ids=["none", "not a number", "infinite", "nothing possible"],
+)
+def test_logits_without_probabilities_are_refused(
+    scheme: Scheme, values: list[float], what: str, num_before: int
+) -> None:
+    sampler = scheme.sampler(a_key(), np.random.default_rng(0))
+    for logits_V in steps(num_before):
+        sampler.draw(logits_V)
+    with pytest.raises(InvalidArgument, match=what) as error:
+        sampler.draw(np.array(values))
+    assert error.value.reason == "BAD_LOGITS"
+    assert sampler.draw(np.array([-np.inf, 1.0])) == 1  # and it goes on
 
 
 def test_a_mark_is_found_by_its_key_and_by_no_other(scheme: Scheme) -> None:

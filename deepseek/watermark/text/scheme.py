@@ -10,10 +10,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import InvalidArgument
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.keys import WatermarkKey
 
@@ -69,6 +71,9 @@ class Sampler(ABC):
 
         Returns:
             The token.
+
+        Raises:
+            InvalidArgument: BAD_LOGITS.
         """
         token = self.choose(logits_V)
         self.observe(token)
@@ -81,6 +86,7 @@ class Sampler(ABC):
 
     def choose(self, logits_V: Logits) -> int:
         """Draws a token as `draw` does, and stays where it is."""
+        check_logits(logits_V)
         context = self._contexts.current()
         return plain(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
 
@@ -199,6 +205,24 @@ class Bits:
         """Pseudo-random bytes of a context alone (BLAKE2b with a key, RFC 7693)."""
         data = b"".join(token.to_bytes(4, "little") for token in context)
         return hashlib.blake2b(data, key=self._key, digest_size=num_bytes).digest()
+
+
+def check_logits(logits_V: npt.NDArray[np.floating[Any]], *, field: str = "logits_V") -> None:
+    """Refuses what gives no probabilities.
+
+    Raises:
+        InvalidArgument: BAD_LOGITS.
+    """
+    most = float(logits_V.max(initial=-np.inf))
+    if math.isfinite(most):
+        return
+    if not len(logits_V):
+        message = "there are no logits"
+    elif most == -math.inf:
+        message = "all logits are -inf, so no token can come"
+    else:
+        message = "a logit is neither a number nor -inf"
+    raise InvalidArgument("BAD_LOGITS", message, field=field)
 
 
 def plain(probabilities_V: Probabilities, random: np.random.Generator) -> int:
