@@ -108,19 +108,19 @@ class Images:
         Raises:
             MeshError: As MarkImage documents.
         """
-        psnr_db, level = min_psnr_db or PSNR_DB, encoding_quality or ENCODING_QUALITY
-        if not _MIN_PSNR_DB <= psnr_db <= _MAX_PSNR_DB:
-            message = f"min_psnr_db is {psnr_db:g}; take {_MIN_PSNR_DB:g} to {_MAX_PSNR_DB:g}, or 0 for {PSNR_DB}"
+        level = encoding_quality or ENCODING_QUALITY
+        if min_psnr_db and not _MIN_PSNR_DB <= min_psnr_db <= _MAX_PSNR_DB:
+            message = f"min_psnr_db is {min_psnr_db:g}; take {_MIN_PSNR_DB:g} to {_MAX_PSNR_DB:g}, or 0 for {PSNR_DB}"
             raise InvalidArgument("BAD_VALUE", message, field="min_psnr_db")
         if not 1 <= level <= 100:
             message = f"encoding_quality is {level}; take 1 to 100, or 0 for {ENCODING_QUALITY}"
             raise InvalidArgument("BAD_VALUE", message, field="encoding_quality")
         with self._turns.take(patient=patient):
-            _check_sides(self._read(image))
+            _check_markable(self._read(image))
         marking = self._keys.for_marking(tenant, MODALITY, method="MarkImage", request_id=request_id, body=body)
         message_id = self._watermarks.create(tenant, MODALITY, model_version, marking.key.epoch, marking.request_id)
         with self._turns.take(patient=patient):
-            marked = self._marked(self._read(image), marking, message_id, psnr_db, level)
+            marked = self._marked(self._read(image), marking, message_id, min_psnr_db, level)
         self._keys.check_usable(marking.key)
         self._watermarks.set_content(tenant, message_id, hashlib.sha256(marked.data).hexdigest(), len(marked.data))
         return marked
@@ -153,18 +153,20 @@ class Images:
         region = rounded_region(outcome.mark.region, *pixels.shape[:2])
         return replace(outcome, detection=replace(outcome.mark, region=region))
 
-    def _marked(self, file: ImageFile, marking: Marking, message_id: int, psnr_db: float, level: int) -> MarkedImage:
+    def _marked(
+        self, file: ImageFile, marking: Marking, message_id: int, min_psnr_db: float, level: int
+    ) -> MarkedImage:
         """Marks, and reads the mark again."""
         key = marking.key
-        marker = self._marker(key) if psnr_db == PSNR_DB else ImageMarker(key, psnr_db=psnr_db)
+        marker = ImageMarker(key, psnr_db=min_psnr_db) if min_psnr_db else self._marker(key)
         pixels = marker.mark(file.pixels, message_id, origin=_origin(marking), alpha=file.alpha)
         data = file.encoded(pixels, quality=level)
         if len(data) > self._limits.max_marked_bytes:
             message = f"the marked file would have {len(data)} bytes, and fit no message; send JPEG, or a smaller one"
             raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
         if self._detector(key).detect(read_image(data).flattened(), search=False).id != message_id:
-            raise _too_weak(file.format, psnr_db, level)
-        return MarkedImage(data, watermark_name(message_id), quality(file.pixels, pixels))
+            raise _too_weak(file.format, min_psnr_db or PSNR_DB, level)
+        return MarkedImage(data, watermark_name(message_id), quality(file.pixels, pixels, file.alpha))
 
     def _read(self, image: bytes) -> ImageFile:
         if len(image) > self._limits.max_image_bytes:
@@ -173,8 +175,9 @@ class Images:
         return read_image(image)
 
 
-def _check_sides(file: ImageFile) -> None:
-    """Refuses what is too small to mark before an id is drawn for it."""
+def _check_markable(file: ImageFile) -> None:
+    """Refuses what cannot be marked before an id is drawn for it."""
+    file.check_held()
     height, width = file.pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         message = f"the image has {width} x {height} pixels; sides of {MIN_SIDE} are the least that hold a mark"

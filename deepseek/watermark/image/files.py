@@ -3,6 +3,7 @@ transparency), and what is not taken at all.
 """
 
 import io
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,16 @@ QUALITY = 95
 _GREY = 128
 _PNG_XMP = "XML:com.adobe.xmp"
 _KEPT = {
-    "PNG": ("icc_profile", "exif", "xmp", "dpi"),
+    "PNG": ("icc_profile", "srgb", "gamma", "chromaticity", "exif", "xmp", "dpi"),
     "JPEG": ("icc_profile", "exif", "xmp", "dpi"),
     "WEBP": ("icc_profile", "exif", "xmp"),
 }
 """What is kept of a file of each format, as Pillow calls it."""
+
+_HELD = {"exif": 65_533, "xmp": 65_504}
+"""Bytes that a JPEG file holds in one segment; files from elsewhere may have spread EXIF over several."""
+
+_MOST_DPI = 1e6
 
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
 """What each of Pillow's modes is taken as; those that are missing are refused."""
@@ -78,12 +84,38 @@ class ImageFile:
             options |= {"quality": quality, "subsampling": 0}
         elif self.format == "WEBP":
             options |= {"quality": quality, "lossless": quality == 100, "exact": True}
-        elif xmp := options.pop("xmp", None):
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_itxt(_PNG_XMP, xmp.decode("utf-8", "replace"))
+        else:
+            options["pnginfo"] = _png_chunks(options)
         file = io.BytesIO()
         image.save(file, self.format, **options)
         return file.getvalue()
+
+    def check_held(self, *, field: str = "image") -> None:
+        """Makes sure that a file of this one's format can hold what is kept.
+
+        Raises:
+            InvalidArgument: UNSUPPORTED_IMAGE.
+        """
+        for name, most in _HELD.items():
+            if self.format == "JPEG" and (size := len(self.kept.get(name, b""))) > most:
+                message = (
+                    f"the image has {size} bytes of {name.upper()}, a JPEG file holds {most}; take its preview out"
+                )
+                raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
+
+
+def _png_chunks(kept: dict[str, Any]) -> PngImagePlugin.PngInfo:
+    """Takes out what Pillow writes to PNG only as chunks (PNG specification, 11.3.2: whole numbers of 1 / 100,000)."""
+    chunks = PngImagePlugin.PngInfo()
+    if "srgb" in kept:
+        chunks.add(b"sRGB", struct.pack(">B", kept.pop("srgb")))
+    for name, chunk in (("gamma", b"gAMA"), ("chromaticity", b"cHRM")):
+        if name in kept:
+            values = np.rint(np.atleast_1d(kept.pop(name)) * 100_000)
+            chunks.add(chunk, values.astype(">u4").tobytes())
+    if "xmp" in kept:
+        chunks.add_itxt(_PNG_XMP, kept.pop("xmp").decode("utf-8", "replace"))
+    return chunks
 
 
 def read_image(data: bytes, *, field: str = "image") -> ImageFile:
@@ -106,7 +138,10 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
         if image.mode not in _MODES:
             message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
-        kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name)}
+        image.load()  # what stands behind the pixels is known only then
+        kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name) not in (None, b"")}
+        if max(kept.get("dpi", (0,))) > _MOST_DPI:
+            del kept["dpi"]
         has_alpha = image.mode in ("LA", "RGBA") or "transparency" in image.info
         mode = _MODES[image.mode]
         if not has_alpha:

@@ -49,7 +49,7 @@ _COMPRESSION, _REFERENCE = 20.0, 0.15
 of flat parts it leaves only what is coarse."""
 _BAND = 256  # rows
 _NUM_CORRECTIONS = 4
-_FEW_PIXELS = 256 * 256
+_FEW_PIXELS, _MOST_LEEWAY = 256 * 256, 4.0
 
 _ALL = 1.1
 """How much a mark of all sinusoids is preferred to one of a few, which depends on fewer frequencies."""
@@ -63,8 +63,8 @@ class Quality:
     """How close a marked image is to its original.
 
     Attributes:
-        psnr_db: Peak signal to noise ratio over all channels, dB.
-        ssim: Mean structural similarity of brightness (Wang et al. 2004), windows of 7 x 7 pixels.
+        psnr_db: Peak signal to noise ratio over all channels, dB, of what can be seen.
+        ssim: Mean structural similarity of brightness (Wang et al. 2004), windows of 7 x 7 pixels, of what can be seen.
     """
 
     psnr_db: float
@@ -76,16 +76,23 @@ def luma(pixels: Pixels) -> Real:
     return pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
 
 
-def quality(original: Pixels, marked: Pixels) -> Quality:
-    """Measures a marked image."""
-    psnr_db = 10 * math.log10(255**2 / max(squared_error(original, marked), 1e-10))
+def quality(original: Pixels, marked: Pixels, alpha: Pixels | None = None) -> Quality:
+    """Measures a marked image.
+
+    Args:
+        original: The image.
+        marked: The same with a mark.
+        alpha: As `ImageMarker.mark` has it. The difference is in what can be seen, and counts as of that alone.
+    """
+    seen = 1.0 if alpha is None else max(float(alpha.mean()) / 255, 1e-6)
+    psnr_db = 10 * math.log10(255**2 / max(squared_error(original, marked) / seen, 1e-10))
     total, num_rows = 0.0, len(original) - 2 * _SIMILARITY_RADIUS
     for row in range(0, num_rows, _BAND):
         rows = slice(row, min(row + _BAND, num_rows) + 2 * _SIMILARITY_RADIUS)
         first, second = luma(original[rows]), luma(marked[rows])
         mean, variance = local_mean(first, _SIMILARITY_RADIUS), local_variance(first, _SIMILARITY_RADIUS)
         total += _similarity(first, second, mean, variance) * (len(first) - 2 * _SIMILARITY_RADIUS)
-    return Quality(psnr_db, total / num_rows)
+    return Quality(psnr_db, 1 - (1 - total / num_rows) / seen)
 
 
 class ImageMarker:
@@ -93,20 +100,20 @@ class ImageMarker:
 
     Args:
         key: The key.
-        psnr_db: Least peak signal to noise ratio of a marked image, dB.
-        ssim: Least structural similarity, about.
-
-    Images of fewer than 256 x 256 pixels get stronger marks, as there are fewer pixels to find them in: those of
-    128 x 128 by 6 dB.
+        psnr_db: Least peak signal to noise ratio of a marked image, dB. By default 42.1; where fewer than 256 x 256
+            pixels can be seen less, as there are fewer to find a mark in: at 128 x 128 by 6 dB.
+        ssim: Least structural similarity, about; less in such images.
     """
 
     def __init__(
         self,
         key: WatermarkKey,
         *,
-        psnr_db: float = PSNR_DB,
+        psnr_db: float | None = None,
         ssim: float = SSIM,
     ) -> None:
+        self._is_strict = psnr_db is not None
+        psnr_db = PSNR_DB if psnr_db is None else psnr_db
         if not (30 <= psnr_db <= 60 and 0.9 <= ssim < 1):
             message = f"psnr_db is {psnr_db}, ssim {ssim}; take 30 to 60 dB, and 0.9 to below 1"
             raise InvalidArgument("BAD_VALUE", message, field="psnr_db")
@@ -152,14 +159,19 @@ class ImageMarker:
         statistics = local_mean(brightness, _SIMILARITY_RADIUS), local_variance(brightness, _SIMILARITY_RADIUS)
         # Whole units, so that where nothing was moved a detector meets it exactly.
         start = np.array(origin or (secrets.randbelow(PERIOD), secrets.randbelow(PERIOD)), np.float64)
-        leeway = max(1.0, _FEW_PIXELS / brightness.size)
-        max_error, max_dissimilarity = leeway * self._max_error, leeway * (1 - self._ssim)
-        opacity = None if alpha is None else _resized(alpha, *brightness.shape) / 255
+        opacity = None if alpha is None else np.clip(_resized(alpha, *brightness.shape) / 255, 0, 1)
+        seen = 1.0 if opacity is None else float(opacity.mean())
+        if not seen:
+            return pixels.copy()
+        leeway = min(_MOST_LEEWAY, max(1.0, _FEW_PIXELS / (brightness.size * seen)))
+        max_error, max_dissimilarity = self._max_error, leeway * (1 - self._ssim)
+        if not self._is_strict:
+            max_error *= leeway
         mask, is_bound_by_error = self._mask(statistics[1], max_error, max_dissimilarity)
         if opacity is not None:
             mask = mask * opacity
-        if not mask.any():
-            return pixels.copy()
+            # Means over all pixels are asked for, and there is a difference in these alone.
+            max_error, max_dissimilarity = seen * max_error, seen * max_dissimilarity
         difference: Real = self._pattern_of(brightness, mask, signs_B1, start, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         if units is pixels:

@@ -120,9 +120,10 @@ class WatermarkServiceServicer:
 
         INVALID_ARGUMENT: DAMAGED_IMAGE, IMAGE_TOO_SMALL (a side below 128 pixels), IMAGE_TOO_LARGE (a side above 16,384,
         more than 64 Mi pixels, or a file, as it comes or as it would be marked, of more bytes than the server takes),
-        UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel; neither PNG, JPEG nor WebP); FAILED_PRECONDITION:
-        MARK_TOO_WEAK (the image hides so little that the mark could not be read again; the field is the one that helps:
-        raise `encoding_quality`, lower `min_psnr_db`, or `image` if nothing does), NO_ACTIVE_KEY (also if the key was
+        UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel; neither PNG, JPEG nor WebP; more EXIF or XMP than one segment
+        of a JPEG file holds, 64 KiB); FAILED_PRECONDITION: MARK_TOO_WEAK (the image hides so little that the mark could
+        not be read again; the field is the one that helps: raise `encoding_quality`, lower `min_psnr_db`, or `image` if
+        nothing does), NO_ACTIVE_KEY (also if the key was
         revoked meanwhile; with the field `request_id` if it is the one that an earlier call took: take a new request id);
         NOT_FOUND: MODEL_VERSION_NOT_FOUND; ALREADY_EXISTS: REQUEST_ID_REUSED (another body); RESOURCE_EXHAUSTED:
         TOO_MANY_CALLS (calls wait already; after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry is

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,24 @@ def test_an_image_with_transparency_is_marked_where_it_is_seen(client: Watermark
     assert detect(client, encoded(flat)).watermark == marked.watermark
 
 
+def test_the_quality_that_is_told_is_that_of_what_can_be_seen(client: WatermarkServiceStub) -> None:
+    alpha = np.zeros((512, 512), np.uint8)
+    alpha[100:340, 150:400] = 255
+    whole = pixels(3, 512, 512)
+    marked = mark(client, encoded(np.dstack([whole, alpha])))
+    seen = alpha > 0
+    error = np.square(decoded(marked.image)[..., :3][seen].astype(float) - whole[seen]).mean()
+    assert marked.psnr_db == pytest.approx(10 * np.log10(255**2 / error), abs=0.01)
+    assert marked.psnr_db > 41.7
+    assert detect(client, marked.image).watermark == marked.watermark
+
+
+def test_what_was_asked_for_holds_in_small_images_as_well(client: WatermarkServiceStub) -> None:
+    small = encoded(pixels(4, 160, 160))
+    assert 36 < mark(client, small).psnr_db < 42
+    assert mark(client, small, min_psnr_db=46).psnr_db >= 46
+
+
 def test_only_an_admin_learns_to_the_pixel_where_a_mark_is(
     site: Site, tenant: str, client: WatermarkServiceStub
 ) -> None:
@@ -299,6 +318,7 @@ def test_only_markers_of_the_default_strength_are_kept(inside: Inside, tenant: s
     assert psnr_db(44) >= 44
     assert 38 <= psnr_db(38) < 44
     assert psnr_db(0) >= 42.1
+    assert psnr_db(0) >= 42.1
     assert psnr_db(42.1) >= 42.1
     kept = images._marker.cache_info()  # type: ignore[attr-defined]
     assert (kept.hits, kept.currsize) == (1, 1)
@@ -315,6 +335,19 @@ def test_where_a_pattern_begins_hangs_on_key_and_request_alone() -> None:
 
 
 DAMAGED = PNG[: len(PNG) // 2]
+
+
+def with_much_exif() -> bytes:
+    """A JPEG file whose EXIF needs two segments, as some cameras write it."""
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 40_000
+    whole = encoded(pixels(), "JPEG", exif=exif)
+    start = whole.index(b"\xff\xe1")
+    (size,) = struct.unpack(">H", whole[start + 2 : start + 4])
+    segment = whole[start : start + 2 + size]
+    return whole[:start] + segment + whole[start:]
+
+
 BAD = {
     "no image": (pb.MarkImageRequest(), "UNSUPPORTED_IMAGE", "image"),
     "damaged": (pb.MarkImageRequest(image=DAMAGED), "DAMAGED_IMAGE", "image"),
@@ -327,6 +360,11 @@ BAD = {
     ),
     "16 bits": (
         pb.MarkImageRequest(image=encoded(np.zeros((128, 128), np.uint16))),
+        "UNSUPPORTED_IMAGE",
+        "image",
+    ),
+    "exif of several segments": (
+        pb.MarkImageRequest(image=with_much_exif()),
         "UNSUPPORTED_IMAGE",
         "image",
     ),

@@ -1,6 +1,8 @@
 """Image files in and out, and those that are not taken."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from common.errors import InvalidArgument
-from deepseek.watermark.image.files import MAX_SIDE, read_image
+from deepseek.watermark.image.files import MAX_SIDE, ImageFile, read_image
 from tests.deepseek.watermark.image.pictures import photograph
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -19,6 +21,11 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def an_image(mode: str) -> Image.Image:
@@ -87,6 +94,55 @@ def test_xmp_is_kept_as_is_resolution_where_the_format_has_one(kind: str) -> Non
     assert (kept.encode() if isinstance(kept, str) else kept).rstrip(b"\0") == xmp
     if kind != "WEBP":
         assert result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_what_stands_behind_the_pixels_is_kept() -> None:
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>late</x:xmpmeta>"
+    exif = Image.Exif()
+    exif[DESCRIPTION] = "a portrait"
+    data = encoded(an_image("RGB"), "PNG")
+    end = data.index(b"IEND") - 4
+    late = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + chunk(b"eXIf", exif.tobytes()[6:])
+    image = read_image(data[:end] + late + data[end:])
+    result = Image.open(io.BytesIO(image.encoded(image.pixels)))
+    result.load()
+    assert result.info["xmp"] == xmp
+    assert dict(result.getexif()) == {DESCRIPTION: "a portrait"}
+
+
+def test_colours_of_a_png_file_without_a_profile_are_kept() -> None:
+    chromaticity = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    information = PngImagePlugin.PngInfo()
+    information.add(b"gAMA", struct.pack(">I", 45_455))
+    information.add(b"cHRM", struct.pack(">8I", *(round(one * 100_000) for one in chromaticity)))
+    information.add(b"sRGB", b"\0")
+    image = read_image(encoded(an_image("RGB"), "PNG", pnginfo=information))
+    result = Image.open(io.BytesIO(image.encoded(image.pixels)))
+    assert result.info["gamma"] == 0.45455
+    assert result.info["chromaticity"] == chromaticity
+    assert result.info["srgb"] == 0
+
+
+def test_a_resolution_that_makes_no_sense_is_left_out() -> None:
+    data = encoded(an_image("RGB"), "PNG", dpi=(72, 72))
+    start = data.index(b"pHYs")
+    data = data[: start - 4] + chunk(b"pHYs", struct.pack(">IIB", 0xFFFFFFFF, 1, 1)) + data[start + 17 :]
+    image = read_image(data)
+    assert "dpi" not in Image.open(io.BytesIO(image.encoded(image.pixels))).info
+
+
+@pytest.mark.parametrize("name", ["exif", "xmp"])
+def test_what_no_file_of_the_format_holds_is_refused(name: str) -> None:
+    pixels = photograph(150, 140)
+    for most in (65_533, 65_504):
+        ImageFile(pixels, None, "PNG", {name: b"x" * (most + 1)}).check_held()
+    most = {"exif": 65_533, "xmp": 65_504}[name]
+    held = ImageFile(pixels, None, "JPEG", {name: b"x" * most})
+    held.check_held()
+    held.encoded(pixels)
+    with pytest.raises(InvalidArgument, match=f"65... bytes of {name.upper()}") as error:
+        ImageFile(pixels, None, "JPEG", {name: b"x" * (most + 1)}).check_held()
+    assert error.value.reason == "UNSUPPORTED_IMAGE"
 
 
 def test_of_several_pictures_of_a_camera_the_first_is_taken() -> None:

@@ -110,6 +110,33 @@ def test_what_nobody_sees_gets_no_mark() -> None:
     assert difference[:, 242:].std() > 1
 
 
+@pytest.mark.parametrize("shape", [(554, 472), (1108, 944)])
+def test_the_bound_holds_for_what_can_be_seen(shape: tuple[int, int]) -> None:
+    height, width = shape
+    alpha = np.zeros(shape, np.uint8)
+    alpha[height // 4 : height // 4 * 3, width // 4 : width // 4 * 3] = 255
+    pixels = photograph(width, height)
+    marked = ImageMarker(a_key()).mark(pixels, 1, alpha=alpha)
+    seen = (slice(height // 4, height // 4 * 3), slice(width // 4, width // 4 * 3))
+    found = quality(pixels, marked, alpha)
+    assert found.psnr_db == pytest.approx(quality(pixels[seen], marked[seen]).psnr_db, abs=0.2)
+    assert found.psnr_db > PSNR_DB - 0.1
+    assert found.ssim > 0.98
+
+
+def test_what_can_hardly_be_seen_is_hardly_marked() -> None:
+    pixels = photograph()
+    alpha = np.full(pixels.shape[:2], 64, np.uint8)
+    found = quality(pixels, ImageMarker(a_key()).mark(pixels, 1, alpha=alpha), alpha)
+    assert found.psnr_db > PSNR_DB - 0.1
+
+
+def test_a_bound_that_was_asked_for_holds_in_small_images() -> None:
+    pixels = photograph(128, 128)
+    assert quality(pixels, marked(pixels)).psnr_db < 41
+    assert quality(pixels, marked(pixels, bounds={"psnr_db": 42.1})).psnr_db > 42.0
+
+
 def test_an_image_that_nobody_sees_is_left_as_it_is() -> None:
     pixels = photograph()
     assert (ImageMarker(a_key()).mark(pixels, 1, alpha=np.zeros(pixels.shape[:2], np.uint8)) == pixels).all()
