@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 _MEMORY = Path("/dev/shm")
@@ -31,9 +32,9 @@ class _Folders(LoadScopeScheduling):
         return nodeid.partition("::")[0].rpartition("/")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Says which tests go to a worker together."""
-    return _Folders(config)
+    return _Folders(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from deepseek.client.mesh import Mesh
     from protos.watermark.v1 import watermark_pb2
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
 app = typer.Typer(
     help="Mark images and text invisibly, and find the marks again. A mark carries an id that the registry knows.",
     no_args_is_help=True,
@@ -44,7 +42,9 @@ def mark(
         Path | None, typer.Option(help="A PNG of original, marked and difference; by default beside the output.")
     ] = None,
     model_version: Annotated[str, typer.Option(help="`models/<id>/versions/<n>` that made the image.")] = "",
-    min_psnr_db: Annotated[float, typer.Option(help="Least PSNR, dB: less is a stronger mark. Default 42.1.")] = 0,
+    min_psnr_db: Annotated[
+        float, typer.Option(help="Least PSNR, dB: less is a stronger mark. Default 42.1, less in small images.")
+    ] = 0,
     quality: Annotated[int, typer.Option(help="Of JPEG and WebP, 1 to 100. Default 95.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -52,23 +52,22 @@ def mark(
     from deepseek.watermark.image.files import read_image
     from deepseek.watermark.image.picture import mark_picture
 
-    if file.suffix.lower() not in IMAGE_SUFFIXES:
-        message = f"{file} is no image file; text cannot be marked afterwards, use `deepseek watermark write`"
+    original = file.read_bytes()
+    if _text(original) is not None:
+        message = f"{file} is text, which cannot be marked afterwards; use `deepseek watermark write`"
         raise InvalidArgument("UNSUPPORTED_FILE", message, field="FILE")
+    unmarked = read_image(original, field="FILE").pixels
     output = output or file.with_suffix(f".marked{file.suffix}")
     picture = picture or output.with_suffix(".picture.png")
     make_folder(output.parent, "--output")
     make_folder(picture.parent, "--picture")
-    original = file.read_bytes()
     with connect() as mesh:
         marked = mesh.watermarks.mark_image(
             original, model_version=model_version, min_psnr_db=min_psnr_db, encoding_quality=quality
         )
     with writing(output, "--output"):
         output.write_bytes(marked.image)
-    sheet = mark_picture(
-        read_image(original).pixels, read_image(marked.image).pixels, f"marked, {marked.psnr_db:.1f} dB"
-    )
+    sheet = mark_picture(unmarked, read_image(marked.image).pixels, f"marked, {marked.psnr_db:.1f} dB")
     _save(sheet, picture, "--picture")
     answer = {
         "file": str(output),
@@ -94,39 +93,42 @@ def detect(
     """Look for a mark in an image, or in a text of a model. An image may be scaled, turned, cropped and compressed."""
     from deepseek.client.writing import Writer
 
-    is_image = file.suffix.lower() in IMAGE_SUFFIXES
-    if is_image == bool(model):
-        message = "give --model for text, whose tokens are those of a model, and for nothing else"
+    data = file.read_bytes()
+    text = _text(data)
+    if (text is not None) != bool(model):
+        message = f"{file} is an image; leave --model out"
+        if text is not None:
+            message = f"{file} is text; give the model whose it may be, as its tokens carry the mark"
         raise InvalidArgument("BAD_VALUE", message, field="--model")
     if picture:
         make_folder(picture.parent, "--picture")
     with connect() as mesh:
-        if is_image:
-            found = mesh.watermarks.detect_image(file.read_bytes())
+        if text is None:
+            found = mesh.watermarks.detect_image(data)
+            answer = {"verdict": _verdict(found), "p": found.p, **_origin(mesh, found, Modality.IMAGE)}
         else:
-            text = _text(file)
             writer = Writer(mesh, model)
             found = mesh.watermarks.detect_text(writer.tokens(text), model_version=writer.version)
-        modality = Modality.IMAGE if is_image else Modality.TEXT
-        answer = {"verdict": _verdict(found), "p": found.p, **_origin(mesh, found, modality)}
+            answer = {"verdict": _verdict(found), "p": found.p, "as_text_of": writer.version}
+            answer |= _origin(mesh, found, Modality.TEXT)
     if found.HasField("region"):
         answer["region"] = [found.region.left, found.region.top, found.region.right, found.region.bottom]
-    if not is_image:
+    if text is not None:
         answer["spans"] = [{"start": span.start, "end": span.end, "watermark": span.watermark} for span in found.spans]
     if picture and found.HasField("region"):
-        _save(_framed(file, found), picture, "--picture")
+        _save(_framed(data, found), picture, "--picture")
     if as_json:
         print_json(answer)
         return
     colour = {"marked": "green", "not marked": "red"}.get(answer["verdict"], "yellow")
     console.print(f"[bold {colour}]{answer['verdict']}[/]  p <= {found.p:g}", highlight=False)
-    for name in ("watermark", "model_version", "content_sha256", "region"):
+    for name in ("as_text_of", "watermark", "model_version", "content_sha256", "region"):
         if answer.get(name):
             console.print(f"  {name}: {answer[name]}", highlight=False, markup=False, soft_wrap=True)
     if answer.get("registered") is False:
         console.print("  not in the registry: forged, or of another mesh", style="yellow", highlight=False)
     for span in found.spans:
-        excerpt = text[span.start : min(span.end, span.start + 60)].replace("\n", " ")
+        excerpt = (text or "")[span.start : min(span.end, span.start + 60)].replace("\n", " ")
         console.print(f"  {span.start}-{span.end}: {excerpt}…", highlight=False, markup=False)
 
 
@@ -152,7 +154,8 @@ def write(
                 # On standard error, so that people see it grow and programs get it whole.
                 error_console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
             error_console.print()
-    text = "".join(pieces)
+        text = "".join(pieces)
+        mesh.watermarks.set_content(stream.watermark, text.encode())
     if output:
         with writing(output, "--output"):
             output.write_text(text, encoding="utf-8")
@@ -246,21 +249,21 @@ def _origin(mesh: "Mesh", found: "watermark_pb2.Detection", modality: Modality) 
     }
 
 
-def _text(file: Path) -> str:
+def _text(data: bytes) -> str | None:
+    """Text of a file; None if it is none, so that it can be an image only."""
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{file} is neither UTF-8 text nor a PNG, JPEG or WebP file"
-        raise InvalidArgument("UNSUPPORTED_FILE", message, field="FILE") from error
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
-def _framed(file: Path, found: "watermark_pb2.Detection") -> "Image.Image":
+def _framed(data: bytes, found: "watermark_pb2.Detection") -> "Image.Image":
     from deepseek.watermark.image.detector import Region
     from deepseek.watermark.image.files import read_image
     from deepseek.watermark.image.picture import region_picture
 
     region = Region(found.region.left, found.region.top, found.region.right, found.region.bottom)
-    return region_picture(read_image(file.read_bytes()).pixels, region)
+    return region_picture(read_image(data).pixels, region)
 
 
 def _save(picture: "Image.Image", path: Path, option: str) -> None:

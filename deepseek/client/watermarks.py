@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import uuid
 from collections.abc import Iterator, Sequence
@@ -80,9 +81,26 @@ class Watermarks:
 
     def get(self, name: str) -> registry_pb2.Watermark:
         """What the registry knows of `watermarks/<id>`: the model version that made the content, and its digest."""
-        stub = registry_pb2_grpc.RegistryServiceStub(self._mesh.channel("registry"))
-        response: registry_pb2.GetWatermarkResponse = stub.GetWatermark(registry_pb2.GetWatermarkRequest(name=name))
+        request = registry_pb2.GetWatermarkRequest(name=name)
+        response: registry_pb2.GetWatermarkResponse = self._registry().GetWatermark(request)
         return response.watermark
+
+    def set_content(self, name: str, content: bytes) -> registry_pb2.Watermark:
+        """Tells the registry the digest of a text that was drawn, once; of an image the service does.
+
+        Args:
+            name: `watermarks/<id>`.
+            content: The whole text, as it goes out.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        request = registry_pb2.SetWatermarkContentRequest(
+            name=name, content_sha256=digest, content_size_bytes=len(content)
+        )
+        response: registry_pb2.SetWatermarkContentResponse = self._registry().SetWatermarkContent(request)
+        return response.watermark
+
+    def _registry(self) -> registry_pb2_grpc.RegistryServiceStub:
+        return registry_pb2_grpc.RegistryServiceStub(self._mesh.channel("registry"))
 
     def keys(self, modality: watermark_pb2.Modality) -> Iterator[watermark_pb2.Key]:
         """A modality's keys, newest first."""

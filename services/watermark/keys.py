@@ -25,7 +25,7 @@ MAX_KEYS = 16
 """Keys of a tenant and modality that are not revoked: content is searched for each, and each costs certainty."""
 
 MAX_REVOKED = 4
-"""Revoked keys of a tenant and modality whose marks are still told from no marks, the newest."""
+"""Revoked keys of a tenant and modality that are tried, the newest; with more, nothing is told not to be marked."""
 
 _FINGERPRINT_BYTES = 16
 
@@ -77,10 +77,12 @@ class Finding:
     Attributes:
         keys: Those that are not revoked, newest first; none if all were.
         revoked: The newest few that are, newest first: whoever got to know them can mark with them.
+        is_complete: Whether no more are.
     """
 
     keys: list[WatermarkKey]
     revoked: list[WatermarkKey]
+    is_complete: bool = True
 
 
 class Keys:
@@ -164,8 +166,12 @@ class Keys:
                 return Finding([derive_key(self._master, tenant=tenant, modality=modality, epoch=0)], [])
             every = _of(tenant, modality)
             rows = session.scalars(every.where(KeyRow.revoke_us.is_(None)))
-            revoked = session.scalars(every.where(KeyRow.revoke_us.is_not(None)).limit(MAX_REVOKED))
-            return Finding([self._derived(row) for row in rows], [self._derived(row) for row in revoked])
+            revoked = session.scalars(every.where(KeyRow.revoke_us.is_not(None)).limit(MAX_REVOKED + 1)).all()
+            return Finding(
+                [self._derived(row) for row in rows],
+                [self._derived(row) for row in revoked[:MAX_REVOKED]],
+                is_complete=len(revoked) <= MAX_REVOKED,
+            )
 
     def list_keys(self, tenant: str, modality: str, *, size: int, token: str) -> tuple[list[Key], str]:
         """A page of keys, newest first, and the next page's token.

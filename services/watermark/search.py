@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from common import deadline
@@ -72,7 +72,7 @@ def look(by: Finding, detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
     """Looks by one key after the other, until a mark is found.
 
     By revoked keys nothing is found, since anybody may have marked with them. But what they would find is not unmarked
-    either: of that nothing at all is said.
+    either: of that nothing at all is said. And where not all of them are tried, what is left may be theirs.
 
     Args:
         by: The keys.
@@ -86,6 +86,8 @@ def look(by: Finding, detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
     outcome = _looked(by.keys, detect)
     if outcome.mark is None and by.revoked and _looked(by.revoked, detect).mark is not None:
         return Outcome(Verdict.INCONCLUSIVE, 0.0)
+    if outcome.verdict is Verdict.NOT_MARKED and not by.is_complete:
+        return replace(outcome, verdict=Verdict.INCONCLUSIVE)
     return outcome
 
 

@@ -143,7 +143,8 @@ class WatermarkServiceServicer:
 
     def DetectImage(self, request, context):
         """Looks for a mark in an image, by every key that is not revoked. One of less than 64 pixels a side is INCONCLUSIVE,
-        and so is one that only a revoked key finds marked (the 4 newest are tried): anybody may have marked it.
+        and so is one that only a revoked key finds marked: anybody may have marked it. The 4 newest are tried; once more are
+        revoked, nothing is NOT_MARKED any more.
 
         Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (calls wait
         already; both after the retry delay); DEADLINE_EXCEEDED (on the way from key to key, or waiting for its turn).
@@ -162,7 +163,8 @@ class WatermarkServiceServicer:
     def MarkTokens(self, request_iterator, context):
         """Draws the tokens of sequences so that they carry a mark. The first message carries `config`; the answer to it tells
         the watermark. Each later one carries the logits of the next token of a sequence and is answered with the token
-        that was drawn, in the order of requests. The id is registered before the first answer.
+        that was drawn, in the order of requests. The id is registered before the first answer; whoever has the whole text
+        tells its digest by the registry's SetWatermarkContent.
 
         INVALID_ARGUMENT: MISSING_FIELD (no `config` first), BAD_LOGITS (empty, not finite but for -inf, all -inf, or as
         many tokens as logits do not come), VOCABULARY_CHANGED (another number of logits than before, if they come without

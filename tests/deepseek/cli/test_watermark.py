@@ -1,36 +1,52 @@
 """`deepseek watermark`: what it refuses before it asks a mesh, and what it says of marks that no registry knows; the
 commands of docs/watermark.md show the rest."""
 
+import hashlib
+import io
 import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from deepseek.client import MeshFile, ServiceAddress
+from common.errors import FailedPrecondition
+from deepseek.client import MeshFile, ServiceAddress, connect
 from tests.deepseek.cli.test_cli import deepseek
 from tests.services.processes import ServiceProcess
 from tests.services.watermark.pictures import PNG
 
 
-def test_text_is_not_marked_afterwards(tmp_path: Path) -> None:
-    (tmp_path / "story.txt").write_text("once", encoding="utf-8")
-    done = deepseek(tmp_path, "watermark", "mark", str(tmp_path / "story.txt"))
-    assert done.returncode == 1
-    assert "use `deepseek watermark write`" in done.stderr
-    assert "UNSUPPORTED_FILE" in done.stderr
+def gif() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (200, 200)).save(file, "GIF")
+    return file.getvalue()
 
 
-@pytest.mark.parametrize(("name", "options"), [("story.txt", ()), ("photo.png", ("--model", "reference"))])
-def test_a_model_is_asked_for_where_there_is_text_and_nowhere_else(
-    tmp_path: Path, name: str, options: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("command", "content", "options", "reason", "message"),
+    [
+        ("mark", b"once", (), "UNSUPPORTED_FILE", "use `deepseek watermark write`"),
+        ("mark", gif(), (), "UNSUPPORTED_IMAGE", "neither PNG, JPEG nor WebP; convert it"),
+        ("mark", PNG[:-200], (), "DAMAGED_IMAGE", "cannot be decoded"),
+        ("detect", b"once", (), "BAD_VALUE", "give the model whose it may be"),
+        ("detect", b"", (), "BAD_VALUE", "give the model whose it may be"),
+        ("detect", PNG, ("--model", "reference"), "BAD_VALUE", "is an image; leave --model out"),
+    ],
+    ids=["text", "another format", "damaged", "no model", "nothing", "a model for an image"],
+)
+def test_what_a_file_is_follows_from_its_content(
+    tmp_path: Path, command: str, content: bytes, options: tuple[str, ...], reason: str, message: str
 ) -> None:
-    (tmp_path / name).write_bytes(b"")
-    done = deepseek(tmp_path, "watermark", "detect", str(tmp_path / name), *options)
+    (tmp_path / "file.png").write_bytes(content)
+    done = deepseek(tmp_path, "watermark", command, str(tmp_path / "file.png"), *options)
     assert done.returncode == 1
-    assert "give --model for text" in done.stderr
+    assert reason in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_key_is_revoked_only_by_those_who_say_yes(tmp_path: Path) -> None:
@@ -104,6 +120,29 @@ def test_a_mark_that_the_registry_does_not_know_so_is_called_forged(home: Path, 
     done = deepseek(home, "watermark", "detect", file)
     assert done.returncode == 0
     assert "not in the registry: forged, or of another mesh" in done.stdout
+
+
+def test_an_image_may_have_any_name(home: Path) -> None:
+    (home / "photo.data").write_bytes(PNG)
+    assert answered(home, "detect", str(home / "photo.data"))["verdict"] == "not marked"
+    (home / "still.gif").write_bytes(gif())
+    done = deepseek(home, "watermark", "detect", str(home / "still.gif"))
+    assert done.returncode == 1
+    assert "neither PNG, JPEG nor WebP; convert it" in done.stderr
+
+
+def test_the_registry_is_told_of_a_text_once_it_is_whole(home: Path) -> None:
+    with connect(home / "mesh.json") as mesh:
+        with mesh.watermarks.drawing() as stream:
+            tokens = [stream.draw(np.zeros(50, np.float32)) for _ in range(3)]
+        assert mesh.watermarks.get(stream.watermark).content_sha256 == ""
+        text = str(tokens).encode()
+        told = mesh.watermarks.set_content(stream.watermark, text)
+        assert told.content_sha256 == hashlib.sha256(text).hexdigest()
+        assert told.content_size_bytes == len(text)
+        with pytest.raises(FailedPrecondition, match="content") as caught:
+            mesh.watermarks.set_content(stream.watermark, b"another")
+    assert caught.value.reason == "CONTENT_SET"
 
 
 def test_a_key_is_revoked_without_a_question_on_yes(home: Path) -> None:

@@ -180,6 +180,7 @@ def test_marks_are_looked_for_by_the_newest_revoked_keys_too(database: Database)
     found = keys.for_finding("default", "image")
     assert [key.epoch for key in found.keys] == [7, 3]
     assert [key.epoch for key in found.revoked] == [6, 5, 4, 2]
+    assert not found.is_complete
     keys.revoke("default", "image", 3), keys.revoke("default", "image", 7)
     assert keys.for_finding("default", "image").keys == []
 

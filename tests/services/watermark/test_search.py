@@ -26,7 +26,9 @@ class Detection:
 KEYS = [derive_key(bytes(32), tenant="lab", modality="text", epoch=epoch) for epoch in range(8)]
 
 
-def looked(*p_values: float, is_enough: bool = True, num_revoked: int = 0) -> tuple[Outcome[Detection], int]:
+def looked(
+    *p_values: float, is_enough: bool = True, num_revoked: int = 0, is_complete: bool = True
+) -> tuple[Outcome[Detection], int]:
     """The outcome, and how many keys were tried; the last ones are revoked."""
     tried = []
 
@@ -37,7 +39,7 @@ def looked(*p_values: float, is_enough: bool = True, num_revoked: int = 0) -> tu
         return Detection(verdict, log_p, key.epoch if verdict is Verdict.MARKED else None)
 
     num_keys = len(p_values) - num_revoked
-    return look(Finding(KEYS[:num_keys], KEYS[num_keys : len(p_values)]), detect), len(tried)
+    return look(Finding(KEYS[:num_keys], KEYS[num_keys : len(p_values)], is_complete), detect), len(tried)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,12 @@ def test_what_only_a_revoked_key_finds_marked_is_neither_marked_nor_unmarked() -
     assert (outcome.verdict, outcome.epoch) == (Verdict.NOT_MARKED, 0)
     # Of several each costs certainty.
     assert looked(0.9, 5e-7, 5e-7, 5e-7, num_revoked=3)[0].verdict is Verdict.NOT_MARKED
+
+
+def test_where_not_all_revoked_keys_are_tried_nothing_is_not_marked() -> None:
+    outcome, num_tried = looked(0.9, 0.9, num_revoked=1, is_complete=False)
+    assert (outcome.verdict, outcome.p, num_tried) == (Verdict.INCONCLUSIVE, 1, 2)
+    assert looked(1e-7, 0.9, num_revoked=1, is_complete=False)[0].verdict is Verdict.MARKED
 
 
 def test_without_a_key_nothing_can_be_said() -> None:
