@@ -26,6 +26,7 @@ from deepseek.watermark.image.code import NUM_BITS, BchCode
 from deepseek.watermark.image.filters import local_mean
 from deepseek.watermark.image.marker import MIN_SIDE, Pixels, luma, reduced
 from deepseek.watermark.image.pattern import (
+    HIGHEST,
     NUM_ANGLES,
     PARTS,
     PERIOD,
@@ -70,6 +71,7 @@ _HOT = 0.35
 _CELL = 8
 _NORMAL = 10_000  # shape of a gamma distribution that is as good as normal
 _STEPS = (0.0016, 0.004, 0.4, 0.4)  # angle, logarithm of the scale, origin
+_REFINABLE = 1.1  # by how much frequencies may grow where a place is refined
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,10 @@ class ImageDetector:
             return ImageDetection(Verdict.INCONCLUSIVE, 0.0)
         units = luma(reduced(pixels))
         image, _ = evened(units)
-        spectrum = Spectrum(image)
         # Marked as it is; or at 512 x 512 units or more, and made smaller.
         aligned = {Geometry(), Geometry(0.0, 0.5 * math.log(units.size / PERIOD**2))}
         num_places = (len(aligned) + 2 * _NUM_CANDIDATES * search) * sum(_INDEPENDENT.values())
-        place, found = self._best(spectrum, aligned, search, num_places)
+        place, found = self._best(image, aligned, search, num_places)
         log_p = min(0.0, _corrected(place.log_p, num_places) - math.log1p(-_ID_SHARE))
         if found is None:
             is_enough = search and min(height, width) >= MIN_SIDE and image.std() > 0.05
@@ -154,20 +155,23 @@ class ImageDetector:
         return ImageDetection(Verdict.MARKED, log_p, message, geometry, _region(heat, height, width), heat)
 
     def _best(
-        self, spectrum: Spectrum, aligned: Collection[Geometry], search: bool, num_places: float
+        self, image: Real, aligned: Collection[Geometry], search: bool, num_places: float
     ) -> tuple[_Place, tuple[int, float] | None]:
         """The likeliest place, and the id there with its p-value, if one can be read."""
-        tried: Iterable[tuple[Geometry, Part]] = itertools.product(aligned, PARTS)
+        # Most marks are found without a search, and without the frequencies that only a search asks for.
+        least_scale = min(math.exp(geometry.log_scale) for geometry in aligned)
+        near, whole = Spectrum(image, min(0.5, _REFINABLE * HIGHEST / least_scale)), Spectrum(image)
+        tried: Iterable[tuple[Spectrum, Geometry, Part]] = itertools.product([near], aligned, PARTS)
         if search:
-            tried = itertools.chain(tried, self._candidates(spectrum))
+            tried = itertools.chain(tried, ((whole, *candidate) for candidate in self._candidates(whole)))
         best = _Place(Geometry(), PARTS[0], np.zeros(2), 0.0)
-        for geometry, part in tried:
+        for spectrum, geometry, part in tried:
             place = self._place(spectrum, geometry, part)
             best = min(best, place, key=lambda place: place.log_p)
             # What is beyond doubt ends the search, if it can be read.
             if _corrected(place.log_p, num_places) < LOG_MARKED and (read := self._read_near(spectrum, place)):
                 return read
-        return self._read_near(spectrum, best) or (self._exact(spectrum, best), None)
+        return self._read_near(whole, best) or (self._exact(whole, best), None)
 
     def _read_near(self, spectrum: Spectrum, place: _Place) -> tuple[_Place, tuple[int, float]] | None:
         """What a place says, or else the one that it is refined to; None if neither can be read."""

@@ -28,8 +28,8 @@ from PIL import Image
 from common.errors import InvalidArgument
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.code import BchCode
-from deepseek.watermark.image.filters import local_mean, local_variance, mean_gain
-from deepseek.watermark.image.pattern import PARTS, PERIOD, Part, Pattern
+from deepseek.watermark.image.filters import bands, local_mean, local_variance, mean_gain
+from deepseek.watermark.image.pattern import HIGHEST, PARTS, PERIOD, Part, Pattern
 from deepseek.watermark.image.payload import Payload
 from deepseek.watermark.image.spectrum import EVENED_POWER, EVENED_RADIUS, Spectrum, evened
 from deepseek.watermark.keys import WatermarkKey
@@ -47,7 +47,6 @@ _CALM_VARIANCE = 12.0  # what compression adds even where an image is flat, leve
 _COMPRESSION, _REFERENCE = 20.0, 0.15
 """Power that compression adds to an image at the reference frequency, levels^2, growing with the cube of the frequency:
 of flat parts it leaves only what is coarse."""
-_BAND = 256  # rows
 _NUM_CORRECTIONS = 4
 _FEW_PIXELS, _MOST_LEEWAY = 256 * 256, 4.0
 
@@ -86,13 +85,13 @@ def quality(original: Pixels, marked: Pixels, alpha: Pixels | None = None) -> Qu
     """
     seen = 1.0 if alpha is None else max(float(alpha.mean()) / 255, 1e-6)
     psnr_db = 10 * math.log10(255**2 / max(squared_error(original, marked) / seen, 1e-10))
-    total, num_rows = 0.0, len(original) - 2 * _SIMILARITY_RADIUS
-    for row in range(0, num_rows, _BAND):
-        rows = slice(row, min(row + _BAND, num_rows) + 2 * _SIMILARITY_RADIUS)
-        first, second = luma(original[rows]), luma(marked[rows])
-        mean, variance = local_mean(first, _SIMILARITY_RADIUS), local_variance(first, _SIMILARITY_RADIUS)
-        total += _similarity(first, second, mean, variance) * (len(first) - 2 * _SIMILARITY_RADIUS)
-    return Quality(psnr_db, 1 - (1 - total / num_rows) / seen)
+    similarities = []
+    for rows in _window_bands(len(original)):
+        first = luma(original[rows])
+        mean = local_mean(first, _SIMILARITY_RADIUS)
+        variance = local_variance(first, _SIMILARITY_RADIUS, mean)
+        similarities.append(_similarity(first, luma(marked[rows]), mean, variance))
+    return Quality(psnr_db, 1 - (1 - float(np.concatenate(similarities).mean())) / seen)
 
 
 class ImageMarker:
@@ -156,7 +155,8 @@ class ImageMarker:
             raise InvalidArgument("IMAGE_TOO_SMALL", text, field="image")
         units = reduced(pixels)
         brightness = luma(units)
-        statistics = local_mean(brightness, _SIMILARITY_RADIUS), local_variance(brightness, _SIMILARITY_RADIUS)
+        mean = local_mean(brightness, _SIMILARITY_RADIUS)
+        variance = local_variance(brightness, _SIMILARITY_RADIUS, mean)
         # Whole units, so that where nothing was moved a detector meets it exactly.
         start = np.array(origin or (secrets.randbelow(PERIOD), secrets.randbelow(PERIOD)), np.float64)
         opacity = None if alpha is None else np.clip(_resized(alpha, *brightness.shape) / 255, 0, 1)
@@ -167,7 +167,7 @@ class ImageMarker:
         max_error, max_dissimilarity = self._max_error, leeway * (1 - self._ssim)
         if not self._is_strict:
             max_error *= leeway
-        mask, is_bound_by_error = self._mask(statistics[1], max_error, max_dissimilarity)
+        mask, is_bound_by_error = self._mask(variance, max_error, max_dissimilarity)
         if opacity is not None:
             mask = mask * opacity
             # Means over all pixels are asked for, and there is a difference in these alone.
@@ -176,7 +176,9 @@ class ImageMarker:
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         if units is pixels:
             marked = _added(pixels, difference)
-            ssim = _similarity(brightness, luma(marked), *statistics)
+            planes = brightness, luma(marked), mean, variance
+            similarities = [_similarity(*(plane[rows] for plane in planes)) for rows in _window_bands(height)]
+            ssim = float(np.concatenate(similarities).mean())
         else:
             difference = _resized(difference, height, width)
             marked = _added(pixels, difference)
@@ -199,23 +201,23 @@ class ImageMarker:
             max_dissimilarity: Bound of what structural similarity lacks to 1.
         """
         reach = (variance + _CALM_VARIANCE) ** np.float32(-EVENED_POWER / 2)
-        cost = self._seen_BJ.mean() / (2 * variance + _C2)
-        some_reach, some_cost = reach[::2, ::2], cost[::2, ::2]
+        cost = np.float32(self._seen_BJ.mean()) / (2 * variance + np.float32(_C2))
+        some_reach, some_cost = reach[::2, ::2].copy(), cost[::2, ::2].copy()
         low, high = -3.0, 8.0
         while high - low > 0.05:
             middle = (low + high) / 2
-            squares = (some_reach / (1 + 10**middle * some_cost)) ** 2
+            squares = (some_reach / (1 + np.float32(10**middle) * some_cost)) ** 2
             dissimilarity = (squares * some_cost).mean() / max_dissimilarity
             low, high = (middle, high) if dissimilarity > squares.mean() / max_error else (low, middle)
-        mask = reach / (1 + 10**high * cost)
+        mask = reach / (1 + np.float32(10**high) * cost)
         squares = mask * mask
         error, dissimilarity = squares.mean() / max_error, (squares * cost).mean() / max_dissimilarity
-        return mask / np.sqrt(max(error, dissimilarity)), bool(error >= dissimilarity)
+        return mask / np.float32(math.sqrt(max(error, dissimilarity))), bool(error >= dissimilarity)
 
     def _pattern_of(self, luma_HW: Real, mask_HW: Real, signs_B1: Real, origin: Real, is_bound_by_error: bool) -> Real:
         """The pattern with a deviation of 1, its sinusoids as strong as each has to be."""
         image, divisor = evened(luma_HW)
-        spectrum = Spectrum(image)
+        spectrum = Spectrum(image, HIGHEST)
         # What a sinusoid of amplitude 1 adds to its own sum in the evened image.
         reach_BJ = float((mask_HW / divisor).sum()) / 2 * self._evened_BJ
         attack_BJ = _COMPRESSION * (1 / divisor**2).mean() * self._pitch_BJ**3
@@ -268,8 +270,8 @@ def squared_error(original: Pixels, marked: Pixels) -> float:
     """Mean squared error, over all channels."""
     total = 0.0
     for first, second in zip(_bands(original), _bands(marked), strict=True):
-        difference = np.subtract(first, second, dtype=np.int16).ravel()
-        total += float(np.dot(difference.astype(np.float32), difference))
+        difference = np.subtract(first, second, dtype=np.int16).ravel().astype(np.float32)
+        total += float(np.dot(difference, difference))
     return total / original.size
 
 
@@ -282,17 +284,26 @@ def _added(pixels: Pixels, difference_HW: Real) -> Pixels:
     marked = np.empty_like(pixels)
     for out, band, difference in zip(_bands(marked), _bands(pixels), _bands(difference_HW), strict=True):
         steps = np.rint(difference).astype(np.int16)
-        np.clip(band + (steps if pixels.ndim == 2 else steps[..., None]), 0, 255, out=out, casting="unsafe")
+        if pixels.ndim == 3:  # repeated, since numpy is slow where it has to go three at a time
+            steps = np.repeat(steps, 3, axis=1).reshape(band.shape)
+        np.clip(band + steps, 0, 255, out=out, casting="unsafe")
     return marked
 
 
 def _bands(image: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
     """Some rows at a time, so that large images need little memory beside themselves."""
-    return (image[row : row + _BAND] for row in range(0, len(image), _BAND))
+    return (image[rows] for rows in bands(len(image)))
 
 
-def _similarity(first_HW: Real, second_HW: Real, mean: Real, variance: Real) -> float:
-    """Structural similarity (Wang et al. 2004, equation 13) with uniform windows and unbiased variances.
+def _window_bands(num_rows: int) -> Iterator[slice]:
+    """Rows, some at a time, with those that windows reach into."""
+    margin = 2 * _SIMILARITY_RADIUS
+    return (slice(rows.start, rows.stop + margin) for rows in bands(num_rows - margin))
+
+
+def _similarity(first_HW: Real, second_HW: Real, mean: Real, variance: Real) -> npt.NDArray[np.float64]:
+    """Structural similarity (Wang et al. 2004, equation 13) with uniform windows and unbiased variances: means of rows,
+    without those at the edges.
 
     Args:
         first_HW: (H, W), 0 to 255.
@@ -311,4 +322,4 @@ def _similarity(first_HW: Real, second_HW: Real, mean: Real, variance: Real) -> 
     similarity = (2 * mean * second_mean + c1) / (mean * mean + second_mean * second_mean + c1)
     covariance = 2 * unbiased * (variance + shared) + _C2
     similarity *= covariance / (covariance + unbiased * own)
-    return float(similarity[radius:-radius, radius:-radius].mean())
+    return np.asarray(similarity[radius:-radius, radius:-radius].mean(1, dtype=np.float64))

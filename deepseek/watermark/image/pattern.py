@@ -108,7 +108,7 @@ class Pattern:
         spectrum[rows, columns] = self.turn(amplitudes_BJ, part, centre) * (PERIOD * PERIOD / 2)
         period = np.fft.irfft2(spectrum, s=(PERIOD, PERIOD))
         repeats = (math.ceil(height / PERIOD), math.ceil(width / PERIOD))
-        return np.tile(period, repeats)[:height, :width].astype(np.float64)
+        return np.tile(period, repeats)[:height, :width]
 
     def _products(self, part: Part) -> tuple[list[npt.NDArray[np.intp]], npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Pairs of sinusoids for `energies`; which products are taken conjugate; where on the lattice each belongs."""

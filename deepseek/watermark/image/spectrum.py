@@ -9,6 +9,7 @@ non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which 
 
 import math
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,33 +55,40 @@ class Spectrum:
 
     Args:
         evened_HW: (H, W).
+        highest: No frequencies with a part above this will be asked for, cycles a pixel. What is above takes time too.
     """
 
-    def __init__(self, evened_HW: Real) -> None:
+    def __init__(self, evened_HW: Real, highest: float = 0.5) -> None:
         self._image = evened_HW.astype(np.float32, copy=False)
         self._shape = height, width = evened_HW.shape
         self._padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
+        # Noise is that of blocks around as well.
+        num_blocks = math.ceil(highest * self._padded[1]) // _BLOCK + 1 + _NEARBY
+        self._num_columns = min(self._padded[1] // 2 + 1, num_blocks * _BLOCK)
 
     @cached_property
     def _powers(self) -> Real:
-        spectrum = np.fft.rfft2(self._image, s=self._padded)
+        spectrum = self._columns(np.fft.rfft(self._image, self._padded[1]))
         return (spectrum.real**2 + spectrum.imag**2) / np.float32(self.num_pixels)
+
+    def _columns(self, rows: Complex) -> Complex:
+        """The other half of a transform, as far as it will be asked for; rows that are missing are 0."""
+        return np.fft.fft(rows[:, : self._num_columns], self._padded[0], axis=0)
 
     @cached_property
     def _noise(self) -> Real:
         # Means of blocks first: the rest is then a sixteenth of the work.
-        rows, columns = self._padded[0] // _BLOCK, self._padded[1] // 2 // _BLOCK
+        rows, columns = self._padded[0] // _BLOCK, min(self._num_columns, self._padded[1] // 2) // _BLOCK
         blocks = self._powers[:, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
         wrapped = np.concatenate([blocks[-_NEARBY:], blocks, blocks[:_NEARBY]])
         return local_mean(wrapped, _NEARBY)[_NEARBY:-_NEARBY] + np.float32(1e-9)
 
     @cached_property
-    def _amplitudes(self) -> npt.NDArray[np.complex64]:
+    def _amplitudes(self) -> Complex:
         (height, width), padded = self._shape, self._padded
         image = self._image * _unwindow(height, padded[0])[:, None] * _unwindow(width, padded[1])
-        image = np.pad(image, [(0, padded[0] - height), (0, padded[1] - width)])
-        image = np.roll(image, (-(height // 2), -(width // 2)), (0, 1))  # the centre has to be at 0
-        right = np.fft.rfft2(image)
+        rows = np.fft.rfft(_centred(image, padded[1], 1))[:, : self._num_columns]
+        right = self._columns(_centred(rows, padded[0], 0))
         left = np.roll(right[::-1], 1, 0)[:, _MARGIN:0:-1].conj()
         return np.concatenate([left, right], 1)
 
@@ -161,6 +169,15 @@ def _window(distances: Real) -> Real:
     """The Kaiser-Bessel window at distances in padded frequencies."""
     nearest = (np.abs(distances) * (_NUM_VALUES * 2 / _WINDOW) + 0.5).astype(np.intp)
     return _VALUES[np.minimum(nearest, _NUM_VALUES)]
+
+
+def _centred(plane: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[Any]:
+    """Pads with zeros, so that the centre is at 0 and what is before it at the end."""
+    number, middle = plane.shape[axis], plane.shape[axis] // 2
+    padded = np.zeros((length, plane.shape[1]) if axis == 0 else (plane.shape[0], length), plane.dtype)
+    lines, padded_lines = np.moveaxis(plane, axis, 0), np.moveaxis(padded, axis, 0)
+    padded_lines[: number - middle], padded_lines[length - middle :] = lines[middle:], lines[:middle]
+    return padded
 
 
 @cache
