@@ -51,7 +51,7 @@ class Case:
         flip: 1 for left and right, 2 for top and bottom, 3 for both.
         key: Number of the key.
         id: What the mark says.
-        origin: Seed of the pattern's origin.
+        origin: Seed of the origins that are tried.
         bits: Seed of what peers carry.
         resize: Factor of the size.
         resize_jpeg: The same, for before compression.

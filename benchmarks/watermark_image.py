@@ -50,7 +50,6 @@ from common.errors import FailedPrecondition
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels, quality, squared_error
-from deepseek.watermark.image.pattern import PERIOD
 from deepseek.watermark.image.payload import ID_BITS
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.verdict import Verdict
@@ -111,16 +110,10 @@ def key_of(number: int) -> WatermarkKey:
     return derive_key(number.to_bytes(32, "big"), tenant="benchmark", modality="image", epoch=0)
 
 
-def origin_of(seed: int) -> tuple[int, int]:
-    """Where a pattern begins."""
-    y, x = np.random.default_rng(seed).integers(PERIOD, size=2)
-    return int(y), int(x)
-
-
 def marked_picture(case: Case) -> tuple[Pixels, Pixels]:
     """The image of a case, and the same with our mark."""
     original = picture(case)
-    return original, ImageMarker(key_of(case.key)).mark(original, case.id, origin=origin_of(case.origin))
+    return original, ImageMarker(key_of(case.key)).mark(original, case.id, random=np.random.default_rng(case.origin))
 
 
 def measure_ours(case: Case) -> Record:
@@ -172,7 +165,9 @@ def measure_null(number: int, num_keys: int) -> Record:
     """A procedural picture without a mark, and marked but looked at with other keys."""
     first = NULL_NUMBER + number * (num_keys + 1)
     original, random = procedural(NULL_NUMBER + number), np.random.default_rng(number)
-    marked = ImageMarker(key_of(first)).mark(original, int(random.integers(1 << ID_BITS)), origin=origin_of(first))
+    marked = ImageMarker(key_of(first)).mark(
+        original, int(random.integers(1 << ID_BITS)), random=np.random.default_rng(first)
+    )
     found = [ImageDetector(key_of(first)).detect(original)]
     found += [ImageDetector(key_of(first + 1 + wrong)).detect(marked) for wrong in range(num_keys)]
     p = [math.exp(one.log_p) for one in found]
@@ -192,7 +187,7 @@ def measure_tiles(number: int) -> Record:
     for tile in TILES:
         if tile >= SIDE:  # a single tile has no mean
             original = procedural(TILE_NUMBER + number, 2 * tile)
-            marked = ImageMarker(key_of(case.key)).mark(original, case.id, origin=origin_of(case.origin))
+            marked = ImageMarker(key_of(case.key)).mark(original, case.id, random=np.random.default_rng(case.origin))
         exact[str(tile)] = ImageDetector(key_of(case.key)).detect(without_tile(marked, tile)).id == case.id
     return {"exact": exact}
 
@@ -201,7 +196,9 @@ def measure_many(num_images: int) -> Record:
     """Many images with one key and id, without what is fine in all of them."""
     cases, key = whole_cases(num_images), key_of(MANY_NUMBER)
     marker, detector, message = ImageMarker(key), ImageDetector(key), cases[0].id
-    marked = [marker.mark(coloured(picture(case)), message, origin=origin_of(case.origin)) for case in cases]
+    marked = [
+        marker.mark(coloured(picture(case)), message, random=np.random.default_rng(case.origin)) for case in cases
+    ]
     common = np.mean([fine(one) for one in marked], 0)
     return {"exact": [detector.detect(without(one, common)).id == message for one in marked]}
 
@@ -283,6 +280,16 @@ def summary_of_ours(ours: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def summary_of_averaging(tiles: Sequence[Record], many: Sequence[Record]) -> dict[str, Any]:
+    """How often our marks are read after what is common to tiles, or to many images, was taken away."""
+    exact = {str(tile): float(np.mean([one["exact"][str(tile)] for one in tiles])) for tile in TILES}
+    return {
+        "tile_averaging": exact,
+        "tile_averaging_exact": min(exact.values()),
+        "many_averaging_exact": float(np.mean([hit for one in many for hit in one["exact"]])),
+    }
+
+
 def summary(records: Sequence[Record]) -> dict[str, Any]:
     """The figures that records give."""
     ordered = sorted(records, key=lambda record: record["number"])
@@ -290,7 +297,6 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     ours, nulls = by_kind["ours"], by_kind["null"]
     false_alarms = sum(one["false_alarms"] for one in nulls)
     num_pairs = sum(one["num_keys"] + 1 for one in nulls)
-    tiles = {str(tile): float(np.mean([one["exact"][str(tile)] for one in by_kind["tiles"]])) for tile in TILES}
     peers = {name: _peer_summary(name, by_kind[name], ours) for name in PEERS if by_kind[name]}
     return {
         **summary_of_ours(ours),
@@ -301,9 +307,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "fpr_upper": upper_bound(false_alarms, num_pairs),
         "ks_null": uniformity([one["p"] for one in nulls]),
         "ks_wrong_key": uniformity([p for one in nulls for p in one["p_wrong_key"]]),
-        "tile_averaging": tiles,
-        "tile_averaging_exact": min(tiles.values()),
-        "many_averaging_exact": float(np.mean([hit for one in by_kind["many"] for hit in one["exact"]])),
+        **summary_of_averaging(by_kind["tiles"], by_kind["many"]),
         "attacks_behind_peers": sum(len(peer["behind"]) for peer in peers.values()) if peers else None,
         "peers": peers or None,
     }

@@ -1,24 +1,24 @@
 """Marks images and finds marks in them.
 
 An image is marked, read again from the very file that is handed out, and only then are its digest and with it the mark
-made known. A call that is repeated under its request id makes the same file: where the pattern begins, which is chance
-otherwise, follows from the key and from what the registry's answer hangs on.
+made known. A call that is repeated under its request id makes the same file: which origins are tried for the pattern,
+chance otherwise, follows from the key and from what the registry's answer hangs on.
 
 Turns are for what takes memory and cores, never held while the registry is asked: one that hangs must not keep others
 from finding marks. Pixels are not held either, so an image is decoded twice, before an id is drawn for it and after.
 """
 
 import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import numpy as np
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.watermark.image.detector import ImageDetection, ImageDetector
 from deepseek.watermark.image.files import ImageFile, read_image
 from deepseek.watermark.image.marker import MIN_SIDE, PSNR_DB, ImageMarker, Quality, quality
-from deepseek.watermark.image.pattern import PERIOD
 from deepseek.watermark.keys import WatermarkKey
 from services.watermark.keys import Keys, Marking
 from services.watermark.oracle import rounded_region
@@ -159,7 +159,7 @@ class Images:
         """Marks, and reads the mark again."""
         key = marking.key
         marker = ImageMarker(key, psnr_db=min_psnr_db) if min_psnr_db else self._marker(key)
-        pixels = marker.mark(file.pixels, message_id, origin=_origin(marking), alpha=file.alpha)
+        pixels = marker.mark(file.pixels, message_id, random=_random(marking), alpha=file.alpha)
         data = file.encoded(pixels, quality=level)
         if len(data) > self._limits.max_marked_bytes:
             message = f"the marked file would have {len(data)} bytes, and fit no message; send JPEG, or a smaller one"
@@ -195,8 +195,8 @@ def _too_weak(format: str, psnr_db: float, level: int) -> FailedPrecondition:
     return FailedPrecondition("MARK_TOO_WEAK", message, field=field)
 
 
-def _origin(marking: Marking) -> tuple[int, int]:
-    """Where the pattern begins: rows and columns."""
+def _random(marking: Marking) -> np.random.Generator:
+    """Draws the origins that are tried."""
     secret = marking.key.subkey("image/origin")
-    y, x = struct.unpack("<HH", hashlib.blake2b(marking.request_id.encode(), key=secret, digest_size=4).digest())
-    return y % PERIOD, x % PERIOD
+    seed = hashlib.blake2b(marking.request_id.encode(), key=secret, digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(seed, "<u8")))

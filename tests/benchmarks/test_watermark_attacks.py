@@ -12,20 +12,32 @@ from benchmarks.statistics import lower_bound
 from benchmarks.watermark_attacks import FIRST, NUM_CASES, SEED, read_cases, summary
 from benchmarks.watermark_cases import SIDE, make_cases
 from benchmarks.watermark_cases import read_cases as read_first_cases
-from benchmarks.watermark_image import NULL_NUMBER
+from benchmarks.watermark_image import NULL_NUMBER, TILES
 from common.errors import FailedPrecondition
 
 
 def record(number: int, **exact: bool) -> dict[str, Any]:
-    return {"number": number, "source": "moon", "psnr_db": 44.0, "ssim": 0.99, "wrong_ids": 0, "exact": exact}
+    return {
+        "kind": "ours",
+        "number": number,
+        "source": "moon",
+        "psnr_db": 44.0,
+        "ssim": 0.99,
+        "wrong_ids": 0,
+        "exact": exact,
+    }
 
 
 def test_what_was_not_told_is_named() -> None:
-    figures = summary([record(2, none=True, crop=False), record(1, none=True, crop=True)])
+    tiles = {"kind": "tiles", "number": 0, "exact": {str(tile): tile > 64 for tile in TILES}}
+    many = {"kind": "many", "number": 0, "exact": [True, False]}
+    figures = summary([record(2, none=True, crop=False), tiles, record(1, none=True, crop=True), many])
     assert figures["n"] == 2
     assert figures["not_told"] == {"none": [], "crop": [2]}
     assert figures["exact_lower"] == {"none": lower_bound(2, 2), "crop": lower_bound(1, 2)}
+    assert figures["exact_lower_least"] == lower_bound(1, 2)
     assert (figures["worst_attack"], figures["worst_attack_exact"]) == ("crop", 0.5)
+    assert (figures["tile_averaging_exact"], figures["many_averaging_exact"]) == (0.0, 0.5)
 
 
 def test_as_many_cases_tell_the_target_in_spite_of_seven() -> None:

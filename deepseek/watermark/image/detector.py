@@ -37,7 +37,7 @@ from deepseek.watermark.image.pattern import (
     PolarSearch,
 )
 from deepseek.watermark.image.payload import ID_BITS, MAC_BITS, Payload
-from deepseek.watermark.image.spectrum import Spectrum, evened, synthesised
+from deepseek.watermark.image.spectrum import MOST_EXCESS, Spectrum, capped, evened, synthesised
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_energy_tail, log_erlang_tail
 from deepseek.watermark.verdict import LOG_MARKED, Verdict, judged
@@ -64,7 +64,6 @@ _LEAD = -LOG_MARKED - MAC_BITS * math.log(2)
 mark tells a wrong id.
 """
 
-_MOST_EXCESS = 6.0  # so that single frequencies, which images of grids and lines have, do not outvote a thousand others
 _LEAST_SIDE = 64
 _HEAT_RADIUS = 16
 _HOT = 0.35
@@ -183,7 +182,7 @@ class ImageDetector:
 
     def _candidates(self, spectrum: Spectrum) -> Iterator[tuple[Geometry, Part]]:
         """Geometries that powers speak for, the likeliest first; each both ways up, which powers do not tell."""
-        excess_AR = np.minimum(spectrum.excess(self._search.frequencies_AR2), _MOST_EXCESS)
+        excess_AR = np.minimum(spectrum.excess(self._search.frequencies_AR2), MOST_EXCESS)
         fine = []
         for part, resemblance in self._search.resemblances(excess_AR).items():
             deviation = 1 / math.sqrt(NUM_BITS * len(part))
@@ -206,7 +205,7 @@ class ImageDetector:
             for stretch in steps
         ]
         frequencies = np.stack([near.bend(self._pattern.frequencies_BJ2[:, part]) for near in nearby])
-        scores = np.minimum(spectrum.excess(frequencies), _MOST_EXCESS).mean((1, 2))
+        scores = np.minimum(spectrum.excess(frequencies), MOST_EXCESS).mean((1, 2))
         best = int(scores.argmax())
         return float(scores[best]) - 1, nearby[best]
 
@@ -214,9 +213,7 @@ class ImageDetector:
         """Amplitudes of the sinusoids over the noise around, without the phases that they have of the pattern."""
         frequencies_BJ2 = geometry.bend(self._pattern.frequencies_BJ2[:, part])
         noise_BJ = np.sqrt(spectrum.noise(frequencies_BJ2) * spectrum.num_pixels)
-        values = spectrum.amplitudes(frequencies_BJ2) / noise_BJ * np.exp(-1j * self._pattern.phases_BJ[:, part])
-        capped: Complex = values / np.maximum(1.0, np.abs(values) / math.sqrt(_MOST_EXCESS))
-        return capped
+        return capped(spectrum.amplitudes(frequencies_BJ2) / noise_BJ * np.exp(-1j * self._pattern.phases_BJ[:, part]))
 
     def _place(self, spectrum: Spectrum, geometry: Geometry, part: Part) -> _Place:
         """The best origin for a geometry."""

@@ -11,12 +11,11 @@ Lagrange's multipliers
 with the least r at which both bounds hold: a mask of what the eye does not miss, by what the measures say of it.
 
 Strength is shared among the sinusoids of a bit by how much of the image, and of what compression will do, is in their
-way, and among bits so that all are as sure. What an image says of each bit by chance is known here, but is not made up
-for (informed embedding): where it matters, in small and busy images, it takes from the energy by which a mark is found.
+way, and among bits so that all are as sure. What an image says of each bit by chance is noise to a detector, and known
+here: of many origins of the pattern that one is taken from which the image says most of what the mark shall say.
 """
 
 import math
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from deepseek.watermark.image.code import BchCode
 from deepseek.watermark.image.filters import bands, local_mean, local_variance, mean_gain
 from deepseek.watermark.image.pattern import HIGHEST, PARTS, PERIOD, Part, Pattern
 from deepseek.watermark.image.payload import Payload
-from deepseek.watermark.image.spectrum import EVENED_POWER, EVENED_RADIUS, Spectrum, evened
+from deepseek.watermark.image.spectrum import EVENED_POWER, EVENED_RADIUS, Spectrum, capped, evened
 from deepseek.watermark.keys import WatermarkKey
 
 MIN_SIDE = 128
@@ -48,6 +47,7 @@ _COMPRESSION, _REFERENCE = 20.0, 0.15
 """Power that compression adds to an image at the reference frequency, levels^2, growing with the cube of the frequency:
 of flat parts it leaves only what is coarse."""
 _NUM_CORRECTIONS = 4
+_NUM_ORIGINS = 1 << 12
 _FEW_PIXELS, _MOST_LEEWAY = 256 * 256, 4.0
 
 _ALL = 1.1
@@ -130,7 +130,7 @@ class ImageMarker:
         pixels: Pixels,
         message: int,
         *,
-        origin: tuple[int, int] | None = None,
+        random: np.random.Generator | None = None,
         alpha: Pixels | None = None,
     ) -> Pixels:
         """Marks an image.
@@ -138,8 +138,7 @@ class ImageMarker:
         Args:
             pixels: The image, sides of 128 or more.
             message: The id, 0 to 2^48 - 1.
-            origin: Where the pattern begins, y and x, units, 0 to 511; unpredictable by default, and never to be the
-                same for all images.
+            random: Draws the origins that are tried; unpredictable by default, and never to be the same for all images.
             alpha: (height, width), how opaque pixels are, 0 to 255; what nobody sees gets no mark.
 
         Returns:
@@ -157,8 +156,6 @@ class ImageMarker:
         brightness = luma(units)
         mean = local_mean(brightness, _SIMILARITY_RADIUS)
         variance = local_variance(brightness, _SIMILARITY_RADIUS, mean)
-        # Whole units, so that where nothing was moved a detector meets it exactly.
-        start = np.array(origin or (secrets.randbelow(PERIOD), secrets.randbelow(PERIOD)), np.float64)
         opacity = None if alpha is None else np.clip(_resized(alpha, *brightness.shape) / 255, 0, 1)
         seen = 1.0 if opacity is None else float(opacity.mean())
         if not seen:
@@ -172,7 +169,9 @@ class ImageMarker:
             mask = mask * opacity
             # Means over all pixels are asked for, and there is a difference in these alone.
             max_error, max_dissimilarity = seen * max_error, seen * max_dissimilarity
-        difference: Real = self._pattern_of(brightness, mask, signs_B1, start, is_bound_by_error) * mask
+        # Whole units, so that where nothing was moved a detector meets it exactly.
+        origins = (random or np.random.default_rng()).integers(PERIOD, size=(2, _NUM_ORIGINS))
+        difference: Real = self._pattern_of(brightness, mask, signs_B1, origins, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         if units is pixels:
             marked = _added(pixels, difference)
@@ -214,18 +213,29 @@ class ImageMarker:
         error, dissimilarity = squares.mean() / max_error, (squares * cost).mean() / max_dissimilarity
         return mask / np.float32(math.sqrt(max(error, dissimilarity))), bool(error >= dissimilarity)
 
-    def _pattern_of(self, luma_HW: Real, mask_HW: Real, signs_B1: Real, origin: Real, is_bound_by_error: bool) -> Real:
-        """The pattern with a deviation of 1, its sinusoids as strong as each has to be."""
+    def _pattern_of(
+        self,
+        luma_HW: Real,
+        mask_HW: Real,
+        signs_B1: Real,
+        origins_2N: npt.NDArray[np.intp],
+        is_bound_by_error: bool,
+    ) -> Real:
+        """The pattern with a deviation of 1, each sinusoid as strong as it has to be, from the best of the origins."""
         image, divisor = evened(luma_HW)
         spectrum = Spectrum(image, HIGHEST)
+        noise_BJ = spectrum.noise(self._pattern.frequencies_BJ2)
         # What a sinusoid of amplitude 1 adds to its own sum in the evened image.
         reach_BJ = float((mask_HW / divisor).sum()) / 2 * self._evened_BJ
         attack_BJ = _COMPRESSION * (1 / divisor**2).mean() * self._pitch_BJ**3
-        noise_BJ = np.sqrt((spectrum.noise(self._pattern.frequencies_BJ2) + attack_BJ) * spectrum.num_pixels)
-        ways = [(*self._amplitudes(reach_BJ / noise_BJ, part, is_bound_by_error), part) for part in PARTS]
+        reach_BJ /= np.sqrt((noise_BJ + attack_BJ) * image.size)
+        ways = [(*self._amplitudes(reach_BJ, part, is_bound_by_error), part) for part in PARTS]
         _, amplitudes_BJ, part = max(ways, key=lambda way: way[0] * (_ALL if way[2] == PARTS[0] else 1.0))
-        turns_BJ = signs_B1 * np.exp(2j * np.pi * (self._pattern.frequencies_BJ2[:, part] @ origin))
-        turns_BJ *= np.exp(1j * self._pattern.phases_BJ[:, part])
+        phases_BJ = np.exp(1j * self._pattern.phases_BJ[:, part])
+        by_chance_BJ = capped(self._pattern.amplitudes(image, part) / np.sqrt(noise_BJ[:, part] * image.size))
+        agreements = self._pattern.agreements(signs_B1 * by_chance_BJ * phases_BJ.conj(), part)
+        origin = origins_2N[:, agreements[*origins_2N].argmax()]
+        turns_BJ = signs_B1 * phases_BJ * self._pattern.turn(np.ones_like(phases_BJ), part, -origin.astype(np.float64))
         return self._pattern.plane(amplitudes_BJ * turns_BJ, part, *luma_HW.shape)
 
     def _amplitudes(self, reach_BJ: Real, part: Part, is_bound_by_error: bool) -> tuple[float, Real]:

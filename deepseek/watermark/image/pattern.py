@@ -2,8 +2,8 @@
 
 A bit is the sign of its sinusoids. All lie on a lattice, so the pattern repeats after 512 of its units, which is about
 the size of an image: a unit is a pixel, or more in images of more than 512 x 512. Each image gets the pattern from
-another *origin*, drawn at random. So nothing repeats within an image, and what many images have in common is not the
-pattern, since it averages out.
+another *origin*, the best of many that are drawn at random. So nothing repeats within an image, and what many images
+have in common is not the pattern, since it averages out.
 
 Nothing in it is there for synchronisation alone; what carries the bits is enough:
 
@@ -109,6 +109,37 @@ class Pattern:
         period = np.fft.irfft2(spectrum, s=(PERIOD, PERIOD))
         repeats = (math.ceil(height / PERIOD), math.ceil(width / PERIOD))
         return np.tile(period, repeats)[:height, :width]
+
+    def amplitudes(self, image_HW: Real, part: Part) -> Complex:
+        """Amplitudes of the sinusoids in an image, a pixel a unit: sums over pixels, times exp(-2 pi i f (u - centre)).
+
+        Returns:
+            (127, 8 or 3).
+        """
+        height, width = image_HW.shape
+        rows, columns = math.ceil(height / PERIOD), math.ceil(width / PERIOD)
+        whole = np.zeros((rows * PERIOD, columns * PERIOD), np.float32)
+        whole[:height, :width] = image_HW
+        # What is a period apart is the same to frequencies of the lattice.
+        folded = whole.reshape(rows, PERIOD, columns, PERIOD).sum((0, 2)) if rows * columns > 1 else whole
+        spectrum = np.fft.fft(np.fft.rfft(folded)[:, : math.ceil(HIGHEST * PERIOD) + 1], axis=0)
+        y, x = np.moveaxis(self._lattice_BJ2[:, part], -1, 0)
+        return self.turn(spectrum[y, x], part, -np.array([(height - 1) / 2, (width - 1) / 2]))
+
+    def agreements(self, values_BJ: Complex, part: Part) -> Real:
+        """What amplitudes of sinusoids say for all bits together, of which each is taken for 1, for every origin.
+
+        Args:
+            values_BJ: (127, 8 or 3), without the phases of this pattern.
+            part: Which sinusoids these are.
+
+        Returns:
+            (512, 512), by the origin's y and x, units: sum_b Re sum_j y_bj exp(-2 pi i f_bj d).
+        """
+        spectrum = np.zeros((PERIOD, PERIOD // 2 + 1), np.complex64)
+        rows, columns = np.moveaxis(self._lattice_BJ2[:, part], -1, 0)
+        spectrum[rows, columns] = values_BJ.conj() * (PERIOD * PERIOD / 2)
+        return np.fft.irfft2(spectrum, s=(PERIOD, PERIOD))
 
     def _products(self, part: Part) -> tuple[list[npt.NDArray[np.intp]], npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Pairs of sinusoids for `energies`; which products are taken conjugate; where on the lattice each belongs."""

@@ -22,6 +22,10 @@ _CALM = 1.5
 """Deviation that even a flat part is taken to have, levels of 255: noise of rounding is no texture."""
 EVENED_POWER = 1.5
 
+MOST_EXCESS = 6.0
+"""Power over that around that counts at most, so that single frequencies, which images of grids and lines have, do not
+outvote a thousand others."""
+
 _WINDOW = 6
 _PADDING = 1.5
 _BETA = np.pi * math.sqrt((_WINDOW / _PADDING) ** 2 * (_PADDING - 0.5) ** 2 - 0.8)  # Beatty et al. 2005, equation 5
@@ -133,6 +137,11 @@ class Spectrum:
         rows = np.rint(np.where(x < 0, -y, y) * self._padded[0]).astype(int) % self._padded[0]
         columns = np.rint(np.abs(x) * self._padded[1]).astype(int)
         return rows, np.minimum(columns, self._powers.shape[1] - 1)
+
+
+def capped(values: Complex) -> Complex:
+    """Amplitudes over the noise around, whose deviation is about 1, none of them with more power than `MOST_EXCESS`."""
+    return np.asarray(values / np.maximum(1.0, np.abs(values) / math.sqrt(MOST_EXCESS)))
 
 
 def synthesised(amplitudes: Complex, frequencies: Real, height: int, width: int) -> Real:

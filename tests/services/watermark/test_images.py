@@ -21,7 +21,7 @@ from deepseek.watermark.keys import derive_key
 from protos.registry.v1 import registry_pb2
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
-from services.watermark.images import Images, Limits, MarkedImage, _origin
+from services.watermark.images import Images, Limits, MarkedImage, _random
 from services.watermark.keys import Keys, Marking
 from services.watermark.registry import Registry
 from services.watermark.turns import Turns
@@ -324,14 +324,15 @@ def test_only_markers_of_the_default_strength_are_kept(inside: Inside, tenant: s
     assert (kept.hits, kept.currsize) == (1, 1)
 
 
-def test_where_a_pattern_begins_hangs_on_key_and_request_alone() -> None:
+def test_what_is_tried_as_origin_hangs_on_key_and_request_alone() -> None:
     """Files that calls were answered with would come out otherwise after an upgrade."""
     key = derive_key(bytes(range(32)), tenant="lab", modality="image", epoch=0)
-    assert _origin(Marking(key, "watermark-1")) == (253, 407)
-    some = np.array([_origin(Marking(key, f"watermark-{number}")) for number in range(1000)])
-    assert (some.min(0) < 10).all()
-    assert ((some.max(0) > 500) & (some.max(0) < 512)).all()
-    assert len(np.unique(some, axis=0)) > 990
+    drawn = _random(Marking(key, "watermark-1")).integers(512, size=(2, 1000))
+    assert drawn[0, :3].tolist() == [324, 178, 362]
+    assert (drawn == _random(Marking(key, "watermark-1")).integers(512, size=(2, 1000))).all()
+    assert not (drawn == _random(Marking(key, "watermark-2")).integers(512, size=(2, 1000))).all(0).any()
+    other = derive_key(bytes(range(32)), tenant="lab", modality="image", epoch=1)
+    assert not (drawn == _random(Marking(other, "watermark-1")).integers(512, size=(2, 1000))).all(0).any()
 
 
 DAMAGED = PNG[: len(PNG) // 2]

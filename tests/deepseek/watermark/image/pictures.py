@@ -44,12 +44,6 @@ def drawing(width: int = 600, height: int = 480) -> Pixels:
     return np.asarray(image)
 
 
-def origin(number: int) -> tuple[int, int]:
-    """Where a pattern begins."""
-    y, x = np.random.default_rng(number).integers(512, size=2)
-    return int(y), int(x)
-
-
 def a_key(epoch: int = 0) -> WatermarkKey:
     """A key of images."""
     return derive_key(bytes(32), tenant="lab", modality="image", epoch=epoch)

@@ -14,7 +14,7 @@ from deepseek.watermark.image.marker import ImageMarker, Pixels
 from deepseek.watermark.image.payload import MAC_BITS
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.verdict import LOG_MARKED, Verdict
-from tests.deepseek.watermark.image.pictures import a_key, drawing, origin, photograph, texture
+from tests.deepseek.watermark.image.pictures import a_key, drawing, photograph, texture
 
 ID = 0x5EED_0F_1DEA5
 
@@ -79,7 +79,7 @@ HARD = ("none", "jpeg 50", "webp 50", "turned", "cropped to half", "smaller and 
 
 
 def marked(pixels: Pixels, number: int = 0) -> Pixels:
-    return ImageMarker(a_key()).mark(pixels, ID, origin=origin(number))
+    return ImageMarker(a_key()).mark(pixels, ID, random=np.random.default_rng(number))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_where_the_mark_is_shows_in_a_collage(detector: ImageDetector) -> None:
 def test_of_two_marks_one_is_told_with_its_own_region(detector: ImageDetector) -> None:
     pair = np.full((600, 1100, 3), 128, np.uint8)
     pair[20:574, 20:492] = marked(photograph())
-    pair[20:574, 600:1072] = ImageMarker(a_key()).mark(photograph(), ID + 1, origin=(9, 9))
+    pair[20:574, 600:1072] = ImageMarker(a_key()).mark(photograph(), ID + 1, random=np.random.default_rng(9))
     found = detector.detect(pair, locate=True)
     assert found.region is not None
     assert found.id in (ID, ID + 1)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from common.errors import InvalidArgument
+from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import PSNR_DB, ImageMarker, Pixels, quality
-from tests.deepseek.watermark.image.pictures import a_key, drawing, origin, photograph, texture
+from tests.deepseek.watermark.image.pictures import a_key, drawing, photograph, texture
 
 
 def marked(pixels: np.ndarray, number: int = 0, bounds: Mapping[str, float] | None = None) -> np.ndarray:
-    return ImageMarker(a_key(), **(bounds or {})).mark(pixels, 0xABCDEF, origin=origin(number))
+    return ImageMarker(a_key(), **(bounds or {})).mark(pixels, 0xABCDEF, random=np.random.default_rng(number))
 
 
 BOUNDS: list[dict[str, float]] = [{}, {"psnr_db": 45.0}, {"ssim": 0.995}]
@@ -64,6 +65,25 @@ def test_quality_is_what_it_is_defined_to_be() -> None:
     ssim = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
     ssim /= (means[0] ** 2 + means[1] ** 2 + c1) * (variances[0] + variances[1] + c2)
     assert found.ssim == pytest.approx(ssim.mean(), abs=1e-4)
+
+
+def test_flat_images_are_marked_elsewhere_each_time() -> None:
+    """They agree with every origin alike."""
+    flat = np.full((512, 512), 120, np.uint8)
+    differences = [marked(flat, number).astype(float) - flat for number in range(6)]
+    alike = np.corrcoef([difference.ravel() for difference in differences])
+    assert np.abs(alike - np.eye(6)).max() < 0.2
+
+
+def test_the_origin_is_one_from_which_the_image_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = ImageDetector(a_key())
+
+    def log_p() -> float:
+        return float(np.mean([detector.detect(marked(texture(), seed), search=False).log_p for seed in range(4)]))
+
+    best_of_many = log_p()
+    monkeypatch.setattr("deepseek.watermark.image.marker._NUM_ORIGINS", 1)
+    assert best_of_many < 1.1 * log_p()
 
 
 def test_the_same_image_is_marked_elsewhere_each_time() -> None:

@@ -61,6 +61,27 @@ def test_every_bit_has_a_sinusoid_in_every_band() -> None:
     assert (radii[:, :-1].max(0) <= radii[:, 1:].min(0)).all()
 
 
+@pytest.mark.parametrize("shape", [(512, 512), (130, 700), (140, 1600)])
+def test_amplitudes_on_the_lattice_are_those_of_a_spectrum(shape: tuple[int, int]) -> None:
+    pattern = Pattern(a_key())
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for part in PARTS:
+        found = pattern.amplitudes(image, part)
+        expected = Spectrum(image).amplitudes(pattern.frequencies_BJ2[:, part])
+        assert np.abs(found - expected).max() < 2e-3 * expected.std()
+
+
+def test_agreements_are_the_sums_of_bits_at_every_origin() -> None:
+    pattern, random = Pattern(a_key()), np.random.default_rng(0)
+    for part in PARTS:
+        real, imaginary = random.normal(size=(2, NUM_BITS, len(part)))
+        values = real + 1j * imaginary
+        agreements = pattern.agreements(values, part)
+        for origin in random.integers(0, PERIOD, (20, 2)):
+            expected = pattern.bits(values, part, origin.astype(float)).sum()
+            assert agreements[tuple(origin)] == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_energies_are_the_sums_of_squares_at_every_origin(part: Part) -> None:
     pattern, random = Pattern(a_key()), np.random.default_rng(5)
