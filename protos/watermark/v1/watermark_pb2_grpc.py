@@ -143,8 +143,8 @@ class WatermarkServiceServicer:
 
     def DetectImage(self, request, context):
         """Looks for a mark in an image, by every key that is not revoked. One of less than 64 pixels a side is INCONCLUSIVE,
-        and so is one that only a revoked key finds marked: anybody may have marked it. The 4 newest are tried; once more are
-        revoked, nothing is NOT_MARKED any more.
+        and so is one that only a revoked key finds marked: anybody may have marked it. Of revoked keys the 4 newest are
+        tried; once more are revoked, nothing is NOT_MARKED any more.
 
         Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (calls wait
         already; both after the retry delay); DEADLINE_EXCEEDED (on the way from key to key, or waiting for its turn).
