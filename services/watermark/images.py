@@ -18,7 +18,7 @@ import numpy as np
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.watermark.image.detector import ImageDetection, ImageDetector
 from deepseek.watermark.image.files import ImageFile, read_image
-from deepseek.watermark.image.marker import MIN_SIDE, PSNR_DB, ImageMarker, Quality, quality
+from deepseek.watermark.image.marker import PSNR_DB, ImageMarker, Quality, check_size, quality
 from deepseek.watermark.keys import WatermarkKey
 from services.watermark.keys import Keys, Marking
 from services.watermark.oracle import rounded_region
@@ -177,11 +177,8 @@ class Images:
 
 def _check_markable(file: ImageFile) -> None:
     """Refuses what cannot be marked before an id is drawn for it."""
+    check_size(file.pixels)
     file.check_held()
-    height, width = file.pixels.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        message = f"the image has {width} x {height} pixels; sides of {MIN_SIDE} are the least that hold a mark"
-        raise InvalidArgument("IMAGE_TOO_SMALL", message, field="image")
 
 
 def _too_weak(format: str, psnr_db: float, level: int) -> FailedPrecondition:

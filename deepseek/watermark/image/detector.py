@@ -8,9 +8,10 @@ p-values need no model of images. A place's geometry is chosen by powers alone, 
 or one of another key) the phases of the key are independent uniforms whatever the image is. So the energy of all bits
 has a distribution that is known (`log_energy_tail`). A search compares its places by gamma distributions of the same
 mean, variance and skewness, which are close and quick to compute; the p-value is that of the likeliest place, times the
-number of places. An id is held against a bound instead: a sum of cosines w cos(phi) exceeds a with a probability of at
-most prod(I_0(t w)) exp(-t a) for any t (Chernoff, since E exp(t cos(phi)) = I_0(t)), times the number of ids and of
-places, those included among which a place was refined.
+number of places, and by the gamma distribution where an id is read, when it is beyond doubt anyway. An id is held
+against a bound instead: a sum of cosines w cos(phi) exceeds a with a probability of at most prod(I_0(t w)) exp(-t a)
+for any t (Chernoff, since E exp(t cos(phi)) = I_0(t)), times the number of ids and of places, those included among
+which a place was refined.
 """
 
 import itertools

@@ -75,6 +75,18 @@ def luma(pixels: Pixels) -> Real:
     return pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
 
 
+def check_size(pixels: Pixels) -> None:
+    """Refuses what is too small to hold a mark.
+
+    Raises:
+        InvalidArgument: IMAGE_TOO_SMALL.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        message = f"the image has {width} x {height} pixels; sides of {MIN_SIDE} are the least that hold a mark"
+        raise InvalidArgument("IMAGE_TOO_SMALL", message, field="image")
+
+
 def quality(original: Pixels, marked: Pixels, alpha: Pixels | None = None) -> Quality:
     """Measures a marked image.
 
@@ -148,10 +160,8 @@ class ImageMarker:
             InvalidArgument: BAD_ID, IMAGE_TOO_SMALL.
         """
         signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
+        check_size(pixels)
         height, width = pixels.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            text = f"the image has {width} x {height} pixels; sides of {MIN_SIDE} are the least that hold a mark"
-            raise InvalidArgument("IMAGE_TOO_SMALL", text, field="image")
         units = reduced(pixels)
         brightness = luma(units)
         mean = local_mean(brightness, _SIMILARITY_RADIUS)
