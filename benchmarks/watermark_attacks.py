@@ -1,4 +1,4 @@
-"""Marks in images after every attack and averaging once more, and their speed, in 2,000 further cases.
+"""Marks in images after every attack once more, in 2,000 further cases; and false alarms, averaging and speed.
 
 Of so many, 7 may be lost and 99.3 % are still told (Clopper and Pearson's bound at 95 %); of the 432 of
 `watermark_image`, all that slow peers leave time for, none. These are drawn as those are, with other keys, ids, parts
@@ -25,6 +25,7 @@ from benchmarks.watermark_image import (
     measure_ours,
     speed,
     summary_of_averaging,
+    summary_of_nulls,
     summary_of_ours,
     task_of,
 )
@@ -32,6 +33,7 @@ from benchmarks.watermark_image import measure as measure_other
 from common.errors import FailedPrecondition
 
 FIRST, NUM_CASES, NUM_QUICK = 10_000, 2000, 12
+FIRST_NULL = 5000
 SEED = 20_261_126
 DIGEST = "e478e9107f8c060730c5e55f9102d9320cf3dfdb05d2538ed142bb0c23491426"
 
@@ -61,7 +63,8 @@ def measure(kind: str, number: int, run: Run) -> Record:
 def summary(records: Sequence[Record]) -> dict[str, Any]:
     """The figures that records give, and beside them a bound of every attack and what was not told."""
     ordered = sorted(records, key=lambda record: int(record["number"]))
-    ours, tiles, many = ([one for one in ordered if one["kind"] == kind] for kind in ("ours", "tiles", "many"))
+    kinds = ("ours", "null", "tiles", "many")
+    ours, nulls, tiles, many = ([one for one in ordered if one["kind"] == kind] for kind in kinds)
     figures = summary_of_ours(ours)
     missed = {name: [one["number"] for one in ours if not one["exact"][name]] for name in figures["exact"]}
     lower = {name: lower_bound(len(ours) - len(some), len(ours)) for name, some in missed.items()}
@@ -70,6 +73,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "exact_lower": lower,
         "exact_lower_least": min(lower.values()),
         "not_told": missed,
+        **summary_of_nulls(nulls),
         **summary_of_averaging(tiles, many),
     }
 
@@ -87,6 +91,7 @@ def main() -> None:
     run, start = QUICK if arguments.quick else FULL, provenance()
     tasks = tasks[:NUM_QUICK] if arguments.quick else tasks
     tasks += [("many", 0), *(("tiles", number) for number in range(run.tiles))]
+    tasks += [("null", FIRST_NULL + number) for number in range(run.nulls)]
     progress = None if arguments.quick else progress_file("watermark_attacks", start, "full")
     with make_pool(1) as pool:
         times = pool.submit(speed, run).result()

@@ -280,6 +280,21 @@ def summary_of_ours(ours: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def summary_of_nulls(nulls: Sequence[Record]) -> dict[str, Any]:
+    """How often images were taken for marked by keys that marked none of them, and whether p-values are uniform."""
+    false_alarms = sum(one["false_alarms"] for one in nulls)
+    num_pairs = sum(one["num_keys"] + 1 for one in nulls)
+    return {
+        "fpr_images": len(nulls),
+        "fpr_keys": num_pairs,
+        "fpr_pairs": num_pairs,
+        "false_alarms": false_alarms,
+        "fpr_upper": upper_bound(false_alarms, num_pairs),
+        "ks_null": uniformity([one["p"] for one in nulls]),
+        "ks_wrong_key": uniformity([p for one in nulls for p in one["p_wrong_key"]]),
+    }
+
+
 def summary_of_averaging(tiles: Sequence[Record], many: Sequence[Record]) -> dict[str, Any]:
     """How often our marks are read after what is common to tiles, or to many images, was taken away."""
     exact = {str(tile): float(np.mean([one["exact"][str(tile)] for one in tiles])) for tile in TILES}
@@ -294,19 +309,11 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     """The figures that records give."""
     ordered = sorted(records, key=lambda record: record["number"])
     by_kind = {kind: [one for one in ordered if one["kind"] == kind] for kind in KINDS}
-    ours, nulls = by_kind["ours"], by_kind["null"]
-    false_alarms = sum(one["false_alarms"] for one in nulls)
-    num_pairs = sum(one["num_keys"] + 1 for one in nulls)
+    ours = by_kind["ours"]
     peers = {name: _peer_summary(name, by_kind[name], ours) for name in PEERS if by_kind[name]}
     return {
         **summary_of_ours(ours),
-        "fpr_images": len(nulls),
-        "fpr_keys": num_pairs,
-        "fpr_pairs": num_pairs,
-        "false_alarms": false_alarms,
-        "fpr_upper": upper_bound(false_alarms, num_pairs),
-        "ks_null": uniformity([one["p"] for one in nulls]),
-        "ks_wrong_key": uniformity([p for one in nulls for p in one["p_wrong_key"]]),
+        **summary_of_nulls(by_kind["null"]),
         **summary_of_averaging(by_kind["tiles"], by_kind["many"]),
         "attacks_behind_peers": sum(len(peer["behind"]) for peer in peers.values()) if peers else None,
         "peers": peers or None,

@@ -31,13 +31,15 @@ def record(number: int, **exact: bool) -> dict[str, Any]:
 def test_what_was_not_told_is_named() -> None:
     tiles = {"kind": "tiles", "number": 0, "exact": {str(tile): tile > 64 for tile in TILES}}
     many = {"kind": "many", "number": 0, "exact": [True, False]}
-    figures = summary([record(2, none=True, crop=False), tiles, record(1, none=True, crop=True), many])
+    null = {"kind": "null", "number": 5000, "num_keys": 3, "false_alarms": 0, "p": 0.5, "p_wrong_key": [0.2, 0.8]}
+    figures = summary([record(2, none=True, crop=False), tiles, null, record(1, none=True, crop=True), many])
     assert figures["n"] == 2
     assert figures["not_told"] == {"none": [], "crop": [2]}
     assert figures["exact_lower"] == {"none": lower_bound(2, 2), "crop": lower_bound(1, 2)}
     assert figures["exact_lower_least"] == lower_bound(1, 2)
     assert (figures["worst_attack"], figures["worst_attack_exact"]) == ("crop", 0.5)
     assert (figures["tile_averaging_exact"], figures["many_averaging_exact"]) == (0.0, 0.5)
+    assert (figures["fpr_images"], figures["fpr_pairs"], figures["false_alarms"]) == (1, 4, 0)
 
 
 def test_as_many_cases_tell_the_target_in_spite_of_seven() -> None:
