@@ -23,13 +23,13 @@ def test_a_certified_result_says_where_it_comes_from(path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_figures_in_documents_are_those_of_certified_results(page: Path) -> None:
     """A figure is quoted as `<value><!-- results/<area>.json: <key> [* factor] -->`."""
-    quoted = re.findall(
-        r"([\d.,]+)\s?[%a-z]*\s?<!-- results/(\w+)\.json: (\w+)(?: \* (\d+))? -->", page.read_text(encoding="utf-8")
-    )
-    for text, area, key, factor in quoted:
+    text = page.read_text(encoding="utf-8")
+    quoted = re.findall(r"([\d.,]+)\s?[%a-zA-Z]*\s?<!-- results/(\w+)\.json: (\w+)(?: \* (\d+))? -->", text)
+    assert len(quoted) == text.count("<!-- results/"), "a quotation that is not of this form is not checked"
+    for figure, area, key, factor in quoted:
         value = json.loads((ROOT / "docs" / "results" / f"{area}.json").read_text(encoding="utf-8"))[key]
-        decimals = len(text.partition(".")[2])
-        assert text == f"{value * int(factor or 1):.{decimals}f}", f"{page.name} quotes {key} as {text}"
+        decimals = len(figure.partition(".")[2])
+        assert figure == f"{value * int(factor or 1):.{decimals}f}", f"{page.name} quotes {key} as {figure}"
 
 
 def test_scripts_are_executable() -> None:
