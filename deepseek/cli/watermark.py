@@ -1,5 +1,6 @@
 """`deepseek watermark`: marks in images and text, and the keys that they are made with."""
 
+import io
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,7 +97,7 @@ def detect(
     data = file.read_bytes()
     text = _text(data)
     if (text is not None) != bool(model):
-        message = f"{file} is an image; leave --model out"
+        message = f"{file} is no text in UTF-8; leave --model out if it is an image"
         if text is not None:
             message = f"{file} is text; give the model whose it may be, as its tokens carry the mark"
         raise InvalidArgument("BAD_VALUE", message, field="--model")
@@ -155,10 +156,10 @@ def write(
                 error_console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
             error_console.print()
         text = "".join(pieces)
+        if output:
+            with writing(output, "--output"):
+                output.write_text(text, encoding="utf-8")
         mesh.watermarks.set_content(stream.watermark, text.encode())
-    if output:
-        with writing(output, "--output"):
-            output.write_text(text, encoding="utf-8")
     if as_json:
         print_json({"text": text, "watermark": stream.watermark, "model_version": writer.version})
     else:
@@ -252,7 +253,7 @@ def _origin(mesh: "Mesh", found: "watermark_pb2.Detection", modality: Modality) 
 def _text(data: bytes) -> str | None:
     """Text of a file; None if it is none, so that it can be an image only."""
     try:
-        return data.decode()
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except UnicodeDecodeError:
         return None
 

@@ -160,13 +160,15 @@ class Images:
         key = marking.key
         marker = ImageMarker(key, psnr_db=min_psnr_db) if min_psnr_db else self._marker(key)
         pixels = marker.mark(file.pixels, message_id, random=_random(marking), alpha=file.alpha)
+        reached = quality(file.pixels, pixels, file.alpha)
         data = file.encoded(pixels, quality=level)
         if len(data) > self._limits.max_marked_bytes:
             message = f"the marked file would have {len(data)} bytes, and fit no message; send JPEG, or a smaller one"
             raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
         if self._detector(key).detect(read_image(data).flattened(), search=False).id != message_id:
-            raise _too_weak(file.format, min_psnr_db or PSNR_DB, level)
-        return MarkedImage(data, watermark_name(message_id), quality(file.pixels, pixels, file.alpha))
+            # What small images were given by default may be less.
+            raise _too_weak(file.format, min_psnr_db or min(PSNR_DB, reached.psnr_db), level)
+        return MarkedImage(data, watermark_name(message_id), reached)
 
     def _read(self, image: bytes) -> ImageFile:
         if len(image) > self._limits.max_image_bytes:
@@ -186,7 +188,7 @@ def _too_weak(format: str, psnr_db: float, level: int) -> FailedPrecondition:
     if format != "PNG" and level < _LOW_QUALITY:
         message, field = f"quality {level} takes the mark away; raise encoding_quality", "encoding_quality"
     elif psnr_db > _MIN_PSNR_DB:
-        message, field = f"the mark cannot be read again at {psnr_db:g} dB; lower min_psnr_db", "min_psnr_db"
+        message, field = f"the mark cannot be read again at {psnr_db:.1f} dB; take a lower min_psnr_db", "min_psnr_db"
     else:
         message, field = "the image hides so little that it cannot be marked", "image"
     return FailedPrecondition("MARK_TOO_WEAK", message, field=field)

@@ -12,12 +12,11 @@ from PIL import Image, PngImagePlugin
 
 from common.errors import InvalidArgument
 from deepseek.data.media import MAX_PIXELS, is_too_large, open_image
-from deepseek.watermark.image.marker import Pixels
+from deepseek.watermark.image.marker import GREY, Pixels
 
 MAX_SIDE = 16_384
 QUALITY = 95
 
-_GREY = 128
 _PNG_XMP = "XML:com.adobe.xmp"
 _KEPT = {
     "PNG": ("icc_profile", "srgb", "gamma", "chromaticity", "exif", "xmp", "dpi"),
@@ -29,7 +28,7 @@ _KEPT = {
 _HELD = {"exif": 65_533, "xmp": 65_504}
 """Bytes that a JPEG file holds in one segment; files from elsewhere may have spread EXIF over several."""
 
-_MOST_DPI = 1e6
+_MOST_DPI = 65_535
 
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
 """What each of Pillow's modes is taken as; those that are missing are refused."""
@@ -58,7 +57,7 @@ class ImageFile:
         flat = np.empty_like(self.pixels)
         for row, alpha in enumerate(self.alpha.astype(np.uint16)):  # a row at a time, for the sake of memory
             opacity = alpha.reshape(-1, *[1] * (self.pixels.ndim - 2))
-            flat[row] = (self.pixels[row] * opacity + _GREY * (255 - opacity) + 127) // 255
+            flat[row] = (self.pixels[row] * opacity + GREY * (255 - opacity) + 127) // 255
         return flat
 
     def encoded(self, pixels: Pixels, *, quality: int = QUALITY) -> bytes:
@@ -139,8 +138,10 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
             message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
         image.load()  # what stands behind the pixels is known only then
+        for keyword in getattr(image, "text", {}):
+            image.info.pop(keyword, None)  # Pillow has text of a PNG file there, under whatever name the file gives it
         kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name) not in (None, b"")}
-        if max(kept.get("dpi", (0,))) > _MOST_DPI:
+        if "dpi" in kept and not all(0 < one <= _MOST_DPI for one in kept["dpi"]):
             del kept["dpi"]
         has_alpha = image.mode in ("LA", "RGBA") or "transparency" in image.info
         mode = _MODES[image.mode]

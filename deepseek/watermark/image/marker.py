@@ -37,6 +37,9 @@ MIN_SIDE = 128
 PSNR_DB = 42.1
 SSIM = 0.986
 
+GREY = 128
+"""What is shown where an image is transparent."""
+
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
@@ -70,9 +73,12 @@ class Quality:
     ssim: float
 
 
-def luma(pixels: Pixels) -> Real:
-    """Brightness, (height, width), 0 to 255."""
-    return pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
+def luma(pixels: Pixels, alpha: Pixels | None = None) -> Real:
+    """Brightness, (height, width), 0 to 255; over grey where pixels are transparent."""
+    brightness = pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
+    if alpha is None:
+        return brightness
+    return np.asarray(GREY + (brightness - GREY) * (alpha * np.float32(1 / 255)))
 
 
 def check_size(pixels: Pixels) -> None:
@@ -99,10 +105,11 @@ def quality(original: Pixels, marked: Pixels, alpha: Pixels | None = None) -> Qu
     psnr_db = 10 * math.log10(255**2 / max(squared_error(original, marked) / seen, 1e-10))
     similarities = []
     for rows in _window_bands(len(original)):
-        first = luma(original[rows])
+        seen_rows = None if alpha is None else alpha[rows]
+        first = luma(original[rows], seen_rows)
         mean = local_mean(first, _SIMILARITY_RADIUS)
         variance = local_variance(first, _SIMILARITY_RADIUS, mean)
-        similarities.append(_similarity(first, luma(marked[rows]), mean, variance))
+        similarities.append(_similarity(first, luma(marked[rows], seen_rows), mean, variance))
     return Quality(psnr_db, 1 - (1 - float(np.concatenate(similarities).mean())) / seen)
 
 
@@ -163,35 +170,35 @@ class ImageMarker:
         check_size(pixels)
         height, width = pixels.shape[:2]
         units = reduced(pixels)
-        brightness = luma(units)
+        unit_alpha = None if alpha is None else reduced(alpha)
+        # What is hidden must not count: a detector does not see it.
+        brightness = luma(units, unit_alpha)
         mean = local_mean(brightness, _SIMILARITY_RADIUS)
         variance = local_variance(brightness, _SIMILARITY_RADIUS, mean)
-        opacity = None if alpha is None else np.clip(_resized(alpha, *brightness.shape) / 255, 0, 1)
-        seen = 1.0 if opacity is None else float(opacity.mean())
+        seen = 1.0 if alpha is None else float(alpha.mean()) / 255
         if not seen:
             return pixels.copy()
-        leeway = min(_MOST_LEEWAY, max(1.0, _FEW_PIXELS / (brightness.size * seen)))
+        leeway = min(_MOST_LEEWAY, max(1.0, _FEW_PIXELS / (height * width * seen)))
         max_error, max_dissimilarity = self._max_error, leeway * (1 - self._ssim)
         if not self._is_strict:
             max_error *= leeway
         mask, is_bound_by_error = self._mask(variance, max_error, max_dissimilarity)
-        if opacity is not None:
-            mask = mask * opacity
-            # Means over all pixels are asked for, and there is a difference in these alone.
-            max_error, max_dissimilarity = seen * max_error, seen * max_dissimilarity
+        if unit_alpha is not None:
+            mask = mask * (unit_alpha * np.float32(1 / 255))
+            max_error *= seen  # a mean over all pixels, and there is a difference in these alone
         # Whole units, so that where nothing was moved a detector meets it exactly.
         origins = (random or np.random.default_rng()).integers(PERIOD, size=(2, _NUM_ORIGINS))
         difference: Real = self._pattern_of(brightness, mask, signs_B1, origins, is_bound_by_error) * mask
         # What was clipped at black and white, and how the mark goes with the image, shows only now.
         if units is pixels:
             marked = _added(pixels, difference)
-            planes = brightness, luma(marked), mean, variance
+            planes = brightness, luma(marked, alpha), mean, variance
             similarities = [_similarity(*(plane[rows] for plane in planes)) for rows in _window_bands(height)]
-            ssim = float(np.concatenate(similarities).mean())
+            ssim = 1 - (1 - float(np.concatenate(similarities).mean())) / seen
         else:
             difference = _resized(difference, height, width)
             marked = _added(pixels, difference)
-            ssim = quality(pixels, marked).ssim
+            ssim = quality(pixels, marked, alpha).ssim
         difference *= min(_reserve(pixels, marked, max_error), math.sqrt(max_dissimilarity / max(1 - ssim, 1e-6)))
         # Rounding has errors of its own.
         for _ in range(_NUM_CORRECTIONS):
@@ -237,7 +244,7 @@ class ImageMarker:
         noise_BJ = spectrum.noise(self._pattern.frequencies_BJ2)
         # What a sinusoid of amplitude 1 adds to its own sum in the evened image.
         reach_BJ = float((mask_HW / divisor).sum()) / 2 * self._evened_BJ
-        attack_BJ = _COMPRESSION * (1 / divisor**2).mean() * self._pitch_BJ**3
+        attack_BJ = _COMPRESSION * ((mask_HW > 0) / divisor**2).mean() * self._pitch_BJ**3
         reach_BJ /= np.sqrt((noise_BJ + attack_BJ) * image.size)
         ways = [(*self._amplitudes(reach_BJ, part, is_bound_by_error), part) for part in PARTS]
         _, amplitudes_BJ, part = max(ways, key=lambda way: way[0] * (_ALL if way[2] == PARTS[0] else 1.0))

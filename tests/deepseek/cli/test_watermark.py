@@ -17,6 +17,7 @@ from common.errors import FailedPrecondition
 from deepseek.client import MeshFile, ServiceAddress, connect
 from tests.deepseek.cli.test_cli import deepseek
 from tests.services.processes import ServiceProcess
+from tests.services.watermark.conftest import write_master_key
 from tests.services.watermark.pictures import PNG
 
 
@@ -34,9 +35,10 @@ def gif() -> bytes:
         ("mark", PNG[:-200], (), "DAMAGED_IMAGE", "cannot be decoded"),
         ("detect", b"once", (), "BAD_VALUE", "give the model whose it may be"),
         ("detect", b"", (), "BAD_VALUE", "give the model whose it may be"),
-        ("detect", PNG, ("--model", "reference"), "BAD_VALUE", "is an image; leave --model out"),
+        ("detect", "einmal für alle".encode("latin-1"), ("--model", "reference"), "BAD_VALUE", "is no text in UTF-8"),
+        ("detect", PNG, ("--model", "reference"), "BAD_VALUE", "is no text in UTF-8; leave --model out"),
     ],
-    ids=["text", "another format", "damaged", "no model", "nothing", "a model for an image"],
+    ids=["text", "another format", "damaged", "no model", "nothing", "another encoding", "a model for an image"],
 )
 def test_what_a_file_is_follows_from_its_content(
     tmp_path: Path, command: str, content: bytes, options: tuple[str, ...], reason: str, message: str
@@ -59,6 +61,7 @@ def test_a_key_is_revoked_only_by_those_who_say_yes(tmp_path: Path) -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of a registry and a watermark service."""
     home = tmp_path_factory.mktemp("mesh")
+    write_master_key(home)
     registry = ServiceProcess("registry", home)
     try:
         registry.start()

@@ -90,7 +90,8 @@ def test_another_tenant_finds_no_mark(site: Site, tenant: str, client: Watermark
     mark(other)
     marked = mark(client)
     detection = detect(other, marked.image)
-    assert (detection.verdict, detection.watermark) == (pb.VERDICT_NOT_MARKED, "")
+    assert detection.verdict in (pb.VERDICT_NOT_MARKED, pb.VERDICT_INCONCLUSIVE)  # by chance
+    assert not detection.watermark
     version = model_version(site, tenant)
     with pytest.raises(NotFound) as caught:
         mark(other, model_version=version)

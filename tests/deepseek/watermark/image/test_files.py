@@ -123,6 +123,32 @@ def test_colours_of_a_png_file_without_a_profile_are_kept() -> None:
     assert result.info["srgb"] == 0
 
 
+@pytest.mark.parametrize(
+    "keyword", ["gamma", "chromaticity", "srgb", "xmp", "icc_profile", "exif", "dpi", "transparency", "Comment"]
+)
+@pytest.mark.parametrize("is_late", [False, True], ids=["before the pixels", "behind them"])
+def test_text_of_a_png_file_is_taken_for_nothing_else(keyword: str, is_late: bool) -> None:
+    data = encoded(an_image("RGB"), "PNG")
+    place = data.index(b"IEND" if is_late else b"IDAT") - 4
+    image = read_image(data[:place] + chunk(b"tEXt", keyword.encode() + b"\0002.2") + data[place:])
+    assert (image.kept, image.alpha) == ({}, None)
+    assert (read_image(image.encoded(image.pixels)).pixels == image.pixels).all()
+
+
+@pytest.mark.parametrize("resolution", [-1e300, 0.0, 70_000.0, float("nan")])
+def test_a_resolution_of_a_camera_that_makes_no_sense_is_left_out(resolution: float) -> None:
+    x_resolution, double = 0x011A, 12
+    entry = struct.pack("<HHII", x_resolution, double, 1, 26) + struct.pack("<I", 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<d", resolution)
+    data = encoded(an_image("RGB"), "JPEG")
+    assert data[2:4] == b"\xff\xe0"  # JFIF, whose resolution would be taken
+    (size,) = struct.unpack(">H", data[4:6])
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    image = read_image(data[:2] + segment + data[4 + size :])
+    assert "dpi" not in image.kept or image.kept["dpi"] == (72, 72)
+    image.encoded(image.pixels)
+
+
 def test_a_resolution_that_makes_no_sense_is_left_out() -> None:
     data = encoded(an_image("RGB"), "PNG", dpi=(72, 72))
     start = data.index(b"pHYs")

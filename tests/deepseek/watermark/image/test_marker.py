@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import InvalidArgument
 from deepseek.watermark.image.detector import ImageDetector
+from deepseek.watermark.image.files import ImageFile
 from deepseek.watermark.image.marker import PSNR_DB, ImageMarker, Pixels, quality
 from tests.deepseek.watermark.image.pictures import a_key, drawing, photograph, texture
 
@@ -142,6 +143,39 @@ def test_the_bound_holds_for_what_can_be_seen(shape: tuple[int, int]) -> None:
     assert found.psnr_db == pytest.approx(quality(pixels[seen], marked[seen]).psnr_db, abs=0.2)
     assert found.psnr_db > PSNR_DB - 0.1
     assert found.ssim > 0.98
+
+
+def cut_out(number: int) -> tuple[Pixels, Pixels]:
+    """A disc of a texture on nothing, and its opacity."""
+    y, x = np.mgrid[-256:256, -256:256]
+    alpha = np.where(np.hypot(y, x) < 150, 255, 0).astype(np.uint8)
+    return np.where(alpha > 0, np.roll(texture(), 97 * number, 1), 0).astype(np.uint8), alpha
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_cut_out_is_marked_as_it_is_seen(number: int) -> None:
+    pixels, alpha = cut_out(number)
+    marked = ImageMarker(a_key()).mark(pixels, 0xABCDEF, random=np.random.default_rng(number), alpha=alpha)
+    assert quality(pixels, marked, alpha).psnr_db > PSNR_DB - 0.1
+    seen = ImageFile(marked, alpha, "PNG", {}).flattened()
+    assert ImageDetector(a_key()).detect(seen, search=False).id == 0xABCDEF
+
+
+def test_what_is_hidden_makes_no_difference() -> None:
+    pixels, alpha = cut_out(0)
+    hidden = np.where(alpha > 0, pixels, np.random.default_rng(0).integers(0, 256, pixels.shape)).astype(np.uint8)
+    both = [
+        ImageMarker(a_key()).mark(one, 1, random=np.random.default_rng(0), alpha=alpha)[alpha > 0]
+        for one in (pixels, hidden)
+    ]
+    assert (both[0] == both[1]).all()
+
+
+def test_a_large_image_of_which_little_is_seen_keeps_its_bound() -> None:
+    alpha = np.zeros((1024, 1024), np.uint8)
+    alpha[300:650, 300:650] = 255
+    pixels = photograph(1024, 1024)
+    assert quality(pixels, ImageMarker(a_key()).mark(pixels, 1, alpha=alpha), alpha).psnr_db > PSNR_DB - 0.1
 
 
 def test_what_can_hardly_be_seen_is_hardly_marked() -> None:
