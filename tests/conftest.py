@@ -17,6 +17,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.processors import KINDS, Processor, covered, processor_of
+
 _MEMORY = Path("/dev/shm")
 _PREFIX = "deepseek-tests-"
 _SIZE_BYTES = 12 << 30
@@ -32,6 +34,7 @@ class _Folders(LoadScopeScheduling):
         return nodeid.partition("::")[0].rpartition("/")[0]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Says which tests go to a worker together."""
     return _Folders(config, log)
@@ -53,9 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setattr(tempfile, "tempdir", None)
 
 
-def pytest_report_header() -> str:
-    """Says where."""
-    return f"temporary files: {tempfile.gettempdir()}"
+def pytest_report_header() -> list[str]:
+    """Says where, and on which processors."""
+    return [f"temporary files: {tempfile.gettempdir()}", f"processors: {covered()}"]
+
+
+@pytest.fixture(params=KINDS)
+def processor(request: pytest.FixtureRequest) -> Processor:
+    """Each kind of processor that programs can run on here."""
+    return processor_of(request.param)
 
 
 def pytest_unconfigure() -> None:

@@ -1,8 +1,11 @@
 #!/bin/sh
-# Installs the Debian packages that tests use (a PostgreSQL server, a Docker engine and what images are made of), when
-# they are missing and we may. Elsewhere, tests that need them say so and are skipped.
+# Installs the Debian packages that tests use (a PostgreSQL server, a Docker engine and what images are made of, an
+# emulator of other processors), when they are missing and we may. Elsewhere, tests that need them say so and are
+# skipped.
 set -eu
 packages="postgresql-15 debootstrap docker-compose prometheus"
+# Emulates a processor without AVX-512.
+[ "$(uname -m)" = x86_64 ] && packages="$packages qemu-user"
 # Debian's engine would drive out one that came from elsewhere.
 command -v dockerd >/dev/null || packages="$packages docker.io iptables"
 missing=""

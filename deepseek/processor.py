@@ -1,0 +1,81 @@
+"""The instruction set of the processor that this process runs on.
+
+The answer is what CPUID reports to this process, as numpy reads it, so it is also right under an emulator, where
+/proc/cpuinfo shows the host's flags. What numpy does not know (AMX, VNNI without AVX-512, int8 matrix products on ARM)
+comes from /proc/cpuinfo, and only where that file agrees with CPUID.
+"""
+
+import functools
+import platform
+from pathlib import Path
+
+from numpy._core._multiarray_umath import __cpu_features__ as _NUMPY_FEATURES  # type: ignore[import-not-found]
+
+_X86 = (
+    ("amx", {"amx_int8", "amx_bf16"}),
+    ("avx512_bf16_vnni", {"avx512_bf16", "avx512_vnni"}),
+    ("avx512_vnni", {"avx512_vnni"}),
+    ("avx_vnni", {"avx_vnni"}),
+    ("avx512", {"avx512f", "avx512bw"}),
+    ("avx2", {"avx2"}),
+    ("avx", {"avx"}),
+    ("sse", {"sse2"}),
+)
+_ARM = (("neon_i8mm", {"i8mm"}), ("neon_dotprod", {"asimddp"}), ("neon", {"asimd"}))
+_CPUID_NAMES = {
+    "sse2": "SSE2",
+    "avx": "AVX",
+    "avx2": "AVX2",
+    "avx512f": "AVX512F",
+    "avx512bw": "AVX512BW",
+    "avx512_vnni": "AVX512VNNI",
+    "avx512_bf16": "AVX512BF16",
+    "vaes": "VAES",
+    "gfni": "GFNI",
+    "asimd": "ASIMD",
+    "asimddp": "ASIMDDP",
+}
+"""Linux's name of a flag -> numpy's."""
+
+
+@functools.cache
+def instruction_set() -> str:
+    """Returns the most capable instruction set of this processor that changes how fast or how exact a model runs.
+
+    On x86-64, best first:
+
+    - `amx`: AMX tiles for int8 and bfloat16, AVX-512 with BF16 and VNNI.
+    - `avx512_bf16_vnni`: fast bfloat16; 8-bit products are added in 32 bits.
+    - `avx512_vnni`: the same 8-bit products, no fast bfloat16.
+    - `avx_vnni`: the same 8-bit products in 256 bits, no fast bfloat16.
+    - `avx512`, `avx2`, `avx`, `sse`: two 8-bit products are added in 16 bits, which saturates; no fast bfloat16.
+
+    On ARM: `neon_i8mm`, `neon_dotprod`, `neon`. On any other processor, the machine's name, e.g. `riscv64`.
+    """
+    return classify({name for name, present in _NUMPY_FEATURES.items() if present}, _cpuinfo_flags())
+
+
+def classify(cpuid: set[str], cpuinfo: set[str]) -> str:
+    """Names the instruction set of a processor.
+
+    Args:
+        cpuid: What CPUID reports, in numpy's names.
+        cpuinfo: Flags of /proc/cpuinfo; empty where there is no such file.
+    """
+    known = {flag for flag, name in _CPUID_NAMES.items() if name in cpuid}
+    comparable = {flag for flag, name in _CPUID_NAMES.items() if name in _NUMPY_FEATURES}
+    flags = known | cpuinfo if cpuinfo & comparable == known else known
+    for name, needed in (*_X86, *_ARM):
+        if needed <= flags:
+            return name
+    return platform.machine().lower()
+
+
+def _cpuinfo_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    # The first processor's line: `flags` on x86, `Features` on ARM.
+    line = next((line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return set(line.partition(":")[2].split())
