@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.auth import Role
+from common.auth.identity import LEEWAY_S
 from common.errors import FailedPrecondition, InvalidArgument, Violation
 from common.telemetry.traces import DEFAULT_SAMPLING, TraceTarget
 
@@ -92,6 +93,9 @@ class ServiceSettings(TraceSettings):
     identity: Path | None = Field(
         None,
         description="Folder with ca.pem, cert.pem, key.pem and jwks.json (`deepseek certs`): TLS for all, and tokens",
+    )
+    token_leeway_s: float = Field(
+        LEEWAY_S, description="Seconds by which the clock of a token's issuer may differ from ours", ge=0, le=300
     )
     max_message_bytes: int = Field(64 << 20, description="Largest message, bytes", gt=0)
     unary_workers: int = Field(8, description="Threads for unary calls", gt=0)

@@ -10,7 +10,6 @@ were made; a service gets its own folder only.
 
 import datetime
 import ipaddress
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.auth.identity import CLI_URI, EDGE_URI, SERVICE_URI, replace_file
-from common.auth.tokens import jwks, new_signing_key
+from common.auth.tokens import jwks, new_signing_key, public_jwk, read_signing_key
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from common.names import check_id
 
@@ -92,17 +91,21 @@ def rotate_signing_key(folder: Path, *, revoke: bool = False) -> None:
     Args:
         folder: Of the authority.
         revoke: Refuse every token that was made before, at once.
+
+    Raises:
+        FailedPrecondition: BAD_SIGNING_KEY if the key before cannot be read and is not to be revoked.
     """
     signing = folder / "signing"
     signing.mkdir(mode=0o700, exist_ok=True)
     pem, public = new_signing_key()
-    known = signing / "jwks.json"
-    before = [] if revoke or not known.exists() else json.loads(known.read_bytes())["keys"][:1]
+    current = signing / "key.pem"
+    # Not of the set, which somebody may have edited.
+    before = [] if revoke or not current.exists() else [public_jwk(read_signing_key(current))]
     content = jwks([public, *before])
     # Services learn the key before anything is signed with it.
     for place in (signing, *_folders(folder).values()):
         replace_file(place / "jwks.json", content, mode=0o644)
-    replace_file(signing / "key.pem", pem)
+    replace_file(current, pem)
 
 
 def _folders(folder: Path) -> Mapping[str, Path]:

@@ -8,7 +8,7 @@ import datetime
 import socket
 import ssl
 
-from common.auth.identity import Identity
+from common.auth.identity import Identity, shown_time
 from common.errors import FailedPrecondition
 
 _HUNG_UP = ": Socket closed"
@@ -16,6 +16,7 @@ _PROBE_S = 2.0
 _RENEW = "`deepseek certs renew` makes it anew"
 _CAUSES = (
     ("certificate has expired", f"the server's certificate has expired; {_RENEW}, and the server takes it at once"),
+    ("not yet valid", "the server's certificate is not yet valid by the clock of this machine, {now}; synchronize it"),
     ("WRONG_VERSION_NUMBER", "the server does not speak TLS; name no identity, or start it with one"),
     ("Hostname Verification", "the server's certificate is for other names; `deepseek certs renew --host` adds one"),
     ("create security handshaker", "the files in {folder} do not fit together; `deepseek certs renew` makes them anew"),
@@ -42,19 +43,23 @@ def why_tls_failed(details: str, address: str, identity: Identity | None) -> str
     if _HUNG_UP in details:
         return _why_refused(identity)
     cause = next((cause for text, cause in _CAUSES if text in details), "")
-    return cause.format(folder=identity.folder)
+    return cause.format(folder=identity.folder, now=shown_time(datetime.datetime.now(datetime.UTC)))
 
 
 def _why_refused(identity: Identity) -> str:
     try:
-        expires = identity.expires()
+        validity = identity.validity()
     except FailedPrecondition as error:
         return error.message
     folder = identity.folder
-    if expires is None:
+    if validity is None:
         return f"the server wants a certificate, and {folder} has none; name the folder of a service or of `cli`"
-    if expires < datetime.datetime.now(datetime.UTC):
+    (begins, expires), now = validity, datetime.datetime.now(datetime.UTC)
+    if expires < now:
         return f"the certificate in {folder} has expired; {_RENEW}"
+    if now < begins:
+        message = f"the certificate in {folder} is valid from {shown_time(begins)}"
+        return f"{message}; the clock of this machine says {shown_time(now)}: synchronize it"
     return f"the server does not take the certificate in {folder}, which another CA has signed; name the right folder"
 
 

@@ -29,6 +29,9 @@ USER_URIS = frozenset({EDGE_URI, CLI_URI})
 OLD_DAYS = 30
 """Days before it expires from which on a certificate is worth a warning, at start and once a day."""
 
+LEEWAY_S = 30.0
+"""Seconds by which the clocks of two machines may differ unless set otherwise; the edge's too (`deploy/envoy`)."""
+
 TENANT_HEADER = "deepseek-tenant"
 """Metadata by which a service names the tenant that it acts for."""
 
@@ -120,15 +123,25 @@ class Identity:
         Raises:
             FailedPrecondition: BAD_IDENTITY if it cannot be read.
         """
+        validity = self.validity()
+        return validity[1] if validity else None
+
+    def validity(self) -> tuple[datetime.datetime, datetime.datetime] | None:
+        """When the certificate begins to be valid, and when it expires; None if there is none.
+
+        Raises:
+            FailedPrecondition: BAD_IDENTITY if it cannot be read.
+        """
         if not (path := self.folder / "cert.pem").exists():
             return None
         from cryptography import x509  # who only calls should not wait for it
 
         try:
-            return x509.load_pem_x509_certificate(self._read(path.name)).not_valid_after_utc
+            certificate = x509.load_pem_x509_certificate(self._read(path.name))
         except ValueError as error:
             message = f"{path} holds no certificate; `deepseek certs renew` makes it anew"
             raise FailedPrecondition("BAD_IDENTITY", message, field="identity") from error
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
     def _renewed(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
         seen = self.versions()
@@ -151,15 +164,24 @@ class Identity:
         return fetch
 
     def _warn_if_old(self) -> float:
-        """Warns of a certificate that expires soon; returns when to look again, by the monotonic clock."""
-        if (expires := self.expires()) and expires - _now() < datetime.timedelta(days=OLD_DAYS):
-            message = "the certificate in %s expires on %s; run `deepseek certs renew`"
-            _logger.warning(message, self.folder, expires.date())
+        """Warns of a certificate that expires soon or is not valid yet; returns when to check again (monotonic)."""
+        if validity := self.validity():
+            (begins, expires), now = validity, _now()
+            if expires - now < datetime.timedelta(days=OLD_DAYS):
+                message = "the certificate in %s expires on %s; run `deepseek certs renew`"
+                _logger.warning(message, self.folder, expires.date())
+            if now < begins:
+                # The server is started, since its clock may be set while it runs.
+                message = "the certificate in %s is valid from %s; the clock of this machine says %s: synchronize it"
+                _logger.warning(message, self.folder, shown_time(begins), shown_time(now))
         return time.monotonic() + _DAY_S
 
     def _refuse_expired(self) -> None:
-        if (expires := self.expires()) and expires <= _now():
-            message = f"the certificate in {self.folder} expired on {expires:%Y-%m-%d}; run `deepseek certs renew`"
+        if (expires := self.expires()) and expires <= (now := _now()):
+            message = (
+                f"the certificate in {self.folder} expired at {shown_time(expires)}; "
+                f"the clock of this machine says {shown_time(now)}. Run `deepseek certs renew`"
+            )
             raise FailedPrecondition("CERTIFICATE_EXPIRED", message, field="identity")
 
     def _server_configuration(self) -> grpc.ServerCertificateConfiguration:
@@ -174,6 +196,11 @@ class Identity:
         except OSError as error:
             message = f"{self.folder / name}: {error.strerror}; `deepseek certs init` makes certificates"
             raise FailedPrecondition("BAD_IDENTITY", message, field="identity") from error
+
+
+def shown_time(moment: datetime.datetime) -> str:
+    """A time in UTC as error messages show it."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _mtime_ns(path: Path) -> int:

@@ -2,7 +2,9 @@
 
 A service holds public keys only. Keys rotate without a restart: the file is looked at again every second, and what was
 verified before counts no longer once it has changed. A file that has become unreadable changes nothing, so that a
-half-done rotation does not lock everyone out; the log says so.
+half-done rotation does not lock everyone out; the log says so. Keys of a set that are for something else are skipped.
+
+Times in a token are another machine's: they are compared with a leeway, and an error names both clocks.
 """
 
 import base64
@@ -13,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.auth.caller import SERVICE_PREFIX, Caller, Role
+from common.auth.identity import LEEWAY_S, shown_time
 from common.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from common.names import check_id
 
@@ -39,6 +43,8 @@ _ALGORITHM = "EdDSA"
 _LOOK_S = 1.0
 _MAX_CACHED = 10_000
 _MAX_TOKEN_BYTES = 8192
+_MAX_SHOWN = 10
+_MAX_MOMENT_S = 1e11  # beyond it, a time in seconds is likely one in milliseconds
 _logger = logging.getLogger(__name__)
 
 
@@ -46,14 +52,16 @@ class TokenVerifier:
     """Tells whose token it is. Thread-safe.
 
     Args:
-        jwks_file: The public keys.
+        jwks_file: The public keys; those that cannot verify a token of a mesh are skipped (RFC 7517, section 5).
+        leeway_s: Seconds by which a token may come from the future, or have expired.
 
     Raises:
-        FailedPrecondition: BAD_JWKS_FILE if it cannot be read.
+        FailedPrecondition: BAD_JWKS_FILE if it cannot be read or holds no usable key.
     """
 
-    def __init__(self, jwks_file: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, jwks_file: Path, *, leeway_s: float = LEEWAY_S, clock: Callable[[], float] = time.time) -> None:
         self._file = jwks_file
+        self._leeway_s = leeway_s
         self._clock = clock
         self._lock = threading.Lock()
         self._seen = _version(jwks_file)
@@ -77,8 +85,12 @@ class TokenVerifier:
             if len(verified) >= _MAX_CACHED:
                 verified.clear()
             verified[digest] = caller, expires
-        if expires <= self._clock():
-            raise Unauthenticated("TOKEN_EXPIRED", "the token has expired; get a new one", field="authorization")
+        if expires + self._leeway_s <= (now := self._clock()):
+            message = (
+                f"the token expired at {_utc(expires)}; the clock of this server says {_utc(now)}. "
+                "Get a new token; if it should still be valid, synchronize the clocks of both machines"
+            )
+            raise Unauthenticated("TOKEN_EXPIRED", message, field="authorization")
         return caller
 
     def _check(self, token: str, keys: dict[str, Ed25519PublicKey]) -> tuple[Caller, float]:
@@ -92,14 +104,30 @@ class TokenVerifier:
                 algorithms=[_ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                # Expiry is looked at in every call, with our clock.
-                options={"require": ["exp", "iat", "sub", "aud", "iss"], "verify_exp": False},
+                # Times are checked below, by our clock; expiry in every call.
+                options={
+                    "require": ["exp", "iat", "sub", "aud", "iss"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
             )
         except KeyError:
             raise _bad("no key of this mesh has signed it") from None
         except jwt.InvalidTokenError as error:
             raise _bad(str(error)) from None
+        self._refuse_future(claims)
         return _caller(claims)
+
+    def _refuse_future(self, claims: dict[str, Any]) -> None:
+        now = self._clock()
+        for claim, meaning in (("iat", "was issued"), ("nbf", "is not valid before")):
+            moment = _moment(claims[claim], claim) if claim in claims else now
+            if moment > now + self._leeway_s:
+                raise _bad(
+                    f"it {meaning} {_utc(moment)} ({claim}); the clock of this server says {_utc(now)}. "
+                    "Synchronize the clocks of both machines"
+                )
 
     def _look_again(self) -> None:
         with self._lock:
@@ -120,17 +148,29 @@ class TokenVerifier:
 
 def _caller(claims: dict[str, Any]) -> tuple[Caller, float]:
     match claims:
-        case {"sub": str(subject), "tenant": str(tenant), "role": str(role), "exp": int(expires), "iat": int(issued)}:
+        case {"sub": str(subject), "tenant": str(tenant), "role": str(role)}:
             pass
         case _:
-            raise _bad("a claim of sub, tenant, role, iat or exp is missing or of the wrong type")
-    if expires - issued > MAX_LIFETIME_S:
+            raise _bad("a claim of sub, tenant or role is missing or of the wrong type")
+    expires = _moment(claims["exp"], "exp")
+    if expires - _moment(claims["iat"], "iat") > MAX_LIFETIME_S:
         raise _bad(f"it lives longer than {MAX_LIFETIME_S} s")
     try:
         check_subject(subject)
-        return Caller(check_id(tenant, field="tenant"), subject, role_of(role)), float(expires)
+        return Caller(check_id(tenant, field="tenant"), subject, role_of(role)), expires
     except InvalidArgument as error:
         raise _bad(error.message) from None
+
+
+def _moment(value: Any, claim: str) -> float:
+    """A NumericDate of RFC 7519: seconds since the epoch, whole or not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_MOMENT_S:
+        raise _bad(f"{claim} is no time in seconds since 1970")
+    return float(value)
+
+
+def _utc(moment: float) -> str:
+    return shown_time(datetime.fromtimestamp(moment, UTC))
 
 
 def _bad(why: str) -> Unauthenticated:
@@ -180,13 +220,7 @@ def issue_token(
     """
     if not 0 < lifetime_s <= MAX_LIFETIME_S:
         raise InvalidArgument("BAD_LIFETIME", f"a token lives 1 to {MAX_LIFETIME_S} seconds", field="lifetime_s")
-    try:
-        key = load_pem_private_key(signing_key.read_bytes(), password=None)
-    except (OSError, ValueError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        message = f"{signing_key} holds no Ed25519 key; `deepseek certs init` makes one"
-        raise FailedPrecondition("BAD_SIGNING_KEY", message, field="identity")
+    key = read_signing_key(signing_key)
     now = int(clock())
     claims = {
         "iss": ISSUER,
@@ -198,6 +232,22 @@ def issue_token(
         "exp": now + lifetime_s,
     }
     return jwt.encode(claims, key, algorithm=_ALGORITHM, headers={"kid": public_jwk(key)["kid"]})
+
+
+def read_signing_key(path: Path) -> Ed25519PrivateKey:
+    """The private key in a file.
+
+    Raises:
+        FailedPrecondition: BAD_SIGNING_KEY if it cannot be read.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        message = f"{path} holds no Ed25519 key; `deepseek certs init` makes one"
+        raise FailedPrecondition("BAD_SIGNING_KEY", message, field="identity")
+    return key
 
 
 def unverified_tenant(token: str) -> str:
@@ -248,17 +298,58 @@ def jwks(keys: Sequence[dict[str, str]]) -> bytes:
 
 
 def _read_jwks(path: Path) -> dict[str, Ed25519PublicKey]:
+    """The usable keys of a set, by their ids."""
     try:
-        keys: dict[str, Ed25519PublicKey] = {}
-        for jwk in json.loads(path.read_bytes())["keys"]:
-            if (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519"):
-                raw = base64.urlsafe_b64decode(jwk["x"] + "=" * (-len(jwk["x"]) % 4))
-                keys[jwk["kid"]] = Ed25519PublicKey.from_public_bytes(raw)
+        members = json.loads(path.read_bytes())["keys"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: {error}", field="identity") from error
+    if not isinstance(members, list):
+        raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: keys is no list", field="identity")
+    keys: dict[str, Ed25519PublicKey] = {}
+    skipped = []
+    for index, jwk in enumerate(members):
+        try:
+            kid, key = _public_key(jwk)
+            if kid in keys:
+                raise ValueError(f"an earlier key has the same kid {kid[:80]!r}")
+            keys[kid] = key
+        except ValueError as error:
+            skipped.append(f"keys[{index}]: {error}")
+    more = "" if len(skipped) <= _MAX_SHOWN else f"; and {len(skipped) - _MAX_SHOWN} more"
+    why = "; ".join(skipped[:_MAX_SHOWN]) + more
     if not keys:
-        raise FailedPrecondition("BAD_JWKS_FILE", f"{path} holds no Ed25519 key", field="identity")
+        message = f"{path} holds no Ed25519 key that can verify tokens ({why or 'it is empty'})"
+        raise FailedPrecondition("BAD_JWKS_FILE", message, field="identity")
+    if skipped:
+        _logger.info("skipped keys of %s: %s", path, why)
     return keys
+
+
+def _public_key(jwk: Any) -> tuple[str, Ed25519PublicKey]:
+    """Id and key of a JWK; ValueError says what it is not for. Members that are not known here mean nothing."""
+    if not isinstance(jwk, dict):
+        raise ValueError("is no object")
+    for member, wanted in (("kty", "OKP"), ("crv", "Ed25519")):
+        if jwk.get(member) != wanted:
+            raise ValueError(f"{member} is {_shown(jwk.get(member))}, not {wanted!r}")
+    for member, wanted in (("use", "sig"), ("alg", _ALGORITHM)):
+        if jwk.get(member, wanted) != wanted:
+            raise ValueError(f"{member} is {_shown(jwk[member])}, not {wanted!r}")
+    if "key_ops" in jwk and not (isinstance(jwk["key_ops"], list) and "verify" in jwk["key_ops"]):
+        raise ValueError("key_ops has no 'verify'")
+    kid, x = jwk.get("kid"), jwk.get("x")
+    if not isinstance(kid, str) or not kid:
+        raise ValueError("has no kid")
+    if not isinstance(x, str):
+        raise ValueError("has no x")
+    try:
+        return kid, Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(x + "=" * (-len(x) % 4)))
+    except ValueError:
+        raise ValueError("x is not 32 bytes in base64url") from None
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:80]
 
 
 def _version(path: Path) -> tuple[int, int, int]:

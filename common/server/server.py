@@ -216,7 +216,8 @@ def make_server(
 def _authenticator(settings: ServiceSettings) -> Authenticator:
     if not settings.identity:
         return Loopback()
-    return MutualTls(TokenVerifier(Identity(settings.identity).jwks_file), settings.callers)
+    tokens = TokenVerifier(Identity(settings.identity).jwks_file, leeway_s=settings.token_leeway_s)
+    return MutualTls(tokens, settings.callers)
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:

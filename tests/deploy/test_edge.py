@@ -1,12 +1,14 @@
 """What the edge does, seen with Envoy itself, the edge's own configuration, and services on free ports."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from common.channel import open_channel
 from common.errors import MeshError
 from deepseek.embedded import PORTS
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.common.auth.test_tokens import other_members
 from tests.deploy.edge import Edge, running_edge
 from tests.e2e.test_access import Method, bearer, import_contracts, methods_of
 from tests.processes import wait_until
@@ -99,8 +102,8 @@ def edge_before(backends: dict[str, Backend], tmp_path: Path, folder: Path, **ch
         yield edge
 
 
-def token(folder: Path, role: Role = Role.ADMIN) -> str:
-    return issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=3600)
+def token(folder: Path, role: Role = Role.ADMIN, clock: Callable[[], float] = time.time) -> str:
+    return issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=3600, clock=clock)
 
 
 def channel_to(edge: Edge, folder: Path) -> grpc.Channel:
@@ -186,6 +189,18 @@ def test_new_keys_and_certificates_count_without_a_restart(
             timeout_s=15,
         )
         assert not refused(token(folder))
+
+
+def test_clocks_may_differ_and_a_set_may_hold_other_keys_as_at_a_service(
+    folder: Path, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    file = folder / "edge" / "jwks.json"
+    keys = json.loads(file.read_bytes())["keys"]
+    file.write_text(json.dumps({"keys": [*other_members(keys[0]), *keys]}), encoding="utf-8")
+    ok, refused = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
+    with edge_before(backends, tmp_path, folder) as edge, channel_to(edge, folder) as channel:
+        for ahead_s, code in ((0, ok), (15, ok), (-3600 - 15, ok), (-3600 - 60, refused)):
+            assert code_of(channel, bearer(token(folder, clock=lambda by=ahead_s: time.time() + by))) is code, ahead_s
 
 
 def code_of(channel: grpc.Channel, metadata: Sequence[tuple[str, str]]) -> grpc.StatusCode:

@@ -332,7 +332,8 @@ def test_a_stream_ends_with_the_token_that_opened_it(tmp_path: Path, end: str) -
             while not self.leave.wait(0.1):
                 yield job_pb2.WatchJobResponse()
 
-    settings = example_settings(tmp_path, "--identity", str(folder / "registry"), cls=CalledSettings)
+    flags = ("--identity", str(folder / "registry"), "--token-leeway-s", "0")
+    settings = example_settings(tmp_path, *flags, cls=CalledSettings)
     servicer = Endless()
     with (
         example_server(settings, servicer) as server,

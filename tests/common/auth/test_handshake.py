@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from common.auth.certificates import make_authority
 from common.channel import open_channel
 from common.errors import Unavailable
 from protos.job.v1 import job_pb2, job_pb2_grpc
-from tests.common.auth.certificates import renew_as_old
+from tests.common.auth.certificates import renew_as_of_tomorrow, renew_as_old
 from tests.common.server.servicer import ExampleServicer, example_server
 from tests.common.settings import CalledSettings, example_settings
 
@@ -58,6 +59,15 @@ def test_a_server_whose_certificate_has_expired(site: Path, address: str) -> Non
     renew_as_old(site / "ours", "example", days_left=-1)
     message = refusal(address, site / "ours" / "trainer")
     assert "the server's certificate has expired; `deepseek certs renew`" in message
+
+
+@pytest.mark.parametrize("ahead", ["example", "trainer"])
+def test_a_certificate_from_a_machine_whose_clock_is_ahead(site: Path, address: str, ahead: str) -> None:
+    renew_as_of_tomorrow(site / "ours", ahead)
+    message = refusal(address, site / "ours" / "trainer")
+    assert "clock of this machine" in message
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in message
+    assert "synchronize it" in message
 
 
 def test_a_server_that_speaks_no_tls(site: Path) -> None:

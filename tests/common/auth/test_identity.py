@@ -16,7 +16,7 @@ from common.database import Database
 from common.errors import FailedPrecondition, MeshError
 from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
-from tests.common.auth.certificates import renew_as_old
+from tests.common.auth.certificates import renew_as_of_tomorrow, renew_as_old
 from tests.common.server.servicer import ExampleServicer, example_server
 from tests.common.settings import example_settings
 
@@ -60,6 +60,17 @@ def test_a_server_does_not_start_with_one_that_has_expired(authority: Path, tmp_
     with pytest.raises(FailedPrecondition, match="deepseek certs renew") as caught:
         example_server(example_settings(tmp_path, "--identity", str(authority / "example")), ExampleServicer())
     assert (caught.value.reason, caught.value.field) == ("CERTIFICATE_EXPIRED", "identity")
+    assert f"the clock of this machine says {datetime.now(UTC):%Y-%m-%d}" in caught.value.message
+
+
+def test_a_server_starts_before_its_certificate_is_valid_and_warns_of_the_clock(
+    authority: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    renew_as_of_tomorrow(authority, "example")
+    with example_server(example_settings(tmp_path, "--identity", str(authority / "example")), ExampleServicer()):
+        [warning] = warnings(caplog)
+        assert "is valid from" in warning
+        assert "synchronize it" in warning
 
 
 def test_a_server_warns_of_an_old_one_at_start_when_it_is_renewed_and_daily(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from common.auth import Caller, Role
 from common.auth.certificates import make_authority, rotate_signing_key
-from common.auth.tokens import TokenVerifier, issue_token, new_signing_key, unverified_tenant
+from common.auth.tokens import TokenVerifier, issue_token, jwks, new_signing_key, unverified_tenant
 from common.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from tests.processes import wait_until
 
@@ -74,7 +74,12 @@ def refused(folder: Path, token: str) -> str:
         {"exp": None},
         {"exp": 1e10},
         {"exp": "tomorrow"},
+        {"exp": float("nan")},
+        {"exp": True},
+        {"iat": -1},
+        {"iat": 4e9},
         {"nbf": 4e9},
+        {"nbf": "tomorrow"},
     ],
     ids=str,
 )
@@ -101,12 +106,92 @@ def test_other_algorithms_and_keys_are_refused(folder: Path) -> None:
 
 def test_a_token_expires_even_from_memory(folder: Path) -> None:
     now = [time.time()]
-    verify, token = verifier(folder, clock=lambda: now[0]), issue(folder)
+    verify, token = verifier(folder, leeway_s=5, clock=lambda: now[0]), issue(folder)
     verify.verify(token)
-    now[0] += 61
+    now[0] += 63
+    verify.verify(token)
+    now[0] += 3
     with pytest.raises(Unauthenticated) as caught:
         verify.verify(token)
     assert caught.value.reason == "TOKEN_EXPIRED"
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_of_an_issuer_whose_clock_is_ahead_counts_within_the_leeway(folder: Path, claim: str) -> None:
+    now = time.time()
+    verify = verifier(folder, leeway_s=5, clock=lambda: now)
+    assert verify.verify(forge(folder, **{claim: now + 4.5})).subject == "ana"
+    with pytest.raises(Unauthenticated) as caught:
+        verify.verify(forge(folder, **{claim: now + 6}))
+    assert caught.value.reason == "BAD_TOKEN"
+
+
+def test_a_token_of_another_time_names_both_clocks_and_what_to_do(folder: Path) -> None:
+    early, late = 1_800_000_000, 1_800_001_000
+    token = issue(folder, clock=lambda: late)
+    times = "2027-01-15 08:16:40 UTC", "2027-01-15 08:00:00 UTC"
+    with pytest.raises(Unauthenticated) as caught:
+        verifier(folder, clock=lambda: early).verify(token)
+    for part in (*times, "was issued", "Synchronize the clocks"):
+        assert part in caught.value.message
+    with pytest.raises(Unauthenticated) as caught:
+        verifier(folder, clock=lambda: late).verify(issue(folder, clock=lambda: early - 60))
+    for part in (*times, "expired at", "Get a new token", "synchronize the clocks"):
+        assert part in caught.value.message
+
+
+def other_members(usable: dict[str, Any]) -> list[Any]:
+    """Members that a set may have besides one key, by the tools of others."""
+    return [
+        {"kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": "AQAB", "e": "AQAB", "x5c": ["MIIB"]},
+        {"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA"},
+        {"kty": "oct", "k": "AA"},
+        {"kty": "post-quantum", "kid": "new"},
+        {"kty": "OKP", "crv": "X25519", "kid": "x", "x": usable["x"]},
+        {**usable, "use": "enc"},
+        {**usable, "alg": "ECDH-ES"},
+        {**usable, "key_ops": ["sign"]},
+        {member: value for member, value in usable.items() if member != "kid"},
+        {**usable, "kid": 7},
+        {**usable, "x": "AA"},
+        {**usable, "x": None},
+        {"kid": usable["kid"]},
+        None,
+        "a key",
+        [],
+    ]
+
+
+def test_keys_of_a_set_that_are_for_something_else_are_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = folder / "registry" / "jwks.json"
+    [usable] = json.loads(file.read_bytes())["keys"]
+    other = {**json.loads(jwks([new_signing_key()[1]]))["keys"][0], "kid": usable["kid"]}
+    extended = {**usable, "key_ops": ["verify"], "x5c": ["MIIB"], "x5t#S256": "AA", "exp": 1, "unknown": {}}
+    content = {"keys": [*other_members(usable), extended, usable, other], "issuer": "a member of others"}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with caplog.at_level("INFO"):
+        assert verifier(folder).verify(issue(folder)).subject == "ana"
+    for part in ("keys[0]: kty is 'RSA', not 'OKP'", "keys[5]: use is 'enc', not 'sig'", "keys[8]: has no kid"):
+        assert part in caplog.text
+
+
+def test_a_set_without_a_usable_key_says_why_each_was_skipped(folder: Path) -> None:
+    file = folder / "registry" / "jwks.json"
+    [usable] = json.loads(file.read_bytes())["keys"]
+    for member in other_members(usable):
+        file.write_text(json.dumps({"keys": [member]}), encoding="utf-8")
+        with pytest.raises(FailedPrecondition, match=r"no Ed25519 key that can verify tokens \(keys\[0\]: ") as caught:
+            verifier(folder)
+        assert (caught.value.reason, caught.value.field) == ("BAD_JWKS_FILE", "identity")
+
+
+def test_keys_rotate_beside_other_keys(folder: Path) -> None:
+    known = folder / "signing" / "jwks.json"
+    [usable] = json.loads(known.read_bytes())["keys"]
+    known.write_text(json.dumps({"keys": [*other_members(usable), usable]}), encoding="utf-8")
+    old = issue(folder)
+    rotate_signing_key(folder)
+    assert verifier(folder).verify(old).subject == verifier(folder).verify(issue(folder)).subject == "ana"
 
 
 def is_refused(verify: TokenVerifier, token: str) -> Callable[[], bool]:
@@ -143,8 +228,8 @@ def test_a_broken_key_file_keeps_the_keys_of_before(folder: Path, caplog: pytest
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "{}", '{"keys": []}', '{"keys": [{"kty": "RSA", "crv": ""}]}', "[" * 100_000],
-    ids=["cut off", "empty", "no keys", "other keys", "deep"],
+    ["{", "{}", "[]", '{"keys": []}', '{"keys": {}}', '{"keys": [{"kty": "RSA", "crv": ""}]}', "[" * 100_000],
+    ids=["cut off", "empty", "a list", "no keys", "an object", "other keys", "deep"],
 )
 def test_a_server_does_not_start_without_keys(folder: Path, content: str) -> None:
     (folder / "registry" / "jwks.json").write_text(content, encoding="utf-8")
