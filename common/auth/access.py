@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from google.protobuf import descriptor_pool
-
 from common.auth.caller import Role
+from common.contracts import find_service
 from protos.auth.v1 import auth_pb2
 
 _REFLECTION = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER}
@@ -24,7 +23,7 @@ def role_of_methods(services: Iterable[str]) -> Mapping[str, Role]:
     """
     roles = dict(_REFLECTION)
     for service in services:
-        for method in descriptor_pool.Default().FindServiceByName(service).methods:
+        for method in find_service(service).methods:
             declared: int = method.GetOptions().Extensions[auth_pb2.role]  # type: ignore[index]
             if declared == auth_pb2.ROLE_UNSPECIFIED:
                 raise ValueError(f"{method.full_name} declares no (deepseek.auth.v1.role)")

@@ -25,6 +25,7 @@ from common.auth.authenticator import Authenticator, Loopback, MutualTls
 from common.auth.limits import CallerLimits
 from common.auth.tokens import TokenVerifier
 from common.config import ServiceSettings, load_settings
+from common.contracts import pool_of
 from common.database import Database
 from common.errors import FailedPrecondition, MeshError
 from common.keepalive import KEEPALIVE, MIN_PING_INTERVAL_MS
@@ -105,7 +106,8 @@ class MeshServer:
         self._lame_duck_s = lame_duck_s
         self._readiness = Readiness(self.names, ready)
         health_pb2_grpc.add_HealthServicer_to_server(self._readiness, server)
-        reflection.enable_server_reflection([*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        shown = [*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(shown, server, pool_of(shown))
 
     def start(self) -> None:
         """Starts answering. Health: `""` is alive from now on, each service's name serves while the server is ready."""

@@ -9,6 +9,9 @@ if [ "${1:-}" = --check ]; then
 fi
 .venv/bin/python -m grpc_tools.protoc -I. --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
     $(find protos -name '*.proto' | sort)
+# protos/inference/v2/own_pool.py says why.
+sed -i 's/^from google\.protobuf import descriptor_pool as/from protos.inference.v2 import own_pool as/' \
+    "$out/protos/inference/v2/inference_pb2.py"
 [ "$out" = . ] && exit 0
 status=0
 for file in $(cd "$out" && find protos -name '*.py*'; find protos -name '*_pb2*' -not -path '*/__pycache__/*'); do

@@ -12,7 +12,7 @@ import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from common.artifacts import Artifact
@@ -22,6 +22,7 @@ from common.auth.access import role_of_methods
 from common.auth.certificates import make_authority
 from common.auth.tokens import AUDIENCE, ISSUER, issue_token
 from common.channel import open_channel
+from common.contracts import find_service
 from common.errors import NotFound
 from deepseek.client import Mesh, MeshFile
 from deepseek.client.runs import parse_spec
@@ -119,7 +120,7 @@ def offered(file: MeshFile, service: str, token_file: Path) -> Iterator[Method]:
 def methods_of(service: str, name: str) -> Iterator[Method]:
     """The methods of a gRPC service by its contract."""
     roles = role_of_methods([] if name.startswith("grpc.") else [name])
-    for method in descriptor_pool.Default().FindServiceByName(name).methods:
+    for method in find_service(name).methods:
         kind = "_".join(
             "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
         )
@@ -402,7 +403,7 @@ def test_another_tenants_calls_change_nothing(site: Site, requests: dict[str, di
 def messages_of(method: Method) -> tuple[Any, Any]:
     """Classes of a method's request and response."""
     service, _, name = method.path[1:].partition("/")
-    descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+    descriptor = find_service(service).methods_by_name[name]
     return tuple(map(message_factory.GetMessageClass, (descriptor.input_type, descriptor.output_type)))
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from common.artifacts.proto import to_proto
+from common.contracts import find_service
 from common.errors import Cancelled
 from deepseek.client import Mesh
 from deepseek.client.runs import parse_spec
@@ -171,8 +172,9 @@ class Site:
 
 def methods() -> list[Method]:
     """Every method of every service."""
-    find = descriptor_pool.Default().FindServiceByName
-    return [Method(name, method) for name in PORTS for service in HOSTED[name] for method in find(service).methods]
+    return [
+        Method(name, method) for name in PORTS for service in HOSTED[name] for method in find_service(service).methods
+    ]
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Prints the wire contract of a generated module as JSON: `python dump_descriptors.py MODULE`.
-
-A program of its own: two modules with one proto package cannot live in one process.
-"""
+"""Prints the wire contract of a generated module as JSON: `python dump_descriptors.py MODULE`."""
 
 import importlib
 import json

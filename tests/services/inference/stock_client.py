@@ -1,7 +1,4 @@
-"""Asks a server with a stock client: `python stock_client.py ADDRESS INPUTS.npz OUTPUTS.npz`.
-
-A program of its own: the client's generated code and ours cannot live in one process.
-"""
+"""Asks a server with a stock client: `python stock_client.py ADDRESS INPUTS.npz OUTPUTS.npz`."""
 
 import sys
 
