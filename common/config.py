@@ -3,6 +3,9 @@
 A setting comes from a flag, else from the environment (`DEEPSEEK_<SERVICE>_<FIELD>`), else from a TOML file, else it
 has its default. Together with pydantic-settings, which it configures, this is the only module that reads the
 environment. Secrets are settings only as paths of files.
+
+Kubernetes and docker links put variables of their own into the environment, named after services: for one called
+`deepseek-inference` among them `DEEPSEEK_INFERENCE_PORT=tcp://10.0.0.7:8001`. They are left out, by their form.
 """
 
 import ipaddress
@@ -18,7 +21,7 @@ from urllib.parse import parse_qsl, quote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.auth import Role
 from common.auth.identity import LEEWAY_S
@@ -33,6 +36,13 @@ Address = Annotated[
 
 # As SQLAlchemy reads a URL: a password may hold what would end the host of another URL.
 _PASSWORD = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
+_LINK = r"_PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+:\d+|_NAME=/[^/]+/[^/]+"
+"""End of a variable that only Kubernetes or a docker link sets, after the name of a service."""
+
+_OF_LINK = re.compile(rf"{_LINK}|_SERVICE_HOST=\S+|_SERVICE_PORT(_\w+)?=\d+|_PORT_\d+_\w+=\S+|_ENV_\w+=.*", re.DOTALL)
+"""Ends of the variables that come with one of those."""
+
+_LINK_OF = re.compile(rf"(\w+?)({_LINK})")
 _SECRET_PARAMETER = re.compile(r"pass(?!file$)|pwd|secret|scram_\w+_key", re.IGNORECASE)
 
 
@@ -138,7 +148,10 @@ class ServiceSettings(TraceSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, which pydantic-settings puts first, then what a program sets, the environment, and the file."""
-        return init_settings, env_settings, _SharedEnvironment(settings_cls), _TomlTable(settings_cls)
+        own = cast(EnvSettingsSource, env_settings)
+        kept = {name.lower() for name in _environment()}
+        own.env_vars = {name: value for name, value in own.env_vars.items() if name.lower() in kept}
+        return init_settings, own, _SharedEnvironment(settings_cls), _TomlTable(settings_cls)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -232,9 +245,8 @@ def load_settings(cls: type[S], argv: Sequence[str] | None = None) -> S:
     """
     flags = list(sys.argv[1:] if argv is None else argv)
     prefix = cls.variable("")
-    unknown = [
-        name for name in os.environ if name.startswith(prefix) and name[len(prefix) :].lower() not in cls.model_fields
-    ]
+    ours = [name for name in _environment() if name.startswith(prefix)]
+    unknown = [name for name in ours if name.removeprefix(prefix).lower() not in cls.model_fields]
     if unknown:
         known = ", ".join(map(cls.variable, cls.model_fields))
         violations = [Violation(name, "is not a setting of this service") for name in unknown]
@@ -260,12 +272,24 @@ def _bad_setting(error: ValidationError) -> InvalidArgument:
     return InvalidArgument("BAD_SETTING", f"wrong settings: {text}", violations=violations)
 
 
+def _environment() -> dict[str, str]:
+    """The environment without the variables of Kubernetes services and docker links."""
+    variables = {name: f"{name}={value}" for name, value in os.environ.items()}
+    services = {match[1] for variable in variables.values() if (match := _LINK_OF.fullmatch(variable))}
+    return {
+        name: os.environ[name]
+        for name, variable in variables.items()
+        if not any(name.startswith(one) and _OF_LINK.fullmatch(variable, len(one)) for one in services)
+    }
+
+
 class _SharedEnvironment(PydanticBaseSettingsSource):
     """Variables that say the same to every service (`DEEPSEEK_<FIELD>`); the service's own come first."""
 
     def __call__(self) -> dict[str, Any]:
         named = {field: f"DEEPSEEK_{field}".upper() for field in (*TraceSettings.model_fields, "metrics_port")}
-        return {field: os.environ[name] for field, name in named.items() if os.environ.get(name)}
+        environment = _environment()
+        return {field: environment[name] for field, name in named.items() if environment.get(name)}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Never called: the variables are taken together."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from common.config import TraceSettings, load_settings
+from common.config import StoreSettings, TraceSettings, load_settings
 from common.errors import FailedPrecondition, InvalidArgument
 from common.telemetry.traces import TraceTarget
 from tests.common.settings import ExampleSettings, example_settings
@@ -55,6 +55,90 @@ def test_an_unknown_variable_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         example_settings(tmp_path)
     assert caught.value.reason == "UNKNOWN_SETTING"
     assert "DEEPSEEK_EXAMPLE_PORT" in caught.value.message
+
+
+def kubernetes_variables(service: str, address: str = "10.96.0.7") -> dict[str, str]:
+    """What Kubernetes sets for a service with the ports 8001 (named grpc) and 9001 (UDP), in every container."""
+    shown = f"[{address}]" if ":" in address else address
+    variables = {
+        "SERVICE_HOST": address,
+        "SERVICE_PORT": "8001",
+        "SERVICE_PORT_GRPC": "8001",
+        "SERVICE_PORT_HTTP_METRICS": "9001",
+        "PORT": f"tcp://{shown}:8001",
+    }
+    for port, protocol in (("8001", "tcp"), ("9001", "udp")):
+        name = f"PORT_{port}_{protocol.upper()}"
+        variables |= {name: f"{protocol}://{shown}:{port}", f"{name}_PROTO": protocol}
+        variables |= {f"{name}_PORT": port, f"{name}_ADDR": address}
+    return {f"{service}_{name}": value for name, value in variables.items()}
+
+
+def link_variables(service: str) -> dict[str, str]:
+    """What a docker link sets, of a container with a range of ports and without any."""
+    ports = {
+        "PORT": "tcp://172.17.0.5:8001",
+        "PORT_8001_TCP": "tcp://172.17.0.5:8001",
+        "PORT_8001_TCP_START": "tcp://172.17.0.5:8001",
+        "PORT_8001_TCP_PORT_END": "8009",
+        "PORT_8001_TCP_ADDR": "172.17.0.5",
+    }
+    variables = {"NAME": "/web/inference", "ENV_PATH": "/usr/bin:/bin", "ENV_EMPTY": "", "ENV_TEXT": "two\nlines"}
+    return {f"{service}_{name}": value for name, value in (variables | ports).items()}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        *map(kubernetes_variables, ("DEEPSEEK_EXAMPLE", "DEEPSEEK_EXAMPLE_METRICS", "DEEPSEEK_METRICS", "DEEPSEEK")),
+        kubernetes_variables("DEEPSEEK_EXAMPLE", "fd00::7"),
+        link_variables("DEEPSEEK_EXAMPLE"),
+        {"DEEPSEEK_EXAMPLE_NAME": "/web/inference", "DEEPSEEK_EXAMPLE_ENV_HOME": "/root"},
+    ],
+    ids=["service", "its metrics", "any metrics", "prefix", "IPv6", "link", "link without ports"],
+)
+def test_variables_of_kubernetes_services_and_docker_links_are_no_settings(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = example_settings(tmp_path)
+    assert (settings.metrics_port, load_settings(ExampleSettings, ["--home", str(tmp_path)]).port) == (None, 7999)
+    assert StoreSettings.of("example", tmp_path).port == 0
+
+
+def test_settings_count_beside_variables_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that names a variable itself overrides that of Kubernetes."""
+    own = {"DEEPSEEK_EXAMPLE_PORT": "7001", "DEEPSEEK_EXAMPLE_METRICS_PORT": "9001", "DEEPSEEK_METRICS_PORT": "1"}
+    variables = kubernetes_variables("DEEPSEEK_EXAMPLE") | kubernetes_variables("DEEPSEEK_EXAMPLE_METRICS") | own
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(ExampleSettings, ["--home", str(tmp_path)])
+    assert (settings.port, settings.metrics_port) == (7001, 9001)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"DEEPSEEK_EXAMPLE_SERVICE_PORT": "8001"},
+        {"DEEPSEEK_EXAMPLE_SERVICE_HOST": "10.96.0.7"},
+        {"DEEPSEEK_EXAMPLE_PORT": "tcp://nowhere"},
+        {"DEEPSEEK_EXAMPLE_ENV_HOME": "/root"},
+        {"DEEPSEEK_EXAMPLE_NAME": "web"},
+        {**kubernetes_variables("DEEPSEEK_EXAMPLE"), "DEEPSEEK_EXAMPLE_SERVICE_PROT": "8001"},
+        {**kubernetes_variables("DEEPSEEK_EXAMPLE"), "DEEPSEEK_EXAMPLE_MAX_STREAM": "1"},
+        {**kubernetes_variables("DEEPSEEK_OTHER"), "DEEPSEEK_EXAMPLE_SERVICE_PORT": "8001"},
+    ],
+    ids=str,
+)
+def test_a_wrong_variable_is_refused_though_it_resembles_those_of_kubernetes(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgument) as caught:
+        load_settings(ExampleSettings, ["--home", str(tmp_path)])
+    assert caught.value.reason in ("UNKNOWN_SETTING", "BAD_SETTING")
 
 
 def test_an_unknown_flag_ends_with_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
