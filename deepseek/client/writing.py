@@ -7,13 +7,12 @@ and one output, logits for the successor of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from common.errors import FailedPrecondition, InvalidArgument
-from deepseek.components import ENCODERS
-from deepseek.data.encoders import NUM_SPECIAL_TOKENS
+from deepseek.data.encoders import NUM_SPECIAL_TOKENS, CharactersEncoder, restore
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,14 +47,12 @@ class Writer:
             raise FailedPrecondition("NO_LANGUAGE_MODEL", message, field="model")
         self._input, self._output = manifest.inputs[0].name, manifest.outputs[0].name
         self._length = int(encoder.params["length"])
-        self._encoder = ENCODERS.build(encoder.name, encoder.params, field=self._input)
-        self._encoder.load_state(dict(encoder.state))
-        self._characters: list[str] = list(encoder.state["tokens"])
+        self._encoder = cast(CharactersEncoder, restore(encoder.name, encoder.params, encoder.state, field=self._input))
+        self._characters = self._encoder.tokens
 
     def tokens(self, text: str) -> list[int]:
         """A text of any length in tokens."""
-        pieces = [text[start : start + self._length] for start in range(0, len(text), self._length)]
-        return [int(token) for piece in pieces for token in self._encoder.encode(piece)[: len(piece)]]
+        return self._encoder.ids(text)
 
     def write(self, prompt: str, num_tokens: int, draw: Draw) -> Iterator[str]:
         """Goes on from a prompt, a character at a time.

@@ -1,18 +1,20 @@
 """Encoders: one value of a data set's field in, one array of fixed shape and dtype out.
 
 The same class runs in the trainer, in the CLI and beside a served model, so none of it needs torch, and what an encoder
-has learned is small JSON that travels in the model's manifest: `type(encoder)(**encoder.params)` and then
-`load_state(encoder.state())` gives an encoder with exactly the same outputs. Learning is deterministic: a vocabulary is
-ordered by falling count, then by code point.
+has learned is small JSON that travels in the model's manifest: `restore` makes an encoder with exactly the same outputs
+of it, whichever release stored it. Learning is deterministic: a vocabulary is ordered by falling count, then by code
+point.
 
 Augmentation is not encoding (`deepseek.data.augmentations`); nor is collecting the repeated values of a sample into one
 array (`deepseek.data.datasets`).
 """
 
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +22,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.errors import InvalidArgument
+from deepseek.components import ENCODERS
 from deepseek.data import media
 from deepseek.data.canonical_json import is_unicode
 from deepseek.data.manifest import Field
+from deepseek.data.words import split_words
 
 PAD = 0
 """Token that fills a text up to its length."""
@@ -32,6 +36,9 @@ NUM_SPECIAL_TOKENS = 2
 
 DEFAULT_ENCODERS = {"image": "image", "text": "words", "label": "label", "integer": "integer", "number": "number"}
 """Name of the encoder that a field's type gets where none is asked for; types that are not here have none."""
+
+TEXT_VERSION = 2
+"""Version of the encoders `words` and `characters`: 1 splits a text as it is, 2 after NFC, and words by UAX #29."""
 
 _WORD = re.compile(r"\w+")
 _GREATEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -44,6 +51,7 @@ class Encoder(ABC):
 
     Attributes:
         learns: Whether `fit` does anything.
+        before: Values of the parameters that an encoder lacks which was stored before they were added.
         params: Keyword arguments that make an equal, unfitted encoder.
         shape: Shape of an encoded value.
         dtype: Its dtype.
@@ -51,6 +59,7 @@ class Encoder(ABC):
     """
 
     learns: ClassVar[bool] = False
+    before: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int64)
     pad: ClassVar[int] = 0
 
@@ -124,13 +133,16 @@ class _TokenEncoder(Encoder):
     """Text to int64 [length] by a vocabulary learned from the training split."""
 
     learns = True
+    before = MappingProxyType({"version": 1})
 
-    def __init__(self, length: int, vocabulary: int) -> None:
+    def __init__(self, length: int, vocabulary: int, version: int) -> None:
         _check_range("length", length, 1, 1 << 20)
         _check_range("vocabulary", vocabulary, NUM_SPECIAL_TOKENS + 1, 1 << 20)
-        super().__init__((length,), length=length, vocabulary=vocabulary)
+        _check_range("version", version, 1, TEXT_VERSION)
+        super().__init__((length,), length=length, vocabulary=vocabulary, version=version)
         self._length = length
         self._vocabulary = vocabulary
+        self._version = version
         self.tokens: tuple[str, ...] = ()
         self._ids: dict[str, int] = {}
 
@@ -145,12 +157,16 @@ class _TokenEncoder(Encoder):
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
         self._set(ranked[: self._vocabulary - NUM_SPECIAL_TOKENS])
 
+    def ids(self, text: str) -> list[int]:
+        """Returns the number of every token of a text, however long."""
+        return [self._ids.get(token, UNKNOWN) for token in self.split(text)]
+
     def encode(self, value: Any) -> npt.NDArray[np.int64]:
         """Encodes a text; what goes beyond `length` is cut off."""
-        ids = np.full(self._length, PAD, np.int64)
-        found = [self._ids.get(token, UNKNOWN) for token in self.split(_text(value))[: self._length]]
-        ids[: len(found)] = found
-        return ids
+        encoded = np.full(self._length, PAD, np.int64)
+        found = self.ids(_text(value))[: self._length]
+        encoded[: len(found)] = found
+        return encoded
 
     def state(self) -> dict[str, Any]:
         return {"tokens": list(self.tokens)}
@@ -173,13 +189,15 @@ class WordsEncoder(_TokenEncoder):
     Args:
         length: Words kept; the rest is cut off.
         vocabulary: Number of tokens, the two special ones included.
+        version: How a text is split: 2 as `deepseek.data.words` describes; 1, of models trained before, as Python's
+            regular expression `\\w+` does, which cuts words at vowel signs and apostrophes.
     """
 
-    def __init__(self, length: int = 16, vocabulary: int = 64) -> None:
-        super().__init__(length, vocabulary)
+    def __init__(self, length: int = 16, vocabulary: int = 64, version: int = TEXT_VERSION) -> None:
+        super().__init__(length, vocabulary, version)
 
     def split(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return split_words(text) if self._version > 1 else _WORD.findall(text.lower())
 
 
 class CharactersEncoder(_TokenEncoder):
@@ -188,19 +206,21 @@ class CharactersEncoder(_TokenEncoder):
     Args:
         length: Characters kept; the rest is cut off.
         vocabulary: Number of tokens, the two special ones included.
+        version: 2 puts a text into NFC before; 1, of models trained before, takes it as it is.
     """
 
-    def __init__(self, length: int = 64, vocabulary: int = 128) -> None:
-        super().__init__(length, vocabulary)
+    def __init__(self, length: int = 64, vocabulary: int = 128, version: int = TEXT_VERSION) -> None:
+        super().__init__(length, vocabulary, version)
 
     def split(self, text: str) -> list[str]:
-        return list(text)
+        return list(unicodedata.normalize("NFC", text) if self._version > 1 else text)
 
 
 class LabelEncoder(Encoder):
     """A label to its class number, int64 []; missing labels are -1, which losses ignore.
 
-    The labels come from the schema, so their order is the data set's.
+    The labels come from the schema, so their order is the data set's. A label in another spelling (composed or
+    decomposed characters) is the same label.
     """
 
     pad = -1
@@ -223,10 +243,11 @@ class LabelEncoder(Encoder):
             InvalidArgument: UNKNOWN_LABEL.
         """
         label = _text(value)
-        if label not in self._ids:
+        number = self._ids.get(label, self._ids.get(unicodedata.normalize("NFC", label)))
+        if number is None:
             message = f"{label[:80]!r} is not one of the labels {', '.join(self.labels[:50])}"
             raise InvalidArgument("UNKNOWN_LABEL", message)
-        return np.array(self._ids[label], np.int64)
+        return np.array(number, np.int64)
 
     def state(self) -> dict[str, Any]:
         return {"labels": list(self.labels)}
@@ -236,7 +257,8 @@ class LabelEncoder(Encoder):
 
     def _set(self, labels: list[str]) -> None:
         self.labels = tuple(labels)
-        self._ids = {label: i for i, label in enumerate(labels)}
+        numbers = {label: i for i, label in enumerate(labels)}
+        self._ids = {unicodedata.normalize("NFC", label): i for label, i in numbers.items()} | numbers
 
 
 class IntegerEncoder(Encoder):
@@ -267,6 +289,27 @@ class NumberEncoder(Encoder):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _GREATEST_FLOAT32:
             raise _wrong_type(value, "a finite number")
         return np.array(float(value), np.float32)
+
+
+def restore(
+    name: str, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, field: str = ""
+) -> Encoder:
+    """Builds an encoder as it was stored, in a run's complete spec or in a model's manifest.
+
+    Args:
+        name: Its name in the registry `deepseek.encoders`.
+        params: Its parameters; those that were added to the encoder since get the values that keep it as it was.
+        state: What it learned; None if it is to be fitted.
+        field: Where it stands in the caller's document, for errors.
+
+    Raises:
+        InvalidArgument: As `Components.build`, and BAD_STATE.
+    """
+    before = getattr(ENCODERS.get(name, field=f"{field}.name".lstrip(".")), "before", {})
+    encoder: Encoder = ENCODERS.build(name, {**before, **params}, field=field)
+    if state is not None:
+        encoder.load_state(dict(state))
+    return encoder
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InvalidArgument
-from deepseek.components import ENCODERS
+from deepseek.data import encoders
 from deepseek.models.manifest import ModelManifest
 
 
@@ -32,8 +32,7 @@ def encode_inputs(manifest: ModelManifest, values: Mapping[str, Any]) -> dict[st
             raise InvalidArgument("MISSING_FIELD", message, field=spec.name)
         if spec.encoder is None:
             raise InvalidArgument("NO_ENCODER", f"the model takes {spec.name!r} as a tensor only", field=spec.name)
-        encoder = ENCODERS.build(spec.encoder.name, spec.encoder.params, field=spec.name)
-        encoder.load_state(dict(spec.encoder.state))
+        encoder = encoders.restore(spec.encoder.name, spec.encoder.params, spec.encoder.state, field=spec.name)
         array = np.asarray(encoder.encode(values[spec.name]))
         arrays[spec.name] = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
     return arrays

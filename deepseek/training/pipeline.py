@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InvalidArgument
-from deepseek.components import AUGMENTATIONS, ENCODERS, MODELS
+from deepseek.components import AUGMENTATIONS, MODELS
+from deepseek.data import encoders
 from deepseek.data.datasets import TARGET, EncodedDataset, InputMapping, fit_encoders
 from deepseek.training.jobfile import JobFile
 from deepseek.training.runspec import FieldMapping, RunSpec
@@ -113,7 +114,7 @@ def sample_batch(dataset: EncodedDataset, num_samples: int) -> Mapping[str, Tens
 
 
 def _build(mapping: FieldMapping, where: str) -> InputMapping:
-    encoder = ENCODERS.build(mapping.encoder.name, mapping.encoder.params, field=f"{where}.encoder")
+    encoder = encoders.restore(mapping.encoder.name, mapping.encoder.params, field=f"{where}.encoder")
     augmentations = tuple(
         AUGMENTATIONS.build(part.name, part.params, field=f"{where}.augmentations[{i}]")
         for i, part in enumerate(mapping.augmentations)

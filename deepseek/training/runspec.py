@@ -147,7 +147,10 @@ class RunSpec:
         return spec._with_encoders(manifest)
 
     def _with_encoders(self, manifest: DatasetManifest) -> "RunSpec":
-        """Names every encoder, and builds each to see whether it takes its parameters and suits its field."""
+        """Names every encoder, and builds each to see whether it takes its parameters and suits its field.
+
+        All parameters are written out, so that a run keeps its encoders when their defaults change.
+        """
 
         def encoded(mapping: FieldMapping, path: str) -> FieldMapping:
             column = manifest.field(mapping.field)
@@ -157,7 +160,7 @@ class RunSpec:
                 encoder.bind(column)
             except InvalidArgument as error:
                 raise InvalidArgument(error.reason, error.message, field=f"{path}.encoder.name") from error
-            return replace(mapping, encoder=Component(name, mapping.encoder.params))
+            return replace(mapping, encoder=Component(name, {**mapping.encoder.params, **encoder.params}))
 
         inputs = tuple(encoded(mapping, f"spec.inputs[{i}]") for i, mapping in enumerate(self.inputs))
         return replace(self, inputs=inputs, target=encoded(self.target, "spec.target"))

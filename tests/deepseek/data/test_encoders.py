@@ -1,5 +1,6 @@
 import json
 import random
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from deepseek.data.encoders import (
     LabelEncoder,
     NumberEncoder,
     WordsEncoder,
+    restore,
 )
 from deepseek.data.manifest import FIELD_TYPES, Field
 from tests.deepseek.data.samples import image_file
@@ -57,6 +59,45 @@ def test_characters_are_code_points() -> None:
     encoder.fit(["ää\n😀"])
     assert encoder.tokens == ("ä", "\n", "😀")
     assert encoder.encode("ä😀A").tolist() == [2, 4, 1, 0]
+
+
+def test_words_keep_their_vowel_signs() -> None:
+    encoder = WordsEncoder(length=4)
+    encoder.fit(["मेरा का", "मेरी की"])
+    assert encoder.encode("मेरी की").tolist() == [5, 3, 0, 0]
+    assert encoder.encode("मेरा का").tolist() == [4, 2, 0, 0]
+
+
+@pytest.mark.parametrize("encoder", [WordsEncoder(), CharactersEncoder()], ids=["words", "characters"])
+@pytest.mark.parametrize("learned", ["NFC", "NFD"])
+def test_two_spellings_of_a_text_are_one(encoder: Encoder, learned: str) -> None:
+    encoder.fit([unicodedata.normalize(learned, "un café noir")])
+    composed, decomposed = (encoder.encode(unicodedata.normalize(form, "café")).tolist() for form in ("NFC", "NFD"))
+    assert composed == decomposed
+    assert 1 not in composed
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "tokens", "text", "expected"),
+    [
+        (
+            "words",
+            {"length": 8, "vocabulary": 16},
+            ["म", "र", "don", "t", "cafe"],
+            "मेरा don't cafe\u0301 é",
+            "23456100",
+        ),
+        ("characters", {"length": 4, "vocabulary": 8}, ["e", "\u0301"], "e\u0301é", "2310"),
+    ],
+)
+def test_a_stored_encoder_without_a_version_encodes_as_it_did(
+    name: str, params: dict[str, Any], tokens: list[str], text: str, expected: str
+) -> None:
+    encoder = restore(name, params, {"tokens": tokens})
+    assert "".join(map(str, encoder.encode(text).tolist())) == expected
+    assert encoder.params == {**params, "version": 1}
+    again = restore(name, encoder.params, encoder.state())
+    assert np.array_equal(again.encode(text), encoder.encode(text))
 
 
 def labels() -> LabelEncoder:
@@ -104,6 +145,14 @@ def test_a_label_that_the_schema_lacks_is_refused() -> None:
     assert caught.value.reason == "UNKNOWN_LABEL"
 
 
+def test_a_label_in_another_spelling_is_the_same_label() -> None:
+    encoder = LabelEncoder()
+    encoder.load_state({"labels": ["the\u0301", "café"]})
+    assert [int(encoder.encode(label)) for label in ("thé", "the\u0301", "cafe\u0301", "café")] == [0, 0, 1, 1]
+    encoder.load_state({"labels": ["é", "e\u0301"]})  # of a data set from before spellings were one
+    assert [int(encoder.encode(label)) for label in ("é", "e\u0301")] == [0, 1]
+
+
 def test_labels_need_a_field_of_labels() -> None:
     with pytest.raises(InvalidArgument, match="'caption' is text"):
         LabelEncoder().bind(Field("caption", "text"))
@@ -140,6 +189,8 @@ def test_a_bad_value_is_refused(encoder: Encoder, value: Any, reason: str) -> No
         lambda: WordsEncoder(length=0),
         lambda: WordsEncoder(vocabulary=2),
         lambda: CharactersEncoder(length=True),
+        lambda: WordsEncoder(version=3),
+        lambda: CharactersEncoder(version=0),
     ],
 )
 def test_a_bad_parameter_is_refused(make: Callable[[], Encoder]) -> None:

@@ -43,6 +43,7 @@ def test_a_resolved_spec_is_complete() -> None:
     assert spec.dataset_version == "datasets/d/versions/3"
     assert (spec.inputs[0].input, spec.inputs[0].encoder.name) == ("picture", "image")
     assert spec.target.encoder.name == "label"
+    assert dict(spec.inputs[0].encoder.params) == {"size": 64, "mode": "RGB"}
     assert (spec.optimizer.name, spec.schedule.name, spec.num_workers) == ("adamw", "constant", 1)
     assert spec.resolved("datasets/d/versions/3", MANIFEST) == spec
 
