@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent.
+"""Child processes that never outlive their parent, and import nothing from the directory a command was typed in.
 
 Three things make it certain: the kernel kills a child whose parent died (PR_SET_PDEATHSIG), which `spawn` arranges for
 any program on Linux; a thread of a child that asks for it watches the ancestor that counts through a pidfd, which also
@@ -6,6 +6,10 @@ covers processes in between, such as torchrun's agent, that start theirs in new 
 ancestor gone at its start ends at once. The first is tied to the *thread* that started the child, and would kill a
 child when a thread of a living parent ends, so all children are started by one thread that lasts as long as its
 process. Not a supervisor: nothing is started again here.
+
+Python puts the current directory, or a program's own, first on the import path: a `random.py` or `services/` of
+whoever typed `deepseek up` would run with the rights of the mesh. So our programs start with a safe path (`python -P`),
+and what they start in turn inherits it. PYTHONPATH stays: its entries are deliberate.
 """
 
 import contextlib
@@ -42,6 +46,24 @@ except OSError as error:
 """
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """Returns the command line that runs a module as a program, by this interpreter and on a safe path."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def safe_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns an environment in which no Python imports from the current directory, however many processes down.
+
+    Args:
+        environment: The variables to begin with; None means ours. PYTHONPATH keeps its entries but for empty ones:
+            they mean the current directory, and `PYTHONPATH=$PYTHONPATH:/opt/mine` makes one by accident.
+    """
+    safe = {**(os.environ if environment is None else environment), "PYTHONSAFEPATH": "1"}
+    if "PYTHONPATH" in safe:
+        safe["PYTHONPATH"] = os.pathsep.join(filter(None, safe["PYTHONPATH"].split(os.pathsep)))
+    return safe
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -57,7 +79,7 @@ def spawn(
 
     Args:
         argv: The program and its arguments; no secrets, everyone on the machine sees them.
-        env: Its environment; None means ours.
+        env: Its environment, made safe by `safe_environment`; None means ours.
         log: File that its output is appended to; readable by the owner alone.
         parent_pid: The process whose end it follows; None means this one. It has to call `die_with_parent` if this is
             another one.
@@ -66,7 +88,7 @@ def spawn(
     Returns:
         The running process.
     """
-    environment = dict(os.environ if env is None else env)
+    environment = safe_environment(env)
     environment.pop(PARENT_PID, None)
     command = list(argv)
     if not detach:

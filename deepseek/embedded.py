@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from common.channel import open_channel
 from common.errors import FailedPrecondition, MeshError, Unavailable
-from common.processes import spawn, terminate
+from common.processes import python, spawn, terminate
 from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress, StoreAddress
 
 PORTS = {"registry": 7001, "ingest": 7002, "trainer": 7003, "watermark": 7006, "inference": 8001}
@@ -192,7 +191,7 @@ class EmbeddedMesh:
 
     def start(self, name: str) -> None:
         """Starts one service; returns before it is ready."""
-        argv = [sys.executable, "-m", f"services.{name}", "--port", self._addresses[name].rpartition(":")[2]]
+        argv = python(f"services.{name}", "--port", self._addresses[name].rpartition(":")[2])
         argv += ["--home", str(self._home.absolute()), "--address-file", str(self._address_file(name))]
         if name != "registry":
             argv += ["--registry", self._addresses["registry"]]

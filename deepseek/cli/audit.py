@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from common.config import home
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, Unavailable
+from common.processes import python, safe_environment
 from common.telemetry.audit import EMPTY, Finding, Head, Verification, verify
 from deepseek import embedded
 from deepseek.cli.output import AsJson, console, print_json, print_table
@@ -86,8 +86,11 @@ def _head(place: Path, name: str) -> Head | None:
     except (Unavailable, FailedPrecondition) as error:
         if is_elsewhere or error.reason not in _NOT_RUNNING:
             raise
-    command = [sys.executable, "-m", f"services.{name}", "--home", str(place), "--audit-head", "true"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    command = python(f"services.{name}", "--home", str(place), "--audit-head", "true")
+    environment = safe_environment()
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise _reported(name, done.stderr)
     document = json.loads(done.stdout)

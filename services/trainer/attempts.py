@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from common.artifacts.store import disk_error
 from common.errors import Internal, MeshError, Unavailable
 from common.jobs import JobError, JobState, Lease, LeaseLost
+from common.processes import python
 from services.trainer.children import Child, attempt_directory, reported_error
 from services.trainer.runs import Run, RunStore, final_state
 
@@ -140,7 +141,7 @@ class RunHandler:
         # All workers of a run are on this machine. torch's TCP stores listen on every interface and what is in them is
         # unpickled, so agent and workers meet by files instead (the workers' own: deepseek.training.session), and the
         # agent is kept from opening a TCP store for the workers. Gloo's connections stay on loopback.
-        agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run"]
+        agent = python("deepseek.training.guard", "torch.distributed.run")
         agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
         agent += ["--rdzv-endpoint", str(directory / "rendezvous"), "--local-addr", "127.0.0.1"]
         workers = ["--nproc-per-node", str(num_workers), "-m", "deepseek.training.worker"]

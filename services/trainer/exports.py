@@ -8,7 +8,6 @@ anew a few times, as a run's workers are.
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from common.artifacts import Artifact
 from common.artifacts.store import disk_error
 from common.errors import Cancelled, DeadlineExceeded, Internal, Unavailable
 from common.jobs import Lease, LeaseLost
+from common.processes import python
 from services.trainer.children import Child, attempt_directory, reported_error
 from services.trainer.fingerprint import export_fingerprint
 from services.trainer.registry import Registry
@@ -131,7 +131,7 @@ class ExportHandler:
             "int8": spec.int8,
             "int8_max_loss": spec.int8_max_loss,
         }
-        argv = [sys.executable, "-m", "deepseek.training.export"]
+        argv = python("deepseek.training.export")
         with attempt_directory(self._directory / lease.job_id, lease.attempt) as directory:
             num_crashes = 0
             while True:

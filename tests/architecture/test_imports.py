@@ -57,6 +57,16 @@ def test_a_service_never_imports_another_service() -> None:
     assert not wrong
 
 
+def test_one_place_says_how_our_programs_are_started() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for package in ("common", "deepseek", "kernels", "services")
+        for path in sources(package)
+        if "sys.executable" in path.read_text(encoding="utf-8") and path != ROOT / "common" / "processes.py"
+    ]
+    assert not wrong, "common.processes.python starts them on a safe path"
+
+
 def test_common_imports_no_torch() -> None:
     wrong = [str(path) for path in sources("common") for name, _ in imports(path) if name.partition(".")[0] == "torch"]
     assert not wrong

@@ -2,26 +2,24 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.auth.certificates import make_authority
-from common.processes import spawn, terminate
+from common.processes import python, spawn, terminate
 from tests.processes import wait_until
 
 
 def probe(file: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "common.probe", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(python("common.probe", str(file)), capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_service_that_is_ready_is_well_until_it_ends(host: str, tmp_path: Path) -> None:
     make_authority(tmp_path / "identity", ["registry"])
     file = tmp_path / "address.json"
-    argv = [sys.executable, "-m", "services.registry", "--host", host, "--port", "0", "--home", str(tmp_path)]
+    argv = python("services.registry", "--host", host, "--port", "0", "--home", str(tmp_path))
     argv += ["--identity", str(tmp_path / "identity" / "registry"), "--address-file", str(file)]
     process = spawn(argv, env=None, log=tmp_path / "log")
     try:
@@ -45,7 +43,7 @@ def test_a_service_that_does_not_listen_yet_is_not_well(tmp_path: Path) -> None:
 
 def test_what_a_service_does_not_offer_is_not_well(tmp_path: Path) -> None:
     file = tmp_path / "address.json"
-    argv = [sys.executable, "-m", "services.registry", "--port", "0", "--home", str(tmp_path)]
+    argv = python("services.registry", "--port", "0", "--home", str(tmp_path))
     process = spawn([*argv, "--address-file", str(file)], env=None, log=tmp_path / "log")
     try:
         wait_until(lambda: file.exists() or process.poll() is not None, "the registry")

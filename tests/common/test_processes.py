@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common.processes import spawn, terminate
+from common.processes import safe_environment, spawn, terminate
 from tests.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # A process in between that knows nothing of us and starts the last one in a new session, as torchrun's agent does.
 MIDDLE = """
@@ -162,3 +164,27 @@ def test_terminate_leaves_alone_what_it_has_seen_end(tmp_path: Path) -> None:
     process = spawn([sys.executable, "-c", "raise SystemExit(3)"], env=None, log=tmp_path / "log")
     assert process.wait(10) == 3
     assert terminate(process, grace_s=0) == 3
+
+
+def test_nothing_is_imported_from_where_a_command_is_typed(tmp_path: Path) -> None:
+    here, plug_ins = tmp_path / "here", tmp_path / "plug-ins"
+    for folder, module in ((here, "random"), (here, "mine"), (plug_ins, "plug_in")):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{module}.py").write_text(f"print({module!r}, flush=True)")
+    # Its own child is started by somebody who knows nothing of us.
+    child = "import random, plug_in, subprocess, sys; subprocess.run([sys.executable, '-m', 'mine'])"
+    parent = "import pathlib, sys; from common.processes import spawn; env = {'PYTHONPATH': sys.argv[2]}\n"
+    parent += f"spawn([sys.executable, '-c', {child!r}], env=env, log=pathlib.Path(sys.argv[1])).wait()"
+    command = [sys.executable, "-P", "-c", parent, str(tmp_path / "log"), f"{os.pathsep}{plug_ins}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=here, env=environment, check=True, timeout=30)
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("plug_in\n")
+    assert "No module named mine" in said
+
+
+def test_empty_entries_of_the_python_path_are_dropped() -> None:
+    given = {"PYTHONPATH": os.pathsep.join(["", "/opt/mine", "", "lib"]), "HOME": "/h"}
+    expected = {"PYTHONPATH": os.pathsep.join(["/opt/mine", "lib"]), "HOME": "/h", "PYTHONSAFEPATH": "1"}
+    assert safe_environment(given) == expected
+    assert safe_environment({}) == {"PYTHONSAFEPATH": "1"}

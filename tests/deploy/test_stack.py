@@ -80,6 +80,12 @@ def test_whatever_stays_up_has_a_health_check(services: dict[str, dict[str, Any]
             assert "healthcheck" in one or (name in PORTS and in_image), name
 
 
+def test_programs_in_the_images_import_nothing_from_where_they_run() -> None:
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text(encoding="utf-8")
+    assert "PYTHONSAFEPATH=1" in dockerfile
+    assert "python -P -m services.${SERVICE}" in dockerfile
+
+
 def test_the_environment_holds_no_secret_but_names_of_files(services: dict[str, dict[str, Any]]) -> None:
     for name, one in services.items():
         for variable, value in one.get("environment", {}).items():

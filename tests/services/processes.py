@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 
 from common.channel import open_channel
+from common.processes import python, safe_environment
 from tests.processes import wait_until
 
 
@@ -62,8 +62,8 @@ class ServiceProcess:
         environment = {f"DEEPSEEK_{self.name}_{key}".upper(): value for key, value in own.items()}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, sys.executable, "-m", f"services.{self.name}"],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **environment},
+                [*self._prefix, *python(f"services.{self.name}")],
+                env=safe_environment({**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **environment}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.artifacts import Artifact
-from common.processes import spawn
+from common.processes import python, spawn
 from tests.deepseek.training.jobs import events, write_job
 from tests.processes import wait_until
 
@@ -19,7 +19,7 @@ from tests.processes import wait_until
 def start(path: Path) -> "subprocess.Popen[bytes]":
     """Starts one worker as torchrun would, as the only rank."""
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    argv = [sys.executable, "-m", "deepseek.training.worker", str(path)]
+    argv = python("deepseek.training.worker", str(path))
     environment = {**os.environ, **ranks, "OMP_NUM_THREADS": "1"}
     return spawn(argv, env=environment, log=path.parent / "log")
 
@@ -83,7 +83,7 @@ PARENT = """
 import sys, threading
 from pathlib import Path
 from common.artifacts import Artifact
-from common.processes import spawn
+from common.processes import python, spawn
 spawn(sys.argv[2:], env=None, log=Path(sys.argv[1]))
 threading.Event().wait()
 """
@@ -93,7 +93,7 @@ threading.Event().wait()
 def trainer(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A process that has started two workers by torchrun and waits."""
     path = write_job(tmp_path, spec={"epochs": 100_000, "num_workers": 2})
-    agent = [sys.executable, "-m", "deepseek.training.guard", "torch.distributed.run"]
+    agent = python("deepseek.training.guard", "torch.distributed.run")
     agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
     agent += ["--rdzv-endpoint", str(tmp_path / "rendezvous")]
     workers = ["--local-addr", "127.0.0.1", "--nproc-per-node", "2", "-m", "deepseek.training.worker", str(path)]

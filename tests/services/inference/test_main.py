@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.channel import open_channel
-from common.processes import spawn
+from common.processes import python, spawn
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.processes import wait_until
@@ -35,16 +34,7 @@ def test_after_a_kill_the_same_version_answers_without_the_registry(
     flags += ["--address-file", str(address_file)]
     for registry in (registry_address, "127.0.0.1:1"):
         process = spawn(
-            [
-                sys.executable,
-                "-m",
-                "services.inference",
-                *flags,
-                "--registry",
-                registry,
-                "--parent-pid",
-                str(os.getpid()),
-            ],
+            python("services.inference", *flags, "--registry", registry),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             log=tmp_path / "inference.log",
         )

@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 from common.channel import open_channel
-from common.processes import spawn
+from common.processes import python, spawn
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
 from tests.processes import wait_until
@@ -20,7 +19,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     flags = ["--home", str(tmp_path), "--port", "0", "--address-file", str(address_file)]
     for attempt in ("first", "second"):
         process = spawn(
-            [sys.executable, "-m", "services.registry", *flags, "--parent-pid", str(os.getpid())],
+            python("services.registry", *flags, "--parent-pid", str(os.getpid())),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             log=tmp_path / f"{attempt}.log",
         )

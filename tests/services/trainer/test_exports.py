@@ -131,7 +131,7 @@ def children(home: Path) -> list[int]:
             command = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
         except OSError:
             continue
-        if command[1:3] == [b"-m", b"deepseek.training.export"] and str(home).encode() in command[3]:
+        if command[1:4] == [b"-P", b"-m", b"deepseek.training.export"] and str(home).encode() in command[4]:
             found.append(int(entry.name))
     return found
 
