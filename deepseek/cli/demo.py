@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -29,9 +29,11 @@ from deepseek.cli.output import (
     progress_bar,
     writing,
 )
+from deepseek.cli.precision import event_ratios, precision_name, ratios_text
 from deepseek.cli.train import show_run
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
+from deepseek.processor import instruction_set
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 
@@ -165,6 +167,8 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
         "p50_ms": p50_ms,
         "p99_ms": p99_ms,
         **_int8_figures(manifest),
+        **_precision_figures(events),
+        "instruction_set": instruction_set(),
         "blobs_added": _num_blobs(mesh) - blobs_before,
         "offline_accuracy": offline,
         "num_questions": num_questions,
@@ -183,6 +187,7 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     rows = [
         ("test accuracy", f"{figures['test_accuracy']:.4%} of {figures['num_questions']} questions"),
         ("served equals offline", yes_no[figures["served_equals_offline"]]),
+        ("precision", f"{figures['precision']}{ratios_text(figures['precision_ratios'])}"),
         ("training", f"{figures['train_s']:.1f} s" + (" (an earlier run)" if figures["reused_run"] else "")),
         ("latency p50, p99", f"{figures['p50_ms']:.2f} ms, {figures['p99_ms']:.2f} ms"),
         ("int8 speed-up, loss", _int8_text(figures)),
@@ -216,6 +221,12 @@ def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
         "int8_speedup": fp32.latency_ms / int8.latency_ms,
         "int8_loss_points": (fp32.value - int8.value) * 100,
     }
+
+
+def _precision_figures(events: Iterable[trainer_pb2.RunEvent]) -> dict[str, Any]:
+    """Format of the last attempt, and the measured time of a step in each format over that of the fastest."""
+    *_, last = (event.precision for event in events if event.HasField("precision"))
+    return {"precision": precision_name(last.precision), "precision_ratios": event_ratios(last)}
 
 
 def _int8_text(figures: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """`deepseek doctor`: what this machine can do, and what stands in the way."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,9 +16,12 @@ import typer
 from common.auth.identity import OLD_DAYS, Identity, read_token
 from common.config import home
 from common.errors import MeshError
+from common.processes import python, safe_environment
 from deepseek import embedded
-from deepseek.cli.output import AsJson, print_json, print_table
+from deepseek.cli.output import AsJson, error_console, print_json, print_table
+from deepseek.cli.precision import ratios_text
 from deepseek.client import MeshFile
+from deepseek.processor import instruction_set
 
 MINIMUM_FREE_BYTES = 1 << 30
 PACKAGES = {"torch": ("torch",), "ONNX Runtime": ("onnxruntime-gpu", "onnxruntime"), "gRPC": ("grpcio",)}
@@ -24,7 +29,7 @@ PACKAGES = {"torch": ("torch",), "ONNX Runtime": ("onnxruntime-gpu", "onnxruntim
 
 def doctor(as_json: AsJson = False) -> None:
     """Check Python, packages, processor, disk, ports, mesh and credentials. Exit status 1 if something is wrong."""
-    checks = [_python(), *_packages(), _processor(), _home(), _mesh(), *_credentials()]
+    checks = [_python(), *_packages(), _processor(), *_precision(), _home(), _mesh(), *_credentials()]
     if as_json:
         print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
     else:
@@ -60,12 +65,21 @@ def _installed(distribution: str) -> bool:
 
 
 def _processor() -> Check:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        flags = ""
-    fast = [name for name, flag in (("bf16", "avx512_bf16"), ("int8 VNNI", "avx512_vnni")) if flag in flags]
-    return "processor", True, f"{os.cpu_count()} cores, fast {' and '.join(fast) or 'fp32 only'}"
+    return "processor", True, f"{os.cpu_count()} cores, {instruction_set()}"
+
+
+def _precision() -> list[Check]:
+    """What `auto` is for training on this host, measured in a process of its own unless it was measured before."""
+    if not _installed("torch"):
+        return []
+    argv, environment = python("deepseek.training.step_times"), safe_environment()
+    with error_console.status("measuring the numeric formats"):
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return [("precision", False, f"torch cannot train on this host: {lines[-1]}")]
+    found = json.loads(done.stdout)
+    return [("precision", True, f"auto is {found['fastest']} on a CPU{ratios_text(found['ratios'])}")]
 
 
 def _home() -> Check:

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from common.errors import InvalidArgument
 from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
+from deepseek.cli.precision import event_text
 from deepseek.client import connect
 from protos.trainer.v1 import trainer_pb2
 
@@ -91,6 +92,10 @@ def show_run(bar: Progress, events: Iterable[trainer_pb2.RunEvent]) -> list[trai
             accuracy = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
         elif event.HasField("warning"):
             error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
+        elif event.HasField("precision"):
+            error_console.print(
+                f"precision: {event_text(event.precision)}", markup=False, highlight=False, soft_wrap=True
+            )
         elif event.HasField("attempt") and event.attempt.start_step:
             bar.update(task, note=f"resumed from step {event.attempt.start_step}")
     return seen

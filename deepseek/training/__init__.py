@@ -4,10 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, StepEvent
+    from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, PrecisionEvent, StepEvent
     from deepseek.training.trainer import FitResult, MixedPrecisionTrainer
 
-__all__ = ["CheckpointEvent", "EvaluationEvent", "Event", "FitResult", "MixedPrecisionTrainer", "StepEvent"]
+__all__ = [
+    "CheckpointEvent",
+    "EvaluationEvent",
+    "Event",
+    "FitResult",
+    "MixedPrecisionTrainer",
+    "PrecisionEvent",
+    "StepEvent",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -76,4 +76,26 @@ class CheckpointEvent:
         return {"kind": self.kind, "step": self.step, "artifact": self.artifact}
 
 
-Event = StepEvent | EvaluationEvent | CheckpointEvent
+@dataclass(frozen=True)
+class PrecisionEvent:
+    """The numeric format of the forward and backward pass; the first event of every attempt.
+
+    Attributes:
+        precision: `fp32`, `bf16` or `fp16`.
+        reason: `requested`, `fastest`, `device` or `kept` (`deepseek.training.precision.Reason`).
+        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
+        instruction_set: Of rank 0's processor.
+    """
+
+    kind: ClassVar[str] = "precision"
+    precision: str
+    reason: str
+    ratios: Mapping[str, float]
+    instruction_set: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the attributes, and the kind of event."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+Event = PrecisionEvent | StepEvent | EvaluationEvent | CheckpointEvent

@@ -118,7 +118,7 @@ class Loop:
             now = time.monotonic()
             self._meter.add(sums, end - start, now - began_at)
             if report:
-                self._report(self._step_event(epoch))
+                self.report(self._step_event(epoch))
                 reported_at = now
             if self._checkpoint and (stopped or due):
                 self._save(self._checkpoint)
@@ -145,13 +145,14 @@ class Loop:
 
     def _report_evaluation(self, evaluate: Callable[[], dict[str, float]], epoch: int) -> None:
         self.metrics = evaluate()
-        self._report(EvaluationEvent(self._step.step, epoch, self.metrics))
+        self.report(EvaluationEvent(self._step.step, epoch, self.metrics))
 
     def _save(self, checkpoint: Callable[[], Any]) -> None:
         artifact = self._ranks.on_first(checkpoint)
-        self._report(CheckpointEvent(self._step.step, artifact))
+        self.report(CheckpointEvent(self._step.step, artifact))
 
-    def _report(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
+        """Adds an event to the history and passes it on, on rank 0."""
         if self._ranks.rank == 0:
             self.history.append(event)
             if self._on_event:

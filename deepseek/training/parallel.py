@@ -40,6 +40,12 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def max_(self, tensor: Tensor) -> Tensor:
+        """Takes the largest of each element over all ranks in place; every rank has to call it, without NaN."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def begin_sum_(self, tensor: Tensor) -> Callable[[], Any]:
         """Starts a sum in place and returns what waits for its end, so that work can go on meanwhile."""
         if self.world_size == 1:

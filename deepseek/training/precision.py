@@ -1,74 +1,126 @@
-"""Numeric formats: which one `auto` means, dynamic loss scaling for fp16, and what fp16 costs on a CPU.
+"""Numeric formats: which one a run trains in, and dynamic loss scaling for fp16.
 
 Weights, gradients and optimizer state are float32 in every precision; the format is that of the forward and backward
 pass under torch's autocast. Only fp16 needs its loss scaled: its smallest gradient is 6e-8, where bf16 has the range of
-float32 (Micikevicius et al. 2018).
+float32 (Micikevicius et al. 2018). `auto` is measured on CPUs (`deepseek.training.step_times`).
 """
 
-import time
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from common.errors import InvalidArgument
+from deepseek.training import step_times
+from deepseek.training.parallel import Ranks
+from deepseek.training.step_times import DTYPES, StepTimes
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PROBE_S = 0.2
+SLOW = 1.5
+"""A format that takes this many times as long as the fastest is warned of."""
 
 
 class SlowPrecisionWarning(UserWarning):
     """The chosen precision is much slower on this device than another."""
 
 
-def resolve(precision: str, device: torch.device) -> str:
-    """Turns a user's choice into `fp32`, `bf16` or `fp16`.
+class Reason(StrEnum):
+    """Why a run trains in its format."""
+
+    REQUESTED = "requested"
+    """It was asked for by name."""
+    FASTEST = "fastest"
+    """It was measured to be the fastest on the slowest of the run's hosts."""
+    DEVICE = "device"
+    """It is what this CUDA device computes fast: bf16, or fp16 before compute capability 8."""
+    KEPT = "kept"
+    """The run began in it; a run that changed its format would not continue exactly."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The format of a run.
+
+    Attributes:
+        precision: `fp32`, `bf16` or `fp16`.
+        reason: Why it is that.
+        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
+    """
+
+    precision: str
+    reason: Reason
+    ratios: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fastest(self) -> str:
+        """The format that was measured to be the fastest, or this one where nothing was measured."""
+        return min(self.ratios, key=self.ratios.__getitem__, default=self.precision)
+
+    @property
+    def warning(self) -> str:
+        """What to say of a format that is more than 1.5 times slower than the fastest; empty if it is not."""
+        slowdown = self.ratios.get(self.precision, 1.0)
+        if slowdown <= SLOW:
+            return ""
+        what = (
+            f"precision={self.precision!r} on this CPU: a training step takes {slowdown:.1f} times as long as in "
+            f"{self.fastest}, as measured on this host."
+        )
+        if self.reason is Reason.KEPT:
+            return f"{what} The run began in {self.precision} and keeps it, so that it continues exactly."
+        return f"{what} Training continues in {self.precision} as requested; precision='auto' would use {self.fastest}."
+
+
+def choose(precision: str, device: torch.device, ranks: Ranks) -> Choice:
+    """Turns a user's choice into a format; every rank has to call it, and all get the same.
+
+    On a CPU every rank measures its host, and each operation counts with the time of the rank that is slowest at it:
+    data-parallel ranks wait for the slowest.
 
     Args:
-        precision: One of these, or `auto`: fp16 on CUDA before compute capability 8, bf16 elsewhere.
+        precision: `fp32`, `bf16`, `fp16` or `auto`.
         device: Where to train.
+        ranks: The processes that train together.
 
     Raises:
         InvalidArgument: BAD_VALUE at `precision`.
     """
-    if precision == "auto":
-        old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-        return "fp16" if old else "bf16"
-    if precision not in DTYPES:
+    if precision not in ("auto", *DTYPES):
         message = f"precision is {str(precision)[:80]!r}; it must be auto, {', '.join(DTYPES)}"
         raise InvalidArgument("BAD_VALUE", message, field="precision")
-    return precision
+    if device.type == "cpu":
+        times = _agree(step_times.of_this_host(), ranks)
+        if precision == "auto":
+            return Choice(times.fastest, Reason.FASTEST, times.ratios)
+        return Choice(precision, Reason.REQUESTED, times.ratios)
+    if precision == "auto":
+        old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+        return Choice("fp16" if old else "bf16", Reason.DEVICE)
+    return Choice(precision, Reason.REQUESTED)
 
 
-def warn_of_fp16_on_cpu() -> None:
-    """Measures fp16 against bf16 on this CPU, in less than a second, and warns of the factor."""
-    slowdown = measure_step_s(torch.float16) / measure_step_s(torch.bfloat16)
-    message = (
-        f"precision='fp16' on a CPU: a small convolution's training step takes {slowdown:.1f} times as long as "
-        "in bf16, measured on this machine just now. It goes on in fp16 as asked; precision='auto' would take bf16."
-    )
-    warnings.warn(message, SlowPrecisionWarning, stacklevel=3)
+def kept_by(state: Mapping[str, Any]) -> str:
+    """Returns the format that a checkpoint's run trains in.
+
+    Args:
+        state: A checkpoint's, from anyone. Where it names none, it is of a time when `auto` was bf16 on CPUs.
+
+    Raises:
+        InvalidArgument: BAD_STATE.
+    """
+    precision = state.get("precision", "fp16" if state.get("scaler") else "bf16")
+    if precision not in DTYPES:
+        message = f"the checkpoint's precision is {str(precision)[:80]!r}; it must be {', '.join(DTYPES)}"
+        raise InvalidArgument("BAD_STATE", message, field="precision")
+    return str(precision)
 
 
-def measure_step_s(dtype: torch.dtype) -> float:
-    """Returns the time of a small convolution's forward and backward pass on the CPU, seconds; the best of several."""
-    with torch.random.fork_rng(devices=[]):
-        convolution = nn.Conv2d(32, 32, 3, padding=1)
-        images_BCHW = torch.randn(2, 32, 24, 24)
-    best = float("inf")
-    end = time.perf_counter() + _PROBE_S
-    while True:
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype):
-            loss = convolution(images_BCHW).float().mean()
-        loss.backward()
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now > end:
-            return best
+def _agree(times: StepTimes, ranks: Ranks) -> StepTimes:
+    rows = [[part[name] for name in DTYPES] for part in (times.convolution, times.matrix_product)]
+    convolution, matrix_product = ranks.max_(torch.tensor(rows, dtype=torch.float64)).tolist()
+    return StepTimes(dict(zip(DTYPES, convolution, strict=True)), dict(zip(DTYPES, matrix_product, strict=True)))
 
 
 class LossScaler:

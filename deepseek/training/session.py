@@ -25,9 +25,9 @@ from deepseek.training.trainer import MixedPrecisionTrainer
 def train(path: Path) -> None:
     """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
 
-    Reports on rank 0: a `warning` for each that the trainer gives, `step`, `evaluation` and `checkpoint` events while
-    training, all with `train_s`, the seconds since all ranks had started, reading the data included; then `finished`
-    with the final metrics, or `stopped`; `failed` if a MeshError ends it.
+    Reports on rank 0: a `warning` for each that the trainer gives, then the events of `fit`, all with `train_s`, the
+    seconds since all ranks had started, reading the data included; then `finished` with the final metrics, or
+    `stopped`; `failed` if a MeshError ends it.
 
     Raises:
         MeshError: What the run's owner can understand; it has been reported.
@@ -59,15 +59,15 @@ def _train(job: JobFile, started: float) -> None:
     try_out(model, dataset, mappings, spec)
     with warnings.catch_warnings(record=True, action="always") as given:
         trainer = make_trainer(spec, model)
+        if job.checkpoint_sha256:
+            file = job.directory / f"checkpoint-{dist.get_rank()}"
+            trainer.load(job.store.fetch(job.tenant, job.checkpoint_sha256, file))
+            file.unlink()
     report_here = dist.get_rank() == 0
     if report_here:
         # The process's own output goes with its directory; nobody would read them there.
         for warning in given:
             report(job.directory, "warning", message=str(warning.message), train_s=time.monotonic() - started)
-    if job.checkpoint_sha256:
-        file = job.directory / f"checkpoint-{dist.get_rank()}"
-        trainer.load(job.store.fetch(job.tenant, job.checkpoint_sha256, file))
-        file.unlink()
 
     def store(data: bytes) -> object:
         return job.store.put(job.tenant, data, checkpoints.MEDIA_TYPE).to_json()

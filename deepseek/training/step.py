@@ -18,6 +18,7 @@ from deepseek.training.losses import count_targets
 from deepseek.training.metrics import Metric
 from deepseek.training.parallel import Ranks
 from deepseek.training.schedules import Schedule
+from deepseek.training.step_times import DTYPES
 from kernels.unscale import unscale
 
 MAX_SKIPPED_IN_A_ROW = 40
@@ -73,8 +74,8 @@ class TrainingStep:
         self.position = {"seed": seed, "epoch": 0, "position": 0}
         self._num_samples: int | None = None
         self._num_skipped_in_a_row = 0
-        self._dtype = formats.DTYPES[precision]
-        self._scaler = (scaler or formats.LossScaler()) if precision == "fp16" else None
+        self._given_scaler = scaler
+        self.use(precision)
         self._loss = loss
         self._schedule = schedule
         self._metrics = metrics
@@ -91,6 +92,11 @@ class TrainingStep:
     def learning_rate(self) -> float:
         """Of the last step; the first parameter group's."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def use(self, precision: str) -> None:
+        """Computes in `fp32`, `bf16` or `fp16` from now on; the loss scale begins anew."""
+        self._precision, self._dtype = precision, DTYPES[precision]
+        self._scaler = (self._given_scaler or formats.LossScaler()) if precision == "fp16" else None
 
     def begin(self, sampler: ResumableSampler, num_samples: int) -> None:
         """Moves a new sampler, over so many samples, to where the run stands.
@@ -215,6 +221,7 @@ class TrainingStep:
             "optimizer": self.optimizer.state_dict(),
             "optimizer_type": _type_name(self.optimizer),
             "optimizer_defaults": _plain(self.optimizer.defaults),
+            "precision": self._precision,
             "scaler": self._scaler.state_dict() if self._scaler else None,
             "sampler": dict(self.position),
             "num_samples": self._num_samples,

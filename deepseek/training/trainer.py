@@ -27,9 +27,10 @@ checkpoint goes is the caller's affair.
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,15 @@ from common.errors import InvalidArgument
 from deepseek.components import LOSSES, METRICS, SCHEDULES
 from deepseek.data.sampler import ResumableSampler
 from deepseek.optim.factories import make_optimizer
+from deepseek.processor import instruction_set
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training import precision as formats
 from deepseek.training.batches import Arguments, Dataset
-from deepseek.training.events import Event
+from deepseek.training.events import Event, PrecisionEvent
 from deepseek.training.loop import Loop
 from deepseek.training.metrics import Metric
 from deepseek.training.parallel import Ranks
-from deepseek.training.precision import LossScaler
+from deepseek.training.precision import LossScaler, Reason
 from deepseek.training.progress import ProgressBar
 from deepseek.training.schedules import Schedule, constant
 from deepseek.training.step import TrainingStep
@@ -87,7 +89,8 @@ class MixedPrecisionTrainer:
         optimizer: A torch optimizer's class, an `OptimizerInterface` class, any callable `(params, lr=, **params)` that
             returns one of these, an instance that was made from the model's parameters, or a name (`adamw`). Adam and
             AdamW run in torch's fused form where there is one, unless `optimizer_params` says otherwise.
-        precision: `auto`, `fp32`, `bf16` or `fp16`. `auto` is fp16 on CUDA before compute capability 8, bf16 elsewhere.
+        precision: `auto`, `fp32`, `bf16` or `fp16`. On CPUs `auto` is the format that is measured to be the fastest on
+            the slowest rank's host; on CUDA it is bf16, or fp16 before compute capability 8.
         loss: A name, or a callable `(outputs, target) -> scalar`; outputs come in float32. See
             `deepseek.training.losses`.
         lr: Learning rate; by default 0.001.
@@ -107,7 +110,7 @@ class MixedPrecisionTrainer:
         InvalidArgument: BAD_VALUE, UNKNOWN_COMPONENT and the like, with the argument's name as the field.
 
     Warns:
-        SlowPrecisionWarning: fp16 on a CPU, with the slowdown as measured.
+        SlowPrecisionWarning: The precision is named and more than 1.5 times slower on this CPU than the fastest.
     """
 
     def __init__(
@@ -130,14 +133,15 @@ class MixedPrecisionTrainer:
         target: str | None = None,
     ) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._precision = formats.resolve(precision, self._device)
         self._seed = seed
         self._ranks = Ranks(self._device)
+        self._choice = formats.choose(precision, self._device, self._ranks)
+        self._is_auto = precision == "auto"
         model = model.to(self._device)
         self._step = TrainingStep(
             model,
             make_optimizer(optimizer, list(model.parameters()), lr, optimizer_params or {}),
-            self._precision,
+            self._choice.precision,
             loss=LOSSES.build(loss, {}, field="loss") if isinstance(loss, str) else loss,
             schedule=_make_schedule(schedule, schedule_params),
             metrics=[METRICS.build(m, {}, field="metrics") if isinstance(m, str) else m for m in metrics],
@@ -148,8 +152,7 @@ class MixedPrecisionTrainer:
             seed=seed,
             ranks=self._ranks,
         )
-        if self._precision == "fp16" and self._device.type == "cpu" and self._ranks.rank == 0:
-            formats.warn_of_fp16_on_cpu()
+        self._warn_if_slow()
 
     @property
     def model(self) -> nn.Module:
@@ -164,7 +167,12 @@ class MixedPrecisionTrainer:
     @property
     def precision(self) -> str:
         """`fp32`, `bf16` or `fp16`: what `auto` has become."""
-        return self._precision
+        return self._choice.precision
+
+    @property
+    def precision_ratios(self) -> Mapping[str, float]:
+        """Measured time of a training step in each format over that of the fastest; empty on CUDA."""
+        return self._choice.ratios
 
     @property
     def step(self) -> int:
@@ -236,6 +244,7 @@ class MixedPrecisionTrainer:
                 checkpoint_interval_s=checkpoint_interval_s,
                 stop=stop,
             )
+            loop.report(PrecisionEvent(**vars(self._choice), instruction_set=instruction_set()))
             stopped = loop.run(dataset, sampler, epochs)
         seconds = time.monotonic() - started
         return FitResult(loop.metrics, self.step, self.num_skipped_steps, stopped, seconds, tuple(loop.history))
@@ -269,18 +278,29 @@ class MixedPrecisionTrainer:
         """Goes on from a checkpoint file; every rank reads it.
 
         The number of ranks, the batch size, the learning rate and other parameters of the optimizer may be others
-        than when it was saved: those given to this trainer hold. After an error the trainer is not to be used.
+        than when it was saved: those given to this trainer hold. A trainer whose precision is `auto` takes that of the
+        checkpoint, also on a host where another would be faster. After an error the trainer is not to be used.
 
         Raises:
             DataLoss: BAD_CHECKPOINT if it is damaged or none of ours.
             InvalidArgument: WRONG_MODEL, WRONG_OPTIMIZER or BAD_STATE if it is of another run.
             OSError: It cannot be read.
         """
-        self._step.load_state_dict(checkpoints.read(path))
+        state = checkpoints.read(path)
+        if self._is_auto:
+            self._choice = replace(self._choice, precision=formats.kept_by(state), reason=Reason.KEPT)
+            self._step.use(self._choice.precision)
+        self._step.load_state_dict(state)
+        if self._is_auto:
+            self._warn_if_slow()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what `save` stores: `model`, `optimizer` and where the run stands. Tensors are not copied."""
         return self._step.state_dict()
+
+    def _warn_if_slow(self) -> None:
+        if self._choice.warning and self._ranks.rank == 0:
+            warnings.warn(self._choice.warning, formats.SlowPrecisionWarning, stacklevel=3)
 
 
 def _make_schedule(schedule: str | Schedule | None, params: Mapping[str, Any] | None) -> Schedule:

@@ -35,6 +35,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     directory = settings.home / "trainer"
     run_handler = attempts.RunHandler(
         run_store,
+        settings.home,
         directory / "runs",
         settings.for_children,
         max_restarts=settings.max_restarts,

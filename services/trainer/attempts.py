@@ -34,7 +34,7 @@ _POLL_S = 0.1
 _AGENTS_VERDICT = "failed (exitcode"
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _RETRIED = (*_AWAY, "INTERNAL")
-_PUBLISHED = ("step", "evaluation", "checkpoint", "warning")
+_PUBLISHED = ("precision", "step", "evaluation", "checkpoint", "warning")
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -54,6 +54,7 @@ class RunHandler:
 
     Args:
         runs: Where runs are kept.
+        home: The service's; workers keep there what they measured of this host.
         directory: Working space; holds a directory a run while it is under way.
         store: How a worker opens the artifact store and where its spans go, as members of its job file.
         max_restarts: How often crashed workers are started anew before the run fails.
@@ -61,9 +62,17 @@ class RunHandler:
     """
 
     def __init__(
-        self, runs: RunStore, directory: Path, store: Mapping[str, Any], *, max_restarts: int, stop_grace_s: float
+        self,
+        runs: RunStore,
+        home: Path,
+        directory: Path,
+        store: Mapping[str, Any],
+        *,
+        max_restarts: int,
+        stop_grace_s: float,
     ) -> None:
         self._runs = runs
+        self._home = home
         self._directory = directory
         self._store = store
         self._max_restarts = max_restarts
@@ -146,6 +155,7 @@ class RunHandler:
         agent += ["--rdzv-endpoint", str(directory / "rendezvous"), "--local-addr", "127.0.0.1"]
         workers = ["--nproc-per-node", str(num_workers), "-m", "deepseek.training.worker"]
         env = {"OMP_NUM_THREADS": str(num_threads), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        env["DEEPSEEK_HOME"] = str(self._home)
         env |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         return Child(directory, [*agent, *workers], job, env=env)
 

@@ -72,11 +72,25 @@ def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
             message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
         case "warning":
             message.warning.CopyFrom(trainer_pb2.WarningEvent(**values))
+        case "precision":
+            message.precision.CopyFrom(_precision(values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
             error = job_pb2.JobError(**values["error"]) if "error" in values else None
             message.state.CopyFrom(trainer_pb2.StateEvent(state=state, error=error))
     return message
+
+
+def _precision(values: Mapping[str, Any]) -> trainer_pb2.PrecisionEvent:
+    return trainer_pb2.PrecisionEvent(
+        precision=f"PRECISION_{values['precision'].upper()}",
+        reason=f"PRECISION_REASON_{values['reason'].upper()}",
+        ratios=[
+            trainer_pb2.PrecisionRatio(precision=f"PRECISION_{name.upper()}", ratio=ratio)
+            for name, ratio in values["ratios"].items()
+        ],
+        instruction_set=values["instruction_set"],
+    )
 
 
 def _metrics(values: Mapping[str, float]) -> list[trainer_pb2.MetricValue]:

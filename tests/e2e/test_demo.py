@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deepseek.embedded import PORTS
+from deepseek.processor import instruction_set
 from tests.e2e.conftest import Demo, Home
 from tests.processes import processes_of, wait_until
 
@@ -22,6 +23,15 @@ def test_the_served_model_answers_the_test_questions(demo: Demo) -> None:
 def test_served_and_offline_accuracy_are_equal(demo: Demo) -> None:
     assert demo.figures["served_equals_offline"] is True
     assert demo.figures["test_accuracy"] == demo.figures["offline_accuracy"]
+
+
+def test_the_report_says_which_format_was_trained_in_and_on_which_processor(demo: Demo) -> None:
+    ratios = demo.figures["precision_ratios"]
+    assert isinstance(ratios, dict)
+    assert set(ratios) == {"fp32", "bf16", "fp16"}
+    assert min(ratios.values()) == 1.0
+    assert ratios[str(demo.figures["precision"])] < 1.1
+    assert demo.figures["instruction_set"] == instruction_set()
 
 
 def test_killing_the_demo_in_training_leaves_no_process(demo: Demo) -> None:

@@ -21,11 +21,24 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_FP32: _ClassVar[Precision]
     PRECISION_BF16: _ClassVar[Precision]
     PRECISION_FP16: _ClassVar[Precision]
+
+class PrecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_REASON_UNSPECIFIED: _ClassVar[PrecisionReason]
+    PRECISION_REASON_REQUESTED: _ClassVar[PrecisionReason]
+    PRECISION_REASON_FASTEST: _ClassVar[PrecisionReason]
+    PRECISION_REASON_DEVICE: _ClassVar[PrecisionReason]
+    PRECISION_REASON_KEPT: _ClassVar[PrecisionReason]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_AUTO: Precision
 PRECISION_FP32: Precision
 PRECISION_BF16: Precision
 PRECISION_FP16: Precision
+PRECISION_REASON_UNSPECIFIED: PrecisionReason
+PRECISION_REASON_REQUESTED: PrecisionReason
+PRECISION_REASON_FASTEST: PrecisionReason
+PRECISION_REASON_DEVICE: PrecisionReason
+PRECISION_REASON_KEPT: PrecisionReason
 
 class Component(_message.Message):
     __slots__ = ("name", "params")
@@ -139,6 +152,26 @@ class AttemptEvent(_message.Message):
     start_step: int
     def __init__(self, attempt: _Optional[int] = ..., start_step: _Optional[int] = ...) -> None: ...
 
+class PrecisionRatio(_message.Message):
+    __slots__ = ("precision", "ratio")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    precision: Precision
+    ratio: float
+    def __init__(self, precision: _Optional[_Union[Precision, str]] = ..., ratio: _Optional[float] = ...) -> None: ...
+
+class PrecisionEvent(_message.Message):
+    __slots__ = ("precision", "reason", "ratios", "instruction_set")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RATIOS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_SET_FIELD_NUMBER: _ClassVar[int]
+    precision: Precision
+    reason: PrecisionReason
+    ratios: _containers.RepeatedCompositeFieldContainer[PrecisionRatio]
+    instruction_set: str
+    def __init__(self, precision: _Optional[_Union[Precision, str]] = ..., reason: _Optional[_Union[PrecisionReason, str]] = ..., ratios: _Optional[_Iterable[_Union[PrecisionRatio, _Mapping]]] = ..., instruction_set: _Optional[str] = ...) -> None: ...
+
 class WarningEvent(_message.Message):
     __slots__ = ("message",)
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -154,7 +187,7 @@ class StateEvent(_message.Message):
     def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state", "warning")
+    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state", "warning", "precision")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +196,7 @@ class RunEvent(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     time: _timestamp_pb2.Timestamp
     step: StepEvent
@@ -171,7 +205,8 @@ class RunEvent(_message.Message):
     attempt: AttemptEvent
     state: StateEvent
     warning: WarningEvent
-    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ...) -> None: ...
+    precision: PrecisionEvent
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ..., precision: _Optional[_Union[PrecisionEvent, _Mapping]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s")

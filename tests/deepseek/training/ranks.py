@@ -4,10 +4,11 @@ import importlib
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-TIMEOUT_S = 120
+TIMEOUT_S = 360
 
 
 def run_ranks(
@@ -59,6 +60,9 @@ def check_ranks(world_size: int, function: Callable[[Path], None], folder: Path)
 def _main(target: str, folder: str, rendezvous: str, rank: str, world_size: str) -> None:
     import torch.distributed as dist
 
+    from deepseek.training.precision import SlowPrecisionWarning
+
+    warnings.simplefilter("ignore", SlowPrecisionWarning)  # depends on the processor
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     if int(world_size) > 1:

@@ -9,8 +9,9 @@ import torch.distributed as dist
 
 from common.errors import Aborted
 from deepseek.data import ResumableSampler
-from deepseek.training import MixedPrecisionTrainer
+from deepseek.training import MixedPrecisionTrainer, step_times
 from deepseek.training import checkpoint as checkpoints
+from deepseek.training.step_times import StepTimes
 from tests.deepseek.training.ranks import check_ranks
 from tests.deepseek.training.tasks import Classifier, NoisyMomentum, Points, weights
 
@@ -78,7 +79,19 @@ def stop_on_rank_1(folder: Path) -> None:
     assert bool(result.history) is False or dist.get_rank() == 0
 
 
+def measure_differently(_: Path) -> None:
+    """Rank 0 on a processor with fast bf16, rank 1 on one without."""
+    bf16_s = 0.001 if dist.get_rank() == 0 else 0.030
+    measured = {"fp32": 0.002, "bf16": bf16_s, "fp16": 0.050}
+    with pytest.MonkeyPatch.context() as host:
+        host.setattr(step_times, "of_this_host", lambda: StepTimes(measured, measured))
+        trainer = MixedPrecisionTrainer(Classifier(), precision="auto", device="cpu")
+    assert trainer.precision == "fp32"
+    assert trainer.precision_ratios == pytest.approx({"fp32": 1.0, "bf16": 15.0, "fp16": 25.0})
+
+
 def everything(folder: Path) -> None:
+    measure_differently(folder)
     record(folder)
     fail_on_rank_0(folder)
     stop_on_rank_1(folder)

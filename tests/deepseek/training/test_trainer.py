@@ -51,8 +51,8 @@ def test_events_tell_what_happens_in_order_and_are_json() -> None:
         checkpoint=lambda data: {"size": len(data)},
     )
     assert list(result.history) == events
-    assert [event.kind for event in events] == ["step", "checkpoint", "evaluation"] * 2
-    step, checkpoint, evaluation = events[3:]
+    assert [event.kind for event in events] == ["precision", *["step", "checkpoint", "evaluation"] * 2]
+    step, checkpoint, evaluation = events[4:]
     assert isinstance(step, StepEvent)
     assert (step.step, step.num_steps, step.epoch, step.num_skipped_steps) == (8, 8, 2, 0)
     assert set(step.metrics) == {"loss", "accuracy"}
@@ -71,7 +71,7 @@ def test_reported_figures_are_means_over_the_targets_that_count() -> None:
     dataset = Points(50, ignored=5)
     trainer = MixedPrecisionTrainer(Classifier(), "sgd", "fp32", lr=0.0, metrics=["accuracy"])
     result = trainer.fit(dataset, batch_size=16)
-    (event,) = result.history
+    _, event = result.history
     assert isinstance(event, StepEvent)
     for batch_size in (50, 7, 1):
         figures = trainer.evaluate(dataset, batch_size=batch_size)
@@ -93,7 +93,7 @@ def test_the_schedule_moves_only_with_the_optimizer() -> None:
     assert (result.num_skipped_steps, updates) == (1, [0, 1, 2])
     assert weights(trainer.model).isfinite().all()
     assert not torch.equal(weights(trainer.model), before)
-    (event,) = result.history
+    _, event = result.history
     assert isinstance(event, StepEvent)
     assert math.isfinite(event.metrics["loss"])
 
@@ -138,7 +138,7 @@ def test_a_run_stopped_after_its_last_step_still_evaluates_when_it_goes_on(tmp_p
     trainer.load(tmp_path / "model")
     result = trainer.fit(Points(20), batch_size=10, evaluation=Points(5))
     assert result.step == 2
-    assert [event.kind for event in result.history] == ["evaluation"]
+    assert [event.kind for event in result.history] == ["precision", "evaluation"]
     assert math.isfinite(result.metrics["loss"])
 
 

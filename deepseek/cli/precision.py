@@ -1,0 +1,37 @@
+"""Numeric formats in words."""
+
+from collections.abc import Mapping
+
+from protos.trainer.v1 import trainer_pb2
+
+_REASONS = {
+    trainer_pb2.PRECISION_REASON_REQUESTED: "as requested",
+    trainer_pb2.PRECISION_REASON_FASTEST: "the fastest as measured",
+    trainer_pb2.PRECISION_REASON_DEVICE: "what the device is made for",
+    trainer_pb2.PRECISION_REASON_KEPT: "which the run began in",
+}
+
+
+def event_text(event: trainer_pb2.PrecisionEvent) -> str:
+    """Says which format a run trains in, and why, in one line."""
+    reason = _REASONS.get(event.reason, "")
+    return f"{precision_name(event.precision)}, {reason}{ratios_text(event_ratios(event))} ({event.instruction_set})"
+
+
+def event_ratios(event: trainer_pb2.PrecisionEvent) -> dict[str, float]:
+    """Measured time of a training step in each format over that of the fastest."""
+    return {precision_name(part.precision): part.ratio for part in event.ratios}
+
+
+def precision_name(precision: trainer_pb2.Precision) -> str:
+    """`fp32` for PRECISION_FP32."""
+    return trainer_pb2.Precision.Name(precision).removeprefix("PRECISION_").lower()
+
+
+def ratios_text(ratios: Mapping[str, float]) -> str:
+    """E.g. `; a step takes 9.8x as long in bf16, 13.1x in fp16`; empty if nothing was measured."""
+    if not ratios:
+        return ""
+    best = min(ratios, key=lambda name: ratios[name])
+    slower = [f"{ratio:.1f}x in {name}" for name, ratio in ratios.items() if name != best]
+    return f"; a training step takes {', '.join(slower)} against {best}"

@@ -1,0 +1,148 @@
+"""How long a training step takes in each numeric format on this host's CPU: measured once, kept on disk.
+
+A processor without instructions for a format emulates it, up to 75 times slower than float32, and no flag says so
+reliably: a format is as fast as it is measured. Two operations stand for all models, a convolution and a matrix
+product, forward and backward.
+"""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config import home
+from deepseek.processor import instruction_set
+from deepseek.training import checkpoint
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Formats, the safest first."""
+
+_BUDGET_S = 0.6
+_MIN_ROUNDS = 2
+# A format this many times slower than float32 is not timed further, so that slow emulation keeps within the budget.
+_HOPELESS = 3.0
+# A less precise format has to be this much faster to be chosen.
+_MARGIN = 1.05
+_NUM_KEPT = 32
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of a step of each operation in each format, the best of several.
+
+    Attributes:
+        convolution: 3 x 3, 32 to 32 channels, over 2 images of 24 x 24.
+        matrix_product: 128 rows by 256 x 256.
+    """
+
+    convolution: Mapping[str, float]
+    matrix_product: Mapping[str, float]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Time of a step in each format over that of the fastest; the geometric mean of both operations."""
+        times = {name: math.sqrt(self.convolution[name] * self.matrix_product[name]) for name in DTYPES}
+        return {name: time / min(times.values()) for name, time in times.items()}
+
+    @property
+    def fastest(self) -> str:
+        """The format to train in: a less precise one only if it is at least 5 % faster."""
+        ratios, chosen = self.ratios, "fp32"
+        for name in DTYPES:
+            if ratios[name] * _MARGIN <= ratios[chosen]:
+                chosen = name
+        return chosen
+
+
+def of_this_host(directory: Path | None = None) -> StepTimes:
+    """Returns the times on this host; measures them at most once, within a second.
+
+    Args:
+        directory: Where to keep them; by default the `cache` folder of `DEEPSEEK_HOME`. An entry of another host,
+            processor or torch is not used. A folder that cannot be written is no error.
+    """
+    return _of_this_host(directory or home() / "cache")
+
+
+@cache
+def _of_this_host(directory: Path) -> StepTimes:
+    path = directory / "step-times.json"
+    capability = torch.backends.cpu.get_cpu_capability()
+    key = f"{platform.node()}, {instruction_set()}, {capability}, torch {torch.__version__}"
+    kept = _read(path)
+    if key not in kept:
+        kept = {**dict(list(kept.items())[1 - _NUM_KEPT :]), key: measure()}
+        with suppress(OSError):  # measured again by the next process
+            _write(path, kept)
+    return kept[key]
+
+
+def measure() -> StepTimes:
+    """Times all formats now, on one thread of the CPU; torch's random numbers and threads are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        operations = [
+            (nn.Conv2d(32, 32, 3, padding=1), torch.randn(2, 32, 24, 24)),
+            (nn.Linear(256, 256), torch.randn(128, 256)),
+        ]
+    # Several threads wait for each other, so where cores are shared they say more of other load than of the format.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return StepTimes(*_best_times(operations))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _best_times(operations: Sequence[tuple[nn.Module, Tensor]]) -> list[dict[str, float]]:
+    best = [dict.fromkeys(DTYPES, math.inf) for _ in operations]
+    end, rounds = time.perf_counter() + _BUDGET_S, 0
+    # All formats take turns, so that whatever else runs on the host slows them alike.
+    while rounds < _MIN_ROUNDS or time.perf_counter() < end:
+        for (module, x), times in zip(operations, best, strict=True):
+            for name, dtype in DTYPES.items():
+                if rounds < _MIN_ROUNDS or times[name] < _HOPELESS * times["fp32"]:
+                    times[name] = min(times[name], _step_s(module, x, dtype))
+        rounds += 1
+    return best
+
+
+def _step_s(module: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
+    start = time.perf_counter()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = module(x).float().mean()
+    loss.backward()
+    return time.perf_counter() - start
+
+
+def _read(path: Path) -> dict[str, StepTimes]:
+    """What was kept; nothing if it is damaged."""
+    try:
+        return {key: _checked(**times) for key, times in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _checked(convolution: Any, matrix_product: Any) -> StepTimes:
+    for times in (convolution, matrix_product):
+        if set(times) != set(DTYPES) or not all(isinstance(t, float) and 0 < t < math.inf for t in times.values()):
+            raise ValueError("not step times")
+    return StepTimes(convolution, matrix_product)
+
+
+def _write(path: Path, kept: Mapping[str, StepTimes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    checkpoint.write(path, json.dumps({key: asdict(times) for key, times in kept.items()}, indent=1).encode())
+
+
+if __name__ == "__main__":  # for `deepseek doctor`, which imports no torch
+    found = of_this_host()
+    print(json.dumps({"fastest": found.fastest, "ratios": found.ratios}))
