@@ -23,7 +23,7 @@ from PIL import Image
 
 from common.errors import InvalidArgument
 from deepseek.components import ENCODERS
-from deepseek.data import media
+from deepseek.data import media, pictures
 from deepseek.data.canonical_json import is_unicode
 from deepseek.data.manifest import Field
 from deepseek.data.words import split_words
@@ -117,9 +117,9 @@ class ImageEncoder(Encoder):
         self._mode = mode
 
     def encode(self, value: Any) -> npt.NDArray[np.uint8]:
-        """Encodes an image file's bytes, or a decoded `PIL.Image.Image`."""
+        """Encodes an image file's bytes, or a `PIL.Image.Image`, as viewers show it."""
         if isinstance(value, Image.Image):
-            image = value.convert(self._mode)
+            image = pictures.as_shown(value, self._mode)
         elif isinstance(value, bytes):
             image = media.decode_image(value, mode=self._mode)
         else:

@@ -3,7 +3,8 @@
 Everything that turns encoded bytes into pixels or samples goes through here, so the limits and the error are the same
 for an upload, for training and for a served request. Only the formats that the ingest protocol names are tried: each
 further decoder is attack surface. Few large files are decoded at a time, as a few bytes may decode to a lot of memory.
-Nothing is resized or resampled here (`deepseek.data.encoders`).
+How a picture is shown is decided in `deepseek.data.pictures`; nothing is resized or resampled here
+(`deepseek.data.encoders`).
 """
 
 import io
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import FailedPrecondition, InvalidArgument
+from deepseek.data import pictures, png
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
@@ -68,27 +70,27 @@ os.register_at_fork(after_in_child=_forget_parents_turns)
 
 
 def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str = "image") -> Image.Image:
-    """Decodes an image wholly.
+    """Decodes an image wholly, as viewers show it.
 
     Args:
         data: An encoded PNG, JPEG or WebP file; of an animation the first frame is taken.
-        mode: Pillow mode of the result, e.g. `RGB` or `L`.
+        mode: `RGB` or `L`.
         field: Path of the value for the error.
         name: What to call it in the message, e.g. a file's path.
 
     Returns:
-        The pixels, detached from `data`.
+        The pixels as `pictures.as_shown` has them, detached from `data`.
 
     Raises:
         InvalidArgument: DAMAGED_IMAGE if it is not such a file, is cut off or damaged, or has more than MAX_PIXELS.
     """
     with open_image(data, field=field, name=name) as image:
-        return image.convert(mode)
+        return pictures.as_shown(image, mode)
 
 
 @contextmanager
 def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator[Image.Image]:
-    """Opens an image whose pixels may be decoded within; for those who need more of a file than its pixels.
+    """Opens an image whose pixels may be decoded within, as stored; for callers that need more than the pixels.
 
     Args:
         data: As decode_image.
@@ -99,7 +101,7 @@ def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator
         InvalidArgument: As decode_image, also for what is raised within.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with _pillow_image(data) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 message = f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are decoded"
@@ -113,7 +115,7 @@ def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator
 def is_too_large(data: bytes, max_side: int) -> bool:
     """Whether an image has a longer side or more pixels than MAX_PIXELS, as far as its header can be read."""
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with _pillow_image(data) as image:
             return max(image.size) > max_side or image.width * image.height > MAX_PIXELS
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
@@ -128,12 +130,16 @@ def check_image(data: bytes, *, field: str = "", name: str = "image") -> None:
         InvalidArgument: DAMAGED_IMAGE, as decode_image.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with _pillow_image(data) as image:
             if image.format == "PNG":
                 image.verify()  # decoding alone does not look at the checksum of the pixel data
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_IMAGE", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
     decode_image(data, field=field, name=name)
+
+
+def _pillow_image(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png.readable(data)), formats=IMAGE_FORMATS)
 
 
 def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[npt.NDArray[np.float32], int]:
@@ -227,4 +233,5 @@ def _soundfile() -> Any:
 def _brief(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose message tells an address in memory
         return "its first bytes are those of no PNG, JPEG or WebP file"
-    return (str(error) or type(error).__name__)[:200]
+    # libsndfile's own words; those around them tell an address as well.
+    return (getattr(error, "error_string", "") or str(error) or type(error).__name__)[:200]

@@ -1,6 +1,5 @@
 """The demo's report: report.json, a learning curve and a contact sheet."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from deepseek.data.media import decode_image
 from deepseek.demo.serving import Asked
 from protos.trainer.v1 import trainer_pb2
 
@@ -54,8 +54,7 @@ def write_contact_sheet(path: Path, asked: Sequence[Asked]) -> None:
     font, bold = ImageFont.load_default(13), ImageFont.load_default(17)
     for index, one in enumerate(chosen):
         left, top = index % COLUMNS * TILE_PX, index // COLUMNS * (TILE_PX + TEXT_PX)
-        with Image.open(io.BytesIO(one.image)) as image:
-            tile = image.convert("RGB").resize((TILE_PX - 8, TILE_PX - 8), Image.Resampling.NEAREST)
+        tile = decode_image(one.image).resize((TILE_PX - 8, TILE_PX - 8), Image.Resampling.NEAREST)
         sheet.paste(tile, (left + 4, top + 4))
         right = one.predicted == one.answer
         for line, text in enumerate(_wrap(draw, one.question, font, TILE_PX - 12)[:2]):

@@ -1,0 +1,130 @@
+"""The orientation of a picture in its EXIF or XMP: reading it, and setting it once the pixels lie upright.
+
+EXIF is read and changed in place, because maker notes hold offsets that a rewritten block would break, and because a
+damaged block must not keep the pixels from being read; Pillow's own class rewrites, warns and raises. Nothing else of
+EXIF is interpreted here.
+
+Source: EXIF 2.32 (CIPA DC-008), 4.5 and 4.6; XMP specification part 2, `tiff:Orientation`.
+"""
+
+import re
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+UPRIGHT = 1
+
+_FIRST_ON_SIDE, _LAST = 5, 8
+_ORIENTATION, _SUBDIRECTORY, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
+_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_INTEGERS = {3: "H", 4: "I"}
+"""Types of a field that holds a count or an offset, and how `struct` calls them."""
+_FIELD_BYTES, _TAG_BYTES, _HEAD_BYTES = 12, 2, 8
+_DAMAGED = (LookupError, ValueError, struct.error)
+_PREFIX = b"Exif\0\0"
+_XMP = re.compile(rb'(tiff:Orientation(?:="|>))([0-9])')
+RAW_PROFILE, _RAW_PROFILE_LINES = "Raw profile type exif", 3
+"""Text of a PNG file that holds EXIF in hexadecimal below some lines: how programs wrote it before there was eXIf."""
+
+
+def orientation(info: Mapping[Any, Any]) -> int:
+    """Returns how a picture lies, as EXIF numbers it: 1 is upright, 2 to 8 are mirrored or turned.
+
+    Args:
+        info: What Pillow knows of a file beside its pixels. EXIF is asked before XMP; damaged metadata says nothing.
+    """
+    found = None
+    try:
+        exif = info.get("exif") or bytes.fromhex("".join(info.get(RAW_PROFILE, "").split("\n")[_RAW_PROFILE_LINES:]))
+        found = _Block(exif).orientation
+    except _DAMAGED:
+        pass
+    if found is None and isinstance(xmp := info.get("xmp"), bytes) and (match := _XMP.search(xmp)):
+        found = int(match[2])
+    return found if found is not None and UPRIGHT < found <= _LAST else UPRIGHT
+
+
+def swaps_sides(value: int) -> bool:
+    """Returns whether an orientation swaps width and height."""
+    return value >= _FIRST_ON_SIDE
+
+
+def upright_exif(exif: bytes, was: int) -> bytes:
+    """Returns an EXIF block for pixels that were turned upright, of the same length.
+
+    Its thumbnail is unlinked, because that was not turned.
+
+    Args:
+        exif: The block.
+        was: Orientation that the pixels had.
+    """
+    try:
+        block = _Block(exif)
+        block.set_upright()
+    except _DAMAGED:
+        return exif
+    if swaps_sides(was):
+        with suppress(*_DAMAGED):
+            block.swap_sides()
+    return bytes(block.data)
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    """Returns XMP for pixels that were turned upright."""
+    return _XMP.sub(rb"\g<1>1", xmp)
+
+
+class _Block:
+    """An EXIF block that can be changed.
+
+    Raises:
+        LookupError, struct.error: It is damaged; so do the methods.
+    """
+
+    def __init__(self, exif: bytes) -> None:
+        self.data = bytearray(exif)
+        self._base = 0
+        while exif.startswith(_PREFIX, self._base):  # some programs write it twice
+            self._base += len(_PREFIX)
+        self._order = _BYTE_ORDERS[exif[self._base : self._base + 4]]
+        self._main = self._base + self._integer("I", self._base + 4)
+        self._fields = self._fields_at(self._main)
+
+    @property
+    def orientation(self) -> int | None:
+        """What the block says; None if nothing."""
+        return self._value(self._fields[_ORIENTATION]) if _ORIENTATION in self._fields else None
+
+    def set_upright(self) -> None:
+        """Says that the pixels lie upright, and that there is no thumbnail."""
+        if _ORIENTATION in self._fields:
+            at = self._fields[_ORIENTATION]
+            struct.pack_into(self._order + self._code(at), self.data, at + _HEAD_BYTES, UPRIGHT)
+        end = self._main + 2 + _FIELD_BYTES * self._integer("H", self._main)
+        self.data[end : end + 4] = bytes(len(self.data[end : end + 4]))
+
+    def swap_sides(self) -> None:
+        """Swaps width and height, if it says them."""
+        if _SUBDIRECTORY not in self._fields:
+            return
+        fields = self._fields_at(self._base + self._value(self._fields[_SUBDIRECTORY]))
+        if _WIDTH in fields and _HEIGHT in fields:
+            first, second = (slice(fields[tag] + _TAG_BYTES, fields[tag] + _FIELD_BYTES) for tag in (_WIDTH, _HEIGHT))
+            self.data[first], self.data[second] = self.data[second], self.data[first]
+
+    def _fields_at(self, start: int) -> dict[int, int]:
+        """Returns the position of each field of a directory, by its tag."""
+        end = start + 2 + _FIELD_BYTES * self._integer("H", start)
+        positions = range(start + 2, min(end, len(self.data) - _FIELD_BYTES + 1), _FIELD_BYTES)
+        return {self._integer("H", at): at for at in positions}
+
+    def _value(self, at: int) -> int:
+        return self._integer(self._code(at), at + _HEAD_BYTES)
+
+    def _code(self, at: int) -> str:
+        return _INTEGERS[self._integer("H", at + _TAG_BYTES)]
+
+    def _integer(self, code: str, at: int) -> int:
+        (value,) = struct.unpack_from(self._order + code, self.data, at)
+        return int(value)
