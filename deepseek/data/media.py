@@ -3,8 +3,8 @@
 Everything that turns encoded bytes into pixels or samples goes through here, so the limits and the error are the same
 for an upload, for training and for a served request. Only the formats that the ingest protocol names are tried: each
 further decoder is attack surface. Few large files are decoded at a time, as a few bytes may decode to a lot of memory.
-How a picture is shown is decided in `deepseek.data.pictures`; nothing is resized or resampled here
-(`deepseek.data.encoders`).
+How a picture is shown is decided in `deepseek.data.pictures`, what a header is worth in `deepseek.data.png` and
+`deepseek.data.containers`; nothing is resized or resampled here (`deepseek.data.encoders`).
 """
 
 import io
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import FailedPrecondition, InvalidArgument
-from deepseek.data import pictures, png
+from deepseek.data import containers, pictures, png
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
@@ -29,13 +29,12 @@ MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused before they are decoded; Pillow takes 4 bytes a pixel, 256 MiB."""
 MAX_AUDIO_VALUES = 32 * 1024 * 1024
 """Longer recordings (frames times channels) are refused before they are decoded: 128 MiB, 12 minutes at 44.1 kHz."""
+MAX_PEAK = 100.0
+"""Recordings with greater values are refused: 40 dB above full scale, these are integers that nobody scaled."""
 MAX_LARGE = 2
 """How many files with more than LARGE_VALUES pixels or values a process decodes at a time; more wait."""
 LARGE_VALUES = 1024 * 1024
 _BLOCK_VALUES = 64 * 1024
-_RIFF_SIZES = {b"RIFF": "<I", b"RIFX": ">I"}
-_STREAMED = (0, 0xFFFFFFFF)
-"""What a program writes for the size of a WAV file that it cannot know yet."""
 
 # What Pillow's decoders raise on damaged input, as fuzzing in its own tests and ours shows. MemoryError is among them
 # because a damaged header can ask for any amount.
@@ -151,15 +150,18 @@ def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[
         name: What to call it in the message, e.g. a file's path.
 
     Returns:
-        float32 [frames, channels] in [-1, 1], and the sampling rate in Hz.
+        float32 [frames, channels] in [-1, 1], where louder peaks are clipped, and the sampling rate in Hz.
 
     Raises:
-        InvalidArgument: DAMAGED_AUDIO if it is not such a file, is cut off or damaged, or is too long.
+        InvalidArgument: DAMAGED_AUDIO if it is not such a file, is cut off or damaged, is too long, or holds values
+            that are not finite or beyond MAX_PEAK.
     """
     with _recording(data, field, name) as recording, _turn(recording.frames * recording.channels):
-        samples = recording.read(dtype="float32", always_2d=True)
-        _check_length(len(samples), recording.frames, field, name)
-        return samples, int(recording.samplerate)
+        samples = np.empty((recording.frames, recording.channels), np.float32)
+        num_read = len(recording.read(out=samples))
+        _check_length(num_read, recording.frames, field, name)
+        _check_values(samples, 0, field, name)
+        return np.clip(samples, -1, 1, out=samples), int(recording.samplerate)
 
 
 def check_audio(data: bytes, *, field: str = "", name: str = "audio") -> None:
@@ -172,6 +174,7 @@ def check_audio(data: bytes, *, field: str = "", name: str = "audio") -> None:
         num_frames = 0
         block = np.empty((max(1, _BLOCK_VALUES // recording.channels), recording.channels), np.float32)
         while num_frames <= recording.frames and (num_read := len(recording.read(out=block))):
+            _check_values(block[:num_read], num_frames, field, name)
             num_frames += num_read
         _check_length(num_frames, recording.frames, field, name)
 
@@ -181,34 +184,37 @@ def _recording(data: bytes, field: str, name: str) -> Iterator[Any]:
     """An open sound file of a format and a length that are allowed; errors within become DAMAGED_AUDIO."""
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as recording:
+        with soundfile.SoundFile(io.BytesIO(containers.settled(data))) as recording:
             if recording.format not in AUDIO_FORMATS:
-                message = f"{name} is {recording.format}; WAV, FLAC and Ogg are read"
+                message = f"{name} is {recording.format}; WAV, FLAC and Ogg are read, so convert it to one of these"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
             if recording.frames * recording.channels > MAX_AUDIO_VALUES:
                 message = f"{name} has {recording.frames} frames of {recording.channels} channels; that is too long"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
-            _check_size(data, field, name)
             yield recording
     except _DECODER_ERRORS as error:
         raise InvalidArgument("DAMAGED_AUDIO", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
 
 
-def _check_size(data: bytes, field: str, name: str) -> None:
-    """Refuses a WAV file that is shorter than its header says; libsndfile reads it as a shorter recording."""
-    if data[:4] not in _RIFF_SIZES:
-        return
-    (announced,) = struct.unpack_from(_RIFF_SIZES[data[:4]], data, 4)
-    num_missing = announced + 8 - len(data)
-    if announced not in _STREAMED and num_missing > 0:
-        message = f"{name} is cut off: {num_missing} of {announced + 8} bytes are missing"
-        raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
-
-
 def _check_length(num_read: int, num_frames: int, field: str, name: str) -> None:
-    if num_read != num_frames or not num_frames:
+    if not num_frames:
+        raise InvalidArgument("DAMAGED_AUDIO", f"{name} holds no sound", field=field)
+    if num_read != num_frames:
         message = f"{name} is cut off: {num_read} of {num_frames} frames could be read"
         raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
+
+
+def _check_values(samples: npt.NDArray[np.float32], first_frame: int, field: str, name: str) -> None:
+    """Refuses samples [frames, channels] that are no sound; `first_frame` is where they are in the recording."""
+    # NaN is the minimum and the maximum of any array that holds it, and fails both comparisons.
+    if samples.min(initial=0) >= -MAX_PEAK and samples.max(initial=0) <= MAX_PEAK:
+        return
+    at = int((~(np.abs(samples) <= MAX_PEAK)).argmax())
+    message = (
+        f"{name} has the value {samples.flat[at]:g} in frame {first_frame + at // samples.shape[1]}; values have to be "
+        f"finite, and scaled to [-1, 1]: {MAX_PEAK:g} is the greatest that is taken for a peak and clipped"
+    )
+    raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
 
 @contextmanager

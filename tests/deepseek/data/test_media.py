@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,9 +123,55 @@ def test_a_wav_file_that_was_streamed_does_not_know_its_size(size: int) -> None:
     assert media.decode_audio(bytes(data))[0].shape == (400, 1)
 
 
-def test_sound_without_frames_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_sound_without_frames_is_refused(kind: str) -> None:
     with pytest.raises(InvalidArgument):
-        media.decode_audio(sound_file(0))
+        media.decode_audio(sound_file(0, kind=kind))
+
+
+def float_file(values: np.ndarray[Any, Any], subtype: str = "FLOAT", kind: str = "WAV") -> bytes:
+    sink = io.BytesIO()
+    soundfile.write(sink, values, 8000, format=kind, subtype=subtype)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
+@pytest.mark.parametrize(("kind", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "FLOAT")])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 32_767, -127, 1e300])
+def test_values_that_are_no_sound_are_refused(
+    decode: Callable[..., object], kind: str, subtype: str, value: float
+) -> None:
+    values = np.zeros((50_000, 2))
+    values[40_007, 1] = value
+    data = float_file(values, subtype, kind)
+    with pytest.raises(InvalidArgument, match=r"k\.wav has the value .* in frame 40007;") as caught:
+        decode(data, field="samples[k].sound", name="k.wav")
+    assert (caught.value.reason, caught.value.field) == ("DAMAGED_AUDIO", "samples[k].sound")
+
+
+def test_peaks_are_clipped() -> None:
+    data = float_file(np.array([0.5, 1.5, -40.0, 1.0]))
+    media.check_audio(data)
+    assert media.decode_audio(data)[0][:, 0].tolist() == [0.5, 1.0, -1.0, 1.0]
+
+
+def test_vorbis_overshoots_and_is_clipped() -> None:
+    data = float_file(np.sign(np.sin(np.arange(8000) / 20)), "VORBIS", "OGG")
+    assert soundfile.read(io.BytesIO(data))[0].max() > 1
+    assert np.abs(media.decode_audio(data)[0]).max() == 1
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "NMS_ADPCM_16"])
+def test_codecs_that_cannot_seek_are_decoded(subtype: str) -> None:
+    data = float_file(np.sin(np.arange(8000) / 20) / 2, subtype)
+    media.check_audio(data)
+    assert media.decode_audio(data)[0].shape[0] >= 8000
+
+
+def test_an_error_of_the_decoder_tells_no_address() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        media.decode_audio(b"RIFFnothing")
+    assert "object at" not in caught.value.message
 
 
 def test_sound_in_another_format_is_refused() -> None:

@@ -54,6 +54,18 @@ def test_a_header_may_give_another_order(folder: Path) -> None:
     assert MultiModalDataset(folder / "images", path)[0]["question"] == "what?"
 
 
+def test_media_are_read_as_viewers_and_players_do(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 12)).save(folder / "images" / "side.jpg", exif=exif)
+    sound = bytearray(sound_file())
+    sound[40:44] = b"\xff\xff\xff\x7f"  # a pipe: the length was not known
+    (folder / "images" / "0.wav").write_bytes(sound)
+    item = MultiModalDataset(folder / "images", write(folder, "side.jpg\twhat?\tcircle\t0.wav\n"))[0]
+    assert item["image"].shape == (16, 12, 3)
+    assert item["audio"].shape == (400, 1)
+
+
 def test_a_transform_is_applied(folder: Path) -> None:
     transform = transforms.Compose([Resize(24), ToTensor()])
     dataset = MultiModalDataset(str(folder / "images"), str(write(folder, TEXT)), transform=transform)

@@ -1,6 +1,10 @@
 """What may be stored, and where shards are cut."""
 
+import io
+
+import numpy as np
 import pytest
+import soundfile
 
 from common.errors import InvalidArgument
 from deepseek.data.manifest import Field
@@ -51,6 +55,16 @@ def test_a_bad_sample_is_refused_by_the_name_of_what_is_wrong(
     with pytest.raises(InvalidArgument) as caught:
         accept(received(**changes), FIELDS)
     assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+def test_sound_that_is_not_finite_is_refused_by_field_and_frame() -> None:
+    values = np.zeros(100, np.float32)
+    values[7] = np.nan
+    sink = io.BytesIO()
+    soundfile.write(sink, values, 8000, format="WAV", subtype="FLOAT")
+    with pytest.raises(InvalidArgument, match=r"samples\[a\]\.sound has the value nan in frame 7;") as caught:
+        accept(received(fields=[("sound", [sink.getvalue()])]), (Field("sound", "audio"),))
+    assert (caught.value.reason, caught.value.field) == ("DAMAGED_AUDIO", "samples[a].sound")
 
 
 def test_the_size_of_a_sample_is_that_of_its_values() -> None:

@@ -1,0 +1,177 @@
+"""Sound files whose headers were written before their length was known, or by programs that count differently.
+
+libsndfile believes a header: it reads no frames of a WAV file that was piped, and cannot read such a FLAC file at all;
+of a file that was cut off it reads what is left without a word. So here headers are compared with the bytes that are
+there, before it sees them. Sound is not decoded here.
+
+Source: Multimedia Programming Interface and Data Specifications 1.0 (1991), RIFF and WAVE; RFC 9639 (FLAC), 8.2 and 9;
+RFC 3533 (Ogg), 6.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+
+_RIFF_ORDERS = {b"RIFF": "<", b"RIFX": ">"}
+_WHOLE_FRAMES = {1, 3, 6, 7, 0xFFFE}
+"""WAV codecs whose blocks are frames: PCM, float, A-law, mu-law, and the extensible header of any of these."""
+_NEAR = 1 << 16
+"""How far from 2^31 or 2^32 a size may be that means that it was not known."""
+_MOST_CHUNKS = 1000
+
+_FLAC_HEAD, _FLAC_TOTAL = slice(18, 26), (1 << 36) - 1
+"""Where a FLAC file has rate, channels, depth and, in the lowest bits, the number of samples; 0 if it is not known."""
+_FLAC_MOST_SAMPLES = 10
+"""Where it has the samples of each frame but the last, if all frames have equally many."""
+_FLAC_SYNCS = (b"\xff\xf8", b"\xff\xf9")
+_FLAC_SAMPLES = {1: 192, **{code: 144 << code for code in range(2, 6)}, **{code: 1 << code for code in range(8, 16)}}
+_FLAC_SAMPLES_BYTES, _FLAC_RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}
+"""Codes in a frame's header; those whose value stands behind the header's number, with its length."""
+_MOST_FLAC_FRAME_BYTES, _MOST_FLAC_SYNCS, _MOST_FLAC_HEADERS = 1 << 18, 64, 4
+"""How far, and at how much that looks like it, a last frame is searched: hostile files hold much that does."""
+
+_OGG_HEAD_BYTES = 27
+_OGG_FIRST_PAGE, _OGG_LATER_PAGE = re.compile(rb"OggS\0[\2\3\6\7]"), re.compile(rb"OggS\0[\0\1\4\5]")
+"""How pages begin, by whether they are the first of a stream."""
+
+
+def settled(data: bytes) -> bytes:
+    """Returns a sound file with the length that its content has.
+
+    Args:
+        data: Any file; what is no sound, or damaged otherwise, is returned as it is, for libsndfile to say so.
+
+    Raises:
+        ValueError: The file is cut off, or holds several recordings one after another.
+    """
+    if data[:4] in _RIFF_ORDERS and data[8:12] == b"WAVE":
+        return _settled_wav(data)
+    if data[:4] == b"fLaC":
+        return _settled_flac(data)
+    if data[:4] == b"OggS":
+        _check_ogg(data)
+    return data
+
+
+def _settled_wav(data: bytes) -> bytes:
+    """Returns a WAV file of nothing but the sound and what it takes to decode it."""
+    order = _RIFF_ORDERS[data[:4]]
+    (riff_size,) = struct.unpack_from(order + "I", data, 4)
+    kept = {}
+    for kind, start, size in islice(_riff_chunks(data, order), _MOST_CHUNKS):
+        if kind == b"data":
+            break
+        if kind in (b"fmt ", b"fact"):
+            kept[kind] = data[start : start + size]
+    else:
+        return data
+    if len(kept.get(b"fmt ", b"")) < 16:
+        return data
+    there = len(data) - start
+    is_open = _is_open(size) or (size == 0 and (riff_size + 8 <= start or _is_open(riff_size)))
+    if is_open:
+        size = there
+        kept.pop(b"fact", None)
+    elif size > there:
+        codec, block = struct.unpack_from(order + "H10xH", kept[b"fmt "])
+        needed = size - size % block if codec in _WHOLE_FRAMES and block else size
+        # Where the file is as long as it says as a whole, the size of the sound alone is wrong.
+        if needed > there and riff_size + 8 != len(data):
+            raise ValueError(f"it is cut off: {needed - there} of {needed} bytes of sound are missing")
+    chunks = [*kept.items(), (b"data", data[start : start + size])]
+    body = b"WAVE" + b"".join(
+        kind + struct.pack(order + "I", len(content)) + content + bytes(len(content) % 2) for kind, content in chunks
+    )
+    return data[:4] + struct.pack(order + "I", len(body)) + body
+
+
+def _riff_chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yields kind, start of the content and announced size of each chunk, with or without padding before the sound."""
+    at = 12
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(order + "4sI", data, at)
+        yield kind, at + 8, size
+        at += 8 + size
+        if size % 2 and data[at : at + 4] != b"data":
+            at += 1
+
+
+def _is_open(size: int) -> bool:
+    """Returns whether a size means that it was not known: about 2^31 or 2^32, e.g. less a header, by the program."""
+    return size >= (1 << 31) - _NEAR and (size + _NEAR) % (1 << 31) < 2 * _NEAR
+
+
+def _settled_flac(data: bytes) -> bytes:
+    """Returns a FLAC file that says how many samples it has, by the header of its last frame."""
+    head = int.from_bytes(data[_FLAC_HEAD])
+    if head & _FLAC_TOTAL:
+        return data
+    for start, total in islice(_flac_ends(data), _MOST_FLAC_HEADERS):
+        if _crc(data[start:], 16, 0x8005) == 0:
+            return data[: _FLAC_HEAD.start] + (head | total & _FLAC_TOTAL).to_bytes(8) + data[_FLAC_HEAD.stop :]
+    raise ValueError("it is cut off: it does not end with a whole frame")
+
+
+def _flac_ends(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields where a frame seems to start, and the number of samples up to its end; the last frame first."""
+    earliest = max(_FLAC_HEAD.stop, len(data) - _MOST_FLAC_FRAME_BYTES)
+    start = len(data)
+    for _ in range(_MOST_FLAC_SYNCS):
+        start = max(data.rfind(sync, earliest, start) for sync in _FLAC_SYNCS)
+        if start < 0:
+            return
+        header = data[start : start + 16].ljust(16, b"\0")
+        num_ones = 8 - (header[4] ^ 0xFF).bit_length()
+        if num_ones in (1, 8):
+            continue
+        number = header[4] & 0x7F >> num_ones
+        at = 4 + max(1, num_ones)
+        for byte in header[5:at]:
+            number = number << 6 | byte & 0x3F
+        code, rate = header[2] >> 4, header[2] & 15
+        num_samples = _FLAC_SAMPLES.get(code, 0)
+        if width := _FLAC_SAMPLES_BYTES.get(code):
+            num_samples = int.from_bytes(header[at : at + width]) + 1
+            at += width
+        at += _FLAC_RATE_BYTES.get(rate, 0)
+        if num_samples and _crc(header[: at + 1], 8, 0x07) == 0:
+            is_variable = header[1] & 1
+            (block,) = struct.unpack_from(">H", data, _FLAC_MOST_SAMPLES)
+            yield start, number * (1 if is_variable else block) + num_samples
+
+
+def _crc(data: bytes, width: int, polynomial: int) -> int:
+    """Returns the remainder of bytes by a polynomial, most significant bit first; 0 if their checksum is among them."""
+    table, mask, value = _crc_table(width, polynomial), (1 << width) - 1, 0
+    for byte in data:
+        value = (value << 8 & mask) ^ table[value >> width - 8 ^ byte]
+    return value
+
+
+@cache
+def _crc_table(width: int, polynomial: int) -> list[int]:
+    table = []
+    for value in range(256):
+        value <<= width - 8
+        for _ in range(8):
+            value = value << 1 ^ (polynomial if value >> width - 1 else 0)
+            value &= (1 << width) - 1
+        table.append(value)
+    return table
+
+
+def _check_ogg(data: bytes) -> None:
+    """Refuses an Ogg file whose last page is incomplete, and one of which libsndfile reads the first recording only."""
+    last = data.rfind(b"OggS")
+    head = data[last : last + _OGG_HEAD_BYTES]
+    num_segments = head[-1] if len(head) == _OGG_HEAD_BYTES else 0
+    start = last + _OGG_HEAD_BYTES
+    end = start + num_segments + sum(data[start : start + num_segments])
+    rest = data[end:]
+    if end > len(data) or (rest and b"OggS".startswith(rest)):
+        raise ValueError("it is cut off: its last page is incomplete")
+    later = _OGG_LATER_PAGE.search(data)
+    if later and _OGG_FIRST_PAGE.search(data, later.end()):
+        raise ValueError("it holds several recordings one after another; split it")
