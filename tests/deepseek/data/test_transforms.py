@@ -83,6 +83,14 @@ def test_to_tensor_keeps_the_range_of_other_modes(mode: str, dtype: torch.dtype,
     assert tensor.unique().tolist() == [expected]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_to_tensor_wraps_no_16_bits_around(order: str) -> None:
+    values = np.array([[0, 32_767]], order + "u2")
+    assert transforms.ToTensor()(Image.fromarray(values)).tolist() == [[[0, 32_767]]]
+    with pytest.raises(ValueError, match=r"up to 32768.*scale it"):
+        transforms.ToTensor()(Image.fromarray(values + 1))
+
+
 def test_to_tensor_takes_arrays() -> None:
     assert transforms.ToTensor()(np.full((2, 3), 51, np.uint8)).unique().tolist() == [pytest.approx(0.2)]
     assert transforms.ToTensor()(np.ones((2, 3, 4), np.float64)).shape == (4, 2, 3)
