@@ -57,7 +57,7 @@ def mark(
     if _text(original) is not None:
         message = f"{file} is text, which cannot be marked afterwards; use `deepseek watermark write`"
         raise InvalidArgument("UNSUPPORTED_FILE", message, field="FILE")
-    unmarked = read_image(original, field="FILE").pixels
+    unmarked = read_image(original, field="FILE").flattened()
     output = output or file.with_suffix(f".marked{file.suffix}")
     picture = picture or output.with_suffix(".picture.png")
     make_folder(output.parent, "--output")
@@ -68,7 +68,7 @@ def mark(
         )
     with writing(output, "--output"):
         output.write_bytes(marked.image)
-    sheet = mark_picture(unmarked, read_image(marked.image).pixels, f"marked, {marked.psnr_db:.1f} dB")
+    sheet = mark_picture(unmarked, read_image(marked.image).flattened(), f"marked, {marked.psnr_db:.1f} dB")
     _save(sheet, picture, "--picture")
     answer = {
         "file": str(output),
@@ -264,7 +264,7 @@ def _framed(data: bytes, found: "watermark_pb2.Detection") -> "Image.Image":
     from deepseek.watermark.image.picture import region_picture
 
     region = Region(found.region.left, found.region.top, found.region.right, found.region.bottom)
-    return region_picture(read_image(data).pixels, region)
+    return region_picture(read_image(data).flattened(), region)
 
 
 def _save(picture: "Image.Image", path: Path, option: str) -> None:

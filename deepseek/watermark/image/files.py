@@ -1,5 +1,8 @@
 """Image files in and out: what a mark must not lose beside the pixels (colour profile, EXIF, XMP, resolution,
 transparency), and what is not taken at all.
+
+Pixels are upright, as viewers show them. A marked file has them so as well, and says so: programs that turn pixels by
+their EXIF and programs that ignore it then both keep the mark, which a mirrored image would lose.
 """
 
 import io
@@ -11,8 +14,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from common.errors import InvalidArgument
+from deepseek.data import exif, png
 from deepseek.data.media import MAX_PIXELS, is_too_large, open_image
-from deepseek.watermark.image.marker import GREY, Pixels
+from deepseek.data.pictures import BACKGROUND, upright
+from deepseek.watermark.image.marker import Pixels
 
 MAX_SIDE = 16_384
 QUALITY = 95
@@ -39,7 +44,7 @@ class ImageFile:
     """A decoded file.
 
     Attributes:
-        pixels: (height, width), grey, or (height, width, 3), red, green and blue; 0 to 255.
+        pixels: (height, width), grey, or (height, width, 3), red, green and blue; 0 to 255; upright.
         alpha: (height, width), 0 to 255; None if all is opaque.
         format: PNG, JPEG or WEBP.
         kept: What goes into a file of this one's pixels beside them, as Pillow takes it.
@@ -57,7 +62,7 @@ class ImageFile:
         flat = np.empty_like(self.pixels)
         for row, alpha in enumerate(self.alpha.astype(np.uint16)):  # a row at a time, for the sake of memory
             opacity = alpha.reshape(-1, *[1] * (self.pixels.ndim - 2))
-            flat[row] = (self.pixels[row] * opacity + GREY * (255 - opacity) + 127) // 255
+            flat[row] = (self.pixels[row] * opacity + BACKGROUND * (255 - opacity) + 127) // 255
         return flat
 
     def encoded(self, pixels: Pixels, *, quality: int = QUALITY) -> bytes:
@@ -138,11 +143,14 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
             message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
         image.load()  # what stands behind the pixels is known only then
-        for keyword in getattr(image, "text", {}):
-            image.info.pop(keyword, None)  # Pillow has text of a PNG file there, under whatever name the file gives it
         kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name) not in (None, b"")}
+        if "icc_profile" not in kept and (profile := png.profile(data)):  # one that Pillow finds too large
+            kept["icc_profile"] = profile
         if "dpi" in kept and not all(0 < one <= _MOST_DPI for one in kept["dpi"]):
             del kept["dpi"]
+        if (turn := exif.orientation(image.info)) != exif.UPRIGHT:
+            kept = _upright(kept, turn)
+            image = upright(image)
         has_alpha = image.mode in ("LA", "RGBA") or "transparency" in image.info
         mode = _MODES[image.mode]
         if not has_alpha:
@@ -150,6 +158,18 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
         whole = np.asarray(image.convert("LA" if mode in ("L", "LA") and image.mode != "1" else "RGBA"))
         pixels = whole[..., 0] if whole.shape[-1] == 2 else whole[..., :-1]
         return ImageFile(np.ascontiguousarray(pixels), whole[..., -1].copy(), file_format, kept)
+
+
+def _upright(kept: dict[str, Any], was: int) -> dict[str, Any]:
+    """Returns what is kept of a file whose pixels were turned."""
+    kept = dict(kept)
+    if "exif" in kept:
+        kept["exif"] = exif.upright_exif(kept["exif"], was)
+    if "xmp" in kept:
+        kept["xmp"] = exif.upright_xmp(kept["xmp"])
+    if "dpi" in kept and exif.swaps_sides(was):
+        kept["dpi"] = kept["dpi"][::-1]
+    return kept
 
 
 def _check_head(data: bytes, field: str) -> None:

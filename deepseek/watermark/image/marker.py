@@ -25,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.errors import InvalidArgument
+from deepseek.data.pictures import BACKGROUND
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.image.code import BchCode
 from deepseek.watermark.image.filters import bands, local_mean, local_variance, mean_gain
@@ -36,9 +37,6 @@ from deepseek.watermark.keys import WatermarkKey
 MIN_SIDE = 128
 PSNR_DB = 42.1
 SSIM = 0.986
-
-GREY = 128
-"""What is shown where an image is transparent."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue (ITU-R BT.601)."""
@@ -74,11 +72,11 @@ class Quality:
 
 
 def luma(pixels: Pixels, alpha: Pixels | None = None) -> Real:
-    """Brightness, (height, width), 0 to 255; over grey where pixels are transparent."""
+    """Brightness, (height, width), 0 to 255; over BACKGROUND where pixels are transparent."""
     brightness = pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
     if alpha is None:
         return brightness
-    return np.asarray(GREY + (brightness - GREY) * (alpha * np.float32(1 / 255)))
+    return np.asarray(BACKGROUND + (brightness - BACKGROUND) * (alpha * np.float32(1 / 255)))
 
 
 def check_size(pixels: Pixels) -> None:

@@ -1,6 +1,7 @@
 """Images over a real server, with a real registry."""
 
 import hashlib
+import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import services.watermark
 from common.auth import Role
@@ -180,6 +181,23 @@ def test_a_mark_that_could_not_be_read_again_is_refused_with_what_helps(
         mark(client, image, **fields)
     assert (caught.value.reason, caught.value.field) == ("MARK_TOO_WEAK", field)
     assert field in caught.value.message
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mark_is_found_whether_a_program_turns_pixels_by_their_orientation_or_not(
+    client: WatermarkServiceStub, format: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = encoded(pixels(), format, exif=exif)
+    marked = mark(client, photo)
+    with Image.open(io.BytesIO(photo)) as original, Image.open(io.BytesIO(marked.image)) as image:
+        turned, untouched = ImageOps.exif_transpose(image).convert("RGB"), image.convert("RGB")
+        assert turned.size == untouched.size == ImageOps.exif_transpose(original).size
+    for shown in (np.asarray(turned), np.asarray(untouched)):
+        detection = detect(client, encoded(shown, "JPEG", quality=90), aligned_only=True)
+        assert detection.watermark == marked.watermark
 
 
 def test_an_image_with_transparency_is_marked_where_it_is_seen(client: WatermarkServiceStub) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from common.errors import InvalidArgument
 from deepseek.watermark.image.files import MAX_SIDE, ImageFile, read_image
@@ -52,15 +52,60 @@ def an_image(mode: str) -> Image.Image:
 )
 def test_format_profile_exif_and_transparency_are_kept(mode: str, kind: str, kept: str) -> None:
     exif = Image.Exif()
-    exif[DESCRIPTION], exif[ORIENTATION] = "a portrait", 6
+    exif[DESCRIPTION], exif[ORIENTATION] = "a portrait", 1
     original = an_image(mode)
     image = read_image(encoded(original, kind, icc_profile=PROFILE, exif=exif.tobytes()))
     result = Image.open(io.BytesIO(image.encoded(image.pixels, quality=100)))
     assert (result.format, result.mode, result.size) == (kind, kept, original.size)
     assert result.info["icc_profile"] == PROFILE
-    assert dict(result.getexif()) == {DESCRIPTION: "a portrait", ORIENTATION: 6}
+    assert dict(result.getexif()) == {DESCRIPTION: "a portrait", ORIENTATION: 1}
     if kept in ("LA", "RGBA"):
         assert (np.asarray(result)[..., -1] == np.asarray(original)[..., -1]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright_and_the_file_says_so(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[DESCRIPTION], exif[ORIENTATION] = "a portrait", orientation
+    mode = "RGB" if kind == "JPEG" else "RGBA"
+    options = {"PNG": {"dpi": (300, 72)}, "JPEG": {"dpi": (300, 72)}, "WEBP": {"lossless": True, "exact": True}}[kind]
+    data = encoded(an_image(mode), kind, exif=exif, **options)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = read_image(data)
+    assert (image.pixels == np.asarray(shown)[..., :3]).all()
+    if mode == "RGBA":
+        assert image.alpha is not None
+        assert (image.alpha == np.asarray(shown)[..., 3]).all()
+    result = Image.open(io.BytesIO(image.encoded(image.pixels, quality=100)))
+    assert result.size == shown.size
+    assert dict(result.getexif()) == {DESCRIPTION: "a portrait", ORIENTATION: 1}
+    if kind != "WEBP":
+        assert result.info["dpi"] == pytest.approx((300, 72) if orientation < 5 else (72, 300), abs=0.1)
+    again = read_image(image.encoded(image.pixels, quality=100))
+    assert again.pixels.shape == image.pixels.shape
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_orientation_in_xmp_is_applied_once(kind: str) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    data = encoded(an_image("RGB"), kind, **({"pnginfo": png_xmp(xmp)} if kind == "PNG" else {"xmp": xmp}))
+    image = read_image(data)
+    assert image.pixels.shape == (150, 140, 3)
+    assert read_image(image.encoded(image.pixels)).pixels.shape == (150, 140, 3)
+    assert image.kept["xmp"] == xmp.replace(b"6", b"1")
+
+
+def png_xmp(xmp: bytes) -> PngImagePlugin.PngInfo:
+    information = PngImagePlugin.PngInfo()
+    information.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    return information
+
+
+def test_a_large_colour_profile_of_a_png_file_is_kept() -> None:
+    profile = np.random.default_rng(0).bytes(1_300_000)
+    image = read_image(encoded(an_image("RGB"), "PNG", icc_profile=profile))
+    assert read_image(image.encoded(image.pixels)).kept["icc_profile"] == image.kept["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -82,9 +127,7 @@ def test_what_a_transparent_part_hides_is_kept() -> None:
 def test_xmp_is_kept_as_is_resolution_where_the_format_has_one(kind: str) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">made by a model</x:xmpmeta>'
     if kind == "PNG":
-        information = PngImagePlugin.PngInfo()
-        information.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        data = encoded(an_image("RGB"), kind, pnginfo=information, dpi=(300, 300))
+        data = encoded(an_image("RGB"), kind, pnginfo=png_xmp(xmp), dpi=(300, 300))
     else:
         data = encoded(an_image("RGB"), kind, xmp=xmp, **({"dpi": (300, 300)} if kind == "JPEG" else {}))
     image = read_image(data)
