@@ -27,6 +27,7 @@ from common.auth import Role
 from common.auth.identity import LEEWAY_S
 from common.errors import FailedPrecondition, InvalidArgument, Violation
 from common.telemetry.traces import DEFAULT_SAMPLING, TraceTarget
+from common.text_files import NotUtf8, read_text
 
 S = TypeVar("S", bound="ServiceSettings")
 Port = Annotated[int, Field(description="Port to listen on; 0 takes a free one", ge=0, le=65535)]
@@ -305,7 +306,9 @@ class _TomlTable(PydanticBaseSettingsSource):
             return {}
         service = cast(type[ServiceSettings], self.settings_cls).service
         try:
-            table = tomllib.loads(Path(named).read_text(encoding="utf-8")).get(service, {})
+            table = tomllib.loads(read_text(Path(named))).get(service, {})
+        except NotUtf8 as error:
+            raise InvalidArgument("BAD_CONFIG_FILE", f"{named} {error}", field="config") from error
         except (OSError, ValueError) as error:
             raise InvalidArgument(
                 "BAD_CONFIG_FILE", f"{named} cannot be read as TOML: {error}", field="config"

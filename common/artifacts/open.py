@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from common.artifacts.store import ArtifactStore
 from common.errors import FailedPrecondition, InvalidArgument
+from common.text_files import NotUtf8, read_secret
 
 
 def open_store(
@@ -58,10 +59,12 @@ def _secret(path: Path | None, kind: str) -> str:
     if path is None:
         raise FailedPrecondition("STORE_KEYS_MISSING", f"an S3 store needs {field}", field=field)
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = read_secret(path)
     except OSError as error:
         message = f"the {kind} key cannot be read from {path}: {error.strerror}"
         raise FailedPrecondition("STORE_KEYS_MISSING", message, field=field) from error
+    except NotUtf8 as error:
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"the {kind} key in {path} {error}", field=field) from error
     if not secret:
         raise FailedPrecondition("STORE_KEYS_MISSING", f"{path} is empty", field=field)
     return secret

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from common.errors import FailedPrecondition
+from common.text_files import NotUtf8, read_secret, read_text
 
 TRUST_DOMAIN = "spiffe://deepseek-mesh/"
 SERVICE_URI = f"{TRUST_DOMAIN}service/"
@@ -54,10 +55,16 @@ def read_token(path: Path) -> str:
         FailedPrecondition: BAD_TOKEN_FILE if it cannot be read.
     """
     try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
+        token = read_secret(path)
+    except NotUtf8 as error:
+        raise FailedPrecondition("BAD_TOKEN_FILE", f"the token in {path} {error}", field="token_file") from error
+    except OSError:
+        token = ""
+    # The metadata of a call takes nothing else.
+    if not (token and token.isascii() and token.isprintable()):
         message = f"{path} holds no token; `deepseek token` makes one"
-        raise FailedPrecondition("BAD_TOKEN_FILE", message, field="token_file") from error
+        raise FailedPrecondition("BAD_TOKEN_FILE", message, field="token_file")
+    return token
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -192,7 +199,10 @@ class Identity:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self.folder / name).read_bytes()
+            # gRPC finds no PEM after a byte order mark, nor in lines that end with a lone CR.
+            return read_text(self.folder / name).encode()
+        except NotUtf8 as error:
+            raise FailedPrecondition("BAD_IDENTITY", f"{self.folder / name} {error}", field="identity") from error
         except OSError as error:
             message = f"{self.folder / name}: {error.strerror}; `deepseek certs init` makes certificates"
             raise FailedPrecondition("BAD_IDENTITY", message, field="identity") from error

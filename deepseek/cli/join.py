@@ -15,6 +15,7 @@ from common.auth.identity import replace_file
 from common.config import home
 from common.errors import FailedPrecondition, InvalidArgument
 from common.names import DEFAULT_TENANT
+from common.text_files import NotUtf8, decode_text
 from deepseek import embedded
 from deepseek.cli.identity import SECONDS_AN_HOUR
 from deepseek.cli.output import console
@@ -47,8 +48,10 @@ def join(
 ) -> None:
     """Join a mesh behind an edge, by the invitation on standard input. Join again when the token has expired."""
     try:
-        invitation = json.load(sys.stdin)
+        invitation = json.loads(decode_text(sys.stdin.buffer.read()))
         ca, token = str(invitation["ca"]), str(invitation["token"])
+    except NotUtf8 as error:
+        raise InvalidArgument("BAD_INVITATION", f"standard input {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         message = "standard input holds no invitation; `deepseek invite`, where the mesh runs, prints one"
         raise InvalidArgument("BAD_INVITATION", message) from error

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from common.errors import InvalidArgument
+from common.text_files import NotUtf8, read_text
 from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
 from deepseek.cli.precision import event_text
 from deepseek.client import connect
@@ -65,9 +66,11 @@ def read_spec(path: Path) -> dict[str, Any]:
     """
     form, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
     try:
-        document = parse(path.read_text(encoding="utf-8"))
+        document = parse(read_text(path))
+    except NotUtf8 as error:
+        raise InvalidArgument("BAD_SPEC_FILE", f"{path} {error}", field="spec") from error
     except (OSError, ValueError) as error:
-        message = f"{path} is not {form} in UTF-8 that can be read: {error}; correct it"
+        message = f"{path} cannot be read as {form}: {error}; correct it"
         raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
     if not isinstance(document, dict):
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")

@@ -21,6 +21,7 @@ from common.channel import open_channel
 from common.config import StoreSettings, home
 from common.errors import FailedPrecondition, InvalidArgument
 from common.names import DEFAULT_TENANT
+from common.text_files import NotUtf8, read_text
 
 if TYPE_CHECKING:
     from deepseek.client.artifacts import Artifacts
@@ -101,7 +102,7 @@ class MeshFile:
             InvalidArgument: BAD_MESH_FILE if it is not one.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(path))
             services = {name: ServiceAddress(**service) for name, service in document["services"].items()}
             store = StoreAddress(**document["store"]) if document.get("store") else None
             return cls(services, store, document.get("identity", ""), document.get("token_file", ""))
@@ -112,6 +113,8 @@ class MeshFile:
         except OSError as error:
             message = f"{path} cannot be read: {error.strerror}; it belongs to whoever started the mesh"
             raise FailedPrecondition("MESH_FILE_UNREADABLE", message, field="home") from error
+        except NotUtf8 as error:
+            raise InvalidArgument("BAD_MESH_FILE", f"{path} {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgument(
                 "BAD_MESH_FILE", f"{path} is not a mesh file; run `deepseek down`, then `deepseek up`"

@@ -17,6 +17,7 @@ from minio import Minio
 
 from common.auth.certificates import make_authority, renew
 from common.auth.identity import replace_file
+from common.text_files import read_secret
 
 SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
 IDENTITY = Path("/volumes/identity")
@@ -50,8 +51,8 @@ def make_bucket(endpoint: str, bucket: str) -> None:
     """The bucket of the artifact store."""
     client = Minio(
         endpoint,
-        access_key=(STORE / "access").read_text().strip(),
-        secret_key=(STORE / "secret").read_text().strip(),
+        access_key=read_secret(STORE / "access"),
+        secret_key=read_secret(STORE / "secret"),
         secure=False,
         http_client=urllib3.PoolManager(timeout=10, retries=urllib3.Retry(total=5, backoff_factor=0.5)),
     )

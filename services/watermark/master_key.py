@@ -4,6 +4,7 @@ Who has it can find, forge and remove every mark of every tenant, and without it
 from a file that its owner alone can read, and never replaced by a new one as long as a key was derived from it.
 """
 
+import codecs
 import os
 import re
 import secrets
@@ -42,7 +43,7 @@ def read_master_key(path: Path) -> bytes:
         raise _bad(f"others than its owner may read or write {path} (mode {mode:04o}); run `chmod 600 {path}`")
     if len(content) > _MAX_BYTES:
         raise _bad(f"{path} has more than {_MAX_BYTES} bytes, so it is no master key; make one by `{_HOW}`")
-    text = content.strip()
+    text = content.removeprefix(codecs.BOM_UTF8).strip()
     master = bytes.fromhex(text.decode()) if _HEX.fullmatch(text) else content
     if len(master) < MIN_MASTER_BYTES:
         message = (

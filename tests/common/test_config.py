@@ -156,6 +156,19 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"--{name.replace('_', '-')}" in text for name in ExampleSettings.model_fields)
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_a_file_is_read_as_editors_leave_it(end: str, tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_bytes(f"\ufeff# größe{end}[example]{end}max_streams = 5{end}".encode())
+    assert example_settings(tmp_path, "--config", str(tmp_path / "mesh.toml")).max_streams == 5
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text("[example]\nmax_streams = 5\n", encoding="utf-16")
+    with pytest.raises(InvalidArgument, match=r"mesh\.toml is UTF-16; save it as UTF-8") as caught:
+        example_settings(tmp_path, "--config", str(tmp_path / "mesh.toml"))
+    assert (caught.value.reason, caught.value.field) == ("BAD_CONFIG_FILE", "config")
+
+
 @pytest.mark.parametrize("content", ["port = ", "example = 3"])
 def test_a_bad_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(content)

@@ -49,6 +49,26 @@ def test_other_urls_are_refused_without_repeating_secrets(url: str) -> None:
     assert "key:secret" not in str(caught.value)
 
 
+def test_keys_are_read_as_editors_leave_them(tmp_path: Path) -> None:
+    (tmp_path / "access").write_bytes(b"\xef\xbb\xbfmesh\r\n")
+    (tmp_path / "secret").write_bytes(b"secret\r")
+    store = open_store(
+        "s3+http://127.0.0.1:9000/bucket",
+        access_key_file=tmp_path / "access",
+        secret_key_file=tmp_path / "secret",
+    )
+    assert isinstance(store, S3Store)
+    credentials = store._client._provider.retrieve()  # type: ignore[union-attr]
+    assert (credentials.access_key, credentials.secret_key) == ("mesh", "secret")
+
+
+def test_keys_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "access").write_text("mesh", encoding="utf-16")
+    with pytest.raises(FailedPrecondition, match="is UTF-16; save it as UTF-8") as caught:
+        open_store("s3+http://127.0.0.1:9000/bucket", access_key_file=tmp_path / "access")
+    assert (caught.value.reason, caught.value.field) == ("STORE_KEYS_MISSING", "store_access_key_file")
+
+
 def test_missing_keys_are_an_error_that_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     for path in (None, tmp_path / "absent", tmp_path / "empty"):

@@ -10,10 +10,10 @@ import pytest
 
 from common.auth import Identity, identity
 from common.auth.certificates import make_authority, renew
-from common.auth.identity import OLD_DAYS
+from common.auth.identity import OLD_DAYS, read_token
 from common.channel import open_channel
 from common.database import Database
-from common.errors import FailedPrecondition, MeshError
+from common.errors import FailedPrecondition, MeshError, Unauthenticated
 from common.telemetry.process import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.auth.certificates import renew_as_of_tomorrow, renew_as_old
@@ -46,6 +46,42 @@ def test_a_certificate_tells_when_it_expires(authority: Path) -> None:
 
 def test_a_user_of_an_edge_has_none(authority: Path) -> None:
     assert Identity(authority).expires() is None
+
+
+def test_certificates_are_read_as_editors_leave_them(authority: Path, tmp_path: Path) -> None:
+    for name, end in (("ca.pem", b"\r\n"), ("cert.pem", b"\r"), ("key.pem", b"\n")):
+        for folder in ("example", "cli"):
+            path = authority / folder / name
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", end))
+    settings = example_settings(tmp_path, "--identity", str(authority / "example"))
+    with (
+        example_server(settings, ExampleServicer()) as server,
+        open_channel(server.address, identity=authority / "cli", retry=False) as channel,
+        pytest.raises(Unauthenticated),  # so TLS was no hindrance
+    ):
+        job_pb2_grpc.JobServiceStub(channel).GetJob(job_pb2.GetJobRequest())
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfthe.token\r\n", b"the.token\r", b" the.token \n\n"])
+def test_a_token_is_read_as_editors_leave_it(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    assert read_token(tmp_path / "token") == "the.token"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("the.token".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (b"", "holds no token"),
+        (b"the\ntoken", "holds no token"),
+        ("tökén".encode(), "holds no token"),
+    ],
+)
+def test_what_is_no_token_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(FailedPrecondition, match=message) as caught:
+        read_token(tmp_path / "token")
+    assert (caught.value.reason, caught.value.field) == ("BAD_TOKEN_FILE", "token_file")
 
 
 def test_what_is_no_certificate_is_named(authority: Path) -> None:

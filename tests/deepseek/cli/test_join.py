@@ -19,7 +19,7 @@ def deepseek(home: Path, *arguments: str, stdin: str = "") -> "subprocess.Comple
         env={**os.environ, "DEEPSEEK_HOME": str(home), "COLUMNS": "200"},
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )
@@ -45,6 +45,12 @@ def test_an_invitation_piped_into_join_makes_a_mesh_file(invitation: str, tmp_pa
     assert (home / "token").stat().st_mode & 0o777 == 0o600
     with connect(home / "mesh.json") as mesh:
         assert mesh.tenant == "acme"
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_an_invitation_is_read_as_editors_leave_it(invitation: str, end: str, tmp_path: Path) -> None:
+    done = deepseek(tmp_path / "home", "join", "mesh.example:8443", stdin="\ufeff" + invitation.replace("\n", end))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_user_is_given_no_key(invitation: str) -> None:

@@ -14,6 +14,17 @@ def test_a_mesh_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mesh.json"]
 
 
+def test_a_mesh_file_is_read_as_editors_leave_it(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.json"
+    file = MeshFile({"registry": ServiceAddress("127.0.0.1:1")})
+    file.write(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert MeshFile.read(path) == file
+    path.write_text(path.read_text(encoding="utf-8-sig"), encoding="utf-16")
+    with pytest.raises(InvalidArgument, match=r"mesh\.json is UTF-16; save it as UTF-8"):
+        MeshFile.read(path)
+
+
 def test_no_mesh_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         connect(tmp_path / "mesh.json")

@@ -22,6 +22,8 @@ def test_raw_bytes_and_hexadecimal_digits_are_taken(tmp_path: Path) -> None:
     key = os.urandom(32)
     assert read_master_key(written(tmp_path / "raw", key)) == key
     assert read_master_key(written(tmp_path / "hex", key.hex().encode() + b"\n", 0o400)) == key
+    edited = b"\xef\xbb\xbf" + key.hex().encode() + b"\r\n"
+    assert read_master_key(written(tmp_path / "edited", edited)) == key
     longer = os.urandom(64) + b"\n"
     assert read_master_key(written(tmp_path / "longer", longer)) == longer
 
