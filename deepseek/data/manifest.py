@@ -6,6 +6,7 @@ languages. It knows nothing of how shards are made or read (`deepseek.data.shard
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,8 +50,8 @@ class Field:
 
     @cached_property
     def label_set(self) -> frozenset[str]:
-        """The labels, to look one up in: a field may have tens of thousands, and every value of it is checked."""
-        return frozenset(self.labels)
+        """The labels in composed form (NFC), to look one up in: a field may have tens of thousands."""
+        return frozenset(unicodedata.normalize("NFC", label) for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class DatasetManifest:
         if (version := members["format"].integer(minimum=1)) != _FORMAT:
             members["format"].fail(f"is {version}; this program reads format {_FORMAT}: update it")
         fields = tuple(_read_field(node) for node in members["fields"].array(max_items=_MAX_FIELDS))
-        check_schema(fields, reason="BAD_MANIFEST", path=f"{root.path}.fields")
+        check_schema(fields, reason="BAD_MANIFEST", path=f"{root.path}.fields", stored=True)
         splits = {}
         for name, node in members["splits"].mapping(max_items=_MAX_SPLITS).items():
             if not SPLIT_NAME.fullmatch(name):
@@ -151,17 +152,20 @@ class DatasetManifest:
         return cls(fields, splits)
 
 
-def check_schema(fields: Sequence[Field], *, reason: str = "BAD_SCHEMA", path: str = "schema.fields") -> None:
+def check_schema(
+    fields: Sequence[Field], *, reason: str = "BAD_SCHEMA", path: str = "schema.fields", stored: bool = False
+) -> None:
     """Checks that fields make a usable schema.
 
     Args:
         fields: The columns.
         reason: Reason of the error.
         path: Path of the list of fields in the caller's document.
+        stored: It is the schema of data that is there already: two spellings of one label were two labels once.
 
     Raises:
         InvalidArgument: There is no field, a name is bad or repeated, a type is unknown, or labels are missing, empty,
-            repeated or given to a field that is not a label.
+            repeated, given in two spellings or given to a field that is not a label.
     """
     if not fields:
         raise InvalidArgument(reason, "a schema needs at least one field", field=path)
@@ -178,23 +182,30 @@ def check_schema(fields: Sequence[Field], *, reason: str = "BAD_SCHEMA", path: s
         if one.type not in FIELD_TYPES:
             message = f"field {one.name!r} has the type {one.type[:80]!r}; known: {', '.join(FIELD_TYPES)}"
             raise InvalidArgument(reason, message, field=f"{path}[{i}].type")
-        if problem := _labels_problem(one):
+        if problem := _labels_problem(one, stored=stored):
             raise InvalidArgument(reason, f"field {one.name!r} {problem}", field=f"{path}[{i}].labels")
 
 
-def _labels_problem(one: Field) -> str:
+def _labels_problem(one: Field, *, stored: bool) -> str:
     if one.type != "label":
         return f"is of type {one.type}, which has no labels" if one.labels else ""
     if not one.labels:
         return "is a label, so it must list its labels"
     if len(one.labels) > _MAX_LABELS:
         return f"has {len(one.labels)} labels; at most {_MAX_LABELS} are allowed"
-    if len(one.label_set) != len(one.labels):
-        repeated, _ = Counter(one.labels).most_common(1)[0]
-        return f"lists the label {repeated[:80]!r} twice"
     if not all(label and canonical_json.is_unicode(label) for label in one.labels):
         return "has a label that is empty or not valid Unicode"
+    if repeated := _repeated(one.labels):
+        return f"lists the label {repeated[:80]!r} twice"
+    if not stored and (repeated := _repeated([unicodedata.normalize("NFC", label) for label in one.labels])):
+        return f"lists the label {repeated[:80]!r} in two spellings, composed and decomposed; keep one of them"
     return ""
+
+
+def _repeated(labels: Sequence[str]) -> str:
+    """A label that is listed more than once; empty if there is none."""
+    label, count = Counter(labels).most_common(1)[0]
+    return label if count > 1 else ""
 
 
 def _read_field(node: Node) -> Field:

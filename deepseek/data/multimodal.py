@@ -2,22 +2,25 @@
 
 The questions lie in one UTF-8 text file of tab-separated columns, the images (and sound) in folders. The text file is
 read and checked when the data set is made, the files it names are only looked for then, and decoded on access: such a
-folder may be far larger than memory. For a data set that is to be kept, versioned and shared, upload it to a mesh
-instead.
+folder may be far larger than memory. Questions and answers are put into NFC, without the space around them. For a data
+set that is to be kept, versioned and shared, upload it to a mesh instead.
 """
 
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InvalidArgument
+from common.text_files import NotUtf8, read_text
 from deepseek.data import media
+from deepseek.data.folder import Folder
 from deepseek.data.manifest import Field
-from deepseek.data.sample import Sample
+from deepseek.data.sample import Sample, check_key
 
 COLUMNS = ("image", "question", "answer", "audio")
 _NUM_REQUIRED = 3
@@ -39,9 +42,9 @@ class MultiModalDataset:
     [frames, channels] in [-1, 1]) with `audio_rate` (Hz).
 
     Args:
-        image_dir: Folder of the images; names in the text file are relative to it.
+        image_dir: Folder of the images; names in the text file are relative to it, composed or decomposed.
         text_file: Tab-separated UTF-8 lines `image, question, answer[, audio]`. A first line with these names is a
-            header and may put them in another order. Empty lines are skipped.
+            header and may put them in another order. Empty lines and empty columns at the end are skipped.
         transform: Applied to every image, e.g. `Compose([Resize(224), ToTensor()])`.
         audio_dir: Folder of the sound; default `image_dir`.
         answers: The classes in order; default the answers in the file, sorted. Give those of the training data for a
@@ -52,8 +55,8 @@ class MultiModalDataset:
 
     Raises:
         FileNotFoundError: A folder or the text file does not exist.
-        InvalidArgument: BAD_TEXT_FILE, BAD_FILE_NAME, FILE_NOT_FOUND or UNKNOWN_LABEL; the message begins with
-            the text file and the line.
+        InvalidArgument: BAD_TEXT_FILE, BAD_FILE_NAME, FILE_NOT_FOUND or UNKNOWN_LABEL, and the message begins with
+            the text file and the line; BAD_VALUE if an answer is given twice.
     """
 
     def __init__(
@@ -64,14 +67,17 @@ class MultiModalDataset:
         audio_dir: str | Path | None = None,
         answers: tuple[str, ...] | list[str] | None = None,
     ) -> None:
-        self._image_dir = _folder(image_dir)
-        self._audio_dir = _folder(audio_dir) if audio_dir is not None else self._image_dir
+        self._image_dir = Folder(image_dir)
+        self._audio_dir = Folder(audio_dir) if audio_dir is not None else self._image_dir
         self._text_file = Path(text_file)
         self._transform = transform
         lines = self._read_lines()
         found = sorted({cells["answer"] for _, cells in lines})
         self.answers = tuple(found if answers is None else answers)
-        numbers = {answer: number for number, answer in enumerate(self.answers)}
+        numbers = {_plain(answer): number for number, answer in enumerate(self.answers)}
+        if len(numbers) < len(self.answers):
+            message = f"the answers {', '.join(self.answers[:50])} name one twice, maybe in two spellings; give it once"
+            raise InvalidArgument("BAD_VALUE", message, field="answers")
         self._rows = [self._row(line, cells, numbers) for line, cells in lines]
 
     def __len__(self) -> int:
@@ -110,19 +116,29 @@ class MultiModalDataset:
 
         Args:
             split: Split that the samples belong to.
+
+        Raises:
+            InvalidArgument: BAD_SPLIT, or BAD_KEY for a file whose name cannot be a sample's key; before the first
+                sample.
         """
-        by_image: dict[Path, list[_Row]] = {}
+        by_key: dict[str, list[_Row]] = {}
         for row in self._rows:
-            by_image.setdefault(row.image, []).append(row)
-        for image, rows in by_image.items():
+            key = f"{split}/{row.image.relative_to(self._image_dir.path).as_posix()}"
+            by_key.setdefault(key, []).append(row)
+        for key in by_key:
+            check_key(key, split)
+        return self._samples(split, by_key)
+
+    def _samples(self, split: str, by_key: Mapping[str, Sequence[_Row]]) -> Iterator[Sample]:
+        for key, rows in by_key.items():
             values: dict[str, Any] = {
-                "image": image.read_bytes(),
+                "image": rows[0].image.read_bytes(),
                 "question": [row.question for row in rows],
                 "answer": [self.answers[row.answer] for row in rows],
             }
             if rows[0].audio is not None:
                 values["audio"] = [row.audio.read_bytes() for row in rows if row.audio]
-            yield Sample(key=f"{split}/{image.relative_to(self._image_dir).as_posix()}", split=split, values=values)
+            yield Sample(key=key, split=split, values=values)
 
     @property
     def num_images(self) -> int:
@@ -131,17 +147,19 @@ class MultiModalDataset:
 
     def _read_lines(self) -> list[tuple[int, dict[str, str]]]:
         try:
-            text = self._text_file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise self._error("BAD_TEXT_FILE", line, "is not UTF-8") from error
+            text = read_text(self._text_file)
+        except NotUtf8 as error:
+            raise self._error("BAD_TEXT_FILE", error.line, str(error)) from error
         columns: tuple[str, ...] = ()
         rows = []
         # Not splitlines(), which also splits at characters that a question may hold.
-        for line, content in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        for line, content in enumerate(text.split("\n"), 1):
             if not content.strip():
                 continue
             cells = content.split("\t")
+            # Spreadsheets end lines with the tabs of columns that were used once.
+            while len(cells) > max(len(columns), _NUM_REQUIRED) and not cells[-1].strip():
+                cells.pop()
             if not columns:
                 names = tuple(cell.strip().lower() for cell in cells)
                 columns = names if set(COLUMNS[:_NUM_REQUIRED]) <= set(names) else COLUMNS[: len(cells)]
@@ -153,7 +171,8 @@ class MultiModalDataset:
             if len(cells) != len(columns):
                 message = f"has {len(cells)} columns separated by tabs; {len(columns)} are needed: {', '.join(columns)}"
                 raise self._error("BAD_TEXT_FILE", line, message)
-            rows.append((line, dict(zip(columns, cells, strict=True))))
+            row = dict(zip(columns, cells, strict=True))
+            rows.append((line, {**row, "question": _plain(row["question"]), "answer": _plain(row["answer"])}))
         if not rows:
             raise InvalidArgument("BAD_TEXT_FILE", f"{self._text_file} has no questions", field="text_file")
         return rows
@@ -169,28 +188,18 @@ class MultiModalDataset:
         audio = self._file(line, self._audio_dir, cells["audio"]) if "audio" in cells else None
         return _Row(self._file(line, self._image_dir, cells["image"]), cells["question"], numbers[answer], audio)
 
-    def _file(self, line: int, folder: Path, name: str) -> Path:
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in name or "\0" in name:
-            message = f"names the file {name[:80]!r}; only files inside {folder} are read"
-            raise self._error("BAD_FILE_NAME", line, message)
-        path = (folder / relative).resolve()
-        if not path.is_relative_to(folder):
-            message = f"names the file {name[:80]!r}, a link that leads out of {folder}"
-            raise self._error("BAD_FILE_NAME", line, message)
-        if not path.is_file():
-            raise self._error("FILE_NOT_FOUND", line, f"names the file {name[:80]!r}, which is not in {folder}")
-        return path
+    def _file(self, line: int, folder: Folder, name: str) -> Path:
+        try:
+            return folder.file(name)
+        except InvalidArgument as error:
+            raise self._error(error.reason, line, error.message) from error
 
     def _error(self, reason: str, line: int, message: str) -> InvalidArgument:
         return InvalidArgument(reason, f"{self._text_file}:{line} {message}", field="text_file")
 
 
-def _folder(path: str | Path) -> Path:
-    resolved = Path(path).resolve()
-    if not resolved.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}")
-    return resolved
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _array(image: Image.Image) -> np.ndarray[Any, Any]:

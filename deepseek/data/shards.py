@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 import struct
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import pyarrow.parquet as pq
 
 from common.errors import DataLoss, InvalidArgument
 from deepseek.data import canonical_json, media
-from deepseek.data.manifest import SPLIT_NAME, Field
-from deepseek.data.sample import Sample
+from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample, check_key
 
 SHARD_MEDIA_TYPE = "application/vnd.apache.parquet"
 """Media type of a shard."""
@@ -30,7 +31,6 @@ DEFAULT_SPLIT = "train"
 ROWS_PER_GROUP = 256
 
 _DIGEST_DOMAIN = b"deepseek.sample.v1\0"
-_MAX_KEY_LENGTH = 255
 _ARROW_TYPES = {
     "image": pa.large_binary(),
     "audio": pa.large_binary(),
@@ -104,13 +104,8 @@ def check_sample(sample: Sample, fields: Sequence[Field]) -> None:
             WRONG_TYPE (also for a number that is not finite), BAD_TEXT, UNKNOWN_LABEL, DAMAGED_IMAGE, DAMAGED_AUDIO,
             LENGTH_MISMATCH (repeated fields of different length).
     """
-    if not 1 <= len(sample.key) <= _MAX_KEY_LENGTH or not sample.key.isprintable():
-        message = f"the key {sample.key[:80]!r} is not 1 to {_MAX_KEY_LENGTH} printable characters"
-        raise InvalidArgument("BAD_KEY", message, field=f"samples[{ascii(sample.key[:80])[1:-1]}].key")
+    check_key(sample.key, sample.split)
     path = f"samples[{sample.key}]"
-    if not SPLIT_NAME.fullmatch(sample.split):
-        message = f"{path}: the split {sample.split[:80]!r} is not 1 to 63 of a-z, 0-9, _, -"
-        raise InvalidArgument("BAD_SPLIT", message, field=f"{path}.split")
     if unknown := sorted(set(sample.values) - {field.name for field in fields}):
         known = ", ".join(field.name for field in fields)
         message = f"{path} has the field {unknown[0][:80]!r}, which the schema has not; it has: {known}"
@@ -150,7 +145,7 @@ def _check_value(value: Any, field: Field, where: str) -> None:
                 _wrong_type(value, "text", where)
             if not canonical_json.is_unicode(value):
                 raise InvalidArgument("BAD_TEXT", f"{where} is not valid Unicode", field=where)
-            if field.type == "label" and value not in field.label_set:
+            if field.type == "label" and unicodedata.normalize("NFC", value) not in field.label_set:
                 known = ", ".join(field.labels[:50]) + (", …" if len(field.labels) > 50 else "")
                 message = f"{where} is {value[:80]!r}, which is not a label of the field; its labels: {known}"
                 raise InvalidArgument("UNKNOWN_LABEL", message, field=where)

@@ -93,6 +93,15 @@ def test_a_bad_schema_is_refused(field: Field) -> None:
     assert caught.value.field.startswith("schema.fields[0].")
 
 
+def test_two_spellings_of_a_label_are_refused_but_stay_readable() -> None:
+    fields = (Field("answer", "label", labels=("thé", "no", "the\u0301")),)
+    with pytest.raises(InvalidArgument, match="lists the label 'thé' in two spellings") as caught:
+        check_schema(fields)
+    assert (caught.value.reason, caught.value.field) == ("BAD_SCHEMA", "schema.fields[0].labels")
+    written = DatasetManifest(fields).to_bytes()
+    assert DatasetManifest.from_bytes(written).fields == fields
+
+
 def test_a_schema_needs_a_field() -> None:
     with pytest.raises(InvalidArgument, match="at least one field"):
         check_schema([])

@@ -1,3 +1,4 @@
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,7 +36,7 @@ TEXT = "0.png\twhat shape?\tcircle\n1.png\tist es größer?\tja\nmore/größe.jp
 
 @pytest.mark.parametrize("header", ["", "image\tquestion\tanswer\n", "Image\tQuestion\tAnswer\n", "\n\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r", " \n", "\t\t\r\n"])
 def test_lines_become_items(folder: Path, header: str, encoding: str, newline: str) -> None:
     path = write(folder, (header + TEXT).replace("\n", newline), encoding)
     dataset = MultiModalDataset(image_dir=folder / "images", text_file=path)
@@ -47,6 +48,32 @@ def test_lines_become_items(folder: Path, header: str, encoding: str, newline: s
     assert "audio" not in item
     with pytest.raises(IndexError):
         dataset[3]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_two_spellings_are_one(folder: Path, form: str) -> None:
+    lines = "more/größe.jpg\tgrößer?\tthé\n"
+    path = write(folder, unicodedata.normalize(form, lines) + unicodedata.normalize("NFC", lines))
+    dataset = MultiModalDataset(folder / "images", path)
+    assert dataset.answers == ("thé",)
+    assert [dataset[i]["question"] for i in range(2)] == ["größer?"] * 2
+    (sample,) = dataset.samples()
+    assert sample.values["question"] == ["größer?"] * 2
+    assert MultiModalDataset(folder / "images", path, answers=["no", "the\u0301"])[0]["answer"] == 1
+
+
+def test_space_around_an_answer_makes_no_other_class(folder: Path) -> None:
+    path = write(folder, "0.png\tis it?\tyes\n0.png\tis it? \tyes \n0.png\t is it?\t\u00a0yes\t\n")
+    dataset = MultiModalDataset(folder / "images", path)
+    assert dataset.answers == ("yes",)
+    assert {dataset[i]["question"] for i in range(3)} == {"is it?"}
+
+
+@pytest.mark.parametrize("answers", [["yes", "yes"], ["thé", "the\u0301"]])
+def test_answers_that_are_one_are_refused(folder: Path, answers: list[str]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        MultiModalDataset(folder / "images", write(folder, "0.png\tis it?\tyes\n"), answers=answers)
+    assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "answers")
 
 
 def test_a_header_may_give_another_order(folder: Path) -> None:
@@ -125,6 +152,11 @@ def test_text_that_is_not_utf8_is_named(folder: Path) -> None:
         MultiModalDataset(folder / "images", write(folder, TEXT, "latin-1"))
 
 
+def test_utf_16_is_named(folder: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"questions\.txt:1 is UTF-16; save it as UTF-8"):
+        MultiModalDataset(folder / "images", write(folder, TEXT, "utf-16"))
+
+
 @pytest.mark.parametrize("text", ["", "\n", "image\tquestion\tanswer\n"])
 def test_a_file_without_questions_is_refused(folder: Path, text: str) -> None:
     with pytest.raises(InvalidArgument, match="has no questions"):
@@ -171,3 +203,20 @@ def test_samples_hold_each_image_once_with_all_of_its_questions(tmp_path: Path) 
     assert samples[0].values["image"] == (tmp_path / "a.png").read_bytes()
     for sample in samples:
         check_sample(sample, dataset.fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "reason"),
+    [("a\u202e.png", "train", "BAD_KEY"), ("a\x07.png", "train", "BAD_KEY"), ("a.png", "Train", "BAD_SPLIT")],
+)
+def test_a_sample_that_cannot_be_uploaded_is_refused_before_the_first(
+    tmp_path: Path, name: str, split: str, reason: str
+) -> None:
+    for one in ("first.png", name):
+        Image.new("RGB", (8, 8)).save(tmp_path / one)
+    (tmp_path / "q.txt").write_text(f"first.png\tis it?\tyes\n{name}\tis it?\tyes\n")
+    dataset = MultiModalDataset(tmp_path, tmp_path / "q.txt")
+    assert dataset[1]["answer"] == 0
+    with pytest.raises(InvalidArgument) as caught:
+        dataset.samples(split)
+    assert caught.value.reason == reason

@@ -151,12 +151,53 @@ def test_repeated_fields_must_be_equally_long() -> None:
     assert caught.value.reason == "LENGTH_MISMATCH"
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "a\0b", "\ud800", "tab\t"])
-def test_a_bad_key_is_refused(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("", "the key '' has 0 characters"),
+        ("x" * 256, "has 256 characters; give it 1 to 255"),
+        ("a\nb", r"the key 'a\nb' holds U+000A, a control character"),
+        ("a\0b", "U+0000"),
+        ("\x85", "U+0085"),
+        ("\ud800", "U+D800, a half of a character"),
+        ("tab\t", "U+0009"),
+        ("a\u2028", "U+2028, a line separator"),
+        ("gnp\u202ea.exe", r"the key 'gnp\u202ea.exe' holds U+202E, a control of bidirectional text"),
+        ("\u2066a", "U+2066"),
+    ],
+)
+def test_a_bad_key_is_refused(key: str, problem: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_sample(Sample(key, "train", VALUES), ALL_FIELDS)
     assert caught.value.reason == "BAD_KEY"
+    assert problem in caught.value.message
     caught.value.field.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Screenshot 2026-01-02 at 3.04.05\u202fPM.png",
+        "a\u00a0b\u3000c",
+        "\U0001f469\u200d\U0001f52c \U0001f3f4\U000e0067\U000e007f.png",
+        "می\u200cخواهم\u200f.png",
+        " leading and trailing ",
+        ".hidden",
+        "new \U0001fae9 and private \uf8ff",
+        "cafe\u0301",
+        "x" * 255,
+    ],
+)
+def test_a_key_may_be_any_name_of_a_file(key: str) -> None:
+    sample = Sample(key, "train", VALUES)
+    check_sample(sample, ALL_FIELDS)
+    assert [one.key for one in read_shard(encode_shard([sample], ALL_FIELDS), ALL_FIELDS, verify=True)] == [key]
+
+
+@pytest.mark.parametrize("labels", [("thé", "no"), ("the\u0301", "no")])
+@pytest.mark.parametrize("value", ["thé", "the\u0301"])
+def test_a_label_is_known_in_either_spelling(labels: tuple[str, ...], value: str) -> None:
+    check_sample(Sample("k", "train", {"answer": value}), [Field("answer", "label", labels=labels)])
 
 
 @pytest.mark.parametrize("split", ["", "../x", "Train", "x" * 64, "a\n"])

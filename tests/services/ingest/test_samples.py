@@ -38,6 +38,7 @@ def test_the_senders_digest_is_taken_if_it_is_right() -> None:
     [
         ({"key": ""}, "BAD_KEY", "samples[].key"),
         ({"key": "two\nlines"}, "BAD_KEY", r"samples[two\nlines].key"),
+        ({"key": "gnp\u202ea"}, "BAD_KEY", r"samples[gnp\u202ea].key"),
         ({"split": "Train"}, "BAD_SPLIT", "samples[a].split"),
         ({"fields": [("scores", [])]}, "MISSING_FIELD", "samples[a].text"),
         ({"fields": [("text", []), ("scores", [])]}, "MISSING_FIELD", "samples[a].text"),
