@@ -11,13 +11,15 @@ from typing import Any
 
 from rich.progress import track
 
+from deepseek.processor import instruction_set
+
 Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, whether the tree differs from it, and the processor that measured."""
+    """Commit, whether the tree differs from it, and the processor that measured with its instruction set."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     changed = subprocess.run(
         ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -27,7 +29,12 @@ def provenance() -> dict[str, Any]:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     )
-    return {"commit": commit.strip(), "changed": bool(changed.strip()), "cpu": f"{os.cpu_count()} x {model}"}
+    return {
+        "commit": commit.strip(),
+        "changed": bool(changed.strip()),
+        "cpu": f"{os.cpu_count()} x {model}",
+        "instruction_set": instruction_set(),
+    }
 
 
 def progress_file(area: str, provenance: Mapping[str, Any], run: str) -> Path:
