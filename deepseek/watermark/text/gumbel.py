@@ -23,10 +23,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_bet, log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
+from deepseek.watermark.text.gumbel_max import gumbel_max
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
 PROVED = math.log(1e-9)
@@ -74,7 +74,8 @@ class _Uniforms:
 
     def of(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
         """Those behind a context with the numbers from `start` on, each above 0 and below 1."""
-        return np.maximum(uniforms(self._bits.words(context, start, count)), _LEAST)
+        u_N = self._bits.uniforms(context, start, count)
+        return np.maximum(u_N, _LEAST, out=u_N)
 
     def one(self, context: Sequence[int], number: int) -> float:
         """A single one of them."""
@@ -115,7 +116,7 @@ class GumbelSampler(Sampler):
         else:
             u_V = self._carrying.of(context, self._shift(context), len(logits_V))
         # ln(-ln(1 - u)) - logit is least where -ln(1 - u) / p is, and needs no normalisation.
-        return int(np.argmin(np.log(-np.log1p(-u_V)) - logits_V))
+        return gumbel_max(u_V, logits_V)
 
     def _weigh(self, context: tuple[int, ...], token: int) -> None:
         """Adds the evidence for both keys, of which one had none but by chance, and settles whose turn is next."""
@@ -124,10 +125,17 @@ class GumbelSampler(Sampler):
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
         # What was proved once stays so, in its place, however weak the proof grows over all that follows.
         self._proves = self._proves and log_bet(self._num_scored, self._proof) < -PROVED
-        # Of very many tokens a bound will do: a tail takes as many steps as there are tokens.
-        tail = log_erlang_tail if self._num_scored <= _MANY_TOKENS else log_erlang_bound
-        if _LOG_IDS + tail(self._num_scored, self._carried) <= CARRIED:
+        if self._is_carried():
             self._begin()
+
+    def _is_carried(self) -> bool:
+        """Whether the evidence for the id suffices. A tail takes as many steps as there are tokens, a bound one."""
+        bound = _LOG_IDS + log_erlang_bound(self._num_scored, self._carried)
+        # The last term of the tail, exp(-x) x^(n - 1) / (n - 1)!, is at most 1 + ln(x) nats below the bound (Stirling),
+        # so the tail exceeds the threshold where the bound exceeds it by more. Of very many tokens a bound will do.
+        if bound > CARRIED + 2 + math.log1p(self._carried) or self._num_scored > _MANY_TOKENS:
+            return bound <= CARRIED
+        return _LOG_IDS + log_erlang_tail(self._num_scored, self._carried) <= CARRIED
 
     def _shift(self, context: tuple[int, ...]) -> int:
         return int(self._symbols[self._carrying.position(context)])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random.bit_generator import ISeedSequence
 
 from common.errors import InvalidArgument
 from deepseek.watermark.arrays import Real
@@ -179,6 +180,18 @@ def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, 
         contexts.add(token)
 
 
+class _KeyWords(ISeedSequence):
+    """Seeds Philox with the words of its key. For `Philox(key=...)` NumPy first draws and hashes entropy that the key
+    replaces, which takes longer than a short draw."""
+
+    def __init__(self, words: npt.NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> npt.NDArray[np.uint64]:
+        """Returns the words. Philox asks for two of 64 bits."""
+        return self._words
+
+
 class Bits:
     """64 pseudo-random bits for each token behind a context, by Philox4x64-10 (Salmon et al. 2011). Thread-safe.
 
@@ -196,10 +209,18 @@ class Bits:
 
     def words(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.uint64]:
         """The words with the numbers from `start` on."""
-        philox_key = np.frombuffer(self.seed(context, 16), "<u8")
-        philox = np.random.Philox(key=philox_key, counter=np.array([start // _PER_BLOCK, 0, 0, 0], "<u8"))
         skipped = start % _PER_BLOCK
-        return philox.random_raw(skipped + count)[skipped:]
+        return self._philox(context, start).random_raw(skipped + count)[skipped:]
+
+    def uniforms(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
+        """The same words as uniforms from 0 to below 1, as `arrays.uniforms` makes them."""
+        skipped = start % _PER_BLOCK
+        return np.random.Generator(self._philox(context, start)).random(skipped + count)[skipped:]
+
+    def _philox(self, context: Sequence[int], start: int) -> np.random.Philox:
+        """Philox at the block of the word with the number `start`."""
+        key: Any = _KeyWords(np.frombuffer(self.seed(context, 16), "<u8"))
+        return np.random.Philox(key, counter=np.array([start // _PER_BLOCK, 0, 0, 0], "<u8"))
 
     def seed(self, context: Sequence[int], num_bytes: int) -> bytes:
         """Pseudo-random bytes of a context alone (BLAKE2b with a key, RFC 7693)."""

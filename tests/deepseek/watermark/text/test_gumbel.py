@@ -1,17 +1,23 @@
 """What the scheme of ours does beyond what all do: ids, and two keys that take turns."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import derive_key
-from deepseek.watermark.tail import log_erlang_tail
+from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import IdCode
-from deepseek.watermark.text.gumbel import HEAD_SHARE, GumbelDetector, GumbelSampler, _head, _Scores
+from deepseek.watermark.text.gumbel import CARRIED, HEAD_SHARE, GumbelDetector, GumbelSampler, _head, _Scores
 from deepseek.watermark.text.scheme import Bits, scored
 
 CODE = IdCode()
+SIMD = np.show_config("dicts")["SIMD Extensions"].get("found", [])
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
 MESSAGE = 0xC0FFEE_123456
 
@@ -162,3 +168,52 @@ def test_words_and_draws_stay_what_they_were() -> None:
         sampler.observe(token)
     logits_V = np.linspace(0, 3, 1000)
     assert [sampler.draw(logits_V) for _ in range(60)][::6] == [958, 370, 723, 928, 497, 976, 701, 696, 796, 918]
+
+
+def test_uniforms_are_the_upper_bits_of_the_words() -> None:
+    bits = Bits(KEY, "gumbel/prove")
+    for start, count in ((0, 1), (3, 2), (70_001, 5), (8, 1000)):
+        words = bits.words((7, 70_000), start, count)
+        assert bits.uniforms((7, 70_000), start, count).tolist() == uniforms(words).tolist()
+
+
+@pytest.mark.parametrize(
+    "disabled",
+    [
+        pytest.param([], id="as it is"),
+        pytest.param([name for name in SIMD if "AVX512" in name or name == "X86_V4"], id="without AVX-512"),
+        pytest.param(SIMD, id="without any extension"),
+    ],
+)
+def test_draws_are_the_same_on_every_processor(disabled: list[str]) -> None:
+    """NumPy has other logarithms where it has no AVX-512, and others again without AVX2."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.deepseek.watermark.text.drawn"],
+        env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(disabled)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert not set(found.pop("simd")) & set(disabled)
+    assert found == {
+        "flat": [2207, 30540, 23012, 37970, 49728, 30438, 12582, 49514],
+        "ten nats": [2207, 26938, 25421, 45849, 12519, 43856, 19488, 30092],
+        "forty nats": [11200, 25020, 7115, 41558, 37816, 35601, 17592, 34179],
+        "fifty words": [18016, 27264, 32593, 22599, 42735, 627, 49861, 35196],
+    }
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 10, 40, 100, 1000, 4096, 4097, 100_000])
+def test_an_id_is_carried_where_the_tail_says_so(num_tokens: int) -> None:
+    """However few tails are computed: a bound decides most of the time."""
+    sampler = GumbelSampler(KEY, MESSAGE, CODE)
+    tail = log_erlang_tail if num_tokens <= 4096 else log_erlang_bound
+    decisions = set()
+    for excess in (1e-9, 0.5, 1.0, *np.linspace(1, 1 + 60 / math.sqrt(num_tokens), 2000), 200.0):
+        sampler._num_scored, sampler._carried = num_tokens, num_tokens * excess
+        expected = 48 * math.log(2) + tail(num_tokens, sampler._carried) <= CARRIED
+        assert sampler._is_carried() == expected
+        decisions.add(expected)
+    assert decisions == {False, True}
