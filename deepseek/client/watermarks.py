@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from common.errors import Unavailable
 from deepseek.client.pages import pages
+from deepseek.watermark.text.messages import logits_message
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
@@ -148,8 +149,9 @@ class TokenStream:
         Raises:
             MeshError: As MarkTokens documents.
             Unavailable: STREAM_ENDED.
+            ValueError: The logits have another number of dimensions.
         """
-        message = watermark_pb2.Logits(sequence=sequence, values=logits, tokens=tokens)
+        message = logits_message(logits, tokens=tokens, sequence=sequence)
         self._requests.put(watermark_pb2.MarkTokensRequest(logits=message))
         return _next(self._answers).token
 

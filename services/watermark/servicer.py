@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from google.protobuf.message import Message
 
 from common.auth import Caller, Role
@@ -14,6 +13,7 @@ from common.errors import InvalidArgument, MeshError
 from common.server import caller
 from deepseek.watermark.image.detector import ImageDetection
 from deepseek.watermark.text.detection import Scheme, TextDetection
+from deepseek.watermark.text.messages import logits_values
 from deepseek.watermark.verdict import Verdict
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1 import watermark_pb2_grpc
@@ -103,8 +103,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
                 yield pb.MarkTokensResponse(watermark=stream.watermark)
             else:
                 logits = request.logits
-                values = np.fromiter(logits.values, np.float32, len(logits.values))
-                token = stream.draw(logits.sequence, values, logits.tokens)
+                token = stream.draw(logits.sequence, logits_values(logits), logits.tokens)
                 yield pb.MarkTokensResponse(sequence=logits.sequence, token=token)
 
     def DetectText(self, request: pb.DetectTextRequest, context: grpc.ServicerContext) -> pb.DetectTextResponse:
