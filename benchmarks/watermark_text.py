@@ -8,13 +8,15 @@ below a peer if a one-sided exact McNemar test says so at 95 %, of detection at 
 Beside the cells: ids told, clean and with a tenth of the tokens replaced, and wrong ones; the tokens of all marked
 texts, counted by rank, against the model's probabilities (chi-square); the perplexity of marked text over that of text
 without a mark; and the time of a draw from a vocabulary of 50,000 on one core, beside draws of the other schemes and
-without a mark. Cases and seeds are fixed by their numbers.
+without a mark, and again with NumPy's AVX-512 code disabled. Cases and seeds are fixed by their numbers.
 """
 
 import argparse
 import json
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -142,13 +144,15 @@ def chi_squared(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def speed(num_tokens: int) -> dict[str, float]:
-    """Median time of a draw from a large vocabulary, on the core that this runs on, and how many times as long others
-    take: draws of the other schemes, and one without a mark."""
+    """Median time of a draw from a large vocabulary, on the core that this runs on; the same if all words are equally
+    likely; and how many times as long others take: draws of the other schemes, and one without a mark."""
     random = np.random.default_rng(0)
     draws: dict[str, Callable[[np.ndarray], int]] = {
         scheme: sampler_of(scheme, key_of(0), 1, _code(), random).draw for scheme in SCHEMES
     }
     draws["unmarked"] = lambda logits_V: plain(softmax(logits_V), random)
+    draw_flat, flat_V = sampler_of("ours", key_of(1), 1, _code(), random).draw, np.zeros(SPEED_VOCABULARY, np.float32)
+    draws["flat"] = lambda _: draw_flat(flat_V)
     seconds: dict[str, list[float]] = {name: [] for name in draws}
     for _ in range(num_tokens):
         logits_V = random.normal(0, 3, SPEED_VOCABULARY).astype(np.float32)
@@ -157,8 +161,22 @@ def speed(num_tokens: int) -> dict[str, float]:
             draw(logits_V)
             seconds[name].append(time.perf_counter() - start)
     medians = {name: float(np.median(some)) for name, some in seconds.items()}
-    ours = medians.pop("ours")
-    return {"ms_per_token": ours * 1000} | {f"draw_times_{name}": other / ours for name, other in medians.items()}
+    ours, flat = medians.pop("ours"), medians.pop("flat")
+    return {"ms_per_token": ours * 1000, "ms_per_token_flat": flat * 1000} | {
+        f"draw_times_{name}": other / ours for name, other in medians.items()
+    }
+
+
+def speed_without_avx512(num_tokens: int) -> dict[str, float]:
+    """Median times of our draws as NumPy computes on processors without AVX-512, by a process that disables it."""
+    found = np.show_config("dicts")["SIMD Extensions"].get("found", [])
+    disabled = " ".join(name for name in found if name == "X86_V4" or name.startswith("AVX512"))
+    program = f"import json, benchmarks.watermark_text as b; print(json.dumps(b.speed({num_tokens})))"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": disabled}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    times = json.loads(done.stdout)
+    return {f"{name}_no_avx512": times[name] for name in ("ms_per_token", "ms_per_token_flat")}
 
 
 def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -238,7 +256,7 @@ def main() -> None:
     num_texts, num_tokens = (12, 100) if arguments.quick else (2000, 1000)
     start = provenance()
     cache = None if arguments.quick else progress_file("watermark_text", start, "full")
-    times = speed(num_tokens)
+    times = speed(num_tokens) | speed_without_avx512(num_tokens)
     cases = [(entropy, number) for number in range(num_texts) for entropy in ENTROPIES]
     with futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         texts = list(
