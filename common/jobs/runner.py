@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from common.errors import Cancelled, Internal, MeshError
 from common.jobs.lease import Lease, LeaseLost
@@ -34,7 +35,7 @@ class JobRunner:
         store: Where the jobs are.
         handlers: What to run for each kind of job; called from several threads.
         lease_s: Seconds after which a job of a process that died is taken up by another.
-        num_threads: How many jobs run at once.
+        num_threads: How many jobs run at once, of all kinds together or of each kind.
         tracer: Makes a span of every attempt at a job; None makes none.
     """
 
@@ -44,7 +45,7 @@ class JobRunner:
         handlers: Mapping[str, Handler],
         *,
         lease_s: float = 4.0,
-        num_threads: int = 2,
+        num_threads: int | Mapping[str, int] = 2,
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer or Tracer("jobs")
@@ -60,7 +61,16 @@ class JobRunner:
         self._changed = threading.Condition()
         self._active: set[Lease] = set()
         self._num_wakes = 0
-        self._workers = [self._thread(self._work, f"job-{n}") for n in range(num_threads)]
+        groups = (
+            {(kind,): number for kind, number in num_threads.items()}
+            if isinstance(num_threads, Mapping)
+            else {tuple(handlers): num_threads}
+        )
+        self._workers = [
+            self._thread(partial(self._work, kinds), f"{'-'.join(kinds)}-{n}")
+            for kinds, number in groups.items()
+            for n in range(number)
+        ]
         self._keepers = [self._thread(self._renew, "job-renewal"), self._thread(self._expire, "job-expiry")]
 
     def start(self) -> None:
@@ -121,11 +131,11 @@ class JobRunner:
 
         return threading.Thread(target=keep_on, name=name, daemon=True)
 
-    def _work(self) -> None:
+    def _work(self, kinds: Collection[str]) -> None:
         while not self._stopping.is_set():
             with self._changed:
                 num_wakes = self._num_wakes
-            lease = self._claim()
+            lease = self._claim(kinds)
             if lease is None:
                 self._idle(num_wakes)
                 continue
@@ -141,12 +151,12 @@ class JobRunner:
                 lambda: self._num_wakes != num_wakes or self._stopping.is_set(), timeout=self._lease_s / 4
             )
 
-    def _claim(self) -> Lease | None:
+    def _claim(self, kinds: Collection[str]) -> Lease | None:
         with self._claiming:
             if self._stopping.is_set():
                 return None
             try:
-                lease = self._store.claim(self._owner, self._handlers.keys(), self._lease_s)
+                lease = self._store.claim(self._owner, kinds, self._lease_s)
             except MeshError as error:
                 _log.warning("cannot look for jobs: %s", error)
                 return None

@@ -7,6 +7,8 @@ a clock that all processes of one database share.
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
@@ -35,11 +37,20 @@ class JobStore:
     Args:
         database: The service's database, migrated.
         max_per_tenant: How many jobs of a tenant may wait or be carried out; more are refused.
+        num_at_once: How many jobs of a kind are carried out at once. A job that waits for its turn behind so many says
+            so in its message; jobs of other kinds wait without a word.
     """
 
-    def __init__(self, database: Database, *, max_per_tenant: int = MAX_JOBS_PER_TENANT) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_per_tenant: int = MAX_JOBS_PER_TENANT,
+        num_at_once: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._database = database
         self._max_per_tenant = max_per_tenant
+        self._num_at_once = num_at_once
 
     def submit(self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "") -> Job:
         """Adds a job in the caller's transaction; call `JobRunner.wake` once that is committed.
@@ -94,7 +105,11 @@ class JobStore:
             InvalidArgument: BAD_NAME.
         """
         with self._database.snapshot() as session:
-            return _row(session, tenant, name).job()
+            return self.read(session, _row(session, tenant, name))
+
+    def read(self, session: Session, row: JobRow) -> Job:
+        """Returns the job of a row as its owner sees it: what a job waits for is known only when it is asked."""
+        return self._read(session, [row])[0]
 
     def list(
         self, tenant: str, *, page_size: int, page_token: str, kind: str = "", state: JobState | None = None
@@ -125,11 +140,9 @@ class JobStore:
         query = query.order_by(JobRow.create_us.desc(), JobRow.job_id.desc()).limit(num_rows + 1)
         with self._database.snapshot() as session:
             rows = session.scalars(query).all()
-        token = ""
-        if len(rows) > num_rows:
-            rows = rows[:num_rows]
-            token = encode_page_token((rows[-1].create_us, rows[-1].job_id))
-        return [row.job() for row in rows], token
+            jobs = self._read(session, rows[:num_rows])
+        last = rows[num_rows - 1] if len(rows) > num_rows else None
+        return jobs, encode_page_token((last.create_us, last.job_id)) if last else ""
 
     def count(self) -> Mapping[tuple[str, str], int]:
         """Returns how many jobs there are of each kind and state, of all tenants together."""
@@ -178,9 +191,10 @@ class JobStore:
     def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
         """Takes up a job that waits, or whose worker let its lease end.
 
-        It is of a tenant for which the fewest jobs are carried out just now, and among these jobs the oldest. So who
-        has queued many does not keep the others waiting once a worker is free, and who is alone has every worker. Where
-        there is one worker only, nobody has more than another, and the oldest job comes first.
+        It is of a tenant for which the fewest jobs of these kinds are carried out just now; of several such tenants, of
+        the one whose turn was longest ago. So a tenant that has queued many jobs does not keep the others waiting once
+        a worker is free, even if there is only one worker, and a tenant that is alone has every worker. Of one tenant's
+        jobs the oldest comes first, and before them what a worker has left unfinished.
 
         Args:
             owner: Who claims; unique to a worker process and its start.
@@ -198,17 +212,23 @@ class JobStore:
         deadline = time.monotonic() + lease_s
         with self._database.transaction() as session:
             now = self._database.clock_us(session)
-            running = (
-                select(JobRow.tenant, func.count().label("number"))
-                .where(JobRow.state.in_(HELD), JobRow.lease_until_us > now)
+            claimable = _claimable(now, kinds)
+            turns = (
+                select(
+                    JobRow.tenant,
+                    func.count().filter(JobRow.state.in_(HELD), JobRow.lease_until_us > now).label("num_running"),
+                    func.max(JobRow.start_us).label("last"),
+                )
+                .where(JobRow.kind.in_(kinds), JobRow.tenant.in_(select(JobRow.tenant).where(claimable)))
                 .group_by(JobRow.tenant)
                 .subquery()
             )
+            is_new = JobRow.state == JobState.PENDING.value
             query = (
                 select(JobRow)
-                .outerjoin(running, running.c.tenant == JobRow.tenant)
-                .where(_claimable(now, kinds))
-                .order_by(func.coalesce(running.c.number, 0), JobRow.create_us, JobRow.job_id)
+                .join(turns, turns.c.tenant == JobRow.tenant)
+                .where(claimable)
+                .order_by(turns.c.num_running, is_new, func.coalesce(turns.c.last, 0), JobRow.create_us, JobRow.job_id)
             )
             row = session.scalars(query.limit(1)).first()
             if row is None:
@@ -246,6 +266,23 @@ class JobStore:
                     lease.cancelled.set()
         for lease in held:
             lease.deadline = deadline
+
+    def _read(self, session: Session, rows: Sequence[JobRow]) -> Sequence[Job]:
+        waiting = {row.kind for row in rows if row.state == JobState.PENDING.value} & self._num_at_once.keys()
+        held = select(JobRow).where(JobRow.kind.in_(waiting), JobRow.state.in_(HELD)).order_by(JobRow.start_us)
+        before: dict[str, list[JobRow]] = {kind: [] for kind in waiting}
+        for row in session.scalars(held) if waiting else ():
+            before[row.kind].append(row)
+
+        def read(row: JobRow) -> Job:
+            ahead = before.get(row.kind, [])
+            if row.state != JobState.PENDING.value or not ahead or len(ahead) < self._num_at_once[row.kind]:
+                return row.job()
+            # Of other tenants' jobs not even their number is told.
+            names = [one.result or f"jobs/{one.job_id}" for one in ahead if one.tenant == row.tenant]
+            return replace(row.job(), message=f"waits for {', '.join(names) or 'its turn'}")
+
+        return [read(row) for row in rows]
 
 
 def _claimable(now: int, kinds: Collection[str]) -> ColumnElement[bool]:

@@ -15,6 +15,7 @@ import typer
 
 from common.auth.identity import OLD_DAYS, Identity, read_token
 from common.config import home
+from common.cores import num_cores
 from common.errors import MeshError
 from common.processes import python, safe_environment
 from deepseek import embedded
@@ -65,7 +66,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _processor() -> Check:
-    return "processor", True, f"{os.cpu_count()} cores, {instruction_set()}"
+    return "processor", True, f"{num_cores()} cores, {instruction_set()}"
 
 
 def _precision() -> list[Check]:

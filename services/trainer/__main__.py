@@ -30,7 +30,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     store = telemetry.measured(open_store(settings.store_url, access_key_file=access_key, secret_key_file=secret_key))
     registry = Registry(settings.registry, identity=settings.identity, deadline_s=settings.deadline_s)
     owned.callback(registry.close)
-    job_store = JobStore(database, max_per_tenant=settings.max_jobs_per_tenant)
+    at_once = {runs.JOB_KIND: settings.max_runs, exports.JOB_KIND: settings.max_exports}
+    job_store = JobStore(database, max_per_tenant=settings.max_jobs_per_tenant, num_at_once=at_once)
     run_store = runs.RunStore(database, job_store)
     directory = settings.home / "trainer"
     run_handler = attempts.RunHandler(
@@ -38,6 +39,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
         settings.home,
         directory / "runs",
         settings.for_children,
+        max_runs=settings.max_runs,
         max_restarts=settings.max_restarts,
         stop_grace_s=settings.stop_grace_s,
     )
@@ -46,9 +48,7 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
     )
     handlers: dict[str, Callable[[Lease], None]] = {runs.JOB_KIND: run_handler, exports.JOB_KIND: export_handler}
     telemetry.watch_jobs(job_store)
-    runner = JobRunner(
-        job_store, handlers, lease_s=settings.lease_s, num_threads=settings.num_jobs, tracer=telemetry.tracer
-    )
+    runner = JobRunner(job_store, handlers, lease_s=settings.lease_s, num_threads=at_once, tracer=telemetry.tracer)
     jobs = JobServicer(job_store)
     trainer = TrainerServicer(Trainer(database, job_store, run_store, runner, store, registry))
     add_trainer = trainer_pb2_grpc.add_TrainerServiceServicer_to_server

@@ -13,7 +13,6 @@ import enum
 import itertools
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from common.artifacts.store import disk_error
+from common.cores import num_cores
 from common.errors import Internal, MeshError, Unavailable
 from common.jobs import JobError, JobState, Lease, LeaseLost
 from common.processes import python
@@ -57,6 +57,7 @@ class RunHandler:
         home: The service's; workers keep there what they measured of this host.
         directory: Working space; holds a directory a run while it is under way.
         store: How a worker opens the artifact store and where its spans go, as members of its job file.
+        max_runs: How many runs share the cores.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
     """
@@ -68,6 +69,7 @@ class RunHandler:
         directory: Path,
         store: Mapping[str, Any],
         *,
+        max_runs: int = 1,
         max_restarts: int,
         stop_grace_s: float,
     ) -> None:
@@ -75,6 +77,7 @@ class RunHandler:
         self._home = home
         self._directory = directory
         self._store = store
+        self._max_runs = max_runs
         self._max_restarts = max_restarts
         self._stop_grace_s = stop_grace_s
 
@@ -132,13 +135,15 @@ class RunHandler:
         events: list[tuple[str, Mapping[str, Any]]] = [
             ("attempt", {"attempt": lease.attempt, "start_step": run.checkpoint_step})
         ]
+        num_workers = run.spec.num_workers
+        num_threads = self._num_threads(run)
+        if run.num_threads and num_threads < run.num_threads:
+            events.append(("warning", {"message": _fewer_threads(num_threads, run)}))
         with lease.transaction() as session:
             if self._runs.last_state(session, run) == JobState.PENDING.name:
                 events.insert(0, ("state", {"state": JobState.RUNNING.name}))
-            self._runs.publish(session, run, events)
+            self._runs.publish(session, run, events, num_threads=num_threads)
         self._runs.wake()
-        num_workers = run.spec.num_workers
-        num_threads = max(1, _num_cores() // num_workers)
         job = {
             "spec": run.spec.to_json(),
             "dataset_manifest_sha256": run.dataset_manifest_sha256,
@@ -158,6 +163,16 @@ class RunHandler:
         env["DEEPSEEK_HOME"] = str(self._home)
         env |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         return Child(directory, [*agent, *workers], job, env=env)
+
+    def _num_threads(self, run: Run) -> int:
+        """Threads of each worker: those that the run has had, as far as there are cores; else its share of them.
+
+        Never more than there are cores for: threads that wait for each other spin, and then several wait for one core.
+        """
+        cores = num_cores()
+        if run.num_threads:
+            return min(run.num_threads, max(1, cores // run.spec.num_workers))
+        return max(1, cores // self._max_runs // run.spec.num_workers)
 
     def _follow(self, lease: Lease, run: Run, child: Child) -> _End:
         """Publishes what the workers report until they end."""
@@ -230,8 +245,11 @@ def _pause(lease: Lease, seconds: float) -> None:
             return
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def _fewer_threads(num_threads: int, run: Run) -> str:
+    return (
+        f"trained so far with {run.num_threads} threads per worker, for which this machine has too few cores; "
+        f"continues with {num_threads}, so the weights may differ in their last digits from those of an undisturbed run"
+    )
 
 
 def _payload(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def run_to_proto(run: Run) -> trainer_pb2.Run:
         checkpoint=to_proto(run.checkpoint) if run.checkpoint else None,
         metrics=_metrics(run.metrics),
         train_s=run.train_s,
+        num_threads=run.num_threads or 0,
     )
 
 

@@ -135,7 +135,8 @@ class ExportHandler:
         with attempt_directory(self._directory / lease.job_id, lease.attempt) as directory:
             num_crashes = 0
             while True:
-                with Child(directory / str(num_crashes), argv, job) as child:
+                # One thread, as files are measured with: the cores are the runs'.
+                with Child(directory / str(num_crashes), argv, job, env={"OMP_NUM_THREADS": "1"}) as child:
                     try:
                         return self._follow(lease, child)
                     except _Crashed as crash:

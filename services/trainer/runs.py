@@ -43,6 +43,7 @@ class Run:
     checkpoint_step: int
     metrics: Mapping[str, float]
     train_s: float
+    num_threads: int | None
 
     @property
     def name(self) -> str:
@@ -121,6 +122,7 @@ class RunStore:
             checkpoint_step=earlier.checkpoint_step if earlier else 0,
             metrics="{}",
             train_s=earlier.train_s if earlier else 0.0,
+            num_threads=earlier.num_threads if earlier else None,
         )
         session.add(row)
         session.flush()
@@ -148,7 +150,7 @@ class RunStore:
         """
         (run_id,) = parse(name, "runs/{}", field=field)
         with self._database.snapshot() as session:
-            return _run(session, self._row(session, tenant, run_id, field=field))
+            return self._run(session, self._row(session, tenant, run_id, field=field))
 
     def list(self, tenant: str, *, size: int, token: str) -> tuple[Sequence[Run], str]:
         """One page of runs, newest first, and the token of the next page."""
@@ -159,7 +161,7 @@ class RunStore:
         query = query.order_by(RunRow.create_us.desc(), RunRow.run_id.desc()).limit(limit + 1)
         with self._database.snapshot() as session:
             rows = session.scalars(query).all()
-            runs = [_run(session, row) for row in rows[:limit]]
+            runs = [self._run(session, row) for row in rows[:limit]]
         last = rows[len(runs) - 1] if len(rows) > limit else None
         return runs, encode_page_token((last.create_us, last.run_id)) if last else ""
 
@@ -171,6 +173,7 @@ class RunStore:
         *,
         train_s: float | None = None,
         metrics: Mapping[str, float] | None = None,
+        num_threads: int | None = None,
     ) -> None:
         """Appends events in the lease holder's fenced transaction; a checkpoint event moves the run's checkpoint.
 
@@ -180,6 +183,7 @@ class RunStore:
             events: Kind and payload of each.
             train_s: Seconds trained so far, if known.
             metrics: Final figures, on success.
+            num_threads: Of each worker, from now on.
         """
         row = self._row(session, run.tenant, run.run_id, lock=True)
         for kind, payload in events:
@@ -190,6 +194,8 @@ class RunStore:
             row.train_s = train_s
         if metrics is not None:
             row.metrics = json.dumps(dict(metrics))
+        if num_threads is not None:
+            row.num_threads = num_threads
         self._append(session, row, events)
 
     def settle(self, tenant: str, name: str) -> Run:
@@ -287,29 +293,29 @@ class RunStore:
                 )
             )
 
+    def _run(self, session: Session, row: RunRow) -> Run:
+        # Run and job are read at the same moment: who sees SUCCEEDED sees the metrics.
+        job = session.get(JobRow, row.job_id)
+        assert job is not None, "a run and its job are made together"
+        return Run(
+            tenant=row.tenant,
+            run_id=row.run_id,
+            spec=RunSpec.from_json(json.loads(row.spec)),
+            dataset_manifest_sha256=row.dataset_manifest_sha256,
+            job=self._jobs.read(session, job),
+            fingerprint=row.fingerprint,
+            checkpoint=Artifact.from_json(row.checkpoint) if row.checkpoint else None,
+            checkpoint_step=row.checkpoint_step,
+            metrics=json.loads(row.metrics),
+            train_s=row.train_s,
+            num_threads=row.num_threads,
+        )
+
     def _row(self, session: Session, tenant: str, run_id: str, *, lock: bool = False, field: str = "name") -> RunRow:
         row = session.get(RunRow, (tenant, run_id), with_for_update=lock)
         if row is None:
             raise NotFound("RUN_NOT_FOUND", f"there is no run runs/{run_id}", field=field)
         return row
-
-
-def _run(session: Session, row: RunRow) -> Run:
-    # Run and job are read at the same moment: who sees SUCCEEDED sees the metrics.
-    job = session.get(JobRow, row.job_id)
-    assert job is not None, "a run and its job are made together"
-    return Run(
-        tenant=row.tenant,
-        run_id=row.run_id,
-        spec=RunSpec.from_json(json.loads(row.spec)),
-        dataset_manifest_sha256=row.dataset_manifest_sha256,
-        job=job.job(),
-        fingerprint=row.fingerprint,
-        checkpoint=Artifact.from_json(row.checkpoint) if row.checkpoint else None,
-        checkpoint_step=row.checkpoint_step,
-        metrics=json.loads(row.metrics),
-        train_s=row.train_s,
-    )
 
 
 def _closes(kind: str, payload: Mapping[str, Any]) -> bool:

@@ -16,7 +16,10 @@ class TrainerSettings(StoreSettings):
 
     port: Port = 7003
     registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
-    num_jobs: int = Field(2, ge=1, description="Runs and exports that are carried out at the same time.")
+    max_runs: int = Field(
+        1, ge=1, description="Runs at the same time, each with an equal share of the cores; others wait for their turn."
+    )
+    max_exports: int = Field(1, ge=1, description="Exports at the same time; they do not wait for runs.")
     max_jobs_per_tenant: int = Field(
         MAX_JOBS_PER_TENANT, gt=0, description="Runs and exports of one tenant that wait or are carried out."
     )

@@ -28,6 +28,7 @@ class RunRow(Base):
     checkpoint_step: Mapped[int] = mapped_column(default=0)
     metrics: Mapped[str] = mapped_column(default="{}")
     train_s: Mapped[float] = mapped_column(default=0.0)
+    num_threads: Mapped[int | None] = mapped_column(default=None)
 
 
 class RunEventRow(Base):

@@ -1,12 +1,12 @@
 """Settings of the watermark service; see `common.config.ServiceSettings` for those that every service has."""
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from common.config import Address, Port, ServiceSettings
+from common.cores import num_cores
 
 
 class WatermarkSettings(ServiceSettings):
@@ -23,7 +23,7 @@ class WatermarkSettings(ServiceSettings):
     )
     max_image_bytes: int = Field(32 << 20, description="Size of an image's file, bytes", gt=0)
     max_at_once: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=num_cores,
         description="Images and texts that are worked on at once; each image may have 64 Mi pixels, and need 20 bytes "
         "of memory a pixel, 25 with transparency",
         gt=0,

@@ -214,6 +214,59 @@ def test_with_equally_many_running_the_oldest_job_comes_first(database: Database
     assert [_claim(store).job.name for _ in jobs] == jobs
 
 
+def test_tenants_take_turns_on_a_single_worker(database: Database, store: JobStore) -> None:
+    many = [submit(database, tenant="many").name for _ in range(3)]
+    few = submit(database, tenant="few").name
+    done = []
+    for _ in range(4):
+        lease = _claim(store)
+        done.append(lease.job.name)
+        lease.complete(lambda session: "")
+    assert done == [many[0], few, *many[1:]]
+
+
+def test_work_that_was_left_unfinished_comes_before_another_tenants_turn(database: Database, store: JobStore) -> None:
+    begun, waiting = submit(database, tenant="a").name, submit(database, tenant="b").name
+    assert _claim(store, "gone", lease_s=0.0).job.name == begun
+    assert [_claim(store).job.name for _ in range(2)] == [begun, waiting]
+
+
+def test_jobs_of_other_kinds_do_not_count_for_a_tenants_turn(database: Database, store: JobStore) -> None:
+    submit(database, tenant="a", kind="foreign")
+    assert store.claim("me", ["foreign"], ENDLESS_S) is not None
+    first, _ = submit(database, tenant="a").name, submit(database, tenant="b")
+    assert _claim(store).job.name == first
+
+
+def test_a_job_that_waits_says_for_what_and_names_nothing_of_others(database: Database) -> None:
+    store = JobStore(database, num_at_once={"work": 2})
+
+    def messages() -> list[str]:
+        jobs, _ = store.list(TENANT, page_size=0, page_token="")
+        assert [store.get(TENANT, job.name) for job in jobs] == jobs
+        return [job.message for job in jobs if job.kind == "work" and job.state is JobState.PENDING]
+
+    with database.transaction() as session:
+        first = store.submit(session, tenant=TENANT, kind="work", spec="", result="runs/first")
+    submit(database, tenant="other")
+    waiting = submit(database)
+    submit(database, kind="foreign")
+    assert messages() == ["", ""], "nothing is carried out yet, so there is nothing to wait for"
+    mine = _claim(store)
+    assert mine.job.name == first.name
+    assert messages() == [""], "a place is free"
+    theirs = _claim(store)
+    assert messages() == ["waits for runs/first"]
+    mine.complete(lambda session: "")
+    last = _claim(store)
+    assert last.job.name == waiting.name
+    submit(database)
+    assert messages() == [f"waits for {last.job.name}"]
+    last.complete(lambda session: "")
+    submit(database, tenant="other")
+    assert [theirs.job.tenant, _claim(store).job.tenant] == ["other", TENANT]
+
+
 def test_jobs_whose_workers_are_gone_are_not_counted_as_running(database: Database, store: JobStore) -> None:
     orphaned = [submit(database, tenant="many").name for _ in range(3)]
     for _ in orphaned:
@@ -640,6 +693,29 @@ def test_no_more_jobs_run_at_once_than_threads_were_given(database: Database, st
         for job in jobs:
             assert _final(store, job).state is JobState.SUCCEEDED
     assert most == [2]
+
+
+def test_each_kind_has_its_own_number_at_once(database: Database, store: JobStore) -> None:
+    together, running, most = threading.Barrier(2), Counter[str](), Counter[str]()
+
+    def work(lease: Lease) -> None:
+        running[lease.job.kind] += 1
+        most[lease.job.kind] = max(most[lease.job.kind], running[lease.job.kind])
+        together.wait(10)
+        running[lease.job.kind] -= 1
+        together.wait(10)
+        _publish_in_lease(lease)
+
+    handlers = {"work": work, "other": work}
+    jobs = [submit(database, kind=kind) for kind in ("work", "work", "other", "other")]
+    runner = JobRunner(store, handlers, lease_s=LEASE_S, num_threads={"work": 1, "other": 1})
+    runner.start()
+    try:
+        for job in jobs:
+            assert _final(store, job).state is JobState.SUCCEEDED
+    finally:
+        runner.stop(5)
+    assert most == {"work": 1, "other": 1}
 
 
 def test_a_bug_in_the_store_of_jobs_ends_no_thread(database: Database, caplog: pytest.LogCaptureFixture) -> None:

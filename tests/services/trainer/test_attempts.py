@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 import services.trainer
+from common.cores import num_cores
 from common.database import Database
 from common.jobs import JobState, JobStore, Lease, LeaseLost
 from deepseek.training.runspec import RunSpec
@@ -22,7 +23,7 @@ from services.trainer.attempts import RunHandler
 from services.trainer.runs import RunStore
 from services.trainer.tables import RunEventRow
 from tests.deepseek.training.jobs import write_job
-from tests.processes import wait_until
+from tests.processes import wait_until, workers
 from tests.services.trainer.conftest import Mesh
 from tests.services.trainer.listeners import descendants, is_loopback, listeners
 from tests.services.trainer.tasks import picture_spec
@@ -109,7 +110,7 @@ class InProcess:
         self.runs = RunStore(self.database, self.jobs)
         members = {key: job[key] for key in ("store_url", "store_access_key_file", "store_secret_key_file")}
         self.handler = RunHandler(
-            self.runs, self.directory, {**members, **(store or {})}, max_restarts=max_restarts, stop_grace_s=5
+            self.runs, folder, self.directory, {**members, **(store or {})}, max_restarts=max_restarts, stop_grace_s=5
         )
         spec, digest = RunSpec.from_json(job["spec"]), job["dataset_manifest_sha256"]
         with self.database.transaction() as session:
@@ -144,7 +145,11 @@ class InProcess:
 
     def starts(self) -> list[Mapping[str, Any]]:
         """What the history tells of each start of the workers."""
-        query = select(RunEventRow.payload).where(RunEventRow.kind == "attempt").order_by(RunEventRow.sequence)
+        return self.events("attempt")
+
+    def events(self, kind: str) -> list[Mapping[str, Any]]:
+        """The entries of one kind in the history."""
+        query = select(RunEventRow.payload).where(RunEventRow.kind == kind).order_by(RunEventRow.sequence)
         with self.database.snapshot() as session:
             return [json.loads(payload) for payload in session.scalars(query)]
 
@@ -176,10 +181,32 @@ def test_an_attempt_that_lost_its_lease_leaves_the_next_one_unharmed(tmp_path: P
         assert not ended.is_alive()
         assert (folder / "0" / "job.json").exists()
         assert not folder.with_name("1").exists()
-        going_on.join(60)
+        going_on.join(240)
         assert here.run().job.state is JobState.SUCCEEDED, here.run().job
         assert [start["attempt"] for start in here.starts()] == [1, 2]
         assert not folder.parent.exists()
+    finally:
+        here.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("had", [1, 1000])
+def test_a_resumed_run_keeps_its_threads_as_far_as_there_are_cores(tmp_path: Path, had: int) -> None:
+    here = InProcess(tmp_path)
+    try:
+        with here.database.transaction() as session:
+            here.runs.publish(session, here.run(), [], num_threads=had)
+        lease = here.claim("owner")
+        thread = here.carry_out(lease)
+        wait_until(lambda: bool(workers(tmp_path)), "a worker")
+        environment = Path(f"/proc/{workers(tmp_path)[0]}/environ").read_bytes().split(b"\0")
+        kept = min(had, num_cores())
+        assert f"OMP_NUM_THREADS={kept}".encode() in environment
+        assert here.run().num_threads == kept
+        warnings = [event["message"] for event in here.events("warning")]
+        assert [f"so far with {had} threads" in text for text in warnings] == ([True] if kept < had else [])
+        lease.stopping.set()
+        thread.join(60)
     finally:
         here.close()
 

@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_before_it_began_is_cancelled_and_says_so(mesh: M
 @pytest.mark.slow
 def test_a_tenant_has_no_more_runs_and_exports_under_way_than_it_may(tmp_path: Path) -> None:
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned, max_jobs_per_tenant="1", num_jobs="1")
+        mesh = start_mesh(tmp_path / "home", owned, max_jobs_per_tenant="1")
         spec = picture_spec(mesh.pictures)
         done = mesh.submit(spec).name
         for _ in mesh.watch(done):
