@@ -10,7 +10,7 @@ It is not a schema language: a format's own module says what it expects by the c
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from common.errors import InvalidArgument
@@ -89,11 +89,11 @@ class Node:
         """Raises InvalidArgument about this value; `problem` goes on from the path, e.g. `is not a string`."""
         raise InvalidArgument(self._reason, f"{self.path} {problem}", field=self.path)
 
-    def object(self, *keys: str) -> dict[str, "Node"]:
-        """Takes an object that has exactly these keys."""
+    def object(self, *keys: str, optional: Sequence[str] = ()) -> dict[str, "Node"]:
+        """Takes an object that has exactly these keys, and may have the optional ones."""
         members = self.mapping()
         for key in members:
-            if key not in keys:
+            if key not in keys and key not in optional:
                 self.fail(f"has the unknown key {key[:80]!r}")
         for key in keys:
             if key not in members:

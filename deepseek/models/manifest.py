@@ -93,12 +93,18 @@ class Measurement:
         latency_ms: Median time of one request of one sample, milliseconds.
         metric: Name of the metric, e.g. `accuracy`.
         value: Its value on the evaluation split.
+        loss: How much worse that value is than the float32 file's; negative if it is better. None: not recorded.
+        disagreement: With the answers of the probes, as `deepseek.models.probes.disagreement`. None: no probes.
+        instruction_set: Of the processor it was measured on, as `deepseek.processor` names it; empty: not recorded.
     """
 
     variant: str
     latency_ms: float
     metric: str
     value: float
+    loss: float | None = None
+    disagreement: float | None = None
+    instruction_set: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,15 @@ class ModelManifest:
         params: Keyword arguments it was built with.
         run: Name of the run that trained it, `runs/<id>`.
         dataset_version: Name of the data it was trained on, `datasets/<id>/versions/<n>`.
-        files: Its files.
-        served: Name of the file that a server loads.
+        files: Its files: the candidates for serving, and what belongs to them.
+        served: Name of the file that a server loads, as measured where the model was exported.
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
         metrics: Figures of the trained model on the evaluation split.
         measurements: Figures of the exported variants.
+        accepted_loss: Most that a file may lose against the float32 file to be served: of the first metric where the
+            model was exported, and of agreement with the probes where it is served. None: no file was judged by one.
+        probes: Name of the file that holds the probes (`deepseek.models.probes`); empty if there are none.
     """
 
     model: str
@@ -128,6 +137,17 @@ class ModelManifest:
     params: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
+    accepted_loss: float | None = None
+    probes: str = ""
+
+    @property
+    def candidates(self) -> tuple[ModelFile, ...]:
+        """The files that can be served: the model itself, each in another form."""
+        return tuple(file for file in self.files if file.media_type == ONNX_MEDIA_TYPE or file.name == self.served)
+
+    def measurement(self, variant: str) -> Measurement | None:
+        """Returns what was measured of a variant; None if nothing was."""
+        return next((one for one in self.measurements if one.variant == variant), None)
 
     def file(self, name: str | None = None) -> ModelFile:
         """Returns the file with this name, or the served one.
@@ -138,7 +158,10 @@ class ModelManifest:
         return {file.name: file for file in self.files}[self.served if name is None else name]
 
     def to_bytes(self) -> bytes:
-        """Writes the manifest canonically: equal manifests give equal bytes."""
+        """Writes the manifest canonically: equal manifests give equal bytes.
+
+        What came later is left out where it says nothing, so that an older manifest keeps its digest.
+        """
         return canonical_json.dumps(
             {
                 "format": _FORMAT,
@@ -151,7 +174,9 @@ class ModelManifest:
                 "inputs": [_tensor_json(tensor) for tensor in self.inputs],
                 "outputs": [_tensor_json(tensor) for tensor in self.outputs],
                 "metrics": dict(self.metrics),
-                "measurements": [dict(vars(measurement)) for measurement in self.measurements],
+                "measurements": [_measurement_json(measurement) for measurement in self.measurements],
+                **({} if self.accepted_loss is None else {"accepted_loss": self.accepted_loss}),
+                **({"probes": self.probes} if self.probes else {}),
             }
         )
 
@@ -164,7 +189,7 @@ class ModelManifest:
         """
         members = canonical_json.parse(data, reason="BAD_MANIFEST", document="model_manifest").object(
             "format", "model", "params", "run", "dataset_version", "files", "served", "inputs", "outputs", "metrics",
-            "measurements",
+            "measurements", optional=("accepted_loss", "probes"),
         )  # fmt: skip
         if (version := members["format"].integer(minimum=1)) != _FORMAT:
             members["format"].fail(f"is {version}; this program reads format {_FORMAT}: update it")
@@ -172,17 +197,20 @@ class ModelManifest:
         names = [file.name for file in files]
         if len(set(names)) != len(names):
             members["files"].fail("names one file twice")
+        probes = members["probes"].string(choices=names) if "probes" in members else ""
         return cls(
             model=members["model"].string(_NAME),
             params=members["params"].json_object(),
             run=members["run"].string(),
             dataset_version=members["dataset_version"].string(),
             files=files,
-            served=members["served"].string(choices=names),
+            served=members["served"].string(choices=[name for name in names if name != probes]),
             inputs=_read_tensors(members["inputs"]),
             outputs=_read_tensors(members["outputs"]),
             metrics={name: node.number() for name, node in members["metrics"].mapping(max_items=_MAX_ITEMS).items()},
             measurements=tuple(_read_measurement(node) for node in members["measurements"].array(max_items=_MAX_ITEMS)),
+            accepted_loss=members["accepted_loss"].number() if "accepted_loss" in members else None,
+            probes=probes,
         )
 
 
@@ -240,11 +268,20 @@ def _read_encoder(node: Node) -> EncoderSpec:
     )
 
 
+def _measurement_json(measurement: Measurement) -> dict[str, Any]:
+    return {name: value for name, value in vars(measurement).items() if value not in (None, "")}
+
+
 def _read_measurement(node: Node) -> Measurement:
-    members = node.object("variant", "latency_ms", "metric", "value")
+    members = node.object(
+        "variant", "latency_ms", "metric", "value", optional=("loss", "disagreement", "instruction_set")
+    )
     return Measurement(
         variant=members["variant"].string(_NAME),
         latency_ms=members["latency_ms"].number(),
         metric=members["metric"].string(_NAME),
         value=members["value"].number(),
+        loss=members["loss"].number() if "loss" in members else None,
+        disagreement=members["disagreement"].number() if "disagreement" in members else None,
+        instruction_set=members["instruction_set"].string(_NAME) if "instruction_set" in members else "",
     )

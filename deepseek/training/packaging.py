@@ -1,14 +1,16 @@
 """From a checkpoint to the files and the manifest of a model version.
 
-The float32 file is always made. The int8 file is made if asked for, and served if it was measured faster and loses
-little enough; both measurements are in the manifest either way. They are of the files themselves: latency, and the
-first metric by ONNX Runtime on the whole evaluation split. The other metrics are the run's own, those of the model that
-the files came from. All of them have to be finite: a model with an infinite loss is none to serve.
+The float32 file is always made, the int8 file if asked for. Both are measured: latency, and the first metric by ONNX
+Runtime on the whole evaluation split. A server decides by measurements of its own which of them it serves, so a version
+carries probes and says what was measured on which processor. The version's figures are those of the run and of the
+float32 file. All of them have to be finite: a model with an infinite loss is none to serve.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +32,20 @@ from deepseek.models.manifest import (
     ModelManifest,
     TensorSpec,
 )
+from deepseek.models.probes import MEDIA_TYPE as PROBES_MEDIA_TYPE
+from deepseek.models.probes import Probes
+from deepseek.models.selection import exported, select
+from deepseek.processor import instruction_set
 from deepseek.training import checkpoint, onnx_files
 from deepseek.training.jobfile import JobFile, report
 from deepseek.training.losses import count_targets
 from deepseek.training.pipeline import Mappings, build_model, fit_mappings, open_split
+from deepseek.training.probing import Request, check_lengths, make_probes, make_requests
 
 CALIBRATION_SAMPLES = 256
 BATCH_SIZE = 32
+PROBES_FILE = "probes.npz"
 _DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One form of the model, measured.
-
-    Attributes:
-        name: `fp32` or `int8`.
-        path: Its file.
-        latency_ms: Median time of a request of one sample.
-        value: Of the first metric, on the evaluation split.
-    """
-
-    name: str
-    path: Path
-    latency_ms: float
-    value: float
 
 
 class FirstMetric:
@@ -123,59 +114,85 @@ def package(path: Path) -> Artifact:
     repeated = [mapping.input for mapping in mappings.inputs if job.manifest.field(mapping.field).repeated]
 
     _progress(job, 0.2, "writing the graph")
-    metric = FirstMetric(job)
     files = {"fp32": directory / "model.onnx"}
     onnx_files.export_onnx(model, _example(evaluation, repeated), repeated, files["fp32"])
+    inputs, outputs = _inputs(mappings, files["fp32"]), _outputs(mappings, files["fp32"])
+    fixed = {spec.name: spec.shape[1] for spec in inputs if spec.name in repeated and spec.shape[1] >= 0}
+    check_lengths(evaluation, fixed)
     if options["int8"]:
         _progress(job, 0.5, "quantising")
         files["int8"] = directory / "model.int8.onnx"
-        onnx_files.quantise(files["fp32"], list(_calibration(job, mappings)), files["int8"])
+        calibration = _calibration_split(job, mappings)
+        check_lengths(calibration, fixed)
+        onnx_files.quantise(files["fp32"], list(_calibration(calibration)), files["int8"])
 
     _progress(job, 0.6, "measuring")
-    requests = [_request(evaluation, i, repeated) for i in range(min(16, len(evaluation)))]
-    sessions = [onnx_files.open_session(file) for file in files.values()]
-    latencies = onnx_files.median_latencies_ms(sessions, requests)
-    variants = [
-        Variant(name, file, latency_ms, metric.of_file(file, evaluation))
-        for (name, file), latency_ms in zip(files.items(), latencies, strict=True)
-    ]
-    served = choose(variants, metric, max_loss=options["int8_max_loss"])
+    requests = make_requests(evaluation, [name for name in repeated if name not in fixed])
+    measurements, probes = _measure(files, requests, FirstMetric(job), evaluation, outputs)
+    served, _ = select(exported(measurements, options["int8_max_loss"]))
 
     _progress(job, 0.9, "storing")
-    stored = {variant.name: job.store.put(job.tenant, variant.path, ONNX_MEDIA_TYPE) for variant in variants}
+    stored = [
+        ModelFile(files[one.variant].name, one.variant, artifact.sha256, artifact.size_bytes, artifact.media_type)
+        for one in measurements
+        for artifact in [job.store.put(job.tenant, files[one.variant], ONNX_MEDIA_TYPE)]
+    ]
+    if probes is not None:
+        artifact = job.store.put(job.tenant, probes.to_bytes(), PROBES_MEDIA_TYPE)
+        stored.append(ModelFile(PROBES_FILE, "probes", artifact.sha256, artifact.size_bytes, artifact.media_type))
     manifest = ModelManifest(
         model=spec.model.name,
         params=dict(spec.model.params),
         run=options["run"],
         dataset_version=spec.dataset_version,
-        files=tuple(
-            ModelFile(variant.path.name, variant.name, artifact.sha256, artifact.size_bytes)
-            for variant, artifact in zip(variants, stored.values(), strict=True)
-        ),
-        served=served.path.name,
-        inputs=_inputs(mappings, repeated),
-        outputs=_outputs(mappings, files["fp32"]),
+        files=tuple(stored),
+        served=stored[served].name,
+        inputs=inputs,
+        outputs=outputs,
         metrics=options["metrics"],
-        measurements=tuple(
-            Measurement(variant.name, variant.latency_ms, metric.name, variant.value) for variant in variants
-        ),
+        measurements=tuple(measurements),
+        accepted_loss=options["int8_max_loss"],
+        probes=PROBES_FILE if probes is not None else "",
     )
     artifact = job.store.put(job.tenant, manifest.to_bytes(), MEDIA_TYPE)
-    figures = {f"{split}/{name}": value for name, value in {**options["metrics"], metric.name: served.value}.items()}
+    reference = measurements[0]
+    figures = {
+        f"{split}/{name}": value for name, value in {**manifest.metrics, reference.metric: reference.value}.items()
+    }
     report(directory, "finished", manifest=artifact.to_json(), metrics=figures)
     return artifact
 
 
-def choose(variants: list[Variant], metric: FirstMetric, *, max_loss: float) -> Variant:
-    """The variant to serve: the fastest of those that lose at most `max_loss` against the first.
-
-    Raises:
-        FailedPrecondition: METRIC_NOT_FINITE; the first one's metric is NaN or infinite, so nothing compares to it.
-    """
-    reference = variants[0]
-    _check_finite(f"{metric.name} of the {reference.name} file", reference.value)
-    good = [variant for variant in variants if metric.loss(reference.value, variant.value) <= max_loss]
-    return min(good, key=lambda variant: variant.latency_ms)
+def _measure(
+    files: Mapping[str, Path],
+    requests: Sequence[Request],
+    metric: FirstMetric,
+    evaluation: EncodedDataset,
+    outputs: Sequence[TensorSpec],
+) -> tuple[list[Measurement], Probes | None]:
+    """Measures every file, the float32 one first; a file whose metric is no number is left out."""
+    sessions = {variant: onnx_files.open_session(file) for variant, file in files.items()}
+    latencies = onnx_files.median_latencies_ms(list(sessions.values()), requests[:16])
+    values = {variant: metric.of_file(file, evaluation) for variant, file in files.items()}
+    _check_finite(f"{metric.name} of the fp32 file", values["fp32"])
+    probes = make_probes(files["fp32"], requests, latency_ms=latencies[0])
+    classes = [output.name for output in outputs if output.labels]
+    measurements = [
+        Measurement(
+            variant=variant,
+            latency_ms=latency_ms,
+            metric=metric.name,
+            value=values[variant],
+            loss=metric.loss(values["fp32"], values[variant]),
+            disagreement=None
+            if probes is None
+            else probes.disagreement(partial(sessions[variant].run, list(probes.outputs)), classes),
+            instruction_set=instruction_set(),
+        )
+        for variant, latency_ms in zip(files, latencies, strict=True)
+        if math.isfinite(values[variant])
+    ]
+    return measurements, probes
 
 
 def _check_finite(what: str, value: float) -> None:
@@ -207,14 +224,7 @@ def _example(dataset: EncodedDataset, repeated: list[str]) -> dict[str, Tensor]:
     }
 
 
-def _request(dataset: EncodedDataset, index: int, repeated: list[str]) -> dict[str, npt.NDArray[Any]]:
-    """What a client asks: one sample, and of a repeated field one value."""
-    batch = dataset.collate([dataset[index]])
-    del batch[TARGET]
-    return {name: (tensor[:, :1] if name in repeated else tensor).numpy() for name, tensor in batch.items()}
-
-
-def _calibration(job: JobFile, mappings: Mappings) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+def _calibration_split(job: JobFile, mappings: Mappings) -> EncodedDataset:
     """Training samples, out of as few shards as give enough."""
     shards, num_samples = [], 0
     for shard in job.manifest.shards(job.spec.train_split):
@@ -223,19 +233,23 @@ def _calibration(job: JobFile, mappings: Mappings) -> Iterator[Mapping[str, npt.
         if num_samples >= CALIBRATION_SAMPLES:
             break
     few = replace(job, manifest=replace(job.manifest, splits={job.spec.train_split: tuple(shards)}))
-    for position, batch in enumerate(batches(open_split(few, job.spec.train_split, mappings))):
-        if position * BATCH_SIZE >= CALIBRATION_SAMPLES:
-            return
+    return open_split(few, job.spec.train_split, mappings)
+
+
+def _calibration(dataset: EncodedDataset) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    for batch in islice(batches(dataset), CALIBRATION_SAMPLES // BATCH_SIZE):
         del batch[TARGET]
         yield {name: tensor.numpy() for name, tensor in batch.items()}
 
 
-def _inputs(mappings: Mappings, repeated: list[str]) -> tuple[TensorSpec, ...]:
+def _inputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
+    """The graph's inputs; a graph may take a list of one length only, whatever its field holds."""
+    shapes = {node.name: onnx_files.shape_of(node) for node in onnx.load(path, load_external_data=False).graph.input}
     return tuple(
         TensorSpec(
             name=mapping.input,
             datatype=_DATATYPES[mapping.encoder.dtype.name],
-            shape=(-1, *([-1] if mapping.input in repeated else []), *mapping.encoder.shape),
+            shape=shapes[mapping.input],
             encoder=EncoderSpec(name, mapping.encoder.params, mapping.encoder.state()),
             field=mapping.field,
         )
@@ -245,6 +259,6 @@ def _inputs(mappings: Mappings, repeated: list[str]) -> tuple[TensorSpec, ...]:
 
 def _outputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
     (output,) = onnx.load(path, load_external_data=False).graph.output
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in output.type.tensor_type.shape.dim)
+    shape = onnx_files.shape_of(output)
     labels = tuple(getattr(mappings.target.encoder, "labels", ()))
     return (TensorSpec(output.name, "FP32", shape, labels=labels if shape[-1:] == (len(labels),) else ()),)

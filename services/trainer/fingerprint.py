@@ -19,7 +19,7 @@ from deepseek.training.runspec import Component, RunSpec
 
 _TRAINING_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxscript")
-_EXPORT_SOURCES = ("export.py", "packaging.py", "onnx_files.py")
+_EXPORT_SOURCES = ("export.py", "packaging.py", "probing.py", "onnx_files.py")
 _PARTS = ("components", "data", "models", "optim", "training")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +23,7 @@ from deepseek.data.manifest import DatasetManifest, Field, Shard
 from deepseek.data.sample import Sample
 from deepseek.data.shards import encode_shard, read_shard
 from deepseek.models.manifest import EncoderSpec, Measurement, ModelFile, ModelManifest, TensorSpec
+from deepseek.models.probes import Probes
 from deepseek.training import checkpoint
 from tests.deepseek.data.samples import image_file, sound_file
 from tests.fuzz.documents import documents, nested
@@ -43,8 +45,10 @@ MODEL = ModelManifest(
     inputs=(TensorSpec("x", "FP32", (-1, 3), EncoderSpec("number", {"mean": 1}, {"seen": [1, 2]}), "n"),),
     outputs=(TensorSpec("y", "FP32", (-1, 2), labels=("no", "yes")),),
     metrics={"accuracy": 0.5},
-    measurements=(Measurement("fp32", 1.5, "accuracy", 0.5),),
+    measurements=(Measurement("fp32", 1.5, "accuracy", 0.5, 0.0, 0.0, "avx2"),),
+    accepted_loss=0.005,
 )
+PROBES = Probes({"x": np.arange(6.0).reshape(2, 3)}, {"y": np.eye(2, dtype=np.float32)})
 ARTIFACT = Artifact(SHA256, 100, "application/json", "default")
 FIELDS = (Field("n", "integer"), Field("words", "text", repeated=True), Field("blob", "bytes"))
 SAMPLES = [Sample(f"k{i}", "train", {"n": i, "words": ["a", "b" * i], "blob": bytes(i)}) for i in range(5)]
@@ -106,6 +110,13 @@ def test_a_damaged_checkpoint_is_read_or_refused(data: st.DataObject) -> None:
     valid = checkpoint.dumps(STATE)
     error = refusal(lambda: checkpoint.loads(data.draw(damaged(valid) | checkpoints(valid))))
     assert error is None or type(error) is DataLoss
+
+
+@fuzz(200)
+@given(data=st.data())
+def test_damaged_probes_are_read_or_refused(data: st.DataObject) -> None:
+    error = refusal(lambda: Probes.from_bytes(data.draw(damaged(PROBES.to_bytes()))))
+    assert error is None or error.reason == "BAD_PROBES"
 
 
 @st.composite

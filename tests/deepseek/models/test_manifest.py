@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 
 from common.errors import InvalidArgument
 from deepseek.models.manifest import EncoderSpec, Measurement, ModelFile, ModelManifest, TensorSpec
+from deepseek.models.probes import MEDIA_TYPE as PROBES_MEDIA_TYPE
 
 MANIFEST = ModelManifest(
     model="image_question",
@@ -30,6 +32,34 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
     assert again.to_bytes() == MANIFEST.to_bytes()
 
 
+RELEASED = "873e4d43bd49cdcb89cc9318a84545eda3994b83b16fda640264a2f178e4f55a"
+
+VERIFIED = dataclasses.replace(
+    MANIFEST,
+    files=(*MANIFEST.files, ModelFile("probes.npz", "probes", "ef" * 32, 7, PROBES_MEDIA_TYPE)),
+    measurements=(Measurement("int8", 0.5, "accuracy", 0.998, 0.001, 0.0, "avx512_vnni"),),
+    accepted_loss=0.0,
+    probes="probes.npz",
+)
+
+
+def test_evidence_and_probes_come_back_as_they_were_written() -> None:
+    again = ModelManifest.from_bytes(VERIFIED.to_bytes())
+    assert again == VERIFIED
+    assert again.to_bytes() == VERIFIED.to_bytes()
+
+
+def test_a_manifest_from_before_probes_keeps_its_digest() -> None:
+    """The digest is of release 0.1.0, which knew neither probes nor where a figure was measured."""
+    assert hashlib.sha256(MANIFEST.to_bytes()).hexdigest() == RELEASED
+
+
+def test_only_forms_of_the_model_are_candidates() -> None:
+    assert [file.variant for file in VERIFIED.candidates] == ["fp32", "int8"]
+    assert VERIFIED.measurement("int8") == VERIFIED.measurements[0]
+    assert VERIFIED.measurement("fp32") is None
+
+
 def test_equal_content_gives_equal_bytes() -> None:
     other = dataclasses.replace(MANIFEST, params=dict(reversed(list(MANIFEST.params.items()))))
     assert other.to_bytes() == MANIFEST.to_bytes()
@@ -44,6 +74,7 @@ def test_files_are_found_by_name() -> None:
 
 FILE = {"name": "m.onnx", "variant": "fp32", "sha256": "ab" * 32, "size_bytes": 1, "media_type": "a/b"}
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [-1], "encoder": None, "field": "", "labels": []}
+MEASUREMENT = {"variant": "fp32", "latency_ms": 1.5, "metric": "accuracy", "value": 0.5}
 ENCODER = {"name": "image", "params": {}, "state": {}}
 
 
@@ -71,6 +102,11 @@ ENCODER = {"name": "image", "params": {}, "state": {}}
         ({"inputs": [TENSOR | {"encoder": ENCODER | {"name": "os.system"}}]}, None),
         ({"metrics": {"loss": "low"}}, ".metrics.loss"),
         ({"measurements": [{}]}, ".measurements[0]"),
+        ({"measurements": [MEASUREMENT | {"loss": "low"}]}, ".measurements[0].loss"),
+        ({"measurements": [MEASUREMENT | {"instruction_set": "a b"}]}, ".measurements[0].instruction_set"),
+        ({"accepted_loss": None}, ".accepted_loss"),
+        ({"probes": "none.npz"}, ".probes"),
+        ({"probes": "model.int8.onnx"}, ".served"),
     ],
 )
 def test_a_hostile_manifest_is_refused_with_its_path(changes: dict[str, Any], field: str | None) -> None:

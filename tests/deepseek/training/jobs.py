@@ -1,6 +1,7 @@
 """Job files over a tiny data set, as the trainer service writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,26 @@ def lines(num_samples: int, split: str, seed: int) -> list[Sample]:
     ]
 
 
-def write_job(folder: Path, *, name: str = "job", spec: dict[str, Any] | None = None, **options: Any) -> Path:
-    """Stores the data set in `folder`/store and writes `folder`/`name`/job.json; returns its path."""
+def write_job(
+    folder: Path,
+    *,
+    name: str = "job",
+    spec: dict[str, Any] | None = None,
+    fields: tuple[Field, ...] = FIELDS,
+    make: Callable[[int, str, int], list[Sample]] = lines,
+    **options: Any,
+) -> Path:
+    """Stores a data set in `folder`/store and writes `folder`/`name`/job.json; returns its path.
+
+    The samples are what `make` returns for a number of samples, a split and a seed.
+    """
     url = f"file://{folder / 'store'}"
     store = open_store(url)
     splits = {}
-    for split, samples in (("train", lines(40, "train", 1)), ("test", lines(12, "test", 2))):
-        shard = store.put("default", encode_shard(samples, FIELDS), SHARD_MEDIA_TYPE)
+    for split, samples in (("train", make(40, "train", 1)), ("test", make(12, "test", 2))):
+        shard = store.put("default", encode_shard(samples, fields), SHARD_MEDIA_TYPE)
         splits[split] = (Shard(shard.sha256, shard.size_bytes, len(samples)),)
-    manifest = DatasetManifest(FIELDS, splits)
+    manifest = DatasetManifest(fields, splits)
     artifact = store.put("default", manifest.to_bytes(), MEDIA_TYPE)
     directory = folder / name
     directory.mkdir()

@@ -6,27 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from common.artifacts import Artifact, open_store
 from common.errors import FailedPrecondition
+from deepseek.components import MODELS
+from deepseek.data.manifest import Field
+from deepseek.data.sample import Sample
 from deepseek.models.manifest import ModelManifest
+from deepseek.models.probes import Probes
+from deepseek.processor import instruction_set
 from deepseek.training import checkpoint, onnx_files
 from deepseek.training.jobfile import JobFile
-from deepseek.training.packaging import FirstMetric, Variant, choose, package
+from deepseek.training.packaging import FirstMetric, package
 from deepseek.training.pipeline import build_model, fit_mappings, open_split
 from tests.deepseek.training.jobs import events, write_job
 
 
-def write_export(folder: Path, name: str, *, int8: bool = False, metrics: Mapping[str, float] | None = None) -> Path:
+def write_export(
+    folder: Path, name: str, *, int8: bool = False, metrics: Mapping[str, float] | None = None, **task: Any
+) -> Path:
     """A job that exports the spec's model as its seed makes it."""
-    plain = JobFile.open(write_job(folder, name=f"{name}-model"))
+    plain = JobFile.open(write_job(folder, name=f"{name}-model", **task))
     weights = checkpoint.dumps({"model": dict(build_model(plain.spec).state_dict())})
     sha256 = plain.store.put("default", weights, checkpoint.MEDIA_TYPE).sha256
     options: dict[str, Any] = {"run": "runs/r", "metrics": metrics or {"loss": 3.5}, "int8": int8, "int8_max_loss": 0.5}
-    return write_job(folder, name=name, checkpoint_sha256=sha256, **options)
+    return write_job(folder, name=name, checkpoint_sha256=sha256, **options, **task)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def test_the_measured_metric_is_that_of_the_file_on_the_whole_evaluation_split(
 ) -> None:
     job, manifest = exported
     dataset = open_split(job, "test", fit_mappings(job))
-    for measurement, file in zip(manifest.measurements, manifest.files, strict=True):
+    for measurement, file in zip(manifest.measurements, manifest.candidates, strict=True):
         session = onnx_files.open_session(job.directory / file.name)
         right = total = 0
         for i in range(len(dataset)):
@@ -119,18 +127,6 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path) -> None
     assert caught.value.reason == "EXPORT_DIFFERS"
 
 
-@pytest.mark.parametrize(
-    ("latency_ms", "value", "served"),
-    [(0.5, 0.99, "int8"), (0.5, 0.94, "fp32"), (1.5, 0.99, "fp32"), (0.5, 0.951, "int8")],
-)
-def test_int8_is_served_only_if_it_is_faster_and_as_good(
-    exported: tuple[JobFile, ModelManifest], latency_ms: float, value: float, served: str
-) -> None:
-    fp32 = Variant("fp32", Path("a"), 1.0, 1.0)
-    int8 = Variant("int8", Path("b"), latency_ms, value)
-    assert choose([fp32, int8], FirstMetric(exported[0]), max_loss=0.05).name == served
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_model_with_any_figure_that_is_not_finite_is_not_exported(tmp_path: Path, value: float) -> None:
     path = write_export(tmp_path, "diverged", metrics={"next_token_accuracy": 0.9, "perplexity": value})
@@ -140,12 +136,12 @@ def test_a_model_with_any_figure_that_is_not_finite_is_not_exported(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_without_a_usable_metric_is_not_chosen_from(
-    exported: tuple[JobFile, ModelManifest], value: float
+def test_a_model_without_a_usable_metric_is_not_exported(
+    tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variants = [Variant("fp32", Path("a"), 1.0, value), Variant("int8", Path("b"), 0.5, 0.9)]
+    monkeypatch.setattr(FirstMetric, "of_file", lambda *_: value)
     with pytest.raises(FailedPrecondition, match="next_token_accuracy of the fp32 file is") as caught:
-        choose(variants, FirstMetric(exported[0]), max_loss=0.05)
+        package(write_export(tmp_path, "diverged"))
     assert caught.value.reason == "METRIC_NOT_FINITE"
 
 
@@ -154,3 +150,113 @@ def test_sessions_are_timed_in_turn(exported: tuple[JobFile, ModelManifest]) -> 
     sessions = [onnx_files.open_session(job.directory / name) for name in ("model.onnx", "model.onnx")]
     first, second = onnx_files.median_latencies_ms(sessions, [{"text": np.ones((1, 6), np.int64)}], num_rounds=100)
     assert first == pytest.approx(second, rel=0.5)
+
+
+def test_the_figures_of_a_version_are_those_of_one_file(exported: tuple[JobFile, ModelManifest]) -> None:
+    job, manifest = exported
+    fp32, int8 = manifest.measurements
+    finished = events(job.directory / "job.json")[-1]
+    assert finished["metrics"] == {"test/loss": 3.5, "test/next_token_accuracy": fp32.value}
+    assert int8.loss == fp32.value - int8.value
+    assert (fp32.loss, manifest.accepted_loss) == (0.0, 0.5)
+    assert {one.instruction_set for one in manifest.measurements} == {instruction_set()}
+
+
+def test_a_version_carries_probes_that_its_files_answer_as_recorded(exported: tuple[JobFile, ModelManifest]) -> None:
+    job, manifest = exported
+    probes = Probes.from_bytes(job.store.read("default", manifest.file(manifest.probes).sha256))
+    assert [file.name for file in manifest.candidates] == ["model.onnx", "model.int8.onnx"]
+    assert len(probes) == 12
+    plain = onnx_files.open_session(job.directory / "model.onnx", optimised=False)
+    for request, expected in zip(probes.requests(), probes.outputs["output"], strict=True):
+        np.testing.assert_array_equal(plain.run(None, request)[0], expected)
+    for measurement, file in zip(manifest.measurements, manifest.candidates, strict=True):
+        session = onnx_files.open_session(job.directory / file.name)
+        found = probes.disagreement(lambda request, session=session: session.run(None, request), [])  # type: ignore[misc]
+        assert found == measurement.disagreement
+    fp32, int8 = manifest.measurements
+    assert fp32.disagreement is not None
+    assert int8.disagreement is not None
+    assert fp32.disagreement < 1e-5 < int8.disagreement < 0.5
+
+
+def test_weights_of_a_quantised_file_have_seven_bits(exported: tuple[JobFile, ModelManifest]) -> None:
+    graph = onnx.load(exported[0].directory / "model.int8.onnx").graph
+    weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    matrices = [weight for weight in weights if weight.ndim > 1]
+    assert matrices
+    assert all(np.abs(weight.astype(int)).max() <= 64 for weight in matrices)
+
+
+NUMBERS = (Field("row", "number", repeated=True), Field("sum", "number"))
+SUM_OF_ROWS: dict[str, Any] = {
+    "loss": {"name": "mse"},
+    "metrics": [],
+    "inputs": [{"field": "row", "input": "row"}],
+    "target": {"field": "sum"},
+}
+
+
+def rows(num_samples: int, split: str, seed: int, *, length: int = 13) -> list[Sample]:
+    """Lists of numbers, and their sums."""
+    values = np.random.default_rng(seed).normal(size=(num_samples, length))
+    return [Sample(f"{split}-{i}", split, {"row": row.tolist(), "sum": row.sum()}) for i, row in enumerate(values)]
+
+
+def uneven_rows(num_samples: int, split: str, seed: int) -> list[Sample]:
+    """As `rows`, with a list in the middle that is one value shorter."""
+    samples = rows(num_samples, split, seed)
+    samples[num_samples // 2].values["row"].pop()
+    return samples
+
+
+class Columns(nn.Module):
+    """Takes exactly 13 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(13, 1)
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        return self.layer(row).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class Total(nn.Module):
+    """Takes any number of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        return (row * self.weight).sum(1)
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`columns` and `total` as names of models."""
+    monkeypatch.setattr(MODELS, "build", lambda name, params, field: {"columns": Columns, "total": Total}[name]())
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(("model", "length"), [("columns", 13), ("total", -1)])
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_list_of_numbers_is_taken_in_the_length_that_the_model_takes(
+    model: str, length: int, int8: bool, tmp_path: Path
+) -> None:
+    spec = SUM_OF_ROWS | {"model": {"name": model}}
+    path = write_export(tmp_path, model, int8=int8, spec=spec, fields=NUMBERS, make=rows)
+    manifest = ModelManifest.from_bytes(JobFile.open(path).store.read("default", package(path).sha256))
+    assert manifest.inputs[0].shape == (-1, length)
+    assert len(manifest.candidates) == 1 + int8
+
+
+@pytest.mark.usefixtures("models")
+def test_a_sample_that_a_fixed_length_does_not_fit_is_named(tmp_path: Path) -> None:
+    spec = SUM_OF_ROWS | {"model": {"name": "columns"}}
+    path = write_export(tmp_path, "columns", spec=spec, fields=NUMBERS, make=uneven_rows)
+    with pytest.raises(
+        FailedPrecondition, match="takes exactly 13 values of 'row', and the sample 'test-6' has 12"
+    ) as caught:
+        package(path)
+    assert caught.value.reason == "EXPORT_UNSUPPORTED"

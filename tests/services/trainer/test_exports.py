@@ -15,6 +15,7 @@ import pytest
 from common.artifacts import open_store
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from deepseek.models.manifest import ModelManifest
+from deepseek.models.selection import MIN_SPEEDUP
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
@@ -62,18 +63,18 @@ def test_a_version_has_its_lineage_and_metrics(
     assert (mesh.pictures, exported.name) in {(edge.source, edge.target) for edge in graph.edges}
 
 
-def test_both_variants_are_kept_and_the_measured_best_is_served(
+def test_both_variants_are_kept_and_the_measured_best_is_preferred(
     exported: registry_pb2.ModelVersion, mesh: Mesh
 ) -> None:
     manifest = manifest_of(mesh, exported)
-    assert [file.name for file in manifest.files] == ["model.onnx", "model.int8.onnx"]
+    assert [file.name for file in manifest.files] == ["model.onnx", "model.int8.onnx", "probes.npz"]
     fp32, int8 = manifest.measurements
     assert (fp32.variant, int8.variant) == ("fp32", "int8")
     assert fp32.metric == int8.metric == "accuracy"
-    promoted = int8.latency_ms < fp32.latency_ms and fp32.value - int8.value <= 0.2
-    assert manifest.served == ("model.int8.onnx" if promoted else "model.onnx")
-    served = {metric.name: metric.value for metric in exported.metrics}["test/accuracy"]
-    assert served == (int8.value if promoted else fp32.value)
+    preferred = fp32.latency_ms / int8.latency_ms >= MIN_SPEEDUP and fp32.value - int8.value <= 0.2
+    assert manifest.served == ("model.int8.onnx" if preferred else "model.onnx")
+    figures = {metric.name: metric.value for metric in exported.metrics}
+    assert figures == {"test/loss": manifest.metrics["loss"], "test/accuracy": fp32.value}
 
 
 def test_the_files_run_from_the_manifest_alone(exported: registry_pb2.ModelVersion, mesh: Mesh, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_files_run_from_the_manifest_alone(exported: registry_pb2.ModelVersi
     assert question.encoder is not None
     assert "colour" in question.encoder.state["tokens"]
     assert manifest.outputs[0].labels == ("blue", "green", "no", "red", "yes")
-    for file in manifest.files:
+    for file in manifest.candidates:
         session = ort.InferenceSession(store.fetch("default", file.sha256, tmp_path / file.name))
         for num_images, num_questions in ((1, 1), (5, 3)):
             pixels = np.zeros((num_images, 16, 16, 3), np.uint8)

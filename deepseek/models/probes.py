@@ -1,0 +1,172 @@
+"""Probes: sample requests that travel with a model version, and the answers that its files have to give.
+
+A file may answer differently on another processor: 8-bit products saturate on some. So a version carries requests made
+of its evaluation split, with the float32 file's answers, computed without graph optimisations; a server compares its
+own answers with them before it serves a file. The format is an uncompressed .npz archive of `inputs/<name>` and
+`outputs/<name>`, each with the probe as its first axis, which anyone may have written. It imports no torch.
+"""
+
+import io
+import math
+import tokenize
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import InvalidArgument
+
+MEDIA_TYPE = "application/vnd.deepseek.probes.v1+npz"
+"""Media type of a probe set."""
+MAX_BYTES = 16 << 20
+"""Largest probe set that is read, bytes."""
+_MAX_ARRAYS = 1024
+_MAX_RESOLUTION = 0.02
+_KINDS = "biuf"
+_UNREADABLE = (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError)
+"""What zipfile and numpy raise about bytes that are no archive of arrays; NotImplementedError is a RuntimeError."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Requests and the answers to them.
+
+    Attributes:
+        inputs: For each input, the tensors of all requests, one after another along the first axis.
+        outputs: For each output, the answers in the same order.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def requests(self) -> Iterator[dict[str, Array]]:
+        """Yields the requests, each as the model takes it."""
+        for index in range(len(self)):
+            yield {name: array[index] for name, array in self.inputs.items()}
+
+    def disagreement(self, run: Callable[[dict[str, Array]], Sequence[Array]], classes: Collection[str]) -> float:
+        """Sends every request and compares the answers with those expected.
+
+        Args:
+            run: Answers a request with the arrays of all outputs, in the order of `outputs`.
+            classes: Names of the outputs whose last axis holds class scores.
+
+        Returns:
+            The greatest `disagreement` of any output.
+        """
+        answers = [run(request) for request in self.requests()]
+        found = zip(self.outputs.items(), zip(*answers, strict=True), strict=True)
+        return max(
+            disagreement(expected, np.stack(given), classes=name in classes)
+            if all(array.shape == expected.shape[1:] for array in given)
+            else 1.0
+            for (name, expected), given in found
+        )
+
+    def tolerance(self, accepted_loss: float) -> float:
+        """By how much the disagreement on one host may exceed that on another: the accepted loss, and one probe."""
+        return accepted_loss + min(1 / len(self), _MAX_RESOLUTION)
+
+    def to_bytes(self) -> bytes:
+        """Writes the probes; equal probes give equal bytes."""
+        arrays = {f"inputs/{name}": array for name, array in self.inputs.items()}
+        arrays |= {f"outputs/{name}": array for name, array in self.outputs.items()}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Probes":
+        """Reads probes that anyone may have written: nothing is unpickled, nothing allocated by what a header claims.
+
+        Raises:
+            InvalidArgument: BAD_PROBES, with what is wrong.
+        """
+        if len(data) > MAX_BYTES:
+            _fail(f"they have {len(data)} bytes; at most {MAX_BYTES} are read")
+        groups: dict[str, dict[str, Array]] = {"inputs": {}, "outputs": {}}
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                members = archive.infolist()
+                if len(members) > _MAX_ARRAYS or sum(member.file_size for member in members) > len(data):
+                    _fail(f"they hold {len(members)} arrays, which overlap or are too many")
+                for member in members:
+                    group, _, name = member.filename.removesuffix(".npy").partition("/")
+                    if group not in groups or not name or name in groups[group]:
+                        _fail(f"they hold {member.filename[:80]!r}")
+                    if member.compress_type != zipfile.ZIP_STORED:
+                        _fail(f"{member.filename[:80]!r} is compressed")
+                    groups[group][name] = _read_array(archive.read(member), member.filename)
+        except _UNREADABLE as error:
+            _fail(f"they are not an .npz archive of arrays: {str(error)[:200]}")
+        arrays = [*groups["inputs"].values(), *groups["outputs"].values()]
+        if not groups["inputs"] or not groups["outputs"]:
+            _fail(f"they hold {len(groups['inputs'])} inputs and {len(groups['outputs'])} outputs")
+        if any(array.ndim == 0 or len(array) == 0 for array in arrays) or len({len(array) for array in arrays}) != 1:
+            _fail("their arrays differ in the number of probes, or have none")
+        return cls(groups["inputs"], groups["outputs"])
+
+
+def disagreement(expected: Array, found: Array, *, classes: bool = False) -> float:
+    """How much an answer differs from the one expected, from 0 (not at all) to 1.
+
+    Args:
+        expected: The answer that is right.
+        found: The answer to judge.
+        classes: The last axis holds class scores.
+
+    Returns:
+        Of class scores, the share of rows with another best class; a class that scores as well in `expected`, within a
+        thousandth of its standard deviation, counts as the same. Of other floats, the root mean square of the
+        difference over the standard deviation of `expected`, at most 1. Of anything else, the share of elements that
+        differ. 1 if the shapes differ, or the places that are finite.
+
+    >>> disagreement(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.1, 0.9], [0.4, 0.6]]), classes=True)
+    0.5
+    >>> disagreement(np.array([0.0, 2.0]), np.array([0.5, 2.5]))
+    0.5
+    """
+    if expected.shape != found.shape:
+        return 1.0
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind != "f" or found.dtype.kind != "f":
+        return float(np.mean(expected != found))
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)):
+        return 1.0
+    right, given = expected.astype(np.float64), found.astype(np.float64)
+    scale = float(right[finite].std() if finite.any() else 0.0)
+    if classes:
+        rows, chosen = right.reshape(-1, right.shape[-1]), given.reshape(-1, right.shape[-1]).argmax(-1)
+        return float(np.mean(rows.max(-1) - rows[np.arange(len(rows)), chosen] > 1e-3 * scale))
+    error = float(np.sqrt(np.mean((right[finite] - given[finite]) ** 2))) if finite.any() else 0.0
+    # Constant answers have no spread to compare with.
+    return min(1.0, error / (scale or float(np.abs(right[finite]).max(initial=0.0)) or 1.0))
+
+
+def _read_array(data: bytes, name: str) -> Array:
+    """Reads an .npy file whose header has to agree with its size."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        _fail(f"{name[:80]!r} is of an unknown version")
+    shape, fortran_order, dtype = read(file)
+    start = file.tell()
+    plain = dtype.kind in _KINDS and dtype.isnative and not fortran_order
+    if not plain or math.prod(shape) * dtype.itemsize != len(data) - start:
+        _fail(f"{name[:80]!r} is no plain array of numbers")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _fail(problem: str) -> NoReturn:
+    raise InvalidArgument("BAD_PROBES", f"the model's probes cannot be used: {problem}", field="probes")
