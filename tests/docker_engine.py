@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE_IMAGE = "deepseek-mesh/base"
 DOCKER = "/usr/bin/docker"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepseek-mesh"
-_BUILD_S = 900
+_BUILD_S = 2700
 _STOP_S = 60
 
 
@@ -38,7 +38,7 @@ class Engine:
 
     environment: Mapping[str, str]
 
-    def docker(self, *arguments: str, timeout_s: float = 280) -> str:
+    def docker(self, *arguments: str, timeout_s: float = 900) -> str:
         """What a command of Docker's prints; fails the test with its output if it fails."""
         done = subprocess.run(
             [DOCKER, *arguments],

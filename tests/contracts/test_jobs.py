@@ -68,7 +68,7 @@ def _go(process: subprocess.Popen[bytes]) -> None:
 
 
 def _final(store: JobStore, job: Job) -> Job:
-    wait_until(lambda: store.get(TENANT, job.name).state.final, f"the end of {job.name}", timeout_s=20)
+    wait_until(lambda: store.get(TENANT, job.name).state.final, f"the end of {job.name}")
     return store.get(TENANT, job.name)
 
 
@@ -118,10 +118,10 @@ def test_waking_a_runner_starts_a_job_at_once(database: Database, store: JobStor
     with _runner(store, _publish_in_lease, lease_s=ENDLESS_S) as runner:
         submit(database)
         runner.wake()
-        wait_until(lambda: published(database) == ["attempt-1"], "the job", timeout_s=10)
+        wait_until(lambda: published(database) == ["attempt-1"], "the job")
         submit(database)
         runner.wake()
-        wait_until(lambda: published(database) == ["attempt-1"] * 2, "the second job", timeout_s=10)
+        wait_until(lambda: published(database) == ["attempt-1"] * 2, "the second job")
 
 
 def test_jobs_of_other_tenants_do_not_exist(database: Database, store: JobStore) -> None:
@@ -326,7 +326,7 @@ def test_a_lease_that_ends_is_taken_over_with_a_higher_token(database: Database,
     first = _claim(store, "first", lease_s=0.2)
     assert store.claim("second", ["work"], 1) is None
 
-    wait_until(lambda: store.claim("second", ["work"], ENDLESS_S) is not None, "the end of the lease", timeout_s=10)
+    wait_until(lambda: store.claim("second", ["work"], ENDLESS_S) is not None, "the end of the lease")
 
     job = store.get(TENANT, first.job.name)
     assert (job.state, job.attempt, job.start_us) == (JobState.RUNNING, 2, first.job.start_us)
@@ -602,7 +602,7 @@ def test_a_handler_that_does_not_return_loses_its_job_when_the_runner_stops(
     assert "did not return" in caplog.text
     lease = _claim(store)
     go_on.set()
-    wait_until(lambda: outcome == ["lost"], "the late handler", timeout_s=10)
+    wait_until(lambda: outcome == ["lost"], "the late handler")
 
     assert lease.job.name == job.name
     assert published(database) == []

@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 LIST_MODELS = "/deepseek.registry.v1.RegistryService/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
+LAME_DUCK_S = 6
+"""How long a replica serves after SIGTERM; the edge must have left it by then."""
 CLOSED = ("deepseek.upkeep.v1.UpkeepService",)
 """Services without a route."""
 
@@ -73,9 +75,10 @@ def _answer(kind: str, request: Any) -> Any:
     return answer if kind.endswith("unary") else iter([answer])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("edge") / "identity"
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An authority of this test alone: tests rotate its keys and renew its certificates."""
+    place = tmp_path / "identity"
     make_authority(place, list(PORTS))
     (place / "user").mkdir()
     (place / "user" / "ca.pem").write_bytes((place / "ca.pem").read_bytes())
@@ -137,7 +140,7 @@ def test_a_request_reaches_a_service_when_it_is_whole_and_a_stream_at_once(
             for path, call in calls.items()
         }
         unary = [method.path for method in methods if method.kind == "unary_unary"]
-        wait_until(lambda: all(begun[path].done() for path in unary), "half-sent calls to be ended", timeout_s=20)
+        wait_until(lambda: all(begun[path].done() for path in unary), "half-sent calls to be ended")
         assert {begun[path].code() for path in unary} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         assert set().union(*(backend.reached for backend in backends.values())) - {HEALTH} == streams
         assert not [path for path, call in begun.items() if path not in unary and call.done()]
@@ -172,21 +175,20 @@ def test_new_keys_and_certificates_count_without_a_restart(
         first = token(folder)
         assert not refused(first)
         rotate_signing_key(folder)
-        wait_until(lambda: not refused(token(folder)), "a token of the new key to be taken", timeout_s=15)
+        wait_until(lambda: not refused(token(folder)), "a token of the new key to be taken")
         assert not refused(first)
         rotate_signing_key(folder, revoke=True)
-        wait_until(lambda: refused(first), "a revoked token to be refused", timeout_s=15)
-        wait_until(lambda: not refused(token(folder)), "a token of the newest key to be taken", timeout_s=15)
+        wait_until(lambda: refused(first), "a revoked token to be refused")
+        wait_until(lambda: not refused(token(folder)), "a token of the newest key to be taken")
 
         before = shown(edge)
         certificates = set(re.findall(r'"serial_number": "(\w+)"', edge.tells("/certs")))
         renew(folder)
-        wait_until(lambda: shown(edge) != before, "the edge to show a new certificate", timeout_s=15)
+        wait_until(lambda: shown(edge) != before, "the edge to show a new certificate")
         # What it shows to services is the same, of which no context has the old one: all that is left is the CA's.
         wait_until(
             lambda: len(certificates & set(re.findall(r'"serial_number": "(\w+)"', edge.tells("/certs")))) == 1,
             "the edge to forget the old certificate",
-            timeout_s=15,
         )
         assert not refused(token(folder))
 
@@ -221,7 +223,7 @@ def test_a_replica_that_is_told_to_stop_is_left_without_an_error(folder: Path, t
         replicas = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-            identity = {"identity": str(folder / "registry"), "lame_duck_s": "2"}
+            identity = {"identity": str(folder / "registry"), "lame_duck_s": str(LAME_DUCK_S)}
             replicas.append(ServiceProcess("registry", tmp_path / name, settings=identity))
             owned.callback(replicas[-1].close)
             replicas[-1].start()
@@ -232,7 +234,7 @@ def test_a_replica_that_is_told_to_stop_is_left_without_an_error(folder: Path, t
         owned.callback(load.end)
         wait_until(lambda: load.done > 200, "calls")
         os.kill(replicas[0].pid, signal.SIGTERM)
-        wait_until(lambda: not is_well(edge, replicas[0]), "the edge to leave it", timeout_s=2)
+        wait_until(lambda: not is_well(edge, replicas[0]), "the edge to leave it", timeout_s=LAME_DUCK_S)
         replicas[0].stop()
         after = load.done
         wait_until(lambda: load.done > after + 200, "calls without the one that has stopped")
@@ -291,7 +293,7 @@ def test_who_sends_much_and_ends_nothing_is_cut_and_not_the_others(
 
     with edge_before(backends, tmp_path, folder, **heap) as edge, channel_to(edge, folder) as channel:
         calls = [channel.stream_unary(LIST_MODELS).future(requests(), metadata=headers(folder)) for _ in range(8)]
-        wait_until(lambda: any(call.done() for call in calls), "a call to be cut", timeout_s=20)
+        wait_until(lambda: any(call.done() for call in calls), "a call to be cut")
         with channel_to(edge, folder) as other:
             wait_until(lambda: code_of(other, headers(folder)) is grpc.StatusCode.OK, "others to be served")
         let_go.set()

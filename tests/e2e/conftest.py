@@ -46,7 +46,7 @@ class Home:
             text=True,
         )
 
-    def run(self, *arguments: str, timeout_s: float = 280) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, timeout_s: float = 900) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [*self.program, *arguments],
             env=self.environment,
@@ -92,14 +92,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     mesh_file = home.path / MeshFile.default_path().name
     first = home.start("demo", "--free-ports")
     try:
-        wait_until(lambda: has_checkpoint(mesh_file) or first.poll() is not None, "a first checkpoint", timeout_s=120)
+        wait_until(lambda: has_checkpoint(mesh_file) or first.poll() is not None, "a first checkpoint", timeout_s=360)
         assert first.poll() is None, first.communicate()
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
     survivors: dict[int, str] = {}
     try:
-        wait_until(lambda: not processes_of(home.path), "the end of all processes", timeout_s=10)
+        wait_until(lambda: not processes_of(home.path), "the end of all processes", timeout_s=30)
     except AssertionError:
         survivors = processes_of(home.path)
     second = home.run("demo", "--free-ports", "--json")

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from protos.job.v1 import job_pb2
 from tests.e2e.conftest import Home, has_checkpoint
 from tests.processes import processes_of, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("small_demo.py")))
 SEED = 0
@@ -48,7 +49,7 @@ class RunningDemo:
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Waits, but not for a demo that has ended."""
-        wait_until(lambda: condition() or self._process.poll() is not None, what, timeout_s=240)
+        wait_until(lambda: condition() or self._process.poll() is not None, what, timeout_s=600)
         assert self._process.poll() is None, self.end()
 
     def wait_for_step(self, step: str) -> None:
@@ -79,7 +80,7 @@ class RunningDemo:
 
     def end(self) -> tuple[int, str, str]:
         """Waits for its end; exit status, standard output and standard error."""
-        exit_status = self._process.wait(400)
+        exit_status = self._process.wait(1200)
         for reader in self._readers:
             reader.join()
         for stream in (self._process.stdout, self._process.stderr):
@@ -101,16 +102,15 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def start(home: Home) -> Iterator[Callable[..., RunningDemo]]:
     """Starts demos that end with the test, and their meshes with them."""
-    started: list[RunningDemo] = []
+    with ExitStack() as owned:
+        owned.callback(stop_mesh, home.path)
 
-    def begin(*arguments: str) -> RunningDemo:
-        started.append(RunningDemo(home, *arguments))
-        return started[-1]
+        def begin(*arguments: str) -> RunningDemo:
+            demo = RunningDemo(home, *arguments)
+            owned.callback(demo.close)
+            return demo
 
-    yield begin
-    for one in started:
-        one.close()
-    stop_mesh(home.path)
+        yield begin
 
 
 def pause(draw: random.Random, longest_s: float) -> None:
@@ -130,7 +130,7 @@ def test_the_demo_ends_right_whatever_is_killed(home: Home, start: Callable[...,
     pause(draw, 8)
     workers = demo.processes(WORKER)
     demo.kill("-m services.trainer")
-    wait_until(lambda: not workers & demo.processes(WORKER), "the workers to follow their trainer", timeout_s=2)
+    wait_until(lambda: not workers & demo.processes(WORKER), "the workers to follow their trainer", timeout_s=20)
 
     demo.wait_for_step("export")
     demo.kill(EXPORT)
@@ -166,7 +166,7 @@ def test_an_interrupted_demo_goes_on_when_it_is_started_again(home: Home, start:
         exit_status, errors = demo.interrupt()
         assert exit_status == 130, errors
         assert "stopped" in errors
-        wait_until(lambda: processes_of(home.path) == {}, "the end of all processes", timeout_s=2)
+        wait_until(lambda: processes_of(home.path) == {}, "the end of all processes", timeout_s=20)
 
     exit_status, output, errors = start("--keep").end()
     assert exit_status == 0, errors

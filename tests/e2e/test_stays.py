@@ -14,7 +14,7 @@ from deepseek.client import MeshFile, connect
 from tests.e2e.conftest import Demo, Home
 from tests.processes import processes_of, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STOCK_CLIENT = """
 import sys
@@ -102,11 +102,14 @@ def test_up_leaves_a_running_mesh_alone(running_mesh: Home) -> None:
 def test_up_starts_what_was_killed(running_mesh: Home) -> None:
     pid = MeshFile.read(running_mesh.path / "mesh.json").services["ingest"].pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in processes_of(running_mesh.path), "the service to end")
-    status = running_mesh.run("status")
+    try:
+        wait_until(lambda: pid not in processes_of(running_mesh.path), "the service to end")
+        status = running_mesh.run("status")
+    finally:
+        up = running_mesh.run("up", "--free-ports")
     assert status.returncode == 1
     assert "down" in status.stdout
-    assert running_mesh.run("up", "--free-ports").returncode == 0
+    assert up.returncode == 0
     assert running_mesh.run("status").returncode == 0
 
 

@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -172,8 +172,10 @@ def test_what_nothing_needs_goes_and_all_else_stays(mesh: Mesh) -> None:
     assert (default.removed.num_blobs, default.young.num_blobs) == (len(gone), 0)
     assert default.reachable.num_blobs == len(before) - len(gone)
     assert (other.tenant, other.removed.num_blobs, other.removed.num_bytes) == ("other", 1, 7)
-    mesh.inference.unload("pictures")
-    mesh.inference.load("pictures")
+    try:
+        mesh.inference.unload("pictures")
+    finally:
+        mesh.inference.load("pictures")
     np.testing.assert_array_equal(answer(mesh), answered)
     assert len(list(mesh.datasets.read("datasets/pictures/versions/1"))) == 8
 
@@ -208,8 +210,10 @@ def test_a_collection_that_is_killed_leaves_its_announcement(
     command = [sys.executable, "-m", "tests.e2e.collector", str(tmp_path / "mesh.json")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as collector:
         assert collector.stdout is not None
-        told = collector.stdout.readline()
-        collector.kill()
+        try:
+            told = collector.stdout.readline()
+        finally:
+            collector.kill()
 
     assert told == "1 3\n"
     left = garbage & blobs(mesh)
@@ -441,9 +445,23 @@ def test_a_damaged_backup_changes_nothing(mesh: Mesh, fresh: Mesh, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    with running(tmp_path_factory.mktemp("fresh") / "home") as embedded, embedded.connect() as mesh:
-        yield mesh
+def empty_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Mesh]]:
+    """Returns a mesh with nothing in it: the same one until a test that failed has left something there."""
+    with ExitStack() as owned:
+        meshes: list[Mesh] = []
+
+        def empty() -> Mesh:
+            if not meshes or blobs(meshes[-1]) or list(meshes[-1].datasets.list()):
+                embedded = owned.enter_context(running(tmp_path_factory.mktemp("fresh") / "home"))
+                meshes.append(owned.enter_context(embedded.connect()))
+            return meshes[-1]
+
+        yield empty
+
+
+@pytest.fixture
+def fresh(empty_mesh: Callable[[], Mesh]) -> Mesh:
+    return empty_mesh()
 
 
 def test_a_folder_with_other_things_is_left_alone(mesh: Mesh, tmp_path: Path) -> None:
@@ -458,6 +476,7 @@ def test_the_commands_print_tables_and_json(mesh: Mesh, embedded: EmbeddedMesh, 
     home = Home(tmp_path / "home")
     home.path.mkdir()
     embedded.file.write(home.path / "mesh.json")
+    collect(mesh, grace_s=0)
 
     shown = home.run("gc", "--dry-run")
     told = home.run("gc", "--grace", "7d", "--json")

@@ -42,9 +42,10 @@ class Servicer(ExampleServicer):
         return job_pb2.GetJobResponse(job=job_pb2.Job(name=f"{who.tenant} {who.subject} {who.role}"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("authority") / "identity"
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An authority of this test alone: tests rotate its keys and renew its certificates."""
+    folder = tmp_path / "authority" / "identity"
     make_authority(folder, ["registry", "trainer", "stranger"])
     return folder
 

@@ -99,7 +99,7 @@ def test_a_watch_whose_client_went_away_ends(
 
     watch.cancel()
 
-    wait_until(lambda: servicer.num_watches == 0, "the end of the watch", timeout_s=10)
+    wait_until(lambda: servicer.num_watches == 0, "the end of the watch")
 
 
 def test_a_server_that_stops_tells_watchers_to_watch_again(

@@ -260,9 +260,9 @@ def test_readiness_follows_what_the_service_depends_on(failure: bool | Exception
         stub = health_pb2_grpc.HealthStub(channel)
         assert (is_serving(""), is_serving(SERVICE)) == (True, False)
         state[0] = True
-        wait_until(lambda: is_serving(SERVICE), "the service to be ready again", timeout_s=10)
+        wait_until(lambda: is_serving(SERVICE), "the service to be ready again")
         state[0] = failure
-        wait_until(lambda: not is_serving(SERVICE), "the failure to show", timeout_s=10)
+        wait_until(lambda: not is_serving(SERVICE), "the failure to show")
         assert is_serving("")
 
 

@@ -281,7 +281,7 @@ def test_an_anchor_that_is_away_for_a_while_is_caught_up_with(path: Path, anchor
     flaky.away = True
     log.append(tenant="t", subject="ann", method="/s/M")
     flaky.away = False
-    wait_until(lambda: anchor.read() == log.head, "the head to be anchored", timeout_s=20)
+    wait_until(lambda: anchor.read() == log.head, "the head to be anchored")
     log.close()
 
 

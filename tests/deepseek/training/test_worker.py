@@ -132,4 +132,4 @@ def test_no_worker_outlives_its_trainer_or_its_agent(
     assert len(below(path)) == 3
     agent = min(below(path))
     os.kill(process.pid if victim == "trainer" else agent, signal.SIGKILL)
-    wait_until(lambda: not below(path), "all to be gone", timeout_s=2)
+    wait_until(lambda: not below(path), "all to be gone", timeout_s=20)

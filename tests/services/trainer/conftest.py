@@ -72,7 +72,7 @@ class Mesh:
     def watch(self, name: str, after: int = 0) -> Iterator[pb.RunEvent]:
         """A run's events until it has ended."""
         request = pb.WatchRunRequest(name=name, after_sequence=after)
-        return (answer.event for answer in self.runs.WatchRun(request, timeout=120))
+        return (answer.event for answer in self.runs.WatchRun(request, timeout=400))
 
 
 def start_mesh(home: Path, owned: ExitStack, **settings: str) -> Mesh:

@@ -89,7 +89,7 @@ def test_a_store_that_is_full_fails_run_and_export_and_the_trainer_goes_on(tmp_p
         events = list(mesh.watch(name))
         run = mesh.run(name)
         exported = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained, model="models/m")).job.name
-        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=240)
+        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=400)
         (disk / "filling").unlink()
         after = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=2, seed=1)).name
         *_, last = mesh.watch(after)
@@ -115,7 +115,7 @@ def test_a_trainer_without_working_space_fails_run_and_export_and_says_why(
         name = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=1, seed=1)).name
         *_, run = mesh.watch(name)
         exported = mesh.runs.ExportModel(pb.ExportModelRequest(run=trained, model="models/m")).job.name
-        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=240)
+        *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=400)
     assert (run.state.state, run.state.error.reason) == (job_pb2.JOB_STATE_FAILED, reason)
     assert (export.job.state, export.job.error.reason) == (job_pb2.JOB_STATE_FAILED, reason)
     assert "trainer" in run.state.error.message

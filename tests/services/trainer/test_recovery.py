@@ -43,7 +43,7 @@ def undisturbed(mesh: Mesh) -> pb.Run:
     return mesh.run(name)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(undisturbed: pb.Run, own_mesh: Mesh) -> None:
     mesh = own_mesh
     name = mesh.submit(long_spec(mesh)).name
@@ -55,8 +55,8 @@ def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(undisturb
     step = wait_for_checkpoint(mesh, name, start=3)
 
     mesh.trainer.kill()
-    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=2)
-    wait_until(lambda: not workers(mesh.home, agents=True), "their agent to follow", timeout_s=2)
+    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=20)
+    wait_until(lambda: not workers(mesh.home, agents=True), "their agent to follow", timeout_s=20)
     mesh.trainer.start()
 
     events = list(mesh.watch(name))
@@ -73,7 +73,7 @@ def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(undisturb
     assert {m.name: m.value for m in run.metrics} == {m.name: m.value for m in undisturbed.metrics}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(undisturbed: pb.Run, own_mesh: Mesh) -> None:
     mesh = own_mesh
     name = mesh.submit(long_spec(mesh)).name
@@ -96,21 +96,21 @@ def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(undisturbe
     assert run.checkpoint.sha256 == undisturbed.checkpoint.sha256
 
 
-@pytest.mark.timeout(300)
 def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: Mesh) -> None:
     mesh = own_mesh
     mesh.submit(long_spec(mesh))
     wait_until(lambda: bool(workers(mesh.home, agents=True)), "the agent to start")
     mesh.trainer.kill()
-    wait_until(lambda: not workers(mesh.home, agents=True), "the agent to follow", timeout_s=2)
+    wait_until(lambda: not workers(mesh.home, agents=True), "the agent to follow", timeout_s=20)
     assert not workers(mesh.home)
 
 
-@pytest.mark.timeout(300)
 def test_a_run_that_is_stopped_keeps_its_last_checkpoint(mesh: Mesh) -> None:
     name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, checkpoint_interval_s=60, seed=8)).name
-    step = wait_for_checkpoint(mesh, name)
-    mesh.runs.StopRun(pb.StopRunRequest(name=name))
+    try:
+        step = wait_for_checkpoint(mesh, name)
+    finally:
+        mesh.runs.StopRun(pb.StopRunRequest(name=name))
     events = list(mesh.watch(name))
     states = [event.state.state for event in events if event.HasField("state")]
     run = mesh.run(name)
@@ -120,4 +120,4 @@ def test_a_run_that_is_stopped_keeps_its_last_checkpoint(mesh: Mesh) -> None:
     assert last.artifact == run.checkpoint
     assert last.step >= step
     assert mesh.runs.StopRun(pb.StopRunRequest(name=name)).run.job.state == job_pb2.JOB_STATE_CANCELLED
-    wait_until(lambda: not workers(mesh.home), "the workers to end", timeout_s=5)
+    wait_until(lambda: not workers(mesh.home), "the workers to end")

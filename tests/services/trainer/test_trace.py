@@ -26,7 +26,7 @@ def test_a_run_and_its_export_are_one_trace(tmp_path: Path, monkeypatch: pytest.
                 pass
             request = pb.ExportModelRequest(run=run.name, model="models/pictures")
             job = mesh.runs.ExportModel(request).job.name
-            *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=job), timeout=240)
+            *_, last = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=job), timeout=400)
             assert last.job.state == job_pb2.JOB_STATE_SUCCEEDED, last.job
         tracer.close()
         wait_until(lambda: "trainer.export" in [span["name"] for span in read_spans(file)], "the last span")
