@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -99,6 +100,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         observer: Sees every call.
         max_streams: Calls with a stream in either direction that may run at once.
         deadline_s: Seconds that a unary call may take that brings no deadline of its own.
+        max_message_bytes: Largest response.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         *,
         max_streams: int,
         deadline_s: float,
+        max_message_bytes: int,
     ) -> None:
         self._authenticator = authenticator
         self._roles = roles
@@ -118,6 +121,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._arrivals = arrivals
         self._observer = observer
         self._deadline_s = deadline_s
+        self._max_message_bytes = max_message_bytes
         self._streams = threading.BoundedSemaphore(max_streams)
         self._max_streams = max_streams
         self._wrapped: dict[str, Any] = {}
@@ -142,19 +146,18 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         """Takes every call as one that streams its requests, which is the same on the wire: for a call with one request
         gRPC waits before anybody can ask who makes it."""
         parse = handler.request_deserializer
-        codec = {
-            "request_deserializer": _message_or_error(parse) if parse else None,
-            "response_serializer": handler.response_serializer,
-        }
+        # Responses are serialized here: gRPC would answer one that is too large with an error without details.
+        serialize = partial(self._serialized, handler.response_serializer)
+        codec = {"request_deserializer": _message_or_error(parse) if parse else None, "response_serializer": None}
         if handler.response_streaming:
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            answer = self._many(method, behaviour, streams_requests=handler.request_streaming)
+            answer = self._many(method, behaviour, serialize, streams_requests=handler.request_streaming)
             return grpc.stream_stream_rpc_method_handler(answer, **codec)
         if handler.request_streaming:
             behaviour = self._capped(handler.stream_unary)
         else:
             behaviour = self._bounded(handler.unary_unary)
-        answer = self._single(method, behaviour, streams_requests=handler.request_streaming)
+        answer = self._single(method, behaviour, serialize, streams_requests=handler.request_streaming)
         return grpc.stream_unary_rpc_method_handler(answer, **codec)
 
     def _observe(self, method: str) -> MethodObserver:
@@ -212,8 +215,28 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         finally:
             self._streams.release()
 
+    def _serialized(self, serializer: Callable[[Any], bytes] | None, response: Any) -> bytes:
+        """The bytes of a response.
+
+        Raises:
+            ResourceExhausted: MESSAGE_TOO_LARGE.
+        """
+        data: bytes = serializer(response) if serializer else response
+        if len(data) > self._max_message_bytes:
+            message = (
+                f"the response has {len(data)} bytes, and a message at most {self._max_message_bytes}; ask for less at "
+                "a time, or raise `max_message_bytes` of the service"
+            )
+            raise ResourceExhausted("MESSAGE_TOO_LARGE", message)
+        return data
+
     def _single(
-        self, method: str, behaviour: Callable[[Any, CallContext], Any], *, streams_requests: bool
+        self,
+        method: str,
+        behaviour: Callable[[Any, CallContext], Any],
+        serialize: Callable[[Any], bytes],
+        *,
+        streams_requests: bool,
     ) -> Callable[..., Any]:
         observer = self._observe(method)
 
@@ -221,19 +244,25 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             with observer.begin(context) as observed:
                 try:
                     response = behaviour(*self._admit(method, requests, context, observed, streams=streams_requests))
+                    data = serialize(response)
                     observed.end(response=response)
                 except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a status
                     failure = _failure(method, context, error)
                     observed.end(failure.code, failure.reason)
                 else:
                     _logger.debug("done", extra={"method": method})
-                    return response
+                    return data
             _abort(context, method, failure)
 
         return call
 
     def _many(
-        self, method: str, behaviour: Callable[..., Iterator[Any]], *, streams_requests: bool
+        self,
+        method: str,
+        behaviour: Callable[..., Iterator[Any]],
+        serialize: Callable[[Any], bytes],
+        *,
+        streams_requests: bool,
     ) -> Callable[..., Iterator[Any]]:
         observer = self._observe(method)
 
@@ -243,7 +272,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
                 try:
                     request, admitted = self._admit(method, requests, context, observed, streams=streams_requests)
                     with self._stream(admitted):
-                        yield from self._while_known(behaviour(request, admitted), context)
+                        yield from map(serialize, self._while_known(behaviour(request, admitted), context))
                     observed.end()
                     _logger.debug("done", extra={"method": method})
                     return

@@ -183,6 +183,7 @@ def make_server(
         observer,
         max_streams=settings.max_streams,
         deadline_s=settings.deadline_s,
+        max_message_bytes=settings.max_message_bytes,
     )
     # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
     pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)

@@ -22,6 +22,8 @@ from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 CHUNK_BYTES = 1 << 20
 SERVICE = "deepseek.upkeep.v1.UpkeepService"
 
+_ENVELOPE_BYTES = 16  # what a message has besides its data
+
 
 class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
     """Gives out and takes in the state of one service, and keeps records for whoever deletes from the store.
@@ -30,9 +32,13 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
         state: Of the service.
         records: Of collections.
         on_import: Called once a state was taken in, to take up what it says.
+        max_message_bytes: Largest message of the server.
     """
 
-    def __init__(self, state: State, records: CollectionRecords, on_import: Callable[[], None]) -> None:
+    def __init__(
+        self, state: State, records: CollectionRecords, on_import: Callable[[], None], max_message_bytes: int
+    ) -> None:
+        self._chunk_bytes = min(CHUNK_BYTES, max_message_bytes - _ENVELOPE_BYTES)
         self._state = state
         self._records = records
         self._on_import = on_import
@@ -62,7 +68,7 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
         with _spool() as file:
             self._state.dump(file)
             file.seek(0)
-            while data := file.read(CHUNK_BYTES):
+            while data := file.read(self._chunk_bytes):
                 yield upkeep_pb2.ExportStateResponse(data=data)
 
     def ImportState(
@@ -111,7 +117,7 @@ def hosted(
     """
     state = State(settings.service, database, migrations, references)
     records = CollectionRecords(settings.audit_file.parent / "collections")
-    servicer = UpkeepServicer(state, records, on_import)
+    servicer = UpkeepServicer(state, records, on_import, settings.max_message_bytes)
     return Hosted(SERVICE, upkeep_pb2_grpc.add_UpkeepServiceServicer_to_server, servicer)
 
 

@@ -205,11 +205,13 @@ def _messages(
     request, size = ingest_pb2.UploadSamplesRequest(upload=upload, offset=offset), 0
     for number, sample in enumerate(itertools.islice(samples, offset, None), offset + 1):
         message = _sample_to_proto(sample, by_name)
+        sample_size = message.ByteSize()
+        # A sample that just fits a message by itself must not share it.
+        if request.samples and size + sample_size > MESSAGE_BYTES:
+            yield request
+            request, size = ingest_pb2.UploadSamplesRequest(offset=number - 1), 0
         request.samples.append(message)
-        size += message.ByteSize()
+        size += sample_size
         if on_sample:
             on_sample(number)
-        if size >= MESSAGE_BYTES:
-            yield request
-            request, size = ingest_pb2.UploadSamplesRequest(offset=number), 0
     yield request

@@ -17,7 +17,7 @@ import grpc
 
 from common.artifacts import ArtifactStore, open_store
 from common.auth.identity import read_token
-from common.channel import open_channel
+from common.channel import MAX_MESSAGE_BYTES, open_channel
 from common.config import StoreSettings, home
 from common.errors import FailedPrecondition, InvalidArgument
 from common.names import DEFAULT_TENANT
@@ -140,12 +140,21 @@ class Mesh:
         file: Where the services are.
         deadline_s: Seconds that a unary call may take unless it says otherwise.
         patience_s: Seconds for which a unary call waits for a service that is away, besides the usual 1.5 s.
+        max_message_bytes: Largest message that is sent or taken; a service has a limit of its own.
     """
 
-    def __init__(self, file: MeshFile, *, deadline_s: float = 30, patience_s: float = 0) -> None:
+    def __init__(
+        self,
+        file: MeshFile,
+        *,
+        deadline_s: float = 30,
+        patience_s: float = 0,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self._file = file
         self._deadline_s = deadline_s
         self._patience_s = patience_s
+        self._max_message_bytes = max_message_bytes
         self._channels: dict[str, grpc.Channel] = {}
 
     @property
@@ -170,6 +179,7 @@ class Mesh:
                 service=service,
                 deadline_s=self._deadline_s,
                 patience_s=self._patience_s,
+                max_message_bytes=self._max_message_bytes,
             )
         return self._channels[service]
 
@@ -262,15 +272,19 @@ class Mesh:
         self.close()
 
 
-def connect(path: Path | str | None = None, *, deadline_s: float = 30) -> Mesh:
+def connect(
+    path: Path | str | None = None, *, deadline_s: float = 30, max_message_bytes: int = MAX_MESSAGE_BYTES
+) -> Mesh:
     """Connects to a mesh.
 
     Args:
         path: The mesh file; None means `mesh.json` in the home directory (`DEEPSEEK_HOME`, else `~/.deepseek`).
         deadline_s: Seconds that a unary call may take unless it says otherwise.
+        max_message_bytes: Largest message that is sent or taken, where services take larger ones than by default.
 
     Raises:
         FailedPrecondition: MESH_NOT_FOUND if no mesh was started here.
         InvalidArgument: BAD_MESH_FILE if the file is not one.
     """
-    return Mesh(MeshFile.read(Path(path) if path else MeshFile.default_path()), deadline_s=deadline_s)
+    file = MeshFile.read(Path(path) if path else MeshFile.default_path())
+    return Mesh(file, deadline_s=deadline_s, max_message_bytes=max_message_bytes)

@@ -44,10 +44,11 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     telemetry.watch_jobs(jobs)
     commits = Commits(database, store, registry)
     runner = JobRunner(jobs, {COMMIT_KIND: commits.run}, tracer=telemetry.tracer)
-    limits = Limits(settings.max_upload_bytes, settings.max_open_bytes)
+    limits = Limits(settings.max_upload_bytes, settings.max_open_bytes, settings.max_message_bytes)
     uploads = Uploads(database, store, jobs, runner.wake, limits)
     expiry = Expiry(uploads, telemetry.audit, settings.upload_expiry_days * 24 * 3600)
-    servicer = IngestServicer(uploads, Reader(store, registry))
+    reader = Reader(store, registry, max_message_bytes=settings.max_message_bytes)
+    servicer = IngestServicer(uploads, reader, max_message_bytes=settings.max_message_bytes)
 
     def ready() -> bool:
         # The registry is left out: without it samples still come in, and commits wait for it.
@@ -58,7 +59,7 @@ def build(settings: IngestSettings, owned: ExitStack) -> MeshServer:
     job_servicer = JobServicer(jobs)
     hosted = [
         Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, servicer),
-        artifacts.hosted(store),
+        artifacts.hosted(store, max_message_bytes=settings.max_message_bytes),
         Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, job_servicer),
         upkeep.hosted(settings, database, _MIGRATIONS, references, on_import=runner.wake),
     ]

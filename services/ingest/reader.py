@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.artifacts import ArtifactStore
-from common.errors import DataLoss, InvalidArgument, NotFound
+from common.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from deepseek.data import canonical_json
 from deepseek.data.manifest import DatasetManifest, Shard
 from deepseek.data.sample import Sample
 from deepseek.data.shards import DEFAULT_SPLIT, read_shard, sample_sha256
-from services.ingest.samples import num_bytes
+from services.ingest.samples import ENVELOPE_BYTES, message_bytes
 from services.ingest.versions import DatasetVersions
 
 DEFAULT_BATCH = 64
@@ -46,11 +46,13 @@ class Reader:
     Args:
         store: Where manifests and shards are.
         versions: The registry.
+        max_message_bytes: Largest message.
     """
 
-    def __init__(self, store: ArtifactStore, versions: DatasetVersions) -> None:
+    def __init__(self, store: ArtifactStore, versions: DatasetVersions, *, max_message_bytes: int) -> None:
         self._store = store
         self._versions = versions
+        self._sample_bytes = max_message_bytes - ENVELOPE_BYTES
 
     def read(self, tenant: str, version: str, split: str, *, cursor: str, batch_size: int) -> Iterator[Batch]:
         """Reads a split of a version to its end.
@@ -66,6 +68,7 @@ class Reader:
             InvalidArgument: BAD_CURSOR, BAD_VALUE (batch_size), and the registry's BAD_NAME.
             NotFound: SPLIT_NOT_FOUND, and the registry's reasons.
             DataLoss: BLOB_DAMAGED, BLOB_NOT_FOUND: the store no longer has what the version consists of.
+            ResourceExhausted: MESSAGE_TOO_LARGE: a sample was taken when messages could be larger.
         """
         if not 0 <= batch_size <= MAX_BATCH:
             message = f"batch_size is {batch_size}; it must be 1 to {MAX_BATCH}, or 0 for {DEFAULT_BATCH}"
@@ -81,11 +84,18 @@ class Reader:
         batch: list[tuple[Sample, str]] = []
         size = 0
         for sample in self._samples(tenant, manifest, manifest.splits[split], position):
-            sample_size = num_bytes(sample)
-            if batch and (len(batch) == (batch_size or DEFAULT_BATCH) or size + sample_size > BATCH_BYTES):
+            sample_size = message_bytes(sample, manifest.fields)
+            full = size + sample_size > min(BATCH_BYTES, self._sample_bytes)
+            if batch and (full or len(batch) == (batch_size or DEFAULT_BATCH)):
                 position += len(batch)
                 yield Batch(batch, _encode_cursor(found.name, split, position))
                 batch, size = [], 0
+            if sample_size > self._sample_bytes:
+                message = (
+                    f"the sample {sample.key!r} takes {sample_size} bytes of a message, and at most "
+                    f"{self._sample_bytes} fit; raise `max_message_bytes` of ingest"
+                )
+                raise ResourceExhausted("MESSAGE_TOO_LARGE", message, field=f"samples[{sample.key}]")
             batch.append((sample, sample_sha256(sample, manifest.fields)))
             size += sample_size
         if batch:

@@ -17,7 +17,11 @@ from deepseek.data.shards import check_sample, sample_sha256
 SHARD_SAMPLES = 1024
 SHARD_BYTES = 32 << 20
 
+ENVELOPE_BYTES = 512
+"""What a message holds besides a sample or a schema, at most: the cursor, or the rest of an upload."""
+
 _SCALAR_BYTES = 8
+_SHA256_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,42 @@ def num_bytes(sample: Sample) -> int:
         for item in value if isinstance(value, list) else (value,):
             size += len(item) if isinstance(item, bytes | str) else _SCALAR_BYTES
     return size
+
+
+def message_bytes(sample: Sample, fields: Sequence[Field]) -> int:
+    """The bytes that a sample takes in a message of ReadSamples, by the encoding of protobuf.
+
+    Args:
+        sample: A sample that passed `check_sample`.
+        fields: The schema.
+    """
+    size = _framed(len(sample.key.encode())) + _framed(len(sample.split)) + _framed(_SHA256_CHARACTERS)
+    for field in fields:
+        value = sample.values[field.name]
+        values = sum(_framed(_value_bytes(one, field.type)) for one in (value if field.repeated else [value]))
+        size += _framed(_framed(len(field.name)) + values)
+    return _framed(size)
+
+
+def _value_bytes(value: Any, field_type: str) -> int:
+    match value:
+        case str():
+            return _framed(len(value.encode()))
+        case bytes():
+            return _framed(len(value))
+        case int() if field_type == "integer":
+            return 1 + _varint(value % (1 << 64))
+        case _:
+            return 1 + _SCALAR_BYTES
+
+
+def _framed(size: int) -> int:
+    """With the tag and the length before it."""
+    return 1 + _varint(size) + size
+
+
+def _varint(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)
 
 
 def fills_shard(num_samples: int, size: int) -> bool:

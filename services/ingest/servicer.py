@@ -13,7 +13,7 @@ from deepseek.data.sample import Sample
 from deepseek.data.shards import DEFAULT_SPLIT
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from services.ingest.reader import Reader
-from services.ingest.samples import ReceivedSample
+from services.ingest.samples import ENVELOPE_BYTES, ReceivedSample
 from services.ingest.uploads import Upload, Uploads, UploadState
 
 _STATES = {
@@ -23,6 +23,9 @@ _STATES = {
 }
 _TYPE_PREFIX = "FIELD_TYPE_"
 
+MAX_SCHEMA_BYTES = 16 << 20
+"""Largest schema as a message. It becomes a part of a manifest, which has at most 64 MiB."""
+
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     """Implements `deepseek.ingest.v1.IngestService`.
@@ -30,15 +33,22 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     Args:
         uploads: Where samples go in.
         reader: Where they come out.
+        max_message_bytes: Largest message.
     """
 
-    def __init__(self, uploads: Uploads, reader: Reader) -> None:
+    def __init__(self, uploads: Uploads, reader: Reader, *, max_message_bytes: int) -> None:
         self._uploads = uploads
         self._reader = reader
+        self._max_schema_bytes = min(MAX_SCHEMA_BYTES, max_message_bytes - ENVELOPE_BYTES)
 
     def CreateUpload(
         self, request: ingest_pb2.CreateUploadRequest, context: grpc.ServicerContext
     ) -> ingest_pb2.CreateUploadResponse:
+        if (num_bytes := request.schema.ByteSize()) > self._max_schema_bytes:
+            message = (
+                f"the schema has {num_bytes} bytes; at most {self._max_schema_bytes} are taken: shorten its labels"
+            )
+            raise InvalidArgument("TOO_LARGE", message, field="schema")
         upload = self._uploads.create(
             caller(context).tenant,
             request.dataset,

@@ -35,7 +35,16 @@ from common.database import Database, now_us
 from common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted
 from deepseek.data.sample import Sample
 from deepseek.data.shards import SHARD_MEDIA_TYPE, encode_shard, read_shard
-from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample, accept, fills_shard, num_bytes
+from services.ingest.samples import (
+    ENVELOPE_BYTES,
+    SHARD_BYTES,
+    SHARD_SAMPLES,
+    ReceivedSample,
+    accept,
+    fills_shard,
+    message_bytes,
+    num_bytes,
+)
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 
 MAX_SPLITS = 256
@@ -52,10 +61,12 @@ class Limits:
     Attributes:
         upload_bytes: Bytes of one upload.
         open_bytes: Bytes of all open uploads of a tenant together.
+        message_bytes: Largest message; a sample has to fit one of ReadSamples.
     """
 
     upload_bytes: int = 1 << 40
     open_bytes: int = 1 << 42
+    message_bytes: int = 64 << 20
 
 
 @dataclass
@@ -114,7 +125,8 @@ class Writer:
         """Takes one sample; it is durable after a later flush.
 
         Raises:
-            InvalidArgument: As `samples.accept`, or TOO_MANY_SPLITS. The sample is not kept; those before it are.
+            InvalidArgument: As `samples.accept`, TOO_MANY_SPLITS, or TOO_LARGE if the sample could not be read again.
+                The sample is not kept; those before it are.
             AlreadyExists: DUPLICATE_KEY of this sample or, as flushes find it, of one before. As above.
             Aborted: UPLOAD_TAKEN_OVER by a newer stream.
             FailedPrecondition: UPLOAD_CLOSED by a commit or a deletion.
@@ -127,6 +139,13 @@ class Writer:
         if sample.split not in self._splits and len(self._splits) >= MAX_SPLITS:
             message = f"an upload has at most {MAX_SPLITS} splits; {sample.split!r} is one more"
             raise InvalidArgument("TOO_MANY_SPLITS", message, field=f"samples[{sample.key}].split")
+        sent, limit = message_bytes(sample, self._fields), self._limits.message_bytes - ENVELOPE_BYTES
+        if sent > limit:
+            message = (
+                f"samples[{sample.key}] takes {sent} bytes of a message, and {limit} are the most that can be read "
+                "again; make it smaller, split it into several samples, or raise `max_message_bytes` of ingest"
+            )
+            raise InvalidArgument("TOO_LARGE", message, field=f"samples[{sample.key}]")
         size = num_bytes(sample)
         if size > self._room_bytes:
             message = (

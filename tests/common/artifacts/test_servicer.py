@@ -39,7 +39,9 @@ def sha256(store: ArtifactStore) -> str:
 @pytest.fixture
 def stub(store: ArtifactStore, tmp_path: Path) -> Iterator[artifact_pb2_grpc.ArtifactServiceStub]:
     with (
-        make_server(Settings(port=0, home=tmp_path), [hosted(store)], ready=lambda: True) as server,
+        make_server(
+            Settings(port=0, home=tmp_path), [hosted(store, max_message_bytes=64 << 20)], ready=lambda: True
+        ) as server,
         open_channel(server.address, retry=False) as channel,
     ):
         yield artifact_pb2_grpc.ArtifactServiceStub(channel)

@@ -1,6 +1,7 @@
 """`deepseek dataset` against a registry and an ingest service."""
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from deepseek.client import MeshFile, ServiceAddress
 from tests.deepseek.cli.test_cli import assert_refused, deepseek
-from tests.services.ingest.client import NUMBERS, Client, number
+from tests.services.ingest.client import NUMBERS, Client, number, png
 from tests.services.ingest.conftest import start_mesh
 
 
@@ -36,3 +37,24 @@ def test_an_upload_that_was_left_behind_is_listed_and_dropped(client: Client, ho
     assert deepseek(home, "dataset", "drop-upload", upload).stdout == f"dropped {upload}\n"
     assert json.loads(deepseek(home, "dataset", "uploads", "--json").stdout) == []
     assert_refused(deepseek(home, "dataset", "drop-upload", "uploads/none"), "NOT_FOUND: UPLOAD_NOT_FOUND", "name")
+
+
+def test_files_are_uploaded_by_the_names_that_they_have(client: Client, home: Path, tmp_path: Path) -> None:
+    images, questions = tmp_path / "images", tmp_path / "questions.txt"
+    images.mkdir()
+    names = ["Screenshot at 3.04\u202fPM.png", "cafe\u0301.png", "\U0001f469\u200d\U0001f52c.png", ".a .png"]
+    for i, name in enumerate(names):
+        (images / name).write_bytes(png(i))
+    rows = [f"{unicodedata.normalize('NFC', name)}\tis it?\tyes\r\n" for name in names]
+    questions.write_bytes(("\ufeff" + "".join(rows)).encode())
+    arguments = ["dataset", "upload", "shots", "--images", str(images), "--questions", str(questions), "--json"]
+    version = json.loads(deepseek(home, *arguments).stdout)
+    assert version["num_samples"] == len(names)
+    read = deepseek(home, "dataset", "read", version["version"]).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in read] == [f"train/{name}" for name in names]
+    (images / "gnp\u202e.png").write_bytes(png(9))
+    questions.write_text("".join([*rows, "gnp\u202e.png\tis it?\tyes\n"]), encoding="utf-8")
+    refused = deepseek(home, *arguments)
+    assert refused.returncode == 1
+    assert "BAD_KEY" in refused.stderr
+    assert json.loads(deepseek(home, "dataset", "uploads", "--json").stdout) == []
