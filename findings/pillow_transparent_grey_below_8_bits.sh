@@ -1,0 +1,47 @@
+#!/bin/sh
+# Pillow 13.0.0 does not see the transparent colour of grey PNG files of 2 and 4 bits.
+#
+# A grey PNG names its transparent colour in tRNS as a sample of the file's own depth (PNG, third edition, 11.3.1.1): in
+# a file of 2 bits white is 3, in one of 4 bits 15. Pillow scales the pixels to 0..255 when it reads them and compares
+# them with the unscaled number, so white (255) is never equal to 3 and the picture is opaque. The same picture with
+# 1 or 8 bits has the transparent pixels that a browser shows.
+#
+# Expected: alpha 0 at each white pixel, whatever the depth. Seen: 1 bit 0, 2 bits 255, 4 bits 255, 8 bits 0.
+# Exits with 1 if Pillow's answer changes.
+set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m pip install --quiet --disable-pip-version-check --target "$folder" pillow==13.0.0
+PYTHONPATH=$folder python3 - <<'PYTHON'
+import io
+import struct
+import sys
+import zlib
+
+import PIL
+from PIL import Image
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(depth: int) -> bytes:
+    """8 x 1 pixels, black and white in turns; white is transparent."""
+    white = (1 << depth) - 1
+    bits = "".join(f"{white * (i % 2):0{depth}b}" for i in range(8))
+    row = b"\0" + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+    header = struct.pack(">IIBBBBB", 8, 1, depth, 0, 0, 0, 0)
+    parts = (b"IHDR", header), (b"tRNS", struct.pack(">H", white)), (b"IDAT", zlib.compress(row)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+seen = {}
+for depth in (1, 2, 4, 8):
+    picture = Image.open(io.BytesIO(png(depth))).convert("RGBA")
+    black, white = picture.getpixel((0, 0)), picture.getpixel((1, 0))
+    assert black == (0, 0, 0, 255) and white[:3] == (255, 255, 255)
+    seen[depth] = white[3]
+print("Pillow", PIL.__version__, "alpha of a white pixel that tRNS makes transparent, by bits:", seen)
+sys.exit(seen != {1: 0, 2: 255, 4: 255, 8: 0})
+PYTHON
