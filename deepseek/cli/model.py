@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar
+from deepseek.cli.precision import ratios_text
 from deepseek.client import connect
 
 app = typer.Typer(
@@ -30,9 +31,13 @@ def list_models(as_json: AsJson = False) -> None:
 
 @app.command()
 def lineage(version: Annotated[str, typer.Argument(help="e.g. models/easy-vqa/versions/1")]) -> None:
-    """Show what a version was made from, and what was made from it."""
+    """Show what a version was made from, what was made from it, and the precision that it was trained in."""
     with connect() as mesh:
         print_table(["source", "target"], [(edge.source, edge.target) for edge in mesh.models.lineage(version)])
+        found = mesh.models.manifest(mesh.models.version(version)).precision if version.startswith("models/") else None
+    if found:
+        text = f"trained in {found.precision} ({found.reason}){ratios_text(found.ratios)} ({found.instruction_set})"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 @app.command()

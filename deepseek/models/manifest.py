@@ -7,7 +7,7 @@ addressed by the digest of its canonical JSON, and it holds no URIs and no times
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deepseek.data import canonical_json
@@ -108,6 +108,23 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class RunPrecision:
+    """The numeric format that the version's run computed in.
+
+    Attributes:
+        precision: `fp32`, `bf16` or `fp16`.
+        reason: Why, as `deepseek.training.precision.Reason`.
+        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
+        instruction_set: Of the processor, as `deepseek.processor` names it.
+    """
+
+    precision: str
+    reason: str
+    ratios: Mapping[str, float]
+    instruction_set: str
+
+
+@dataclass(frozen=True)
 class ModelManifest:
     """What a model version consists of.
 
@@ -125,6 +142,7 @@ class ModelManifest:
         accepted_loss: Most that a file may lose against the float32 file to be served: of the first metric where the
             model was exported, and of agreement with the probes where it is served. None: no file was judged by one.
         probes: Name of the file that holds the probes (`deepseek.models.probes`); empty if there are none.
+        precision: What the run computed in. None: not recorded.
     """
 
     model: str
@@ -139,6 +157,7 @@ class ModelManifest:
     measurements: tuple[Measurement, ...] = ()
     accepted_loss: float | None = None
     probes: str = ""
+    precision: RunPrecision | None = None
 
     @property
     def candidates(self) -> tuple[ModelFile, ...]:
@@ -177,6 +196,7 @@ class ModelManifest:
                 "measurements": [_measurement_json(measurement) for measurement in self.measurements],
                 **({} if self.accepted_loss is None else {"accepted_loss": self.accepted_loss}),
                 **({"probes": self.probes} if self.probes else {}),
+                **({"precision": asdict(self.precision)} if self.precision else {}),
             }
         )
 
@@ -189,7 +209,7 @@ class ModelManifest:
         """
         members = canonical_json.parse(data, reason="BAD_MANIFEST", document="model_manifest").object(
             "format", "model", "params", "run", "dataset_version", "files", "served", "inputs", "outputs", "metrics",
-            "measurements", optional=("accepted_loss", "probes"),
+            "measurements", optional=("accepted_loss", "probes", "precision"),
         )  # fmt: skip
         if (version := members["format"].integer(minimum=1)) != _FORMAT:
             members["format"].fail(f"is {version}; this program reads format {_FORMAT}: update it")
@@ -211,6 +231,7 @@ class ModelManifest:
             measurements=tuple(_read_measurement(node) for node in members["measurements"].array(max_items=_MAX_ITEMS)),
             accepted_loss=members["accepted_loss"].number() if "accepted_loss" in members else None,
             probes=probes,
+            precision=_read_precision(members["precision"]) if "precision" in members else None,
         )
 
 
@@ -265,6 +286,16 @@ def _read_encoder(node: Node) -> EncoderSpec:
         name=members["name"].string(_NAME),
         params=members["params"].json_object(),
         state=members["state"].json_object(),
+    )
+
+
+def _read_precision(node: Node) -> RunPrecision:
+    members = node.object("precision", "reason", "ratios", "instruction_set")
+    return RunPrecision(
+        precision=members["precision"].string(_NAME),
+        reason=members["reason"].string(_NAME),
+        ratios={name: ratio.number() for name, ratio in members["ratios"].mapping(max_items=_MAX_ITEMS).items()},
+        instruction_set=members["instruction_set"].string(_NAME),
     )
 
 

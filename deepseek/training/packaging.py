@@ -30,6 +30,7 @@ from deepseek.models.manifest import (
     Measurement,
     ModelFile,
     ModelManifest,
+    RunPrecision,
     TensorSpec,
 )
 from deepseek.models.probes import MEDIA_TYPE as PROBES_MEDIA_TYPE
@@ -88,7 +89,7 @@ def package(path: Path) -> Artifact:
     """Carries out an export: makes, checks and measures the files, and stores them with their manifest.
 
     Args:
-        path: The job file; besides what every job file has: `run`, `metrics`, `int8`, `int8_max_loss`.
+        path: The job file; besides what every job file has: `run`, `metrics`, `precision`, `int8`, `int8_max_loss`.
 
     Returns:
         The manifest. It is also reported, with the figures that the registry keeps.
@@ -153,6 +154,7 @@ def package(path: Path) -> Artifact:
         measurements=tuple(measurements),
         accepted_loss=options["int8_max_loss"],
         probes=PROBES_FILE if probes is not None else "",
+        precision=RunPrecision(**options["precision"]) if options.get("precision") else None,
     )
     artifact = job.store.put(job.tenant, manifest.to_bytes(), MEDIA_TYPE)
     reference = measurements[0]

@@ -128,6 +128,7 @@ class ExportHandler:
             **self._store,
             "checkpoint_sha256": run.checkpoint.sha256,
             "metrics": dict(run.metrics),
+            "precision": self._runs.precision(run),
             "int8": spec.int8,
             "int8_max_loss": spec.int8_max_loss,
         }

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact
@@ -213,11 +213,14 @@ class RunStore:
 
     def last_state(self, session: Session, run: Run) -> str:
         """Name of the state that the history shows last."""
-        query = select(RunEventRow).where(
-            RunEventRow.tenant == run.tenant, RunEventRow.run_id == run.run_id, RunEventRow.kind == "state"
-        )
-        last = session.scalars(query.order_by(RunEventRow.sequence.desc()).limit(1)).one()
+        last = session.scalars(_newest(run, "state")).one()
         return str(json.loads(last.payload)["state"])
+
+    def precision(self, run: Run) -> Mapping[str, Any] | None:
+        """What the run's newest attempt computed in; None for a run from before that was recorded."""
+        with self._database.snapshot() as session:
+            last = session.scalars(_newest(run, "precision")).first()
+        return json.loads(last.payload) if last else None
 
     def watch(self, tenant: str, name: str, *, after: int, stop: threading.Event) -> Iterator[RunEvent]:
         """The history after a sequence number, then live, until the run has ended or `stop` is set."""
@@ -316,6 +319,13 @@ class RunStore:
         if row is None:
             raise NotFound("RUN_NOT_FOUND", f"there is no run runs/{run_id}", field=field)
         return row
+
+
+def _newest(run: Run, kind: str) -> Select[RunEventRow]:
+    query = select(RunEventRow).where(
+        RunEventRow.tenant == run.tenant, RunEventRow.run_id == run.run_id, RunEventRow.kind == kind
+    )
+    return query.order_by(RunEventRow.sequence.desc()).limit(1)
 
 
 def _closes(kind: str, payload: Mapping[str, Any]) -> bool:

@@ -34,6 +34,17 @@ def test_the_report_says_which_format_was_trained_in_and_on_which_processor(demo
     assert demo.figures["instruction_set"] == instruction_set()
 
 
+def test_lineage_shows_the_precision(demo: Demo) -> None:
+    up = demo.home.run("up", "--free-ports")
+    assert up.returncode == 0, up.stderr
+    try:
+        done = demo.home.run("model", "lineage", str(demo.figures["model_version"]))
+    finally:
+        demo.home.run("down")
+    assert done.returncode == 0, done.stderr
+    assert f"trained in {demo.figures['precision']} (" in done.stdout
+
+
 def test_killing_the_demo_in_training_leaves_no_process(demo: Demo) -> None:
     assert demo.survivors == {}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import InvalidArgument
-from deepseek.models.manifest import EncoderSpec, Measurement, ModelFile, ModelManifest, TensorSpec
+from deepseek.models.manifest import EncoderSpec, Measurement, ModelFile, ModelManifest, RunPrecision, TensorSpec
 from deepseek.models.probes import MEDIA_TYPE as PROBES_MEDIA_TYPE
 
 MANIFEST = ModelManifest(
@@ -40,6 +40,7 @@ VERIFIED = dataclasses.replace(
     measurements=(Measurement("int8", 0.5, "accuracy", 0.998, 0.001, 0.0, "avx512_vnni"),),
     accepted_loss=0.0,
     probes="probes.npz",
+    precision=RunPrecision("fp32", "fastest", {"fp32": 1.0, "bf16": 9.8, "fp16": 13.1}, "avx2"),
 )
 
 
@@ -106,6 +107,7 @@ ENCODER = {"name": "image", "params": {}, "state": {}}
         ({"measurements": [MEASUREMENT | {"instruction_set": "a b"}]}, ".measurements[0].instruction_set"),
         ({"accepted_loss": None}, ".accepted_loss"),
         ({"probes": "none.npz"}, ".probes"),
+        ({"precision": {"precision": "fp32"}}, ".precision"),
         ({"probes": "model.int8.onnx"}, ".served"),
     ],
 )

@@ -16,6 +16,7 @@ from common.artifacts import open_store
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from deepseek.models.manifest import ModelManifest
 from deepseek.models.selection import MIN_SPEEDUP
+from deepseek.processor import instruction_set
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
@@ -75,6 +76,14 @@ def test_both_variants_are_kept_and_the_measured_best_is_preferred(
     assert manifest.served == ("model.int8.onnx" if preferred else "model.onnx")
     figures = {metric.name: metric.value for metric in exported.metrics}
     assert figures == {"test/loss": manifest.metrics["loss"], "test/accuracy": fp32.value}
+
+
+def test_the_manifest_says_what_the_run_computed_in(exported: registry_pb2.ModelVersion, mesh: Mesh) -> None:
+    precision = manifest_of(mesh, exported).precision
+    assert precision is not None
+    assert (precision.reason, precision.instruction_set) == ("fastest", instruction_set())
+    assert min(precision.ratios.values()) == 1.0
+    assert precision.precision in precision.ratios
 
 
 def test_the_files_run_from_the_manifest_alone(exported: registry_pb2.ModelVersion, mesh: Mesh, tmp_path: Path) -> None:
