@@ -71,6 +71,11 @@ class DirectoryStore(ArtifactStore):
         message = f"the store at {self._root} does not answer: {error.strerror}"
         return Unavailable("STORE_UNREACHABLE", message, field="store", retry_delay_s=1)
 
+    def _room(self) -> int | None:
+        disk = os.statvfs(self._root)
+        # Some network file systems do not know their size.
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:
         with self._errors():

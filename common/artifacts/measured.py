@@ -50,6 +50,9 @@ class MeasuredStore(ArtifactStore):
         with self._measured("holds"):
             return self._store._holds(tenant, sha256, size_bytes)
 
+    def _room(self) -> int | None:
+        return self._store._room()
+
     def _spool(self) -> AbstractContextManager[BinaryIO]:
         return self._store._spool()
 

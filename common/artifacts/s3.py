@@ -119,6 +119,9 @@ class S3Store(ArtifactStore):
         what = code or status or type(error).__name__
         return Unavailable("STORE_UNREACHABLE", f"{where} does not answer: {what}", field="store", retry_delay_s=1)
 
+    def _room(self) -> None:
+        return None
+
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:
         with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as file:

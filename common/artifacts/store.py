@@ -106,6 +106,12 @@ class ArtifactStore(ABC):
         _check_expected(sha256, expected_sha256)
         if self._holds(tenant, sha256, size_bytes):
             return Artifact(sha256, size_bytes, media_type, tenant)
+        with self._errors():
+            room = self._room()
+        # Before a disk that others need, too, is filled in vain.
+        if room is not None and room < size_bytes:
+            message = f"{size_bytes} bytes do not fit into the store, which has no space left but {room}; free some"
+            raise ResourceExhausted("STORE_FULL", message, field="store")
         return self._spool_and_publish(tenant, _chunks(source), media_type, expected_sha256)
 
     def _spool_and_publish(
@@ -284,6 +290,10 @@ class ArtifactStore(ABC):
     @abstractmethod
     def _errors(self) -> AbstractContextManager[None]:
         """Turns the errors of the storage engine into MeshErrors."""
+
+    @abstractmethod
+    def _room(self) -> int | None:
+        """Returns how many bytes more fit; None if the store does not know."""
 
     @abstractmethod
     def _spool(self) -> AbstractContextManager[BinaryIO]:

@@ -24,7 +24,7 @@ def gc(
 ) -> None:
     """Delete blobs that no data set, model, run or upload needs any more.
 
-    Such are the checkpoints before a run's last one, and what dropped uploads and failed exports left. Every service
+    Such is what dropped uploads, failed exports and interrupted runs left. Every service
     has to answer; nothing is deleted otherwise. Services go on working. The registry's audit log tells what went.
     """
     from deepseek.upkeep.garbage import Amount, collect

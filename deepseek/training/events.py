@@ -77,6 +77,22 @@ class CheckpointEvent:
 
 
 @dataclass(frozen=True)
+class WarningEvent:
+    """Something that the run's owner should know and that does not end it.
+
+    Attributes:
+        message: For people.
+    """
+
+    kind: ClassVar[str] = "warning"
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the attributes, and the kind of event."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
 class PrecisionEvent:
     """The numeric format of the forward and backward pass; the first event of every attempt.
 
@@ -98,4 +114,4 @@ class PrecisionEvent:
         return {"kind": self.kind, **asdict(self)}
 
 
-Event = PrecisionEvent | StepEvent | EvaluationEvent | CheckpointEvent
+Event = PrecisionEvent | StepEvent | EvaluationEvent | CheckpointEvent | WarningEvent

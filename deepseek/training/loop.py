@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from common.errors import ResourceExhausted
 from deepseek.data.sampler import ResumableSampler
 from deepseek.training.batches import Dataset
-from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, StepEvent
+from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, StepEvent, WarningEvent
+from deepseek.training.pace import Pace
 from deepseek.training.parallel import Ranks
 from deepseek.training.step import TrainingStep
 
@@ -32,7 +34,7 @@ class Loop:
         evaluate: Evaluates the model; called on every rank.
         on_event: Takes events; called on rank 0.
         checkpoint: Makes a checkpoint durable; called on rank 0.
-        checkpoint_interval_s: Seconds between checkpoints.
+        checkpoint_interval_s: Shortest time between checkpoints, seconds.
         stop: Whether to stop; asked on every rank.
 
     Attributes:
@@ -60,7 +62,8 @@ class Loop:
         self._evaluate = evaluate
         self._on_event = on_event
         self._checkpoint = checkpoint
-        self._checkpoint_interval_s = checkpoint_interval_s
+        self._pace = Pace(checkpoint_interval_s)
+        self._warned_of_space = False
         self._stop = stop
         self._meter = _Meter()
 
@@ -82,7 +85,7 @@ class Loop:
         step.num_steps = step.step + max(0, len(sampler) + (num_epochs_left - 1) * sampler.steps_per_epoch)
         evaluated_at = -1
         while sampler.epoch < epochs:
-            if self._train_epoch(dataset, sampler):
+            if self._train_epoch(dataset, sampler, is_last=sampler.epoch == epochs - 1):
                 return True
             step.position = sampler.state()
             if self._evaluate:
@@ -92,23 +95,23 @@ class Loop:
             self._report_evaluation(self._evaluate, sampler.epoch)
         return False
 
-    def _train_epoch(self, dataset: Dataset, sampler: ResumableSampler) -> bool:
+    def _train_epoch(self, dataset: Dataset, sampler: ResumableSampler, *, is_last: bool) -> bool:
         """Trains to the end of the epoch; True if it was stopped.
 
-        What is saved after the last step stands at the end of its epoch, not at the beginning of the next: a run that
-        goes on from there still evaluates.
+        What is saved after an epoch's last step stands at the end of that epoch, not at the beginning of the next: a
+        run that is resumed from there still evaluates. The run's last step is always saved.
         """
         step = self._step
         step.model.train()
         order, epoch, start = sampler.order(sampler.epoch), sampler.epoch + 1, sampler.position
-        began_at = reported_at = saved_at = time.monotonic()
+        began_at = reported_at = time.monotonic()
         for indices in sampler:
             end = min(sampler.position, len(dataset))
             last = end == len(dataset)
             first_rank = self._ranks.rank == 0
             flags = (
                 bool(self._stop and self._stop()),
-                last or (first_rank and began_at - saved_at >= self._checkpoint_interval_s),
+                (last and is_last) or (first_rank and self._pace.due),
                 last or (first_rank and began_at - reported_at >= REPORT_INTERVAL_S),
             )
             # A rank without samples has to compute along, and one sample alone has no statistics to normalise by.
@@ -121,8 +124,7 @@ class Loop:
                 self.report(self._step_event(epoch))
                 reported_at = now
             if self._checkpoint and (stopped or due):
-                self._save(self._checkpoint)
-                saved_at = time.monotonic()
+                self._save(self._checkpoint, required=last and is_last)
             if stopped:
                 return True
             start, began_at = end, time.monotonic()
@@ -147,9 +149,28 @@ class Loop:
         self.metrics = evaluate()
         self.report(EvaluationEvent(self._step.step, epoch, self.metrics))
 
-    def _save(self, checkpoint: Callable[[], Any]) -> None:
-        artifact = self._ranks.on_first(checkpoint)
-        self.report(CheckpointEvent(self._step.step, artifact))
+    def _save(self, checkpoint: Callable[[], Any], *, required: bool) -> None:
+        """Makes a checkpoint; one that is not required and does not fit into its store is given up."""
+
+        def save() -> Event | None:
+            try:
+                return CheckpointEvent(self._step.step, checkpoint())
+            except ResourceExhausted as error:
+                if required:
+                    raise
+                return self._no_room(error)
+
+        with self._pace.saving():
+            event = self._ranks.on_first(save)
+        if event:
+            self.report(event)
+
+    def _no_room(self, error: ResourceExhausted) -> WarningEvent | None:
+        if self._warned_of_space:
+            return None
+        self._warned_of_space = True
+        message = f"step {self._step.step} was not saved: {error.message}. Training continues and the last checkpoint"
+        return WarningEvent(f"{message} is kept, but there must be room for one more at the end of the run")
 
     def report(self, event: Event) -> None:
         """Adds an event to the history and passes it on, on rank 0."""

@@ -207,9 +207,10 @@ class MixedPrecisionTrainer:
             evaluation: Evaluated after every epoch.
             on_event: Called on rank 0 with each event. Without it, a progress bar is shown if standard error is a
                 terminal.
-            checkpoint: Called on rank 0 with the bytes of a checkpoint, every `checkpoint_interval_s` seconds, after
-                every epoch and when stopped. What it returns becomes the event's `artifact`.
-            checkpoint_interval_s: Seconds.
+            checkpoint: Called on rank 0 with the bytes of a checkpoint: after the last step, when stopped, and in
+                between so seldom that it takes at most 5 % of the time. What it returns becomes the event's `artifact`.
+                If it raises ResourceExhausted before the last step, a warning event says so and training continues.
+            checkpoint_interval_s: Shortest time between checkpoints, seconds.
             stop: Asked on every rank once a step; if any says True, a checkpoint is made after the step and training
                 ends.
 

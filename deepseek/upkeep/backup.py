@@ -1,13 +1,14 @@
 """A backup: the state of every service, and every blob that this state reaches.
 
 The states are taken one after another, the registry's last, for the reason that `reachable` gives; what they refer to
-stands in the state files, as of the same moment. A blob that is collected as garbage before it was copied makes the
-backup fail: only what was just given up can be, and the next attempt does not ask for it.
+stands in the state files, as of the same moment. A blob may be deleted before it is copied: a run under way gives up
+its older checkpoints, for example. Then the states are taken again, which do not refer to it any more, and what the
+backup does not have yet is copied first. Only what is missing in two states running is lost.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from deepseek.client import Mesh
 from deepseek.upkeep.folder import BackupFolder, Contents
 from deepseek.upkeep.reachable import ANSWER_S, named, reach, services, upkeep
 from protos.upkeep.v1 import upkeep_pb2
+
+_MAX_REPEATS = 3
+"""How often states are taken again because blobs were deleted before they were copied."""
 
 
 def back_up(
@@ -40,26 +44,39 @@ def back_up(
     """
     folder = BackupFolder(path)
     with folder.alone():
-        create_us = time.time_ns() // 1000
-        states = {service: _take_state(mesh, service, folder) for service in services(mesh)}
-        references = [one for sha256 in states.values() for one in _references(folder.state(sha256))]
-        reached = reach(mesh.store, references, pass_over_damaged=True)
-        lost = {tenant: sorted(digests) for tenant, digests in reached.lost.items()}
-        blobs: dict[str, dict[str, int]] = defaultdict(dict)
-        wanted = [(tenant, sha256) for tenant, digests in sorted(reached.blobs.items()) for sha256 in sorted(digests)]
-        target = folder.blobs()
-        for number, (tenant, sha256) in enumerate(wanted, start=1):
-            try:
-                mesh.store.copy(tenant, sha256, target)
-                blobs[tenant][sha256] = target.size(tenant, sha256)
-            except (NotFound, DataLoss):
-                lost.setdefault(tenant, []).append(sha256)
-            on_blob(number, len(wanted))
-        if lost and not incomplete:
-            raise _blobs_lost(lost)
-        contents = Contents(create_us, version("deepseek-mesh"), states, blobs, lost)
+        contents = _copy(mesh, folder, on_blob)
+        for _ in range(_MAX_REPEATS):
+            if not contents.lost:
+                break
+            missing, contents = contents.lost, _copy(mesh, folder, on_blob)
+            if contents.lost == missing:
+                break
+        if contents.lost and not incomplete:
+            raise _blobs_lost(contents.lost)
         folder.finish(contents)
     return contents
+
+
+def _copy(mesh: Mesh, folder: BackupFolder, on_blob: Callable[[int, int], None]) -> Contents:
+    """Takes the states as they are now and copies what they reach; returns what is in the folder then."""
+    create_us = time.time_ns() // 1000
+    states = {service: _take_state(mesh, service, folder) for service in services(mesh)}
+    references = [one for sha256 in states.values() for one in _references(folder.state(sha256))]
+    reached = reach(mesh.store, references, pass_over_damaged=True)
+    lost = {tenant: sorted(digests) for tenant, digests in sorted(reached.lost.items())}
+    blobs: dict[str, dict[str, int]] = defaultdict(dict)
+    target = folder.blobs()
+    wanted = [(tenant, sha256) for tenant, digests in sorted(reached.blobs.items()) for sha256 in sorted(digests)]
+    # What is there already is only verified, which can wait; what is not may be gone soon.
+    wanted.sort(key=lambda blob: target.exists(*blob))
+    for number, (tenant, sha256) in enumerate(wanted, start=1):
+        try:
+            mesh.store.copy(tenant, sha256, target)
+            blobs[tenant][sha256] = target.size(tenant, sha256)
+        except (NotFound, DataLoss):
+            lost.setdefault(tenant, []).append(sha256)
+        on_blob(number, len(wanted))
+    return Contents(create_us, version("deepseek-mesh"), states, blobs, lost)
 
 
 def _take_state(mesh: Mesh, service: str, folder: BackupFolder) -> str:
@@ -82,12 +99,12 @@ def _references(path: Path) -> list[upkeep_pb2.Reference]:
         return [one for part in statefile.read(file) for one in part.references.references]
 
 
-def _blobs_lost(lost: dict[str, list[str]]) -> FailedPrecondition:
+def _blobs_lost(lost: Mapping[str, list[str]]) -> FailedPrecondition:
     number = sum(map(len, lost.values()))
     tenant, (first, *_) = min(lost.items())
     message = (
         f"{number} blobs that the state refers to are not in the store, or damaged there; the first is {first} of "
-        f"tenant {tenant}. Back up again: they may have been garbage by now. If they are missed again, they are lost: "
+        f"tenant {tenant}. Back up again: they may not be needed any more. If they are missing again, they are lost: "
         "back up without them by --incomplete"
     )
     return FailedPrecondition("BLOBS_LOST", message)

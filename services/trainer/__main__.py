@@ -39,6 +39,8 @@ def build(settings: TrainerSettings, owned: ExitStack) -> MeshServer:
         settings.home,
         directory / "runs",
         settings.for_children,
+        artifacts=store,
+        record=telemetry.audit.append,
         max_runs=settings.max_runs,
         max_restarts=settings.max_restarts,
         stop_grace_s=settings.stop_grace_s,

@@ -3,6 +3,7 @@
 Training happens in processes of its own (`python -m torch.distributed.run`), one directory a start. The workers put
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
+A run keeps its last two checkpoints; those before are deleted once a newer one is published.
 
 Workers that crash are started anew a few times; a run without working space fails. While the store does not answer, it
 is waited for without end: that is no fault of the run, which loses what it did since its last checkpoint and nothing
@@ -21,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from common.artifacts import ArtifactStore
 from common.artifacts.store import disk_error
 from common.cores import num_cores
 from common.errors import Internal, MeshError, Unavailable
@@ -57,6 +59,8 @@ class RunHandler:
         home: The service's; workers keep there what they measured of this host.
         directory: Working space; holds a directory a run while it is under way.
         store: How a worker opens the artifact store and where its spans go, as members of its job file.
+        artifacts: The artifact store itself.
+        record: Writes to the audit log, as `AuditLog.append`.
         max_runs: How many runs share the cores.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
@@ -69,6 +73,8 @@ class RunHandler:
         directory: Path,
         store: Mapping[str, Any],
         *,
+        artifacts: ArtifactStore,
+        record: Callable[..., None],
         max_runs: int = 1,
         max_restarts: int,
         stop_grace_s: float,
@@ -77,6 +83,8 @@ class RunHandler:
         self._home = home
         self._directory = directory
         self._store = store
+        self._artifacts = artifacts
+        self._record = record
         self._max_runs = max_runs
         self._max_restarts = max_restarts
         self._stop_grace_s = stop_grace_s
@@ -219,10 +227,37 @@ class RunHandler:
         with lease.transaction() as session:
             self._runs.publish(session, run, events, train_s=run.train_s + news[-1]["train_s"])
         self._runs.wake()
+        if any(kind == "checkpoint" for kind, _ in events):
+            self._drop_superseded(lease, run)
         steps = [payload for kind, payload in events if kind == "step"]
         if steps:
             step, num_steps = steps[-1]["step"], steps[-1]["num_steps"]
             lease.update(progress=step / max(1, num_steps), message=f"step {step} of {num_steps}")
+
+    def _drop_superseded(self, lease: Lease, run: Run) -> None:
+        """Deletes the run's checkpoints before its last two. What fails is made up for after the next checkpoint."""
+        superseded = self._runs.superseded(run)
+        if not superseded:
+            return
+        try:
+            for one in superseded:
+                artifact = one.artifact
+                if not one.is_needed:
+                    # On record before it goes, as everything that is deleted.
+                    self._record(
+                        tenant=artifact.tenant,
+                        subject="trainer",
+                        method="trainer.drop",
+                        resource=artifact.uri,
+                        reason="CHECKPOINT_SUPERSEDED",
+                    )
+                    # An equal run may have put the same bytes since and be about to publish them; then they stay.
+                    self._artifacts.expire(artifact.tenant, artifact.sha256, one.next_us)
+        except MeshError as error:
+            _log.warning("checkpoints of %s that are not needed any more could not be deleted: %s", run.name, error)
+            return
+        with lease.transaction() as session:
+            self._runs.drop(session, run, superseded[-1].sequence)
 
     def _complete(self, lease: Lease, run: Run, finished: Mapping[str, Any]) -> None:
         def effect(session: Session) -> str:

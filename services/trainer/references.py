@@ -1,6 +1,6 @@
-"""What the trainer refers to in the artifact store: data, the last checkpoint of every run, and exports.
+"""What the trainer refers to in the artifact store: data, the last two checkpoints of every run, and exports.
 
-A run's history goes on naming the checkpoints before the last. Nobody takes a run up from them, so they may go.
+A run's history also names the checkpoints before them, which are given up: no run is resumed from one.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ def references(session: Session) -> Iterator[Reference]:
     """Yields every artifact that the rows refer to."""
     for tenant, dataset_manifest_sha256 in session.execute(select(RunRow.tenant, RunRow.dataset_manifest_sha256)):
         yield Reference(tenant, dataset_manifest_sha256, DATASET_MEDIA_TYPE)
-    checkpoints = session.scalars(select(RunRow.checkpoint).where(RunRow.checkpoint.is_not(None)))
-    for text in (*checkpoints, *session.scalars(select(ExportRow.manifest))):
+    checkpoints = {
+        text for row in session.execute(select(RunRow.checkpoint, RunRow.previous_checkpoint)) for text in row
+    }
+    for text in (*filter(None, checkpoints), *session.scalars(select(ExportRow.manifest))):
         artifact = Artifact.from_json(text)
         yield Reference(artifact.tenant, artifact.sha256, artifact.media_type)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact
@@ -59,6 +59,23 @@ class RunEvent:
     time_us: int
     kind: str
     payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A checkpoint that its run does not need any more.
+
+    Attributes:
+        artifact: The checkpoint.
+        sequence: Of its event.
+        next_us: When the one after it was published, UTC microseconds.
+        is_needed: Another run still refers to it.
+    """
+
+    artifact: Artifact
+    sequence: int
+    next_us: int
+    is_needed: bool
 
 
 @dataclass(frozen=True)
@@ -187,8 +204,8 @@ class RunStore:
         """
         row = self._row(session, run.tenant, run.run_id, lock=True)
         for kind, payload in events:
-            if kind == "checkpoint":
-                row.checkpoint = payload["artifact"]
+            if kind == "checkpoint" and payload["artifact"] != row.checkpoint:
+                row.previous_checkpoint, row.checkpoint = row.checkpoint, payload["artifact"]
                 row.checkpoint_step = payload["step"]
         if train_s is not None:
             row.train_s = train_s
@@ -197,6 +214,36 @@ class RunStore:
         if num_threads is not None:
             row.num_threads = num_threads
         self._append(session, row, events)
+
+    def superseded(self, run: Run) -> Sequence[Superseded]:
+        """The run's checkpoints before its last two that have not been given up yet, oldest first.
+
+        They are in no row from the moment in which a newer one was published, so no new run can begin with one: what
+        is not needed now is never needed again.
+        """
+        with self._database.snapshot() as session:
+            row = self._row(session, run.tenant, run.run_id)
+            query = select(RunEventRow).where(
+                RunEventRow.tenant == run.tenant,
+                RunEventRow.run_id == run.run_id,
+                RunEventRow.kind == "checkpoint",
+                RunEventRow.sequence > (row.dropped_to or 0),
+            )
+            events = session.scalars(query.order_by(RunEventRow.sequence).limit(_EVENTS_A_READ)).all()
+            texts = [json.loads(event.payload)["artifact"] for event in events]
+            columns = or_(RunRow.checkpoint.in_(texts), RunRow.previous_checkpoint.in_(texts))
+            users = session.scalars(select(RunRow).where(RunRow.tenant == run.tenant, columns)).all()
+            needed = {text for user in users for text in (user.checkpoint, user.previous_checkpoint)}
+            kept = (row.checkpoint, row.previous_checkpoint)
+            return [
+                Superseded(Artifact.from_json(text), event.sequence, following.time_us, text in needed)
+                for text, event, following in zip(texts, events, events[1:], strict=False)
+                if text not in kept
+            ]
+
+    def drop(self, session: Session, run: Run, sequence: int) -> None:
+        """Remembers in the lease holder's transaction that checkpoints up to one event have been given up."""
+        self._row(session, run.tenant, run.run_id, lock=True).dropped_to = sequence
 
     def settle(self, tenant: str, name: str) -> Run:
         """Closes the history of a run whose job has ended; returns the run as it stands."""

@@ -7,7 +7,11 @@ from common.database import Base
 
 
 class RunRow(Base):
-    """One training run. `num_events` is the sequence of its last event."""
+    """One training run.
+
+    `num_events` is the sequence of its last event, `dropped_to` that of the last checkpoint event whose artifact the
+    run has given up.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -29,6 +33,8 @@ class RunRow(Base):
     metrics: Mapped[str] = mapped_column(default="{}")
     train_s: Mapped[float] = mapped_column(default=0.0)
     num_threads: Mapped[int | None] = mapped_column(default=None)
+    previous_checkpoint: Mapped[str | None] = mapped_column(default=None)
+    dropped_to: Mapped[int | None] = mapped_column(default=None)
 
 
 class RunEventRow(Base):

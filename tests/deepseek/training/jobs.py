@@ -77,7 +77,7 @@ def complete_spec(manifest: DatasetManifest, changes: dict[str, Any]) -> RunSpec
         "target": {"field": "line", "encoder": characters},
         "epochs": 12,
         "batch_size": 8,
-        "checkpoint_interval_s": 60,
+        "checkpoint_interval_s": 0.001,
         **changes,
     }
     return RunSpec.from_json(spec).resolved("datasets/lines/versions/1", manifest)

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from deepseek.data import ResumableSampler
 from deepseek.training import CheckpointEvent, EvaluationEvent, Event, MixedPrecisionTrainer, StepEvent
 from deepseek.training import checkpoint as checkpoints
+from deepseek.training.events import WarningEvent
 from deepseek.training.step import MAX_SKIPPED_IN_A_ROW
 from tests.deepseek.training.tasks import Classifier, Points, weights
 
@@ -51,8 +52,8 @@ def test_events_tell_what_happens_in_order_and_are_json() -> None:
         checkpoint=lambda data: {"size": len(data)},
     )
     assert list(result.history) == events
-    assert [event.kind for event in events] == ["precision", *["step", "checkpoint", "evaluation"] * 2]
-    step, checkpoint, evaluation = events[4:]
+    assert [event.kind for event in events] == ["precision", "step", "evaluation", "step", "checkpoint", "evaluation"]
+    step, checkpoint, evaluation = events[3:]
     assert isinstance(step, StepEvent)
     assert (step.step, step.num_steps, step.epoch, step.num_skipped_steps) == (8, 8, 2, 0)
     assert set(step.metrics) == {"loss", "accuracy"}
@@ -142,18 +143,47 @@ def test_a_run_stopped_after_its_last_step_still_evaluates_when_it_goes_on(tmp_p
     assert math.isfinite(result.metrics["loss"])
 
 
-def test_checkpoints_come_at_intervals_and_their_failure_ends_training() -> None:
+def test_checkpoints_come_at_intervals_and_at_the_end() -> None:
     steps: list[int] = []
     trainer = MixedPrecisionTrainer(Classifier())
+    trainer.fit(
+        Points(100), epochs=2, batch_size=10, checkpoint=lambda _: steps.append(trainer.step), checkpoint_interval_s=0.0
+    )
+    assert steps[0] == 1
+    assert steps[-1] == 20
+    steps.clear()
+    trainer = MixedPrecisionTrainer(Classifier())
+    trainer.fit(
+        Points(100), epochs=2, batch_size=10, checkpoint=lambda _: steps.append(trainer.step), checkpoint_interval_s=1e6
+    )
+    assert steps == [20]
 
+
+def test_a_checkpoint_that_fails_ends_training() -> None:
     def store(data: bytes) -> None:
-        steps.append(trainer.step)
-        if trainer.step == 4:
-            raise OSError("no space left")
+        raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        trainer.fit(Points(100), batch_size=10, checkpoint=store, checkpoint_interval_s=0.0)
-    assert steps == [1, 2, 3, 4]
+        MixedPrecisionTrainer(Classifier()).fit(Points(20), batch_size=10, checkpoint=store)
+
+
+def test_a_checkpoint_without_room_is_given_up_unless_it_is_the_last() -> None:
+    trainer = MixedPrecisionTrainer(Classifier())
+    events: list[Event] = []
+
+    def store(data: bytes) -> None:
+        if trainer.step < 20:
+            raise ResourceExhausted("STORE_FULL", "it is full")
+
+    trainer.fit(
+        Points(100), epochs=2, batch_size=10, checkpoint=store, checkpoint_interval_s=0.0, on_event=events.append
+    )
+    (warning,) = [event for event in events if isinstance(event, WarningEvent)]
+    assert warning.message.startswith("step 1 was not saved: it is full.")
+    assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [20]
+    trainer = MixedPrecisionTrainer(Classifier())
+    with pytest.raises(ResourceExhausted, match="it is full"):
+        trainer.fit(Points(20), batch_size=10, checkpoint=store)
 
 
 def test_epochs_count_those_done_already(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 import services.trainer
+from common.artifacts import open_store
 from common.cores import num_cores
 from common.database import Database
 from common.jobs import JobState, JobStore, Lease, LeaseLost
@@ -52,7 +53,7 @@ def test_a_listener_on_every_interface_would_be_seen() -> None:
 
 
 def test_nothing_of_a_run_listens_beyond_loopback(mesh: Mesh) -> None:
-    name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, seed=41)).name
+    name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, seed=41, checkpoint_interval_s=0.2)).name
     try:
         wait_for_checkpoint(mesh, name)
         found = listeners(descendants(mesh.trainer.pid))
@@ -102,15 +103,23 @@ class InProcess:
     """
 
     def __init__(self, folder: Path, *, store: Mapping[str, Any] | None = None, max_restarts: int = 3) -> None:
-        job = json.loads(write_job(folder, spec={"epochs": 40, "checkpoint_interval_s": 60}).read_text())
+        job = json.loads(write_job(folder, spec={"epochs": 40}).read_text())
         self.directory = folder / "runs"
         self.database = Database(f"sqlite:///{folder / 'trainer.db'}")
         self.database.migrate(Path(services.trainer.__path__[0]) / "migrations")
         self.jobs = JobStore(self.database)
         self.runs = RunStore(self.database, self.jobs)
         members = {key: job[key] for key in ("store_url", "store_access_key_file", "store_secret_key_file")}
+        self.records: list[dict[str, str]] = []
         self.handler = RunHandler(
-            self.runs, folder, self.directory, {**members, **(store or {})}, max_restarts=max_restarts, stop_grace_s=5
+            self.runs,
+            folder,
+            self.directory,
+            {**members, **(store or {})},
+            artifacts=open_store(job["store_url"]),
+            record=lambda **record: self.records.append(record),
+            max_restarts=max_restarts,
+            stop_grace_s=5,
         )
         spec, digest = RunSpec.from_json(job["spec"]), job["dataset_manifest_sha256"]
         with self.database.transaction() as session:

@@ -106,7 +106,7 @@ def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: 
 
 
 def test_a_run_that_is_stopped_keeps_its_last_checkpoint(mesh: Mesh) -> None:
-    name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, checkpoint_interval_s=60, seed=8)).name
+    name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, checkpoint_interval_s=0.5, seed=8)).name
     try:
         step = wait_for_checkpoint(mesh, name)
     finally:
