@@ -13,8 +13,23 @@ import typer
 from common.config import TraceSettings
 from common.errors import MeshError
 from common.telemetry.traces import Tracer
-from deepseek.cli import ask, audit, dataset, demo, doctor, identity, infer, join, mesh, model, train, upkeep, watermark
-from deepseek.cli.interrupts import remember_interrupts
+from deepseek.cli import (
+    ask,
+    audit,
+    dataset,
+    demo,
+    doctor,
+    identity,
+    infer,
+    join,
+    mesh,
+    model,
+    run,
+    train,
+    upkeep,
+    watermark,
+)
+from deepseek.cli.interrupts import last_words, remember_interrupts
 from deepseek.cli.output import print_error
 
 INTERRUPTED = 130
@@ -44,6 +59,7 @@ app.command("gc")(upkeep.gc)
 app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(run.app, name="run")
 app.add_typer(model.app, name="model")
 app.add_typer(watermark.app, name="watermark")
 
@@ -59,7 +75,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print_error("stopped")
+            print_error(last_words())
         raise
 
 

@@ -17,7 +17,7 @@ import typer
 
 from common.config import home
 from deepseek import embedded
-from deepseek.cli.interrupts import check_interrupted
+from deepseek.cli.interrupts import check_interrupted, when_interrupted
 from deepseek.cli.mesh import FreePorts
 from deepseek.cli.output import (
     AsJson,
@@ -36,6 +36,10 @@ from deepseek.models.manifest import Measurement, ModelManifest
 from deepseek.processor import instruction_set
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
+
+_AGAIN = (
+    "stopped; `deepseek demo` continues the run from its last checkpoint (if the mesh was running, it still trains)"
+)
 
 
 def demo(
@@ -124,8 +128,8 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
     if fresh:
         _stop_older(mesh, submitted)
-    with progress_bar() as bar:
-        events = show_run(bar, mesh.runs.watch(submitted.name))
+    with when_interrupted(_AGAIN), progress_bar() as bar:
+        events = show_run(bar, mesh.runs.watch(submitted.name), waits_for=submitted.job.message)
     trained = mesh.runs.wait(submitted.name)
     origin = "found again" if reused else f"trained in {trained.train_s:.1f} s"
     console.print(f"{trained.name}: {origin}, {', '.join(f'{m.name} {m.value:.4f}' for m in trained.metrics)}")

@@ -6,10 +6,13 @@ services are waited for. So it is remembered besides, and looked at wherever a l
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 _struck = threading.Event()
+_last_words = ["stopped"]
 
 
 def remember_interrupts() -> None:
@@ -25,6 +28,26 @@ def check_interrupted() -> None:
     """
     if _struck.is_set():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def when_interrupted(text: str) -> Iterator[None]:
+    """What to say instead of `stopped` if Ctrl-C ends the command in this block, whose work goes on elsewhere."""
+    _last_words.append(text)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        _last_words.pop()
+        raise
+    else:
+        _last_words.pop()
+
+
+def last_words() -> str:
+    """What to say after Ctrl-C."""
+    return _last_words[-1]
 
 
 def _strike(number: int, frame: FrameType | None) -> NoReturn:

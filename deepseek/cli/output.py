@@ -9,15 +9,25 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from common.errors import FailedPrecondition, MeshError
+from deepseek.progress import Lines, bar, is_watched
 
 console = Console()
 error_console = Console(stderr=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+def _keep_pure(as_json: bool) -> bool:
+    """Leaves standard output to the JSON; what else a command has to say goes to standard error."""
+    console.stderr = as_json
+    return as_json
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.", callback=_keep_pure)
+]
 
 
 def print_json(document: Any) -> None:
@@ -75,14 +85,5 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def progress_bar() -> Progress:
-    """A progress bar with count, elapsed and remaining time; it goes to standard error and vanishes when done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=error_console,
-        transient=True,
-    )
+    """A progress bar with count and times on standard error, which vanishes when done; lines where is no terminal."""
+    return bar(error_console, transient=True) if is_watched(error_console) else Lines()

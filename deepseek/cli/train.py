@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.progress import Progress
 
 from common.errors import InvalidArgument
 from common.text_files import NotUtf8, read_text
+from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
 from deepseek.cli.precision import event_text
 from deepseek.client import connect
@@ -29,7 +31,7 @@ def train(
 ) -> None:
     """Train a model and, with --model, export and register it.
 
-    Ctrl-C leaves the run going; `deepseek train` with the same spec finds it again.
+    Ctrl-C leaves the run going; `deepseek train` with the same spec finds it again, and `deepseek run stop` ends it.
     """
     document = read_spec(spec)
     if dataset:
@@ -37,12 +39,13 @@ def train(
     with connect() as mesh:
         run, reused = mesh.runs.submit(document, reuse=not fresh)
         console.print(f"{run.name} {'exists already' if reused else 'submitted'}")
-        with progress_bar() as bar:
-            show_run(bar, mesh.runs.watch(run.name))
+        with leaving(run.name), progress_bar() as bar:
+            show_run(bar, mesh.runs.watch(run.name), waits_for=run.job.message)
         run = mesh.runs.wait(run.name)
         result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
         if model:
-            with progress_bar() as bar:
+            again = f"stopped watching; the export of {run.name} continues, and the same command shows its result"
+            with when_interrupted(again), progress_bar() as bar:
                 task = bar.add_task("exporting", total=1, note="")
                 result["model_version"] = mesh.runs.export(
                     run.name,
@@ -77,22 +80,37 @@ def read_spec(path: Path) -> dict[str, Any]:
     return document
 
 
-def show_run(bar: Progress, events: Iterable[trainer_pb2.RunEvent]) -> list[trainer_pb2.RunEvent]:
-    """Shows a run's events on a progress bar until it ends, and returns them."""
-    task = bar.add_task("training", total=None, note="starting the workers")
-    seen, accuracy = [], ""
+def leaving(run: str) -> AbstractContextManager[None]:
+    """Around watching a run: Ctrl-C ends the watching, and says that the run goes on and what to do about it."""
+    run_id = run.removeprefix("runs/")
+    text = f"stopped watching; {run} continues\n  watch it: deepseek run watch {run_id}\n  stop it:  "
+    return when_interrupted(f"{text}deepseek run stop {run_id}")
+
+
+def show_run(
+    bar: Progress, events: Iterable[trainer_pb2.RunEvent], *, waits_for: str = ""
+) -> list[trainer_pb2.RunEvent]:
+    """Shows a run's events on a progress bar until it ends, and returns them.
+
+    Args:
+        bar: The bar.
+        events: The run's.
+        waits_for: What the run waits for, if it has not begun.
+    """
+    task = bar.add_task("training", total=None, note=waits_for or "starting the workers")
+    if waits_for:
+        error_console.print(waits_for, markup=False, highlight=False, soft_wrap=True)
+    seen, measured = [], ""
     for event in events:
         seen.append(event)
         if event.HasField("step"):
             step = event.step
             figures = {metric.name: metric.value for metric in step.metrics}
             loss = figures.get("loss", float("nan"))
-            note = (
-                f"epoch {step.epoch}  loss {loss:.3f}  {step.samples_per_second:.0f} samples/s  ETA {step.eta_s:.0f} s"
-            )
-            bar.update(task, total=step.num_steps, completed=step.step, note=note + accuracy)
+            note = f"loss {loss:.3f}{measured}  epoch {step.epoch}  {step.samples_per_second:.0f} samples/s"
+            bar.update(task, total=step.num_steps, completed=step.step, note=note)
         elif event.HasField("evaluation"):
-            accuracy = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
+            measured = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
         elif event.HasField("warning"):
             error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
         elif event.HasField("precision"):

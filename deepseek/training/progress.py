@@ -1,17 +1,21 @@
-"""A progress bar for a training loop that somebody watches on a terminal."""
+"""What `fit` shows of its events: a bar for somebody who watches a terminal, elsewhere a line now and then."""
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from deepseek.training.events import EvaluationEvent, Event, StepEvent
+from deepseek.progress import LINE_INTERVAL_S, bar, is_watched, say
+from deepseek.training.events import EvaluationEvent, Event, StepEvent, WarningEvent
 
 
 class ProgressBar:
-    """Shows events as they come, on standard error; shows nothing where that is not a terminal.
+    """Shows events as they come, on standard error.
+
+    Where that is no terminal, a line is printed at the end of an epoch or in the middle of one, but at most every ten
+    seconds, and one at the end.
 
     Args:
         console: Where to draw; by default standard error.
@@ -19,38 +23,49 @@ class ProgressBar:
 
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("training", total=None, figures="")
+        self._console = console
+        self._bar = bar(console, remaining=False) if is_watched(console) else None
+        self._task = self._bar.add_task("training", total=None, note="") if self._bar else None
+        self._unsaid = ""
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._bar:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._bar:
+            self._bar.stop()
+        elif self._unsaid:
+            say(self._unsaid)
 
     def __call__(self, event: Event) -> None:
         """Shows an event."""
         match event:
             case StepEvent():
-                speed = f"{event.samples_per_second:.0f} samples/s  {event.eta_s:.0f} s left"
-                self._progress.update(
-                    self._task,
-                    description=f"epoch {event.epoch}",
-                    completed=event.step,
-                    total=event.num_steps,
-                    figures=f"{_figures(event.metrics)}  {speed}",
-                )
-            case EvaluationEvent() if not self._progress.disable:
-                self._progress.console.print(f"epoch {event.epoch}: {_figures(event.metrics)}")
+                note = f"{_figures(event.metrics)}  {event.eta_s:.0f} s left  {event.samples_per_second:.0f} samples/s"
+                if self._bar and self._task is not None:
+                    description = f"epoch {event.epoch}"
+                    self._bar.update(
+                        self._task, description=description, completed=event.step, total=event.num_steps, note=note
+                    )
+                self._say(f"epoch {event.epoch}, step {event.step} of {event.num_steps}: {note}")
+            case EvaluationEvent():
+                text = f"epoch {event.epoch}: {_figures(event.metrics)}"
+                if self._bar:
+                    self._bar.console.print(text)
+                self._say(text)
+            case WarningEvent():
+                self._console.print(f"warning: {event.message}", markup=False, highlight=False, soft_wrap=True)
+
+    def _say(self, line: str) -> None:
+        self._unsaid = line
+        if self._bar is None and time.monotonic() - self._said_at >= LINE_INTERVAL_S:
+            say(line)
+            self._unsaid, self._said_at = "", time.monotonic()
 
 
 def _figures(metrics: Mapping[str, float]) -> str:

@@ -25,7 +25,6 @@ checkpoint goes is the caller's affair.
 """
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,8 +204,8 @@ class MixedPrecisionTrainer:
                 so the last batch of an epoch is as short as it is. Where that leaves a rank fewer than two samples, it
                 computes along on others that do not count, but are in the statistics of batch normalisation.
             evaluation: Evaluated after every epoch.
-            on_event: Called on rank 0 with each event. Without it, a progress bar is shown if standard error is a
-                terminal.
+            on_event: Called on rank 0 with each event. Without it, a progress bar is shown on standard error; if that
+                is no terminal, a line is printed at most every ten seconds and one at the end.
             checkpoint: Called on rank 0 with the bytes of a checkpoint: after the last step, when stopped, and in
                 between so seldom that it takes at most 5 % of the time. What it returns becomes the event's `artifact`.
                 If it raises ResourceExhausted before the last step, a warning event says so and training continues.
@@ -233,7 +232,7 @@ class MixedPrecisionTrainer:
             self._step.begin(sampler, len(dataset))
             # The steps seed the generators; whoever calls fit gets theirs back as they were.
             stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
-            if on_event is None and ranks.rank == 0 and sys.stderr.isatty():
+            if on_event is None and ranks.rank == 0:
                 on_event = stack.enter_context(ProgressBar())
             loop = Loop(
                 self._step,

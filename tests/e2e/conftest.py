@@ -104,9 +104,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         survivors = processes_of(home.path)
     second = home.run("demo", "--free-ports", "--json")
     assert second.returncode == 0, second.stdout + second.stderr
-    return Demo(
-        home, survivors, second.stdout, json.loads(second.stdout.splitlines()[-1]), home.path.parent / "demo-report"
-    )
+    return Demo(home, survivors, second.stderr, json.loads(second.stdout), home.path.parent / "demo-report")
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ class RunningDemo:
 
     def wait_for_step(self, step: str) -> None:
         """Waits until it has begun a step, by what it prints."""
-        self.wait_for(lambda: any(line.startswith(f"{step} ─") for line in self._output), step)
+        self.wait_for(lambda: any(line.startswith(f"{step} ─") for line in self._errors), step)
 
     def wait_for_checkpoint(self) -> None:
         """Waits until its run has a checkpoint."""
@@ -207,4 +207,4 @@ def test_a_fresh_demo_stops_the_one_that_was_interrupted(home: Home, start: Call
     assert fresh.name == figures["run"]
     assert [one.start_step for one in starts] == [0]
     assert (fresh.job.state, interrupted.job.state) == (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_CANCELLED)
-    assert f"{interrupted.name}: stopped" in output
+    assert f"{interrupted.name}: stopped" in errors

@@ -26,6 +26,7 @@ COMMANDS = [
     "status",
     "ask",
     "dataset",
+    "run",
     "model",
     "train",
     "infer",
