@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from protos.job.v1 import job_pb2_grpc
+from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
@@ -94,6 +94,17 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """A mesh for tests that leave it as healthy as they found it."""
     with ExitStack() as owned:
         yield start_mesh(tmp_path_factory.mktemp("trainer") / "home", owned)
+
+
+@pytest.fixture(autouse=True)
+def nothing_under_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stops the runs that a test has left on the common mesh: it carries out one at a time, so others would wait."""
+    yield
+    if "mesh" in request.fixturenames:
+        mesh: Mesh = request.getfixturevalue("mesh")
+        for run in mesh.runs.ListRuns(pb.ListRunsRequest()).runs:
+            if run.job.state in (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING):
+                mesh.runs.StopRun(pb.StopRunRequest(name=run.name))
 
 
 @pytest.fixture
