@@ -23,7 +23,7 @@ def test_the_history_is_whole_and_can_be_read_from_any_point(trained: pb.Run, me
     assert list(mesh.watch(trained.name, after=5)) == events[5:]
     assert list(mesh.watch(trained.name, after=len(events))) == []
     kinds = [event.WhichOneof("kind") for event in events]
-    assert {"attempt", "step", "evaluation", "checkpoint", "state"} == set(kinds)
+    assert {"precision", "attempt", "step", "evaluation", "checkpoint", "state"} == set(kinds)
     states = [event.state.state for event in events if event.HasField("state")]
     assert states == [job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_SUCCEEDED]
     assert kinds[0] == kinds[-1] == "state"
