@@ -16,7 +16,9 @@ import torch
 from common.errors import InvalidArgument
 from deepseek.training import step_times
 from deepseek.training.parallel import Ranks
-from deepseek.training.step_times import DTYPES, StepTimes
+from deepseek.training.step_times import DTYPES, StepTimes, measure_step_s
+
+__all__ = ["DTYPES", "Choice", "LossScaler", "Reason", "SlowPrecisionWarning", "choose", "kept_by", "measure_step_s"]
 
 SLOW = 1.5
 """A format that takes this many times as long as the fastest is warned of."""

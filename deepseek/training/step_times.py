@@ -34,6 +34,8 @@ _HOPELESS = 3.0
 _MARGIN = 1.05
 _NUM_KEPT = 32
 
+Operation = tuple[nn.Module, Tensor]
+
 
 @dataclass(frozen=True)
 class StepTimes:
@@ -88,11 +90,7 @@ def _of_this_host(directory: Path) -> StepTimes:
 
 def measure() -> StepTimes:
     """Times all formats now, on one thread of the CPU; torch's random numbers and threads are left as they were."""
-    with torch.random.fork_rng(devices=[]):
-        operations = [
-            (nn.Conv2d(32, 32, 3, padding=1), torch.randn(2, 32, 24, 24)),
-            (nn.Linear(256, 256), torch.randn(128, 256)),
-        ]
+    operations = _convolution(), _matrix_product()
     # Several threads wait for each other, so where cores are shared they say more of other load than of the format.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,25 +100,42 @@ def measure() -> StepTimes:
         torch.set_num_threads(num_threads)
 
 
-def _best_times(operations: Sequence[tuple[nn.Module, Tensor]]) -> list[dict[str, float]]:
-    best = [dict.fromkeys(DTYPES, math.inf) for _ in operations]
-    end, rounds = time.perf_counter() + _BUDGET_S, 0
-    # All formats take turns, so that whatever else runs on the host slows them alike.
-    while rounds < _MIN_ROUNDS or time.perf_counter() < end:
-        for (module, x), times in zip(operations, best, strict=True):
-            for name, dtype in DTYPES.items():
-                if rounds < _MIN_ROUNDS or times[name] < _HOPELESS * times["fp32"]:
-                    times[name] = min(times[name], _step_s(module, x, dtype))
-        rounds += 1
-    return best
+def measure_step_s(dtype: torch.dtype, operation: Operation | None = None) -> float:
+    """Returns the seconds of one training step, forward and backward, under autocast on the CPU.
 
-
-def _step_s(module: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
+    Args:
+        dtype: Format of the step.
+        operation: A module and its input; by default a convolution.
+    """
+    module, x = operation or _convolution()
     start = time.perf_counter()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         loss = module(x).float().mean()
     loss.backward()
     return time.perf_counter() - start
+
+
+def _best_times(operations: Sequence[Operation]) -> list[dict[str, float]]:
+    best = [dict.fromkeys(DTYPES, math.inf) for _ in operations]
+    end, rounds = time.perf_counter() + _BUDGET_S, 0
+    # All formats take turns, so that whatever else runs on the host slows them alike.
+    while rounds < _MIN_ROUNDS or time.perf_counter() < end:
+        for operation, times in zip(operations, best, strict=True):
+            for name, dtype in DTYPES.items():
+                if rounds < _MIN_ROUNDS or times[name] < _HOPELESS * times["fp32"]:
+                    times[name] = min(times[name], measure_step_s(dtype, operation))
+        rounds += 1
+    return best
+
+
+def _convolution() -> Operation:
+    with torch.random.fork_rng(devices=[]):
+        return nn.Conv2d(32, 32, 3, padding=1), torch.randn(2, 32, 24, 24)
+
+
+def _matrix_product() -> Operation:
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(256, 256), torch.randn(128, 256)
 
 
 def _read(path: Path) -> dict[str, StepTimes]:
