@@ -1,46 +1,58 @@
 """Checkpoints: one safetensors file that holds tensors and, as its metadata, everything else as JSON.
 
-A state is a tree of dicts, lists and tuples whose leaves are tensors, numbers, text and None. Its tensors are stored
-under the paths they have in the tree; the tree, with references in their places, is the JSON. Reading a file builds
-such values and nothing else: no code in it is run, whoever wrote it (pickle, which `torch.save` uses, cannot say that).
-
-Where JSON cannot express something, it is an object with one key that begins with `$`: `{"$tensor": path}`, `{"$tuple":
-[...]}`, `{"$dict": [[key, value], ...]}` for keys that are not text, `{"$float": "nan"}`.
+A state is a tree (`deepseek.training.trees`). Reading a file builds such values and nothing else: no code in it is run,
+whoever wrote it (pickle, which `torch.save` uses, cannot say that).
 """
 
 import json
-import math
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from common.errors import DataLoss, InvalidArgument
+from deepseek.training import modules, trees
 
 MEDIA_TYPE = "application/vnd.deepseek.checkpoint.v1+safetensors"
 _FORMAT = "deepseek.checkpoint.v1"
+_UNREADABLE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 def dumps(state: Mapping[str, Any]) -> bytes:
     """Makes a checkpoint's bytes.
 
     Args:
-        state: A tree as above. Tensors may share memory; on any device.
+        state: A tree. Tensors may share memory; on any device.
 
     Raises:
-        InvalidArgument: BAD_STATE if a leaf is of another type; the message gives its path.
+        InvalidArgument: BAD_STATE if a value cannot be stored; the message gives its path and what to do.
     """
-    tensors: dict[str, Tensor] = {}
-    tree = _flatten(state, "", tensors, {})
+    tree, tensors = trees.flatten(state)
     # One entry: safetensors writes several in an order that changes, and equal states are to be equal bytes.
     metadata = {_FORMAT: json.dumps(tree, separators=(",", ":"), allow_nan=False)}
-    data: bytes = safetensors.torch.save(tensors, metadata)
+    try:
+        data: bytes = safetensors.torch.save({path: _own(tensor) for path, tensor in tensors.items()}, metadata)
+    except safetensors.SafetensorError as error:
+        message = f"the state cannot be written: {error}; store long lists and texts as tensors"
+        raise InvalidArgument("BAD_STATE", message) from error
     return data
+
+
+def check(state: Mapping[str, Any]) -> None:
+    """Checks that `dumps` can store a state; copies no tensor.
+
+    Raises:
+        InvalidArgument: BAD_STATE, as `dumps`.
+    """
+    trees.flatten(state)
 
 
 def loads(data: bytes, *, name: str = "the checkpoint") -> dict[str, Any]:
@@ -57,8 +69,8 @@ def loads(data: bytes, *, name: str = "the checkpoint") -> dict[str, Any]:
         tensors = safetensors.torch.load(data)
         header_size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_size])["__metadata__"]
-        state = _unflatten(json.loads(metadata[_FORMAT]), tensors)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError, RuntimeError) as error:
+        state = trees.unflatten(json.loads(metadata[_FORMAT]), tensors)
+    except _UNREADABLE as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise DataLoss("BAD_CHECKPOINT", f"{name} is damaged or not a checkpoint of ours ({detail})") from error
     if not isinstance(state, dict):
@@ -100,18 +112,49 @@ def read(path: str | Path) -> dict[str, Any]:
     return loads(Path(path).read_bytes(), name=str(path))
 
 
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Returns a model's part of a checkpoint, as `load_model` reads it; tensors are not copied.
+
+    Raises:
+        InvalidArgument: BAD_STATE if torch could not load it into an equal model.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.layout is torch.strided and modules.is_expanded(value):
+            message = f"{name} is expanded, and nothing can be loaded into it; register its contiguous() as the buffer"
+            raise InvalidArgument("BAD_STATE", message, field="model")
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind.get_extra_state is not nn.Module.get_extra_state and kind.set_extra_state is nn.Module.set_extra_state:
+            message = f"{name or 'the model'} ({kind.__name__}) has get_extra_state and no set_extra_state to load it"
+            raise InvalidArgument("BAD_STATE", message, field="model")
+    versions = {name: values.get("version", 1) for name, values in getattr(state, "_metadata", {}).items()}
+    return {
+        "model": dict(state),
+        "model_versions": {name: version for name, version in versions.items() if version != 1},
+    }
+
+
 def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Puts a checkpoint's weights into a model.
+    """Puts a checkpoint's weights, buffers and extra state into a model.
 
     Args:
         model: The model; written to.
         state: What `read` returned.
 
     Raises:
-        InvalidArgument: WRONG_MODEL, as `check_model`.
+        InvalidArgument: WRONG_MODEL, as `check_model`, or if a module does not take what it once gave.
     """
     check_model(model, state)
-    model.load_state_dict(state["model"])
+    weights, versions = OrderedDict(state["model"]), state.get("model_versions")
+    if isinstance(versions, dict):  # modules convert the state of older versions, and state without one as the oldest
+        names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+        weights._metadata = {name: {"version": versions.get(name, 1)} for name in names}  # type: ignore[attr-defined]
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"the model does not take the checkpoint's state: {type(error).__name__}: {str(error)[:500]}"
+        raise InvalidArgument("WRONG_MODEL", message) from error
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -121,72 +164,25 @@ def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
         InvalidArgument: WRONG_MODEL if names or shapes differ; the message says which.
     """
     weights = state.get("model")
-    own = model.state_dict()
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise InvalidArgument("WRONG_MODEL", "the checkpoint holds no model")
+    own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in weights]
     problems += [f"{name} is not the model's" for name in weights if name not in own]
-    problems += [
-        f"{name} is {list(weights[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
+    for name in (name for name in own if name in weights):
+        found, expected = weights[name], own[name]
+        if name.endswith(trees.EXTRA_STATE) or not isinstance(expected, Tensor):
+            continue  # of any form: what it means is the module's affair
+        if not isinstance(found, Tensor):
+            problems.append(f"{name} is no tensor")
+        elif not is_lazy(expected) and found.shape != expected.shape:
+            problems.append(f"{name} is {list(found.shape)}, not {list(expected.shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InvalidArgument("WRONG_MODEL", f"the checkpoint is of another model: {'; '.join(problems[:3])}{more}")
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor], stored: dict[Any, str]) -> Any:
-    match value:
-        case Tensor():
-            tensor = value.detach()
-            # Tied weights have several names and one memory: stored once.
-            view = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            if tensor.numel() == 0 or view not in stored:
-                while path in tensors:  # "a/b" may be a key, or a key in a key
-                    path += "'"
-                stored[view] = path
-                tensors[path] = _own(tensor)
-                return {"$tensor": path}
-            return {"$tensor": stored[view]}
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else {"$float": repr(value)}
-        case Mapping():
-            items = [
-                (key, _flatten(item, f"{path}/{key}" if path else str(key), tensors, stored))
-                for key, item in value.items()
-            ]
-            if all(isinstance(key, str) and not key.startswith("$") for key, _ in items):
-                return dict(items)
-            if all(isinstance(key, str | int) for key, _ in items):
-                return {"$dict": [[key, item] for key, item in items]}
-        case list() | tuple():
-            flat = [_flatten(item, f"{path}/{i}", tensors, stored) for i, item in enumerate(value)]
-            return flat if isinstance(value, list) else {"$tuple": flat}
-    message = f"{path} is a {type(value).__name__}; a checkpoint holds tensors, numbers, text, None, lists and dicts"
-    raise InvalidArgument("BAD_STATE", message, field=path)
 
 
 def _own(tensor: Tensor) -> Tensor:
     """Returns the values on the CPU, contiguous and in a memory that no other tensor of the state is in."""
     copied = tensor.cpu().contiguous()
     return copied.clone() if copied.data_ptr() == tensor.data_ptr() else copied
-
-
-def _unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    match tree:
-        case {"$tensor": name}:
-            return tensors[name]
-        case {"$float": text}:
-            return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text]
-        case {"$tuple": items}:
-            return tuple(_unflatten(item, tensors) for item in items)
-        case {"$dict": items}:
-            return {key: _unflatten(item, tensors) for key, item in items}
-        case dict():
-            return {key: _unflatten(item, tensors) for key, item in tree.items()}
-        case list():
-            return [_unflatten(item, tensors) for item in tree]
-    return tree

@@ -4,9 +4,12 @@ import pickle
 import struct
 import subprocess
 import sys
+from collections import defaultdict, deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -57,11 +60,98 @@ def test_equal_states_are_equal_bytes() -> None:
     assert make() == make()
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {(1, 2): 3}, nn.Linear(1, 1)])
-def test_what_cannot_be_stored_is_named_with_its_path(value: object) -> None:
-    with pytest.raises(InvalidArgument, match="optimizer/state/0/thing is a") as caught:
-        checkpoints.dumps({"optimizer": {"state": {0: {"thing": value}}}})
-    assert caught.value.reason == "BAD_STATE"
+TENSORS: dict[str, Callable[[], Tensor]] = {
+    "complex128": lambda: torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex128),
+    "complex128 number": lambda: torch.tensor(1j, dtype=torch.complex128),
+    "conjugate": lambda: torch.tensor([1 + 2j]).conj(),
+    "negative": lambda: torch.tensor([1 + 2j]).conj().imag,
+    "float8": lambda: torch.tensor([0.5, 2.0]).to(torch.float8_e4m3fn),
+    "float8 exponents": lambda: torch.tensor([0.5, 2.0]).to(torch.float8_e8m0fnu),
+    "float4": lambda: torch.tensor([7, 200], dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+    "one of two": lambda: torch.ones(2, dtype=torch.complex128)[::2],
+    "bool number": lambda: torch.tensor(True),
+    "uint16": lambda: torch.tensor(3, dtype=torch.uint16),
+    "expanded": lambda: torch.ones(1).expand(3),
+    "coo": lambda: torch.eye(3).to_sparse(),
+    "coo, not coalesced": lambda: torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (4,), check_invariants=True),
+    "csr": lambda: torch.eye(3).to_sparse_csr(),
+    "csc": lambda: torch.eye(3).to_sparse_csc(),
+    "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
+    "bsc": lambda: torch.eye(4).to_sparse_bsc((2, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_tensor_of_any_kind_comes_back_as_it_was(kind: str) -> None:
+    tensor = TENSORS[kind]()
+    found = checkpoints.loads(checkpoints.dumps({"x": tensor, "again": [tensor]}))
+    for value in (found["x"], found["again"][0]):
+        assert (value.dtype, value.layout, value.shape) == (tensor.dtype, tensor.layout, tensor.shape)
+        if tensor.layout is torch.strided:
+            expected, stored = (
+                item.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
+                for item in (tensor, value)
+            )
+            assert stored.view(torch.uint8).tolist() == expected.view(torch.uint8).tolist()
+        else:
+            assert torch.equal(value.to_dense(), tensor.to_dense())
+    if tensor.layout is torch.sparse_coo:
+        assert found["x"].is_coalesced() == tensor.is_coalesced()
+
+
+def test_a_tensor_and_its_conjugate_share_memory_and_are_two() -> None:
+    tensor = torch.tensor([1 + 2j])
+    found = checkpoints.loads(checkpoints.dumps({"a": tensor, "b": tensor.conj()}))
+    assert (found["a"].tolist(), found["b"].tolist()) == ([1 + 2j], [1 - 2j])
+
+
+def test_numbers_of_numpy_come_back_as_numbers() -> None:
+    found = checkpoints.loads(checkpoints.dumps({"lr": np.float64(0.1), "odd": np.float64("nan")}))
+    assert (type(found["lr"]), found["lr"]) == (float, 0.1)
+    assert math.isnan(found["odd"])
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (object(), "is a object"),
+        ({1, 2}, "is a set.*sorted makes a list of it"),
+        (b"bytes", "is a bytes.*torch.frombuffer makes a tensor of it"),
+        ({(1, 2): 3}, "has a key that is a tuple; keys are text or whole numbers"),
+        (nn.Linear(1, 1), "is a torch.nn.modules.linear.Linear"),
+        (np.zeros(3), "is a numpy.ndarray.*torch.as_tensor makes a tensor of it"),
+        (np.int64(3), "is a numpy.int64.*torch.as_tensor makes a tensor of it"),
+        (Pair(1, 2), r"is a tests\..*Pair"),
+        (defaultdict(int), "is a collections.defaultdict.*dict makes a dict of it"),
+        (deque([1]), "is a collections.deque.*list makes a list of it"),
+        (torch.empty(2, device="meta"), "is a meta tensor"),
+        (nn.parameter.UninitializedParameter(), "is a parameter without a shape"),
+    ],
+)
+def test_what_cannot_come_back_as_it_was_is_named_with_its_path(value: object, problem: str) -> None:
+    state = {"optimizer": {"state": {0: {"thing": value}}}}
+    for store in (checkpoints.dumps, checkpoints.check):
+        with pytest.raises(InvalidArgument, match=f"optimizer/state/0/thing {problem}") as caught:
+            store(state)
+        assert caught.value.reason == "BAD_STATE"
+
+
+def test_a_state_that_contains_itself_is_refused() -> None:
+    state: dict[str, Any] = {}
+    state["self"] = state
+    with pytest.raises(InvalidArgument, match="contains itself"):
+        checkpoints.dumps(state)
+
+
+def test_more_text_than_a_file_can_be_read_with_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="header too large; store long lists and texts as tensors"):
+        checkpoints.dumps({"model": {"_extra_state": "x" * 100_000_000}})
 
 
 def with_metadata(metadata: dict[str, str]) -> bytes:
@@ -90,6 +180,13 @@ HOSTILE = {
     "bad_dict": with_state('{"a": {"$dict": [[[], 1]]}}'),
     "bad_pair": with_state('{"a": {"$dict": [1, 2]}}'),
     "bad_tuple": with_state('{"a": {"$tuple": 5}}'),
+    "bits_of_a_list": with_state('{"a": {"$bits": [[], "torch.complex128", [1]]}}'),
+    "bits_of_a_pickle": with_state('{"a": {"$bits": [{"$tensor": "x"}, "pickle", [1]]}}'),
+    "bits_too_few": with_state('{"a": {"$bits": [{"$tensor": "x"}, "torch.complex128", [1]]}}'),
+    "sparse_of_text": with_state('{"a": {"$sparse": ["sparse_coo", [1], "x", "y"]}}'),
+    "sparse_without_parts": with_state('{"a": {"$sparse": ["torch.sparse_csr", [1]]}}'),
+    "sparse_unknown": with_state('{"a": {"$sparse": [["x"], [1], {"$tensor": "x"}, {"$tensor": "x"}]}}'),
+    "sparse_beyond": with_state('{"a": {"$sparse": ["coalesced", [1], {"$tensor": "x"}, {"$tensor": "x"}]}}'),
     "deep": with_state('{"a":' * 100_000 + "1" + "}" * 100_000),
 }
 
@@ -144,6 +241,69 @@ def test_weights_of_another_model_are_refused_and_change_nothing() -> None:
         checkpoints.load_model(model, state)
     assert caught.value.reason == "WRONG_MODEL"
     assert torch.equal(model.weight, before)
-    for nothing in ({}, {"model": {"weight": 3, "bias": 4}}):
+    for nothing in ({}, {"model": {1: torch.zeros(2)}}):
         with pytest.raises(InvalidArgument, match="holds no model"):
             checkpoints.load_model(model, nothing)
+    with pytest.raises(InvalidArgument, match="weight is no tensor"):
+        checkpoints.load_model(model, {"model": {"weight": 3, "bias": 4}})
+
+
+class Versioned(nn.Module):
+    """Converts state of before version 2."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}scale"] = state[f"{prefix}scale"].exp()
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_a_module_reads_its_own_version_of_its_state() -> None:
+    model = nn.Sequential(Versioned(), nn.BatchNorm1d(2))
+    state = checkpoints.loads(checkpoints.dumps(checkpoints.model_state(model)))
+    checkpoints.load_model(model, state)
+    assert model[0].scale.item() == 1.0
+    del state["model_versions"]  # a checkpoint of before versions were stored
+    checkpoints.load_model(model, state)
+    assert model[0].scale.item() == pytest.approx(math.e)
+
+
+class Picky(nn.Module):
+    def get_extra_state(self) -> list[int]:
+        """A list."""
+        return [1]
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        state["calls"]
+
+
+class OneWay(nn.Module):
+    def get_extra_state(self) -> int:
+        """A number."""
+        return 1
+
+
+def test_extra_state_that_a_module_does_not_take_is_an_error_of_the_model() -> None:
+    with pytest.raises(InvalidArgument, match="does not take the checkpoint's state: TypeError") as caught:
+        checkpoints.load_model(Picky(), checkpoints.model_state(Picky()))
+    assert caught.value.reason == "WRONG_MODEL"
+
+
+def test_a_model_whose_state_could_not_be_loaded_is_refused_when_it_is_saved() -> None:
+    expanded = nn.Module()
+    expanded.register_buffer("ones", torch.ones(1).expand(3))
+    for model, problem in ((expanded, "ones is expanded"), (nn.Sequential(OneWay()), r"0 \(OneWay\) has get_extra_st")):
+        with pytest.raises(InvalidArgument, match=problem) as caught:
+            checkpoints.model_state(model)
+        assert caught.value.reason == "BAD_STATE"
+
+
+def test_a_lazy_module_takes_its_shapes_from_the_checkpoint() -> None:
+    model = nn.LazyLinear(2)
+    checkpoints.load_model(model, checkpoints.model_state(nn.Linear(3, 2)))
+    assert model.weight.shape == (2, 3)

@@ -1,0 +1,165 @@
+"""State trees: what a checkpoint can hold, as JSON and dense tensors.
+
+A tree consists of dicts, lists and tuples whose leaves are tensors, numbers, text and None. Each tensor is taken out
+under its path in the tree, and the rest is JSON. What JSON cannot express is an object with one key that begins with
+`$`: `{"$tensor": path}`, `{"$tuple": [...]}`, `{"$dict": [[key, value], ...]}` for keys that are not text, `{"$float":
+"nan"}`, `{"$bits": [bytes, dtype, shape]}` for number formats that safetensors lacks, and `{"$sparse": [layout, shape,
+*parts]}`. A value that would come back as something else is refused.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from common.errors import InvalidArgument
+
+EXTRA_STATE = "_extra_state"
+"""Last part of the name under which torch keeps what a module's `get_extra_state` returns."""
+
+_BITS = {
+    str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
+}
+"""Formats that safetensors does not write, or writes and does not read (0.8.0)."""
+_COMPRESSED = {
+    str(layout): layout for layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+}
+_HINTS = {
+    "bytes": "torch.frombuffer makes a tensor of it",
+    "_io.BytesIO": "torch.frombuffer makes a tensor of its bytes",
+    "set": "sorted makes a list of it",
+    "collections.deque": "list makes a list of it",
+    "collections.Counter": "dict makes a dict of it",
+    "collections.defaultdict": "dict makes a dict of it",
+}
+
+
+def flatten(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """Takes a tree apart.
+
+    Args:
+        state: The tree. Its tensors may share memory, on any device.
+
+    Returns:
+        tree: JSON values.
+        tensors: Dense tensors by path, not copied; those that are one view of one memory once.
+
+    Raises:
+        InvalidArgument: BAD_STATE if a value cannot be expressed; the message gives its path and what to do.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        return _flatten(state, "", tensors, {}), tensors
+    except RecursionError as error:
+        raise InvalidArgument("BAD_STATE", "the state is nested too deeply, or contains itself") from error
+
+
+def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Puts a tree together again; a tree that `flatten` did not make raises one of the built-in errors."""
+    match tree:
+        case {"$tensor": name}:
+            return tensors[name]
+        case {"$bits": [part, dtype, shape]}:
+            return unflatten(part, tensors).view(_BITS[dtype]).reshape(shape)
+        case {"$sparse": [layout, shape, *parts]}:
+            return _sparse(layout, shape, [unflatten(part, tensors) for part in parts])
+        case {"$float": text}:
+            return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text]
+        case {"$tuple": items}:
+            return tuple(unflatten(item, tensors) for item in items)
+        case {"$dict": items}:
+            return {key: unflatten(item, tensors) for key, item in items}
+        case dict():
+            return {key: unflatten(item, tensors) for key, item in tree.items()}
+        case list():
+            return [unflatten(item, tensors) for item in tree]
+    return tree
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor], stored: dict[Any, str]) -> Any:
+    def flatten(item: Any, key: object) -> Any:
+        return _flatten(item, f"{path}/{key}" if path else str(key), tensors, stored)
+
+    match value:
+        case Tensor():
+            return _flatten_tensor(value, path, tensors, stored)
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"$float": repr(float(value))}
+        case dict() if type(value) in (dict, OrderedDict):
+            items = [(key, flatten(item, key)) for key, item in value.items()]
+            if all(isinstance(key, str) and not key.startswith("$") for key, _ in items):
+                return dict(items)
+            for key, _ in items:
+                if not isinstance(key, str | int):
+                    message = f"{path} has a key that is a {type(key).__name__}; keys are text or whole numbers"
+                    raise InvalidArgument("BAD_STATE", message, field=path)
+            return {"$dict": [[key, item] for key, item in items]}
+        case list() if type(value) is list:
+            return [flatten(item, i) for i, item in enumerate(value)]
+        case tuple() if type(value) in (tuple, torch.Size):
+            return {"$tuple": [flatten(item, i) for i, item in enumerate(value)]}
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    hint = "torch.as_tensor makes a tensor of it" if kind.__module__ == "numpy" else _HINTS.get(name, "")
+    raise _refused(path, f"is a {name}", hint)
+
+
+def _flatten_tensor(value: Tensor, path: str, tensors: dict[str, Tensor], stored: dict[Any, str]) -> Any:
+    def flatten(part: Tensor, name: str) -> Any:
+        return _flatten_tensor(part, f"{path}/{name}", tensors, stored)
+
+    if is_lazy(value):
+        raise _refused(path, "is a parameter without a shape", "pass a batch through the model first")
+    if value.is_quantized or value.is_nested or value.is_mkldnn or value.is_meta:
+        kind = next(kind for kind in ("quantized", "nested", "mkldnn", "meta") if getattr(value, f"is_{kind}"))
+        raise _refused(path, f"is a {kind} tensor", "only dense and sparse ones can be stored")
+    tensor = value.detach()
+    if tensor.layout is not torch.strided:
+        layout, parts = _sparse_parts(tensor)
+        return {"$sparse": [layout, list(tensor.shape), *(flatten(part, name) for name, part in parts.items())]}
+    tensor = tensor.resolve_conj().resolve_neg()
+    if str(tensor.dtype) in _BITS:
+        # Not contiguous(): of one element, it keeps any stride.
+        bits = flatten(tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8), "bits")
+        return {"$bits": [bits, str(tensor.dtype), list(tensor.shape)]}
+    # Tied weights have several names and one memory: stored once.
+    view = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if tensor.numel() == 0 or view not in stored:
+        while path in tensors:  # "a/b" may be a key, or a key in a key
+            path += "'"
+        stored[view] = path
+        tensors[path] = tensor
+    return {"$tensor": stored[view]}
+
+
+def _refused(path: str, what: str, hint: str) -> InvalidArgument:
+    where = "get_extra_state" if EXTRA_STATE in path else "the state"
+    holds = f"{where} may hold tensors, numbers, text, None, and lists, tuples and dicts of these"
+    return InvalidArgument("BAD_STATE", f"{path} {what}; {holds}{'; ' if hint else ''}{hint}", field=path)
+
+
+def _sparse_parts(tensor: Tensor) -> tuple[str, dict[str, Tensor]]:
+    if tensor.layout is torch.sparse_coo:
+        layout = "coalesced" if tensor.is_coalesced() else "sparse_coo"
+        return layout, {"indices": tensor._indices(), "values": tensor._values()}
+    by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    compressed, plain = ("crow_indices", "col_indices") if by_row else ("ccol_indices", "row_indices")
+    parts = {name: getattr(tensor, name)() for name in (compressed, plain, "values")}
+    return str(tensor.layout), parts
+
+
+def _sparse(layout: str, shape: list[int], parts: list[Tensor]) -> Tensor:
+    if layout in _COMPRESSED:
+        compressed, plain, values = parts
+        return torch.sparse_compressed_tensor(
+            compressed, plain, values, shape, layout=_COMPRESSED[layout], check_invariants=True
+        )
+    indices, values = parts
+    coalesced = {"coalesced": True, "sparse_coo": False}[layout]
+    return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=coalesced, check_invariants=True)
