@@ -102,7 +102,6 @@ class Loop:
         run that is resumed from there still evaluates. The run's last step is always saved.
         """
         step = self._step
-        step.model.train()
         order, epoch, start = sampler.order(sampler.epoch), sampler.epoch + 1, sampler.position
         began_at = reported_at = time.monotonic()
         for indices in sampler:

@@ -59,6 +59,7 @@ class CrossEntropy:
             outputs: Logits, float [..., C].
             target: Class numbers, int64 [...].
         """
+        check_one_tensor(outputs, "the loss cross_entropy")
         if outputs.shape[:-1] != target.shape or target.is_floating_point():
             message = f"outputs {list(outputs.shape)} and target {list(target.shape)} ({target.dtype})"
             raise InvalidArgument("WRONG_SHAPE", f"cross-entropy needs [..., C] and class numbers [...], not {message}")
@@ -86,6 +87,7 @@ class NextTokenCrossEntropy:
             outputs: Logits, float [B, L, V]; those at position t predict token t + 1.
             target: Tokens, int64 [B, L].
         """
+        check_one_tensor(outputs, "the loss next_token_cross_entropy")
         return _mean_cross_entropy(outputs[:, :-1], next_tokens(target, self._padding), IGNORED, 0.0)
 
     def count(self, target: Tensor) -> Tensor:
@@ -103,6 +105,7 @@ class MeanSquaredError:
             outputs: Float [B, ...]; a last dimension of 1 that the target lacks is dropped.
             target: Numbers of the same shape.
         """
+        check_one_tensor(outputs, "the loss mse")
         if outputs.shape == (*target.shape, 1):
             outputs = outputs.squeeze(-1)
         if outputs.shape != target.shape:
@@ -113,6 +116,17 @@ class MeanSquaredError:
     def count(self, target: Tensor) -> Tensor:
         """Returns the number of elements, int64 []."""
         return torch.tensor(target.numel())
+
+
+def check_one_tensor(outputs: Any, user: str) -> None:
+    """Checks that a model returns one tensor, as built-in losses and metrics require.
+
+    Raises:
+        InvalidArgument: WRONG_SHAPE; the message names the `user` of the outputs.
+    """
+    if not isinstance(outputs, Tensor):
+        message = f"{user} needs a model that returns one tensor, not a {type(outputs).__name__}; write one of your own"
+        raise InvalidArgument("WRONG_SHAPE", message)
 
 
 def next_tokens(target: Tensor, padding: int) -> Tensor:

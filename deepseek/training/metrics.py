@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import InvalidArgument
-from deepseek.training.losses import IGNORED, PADDING, next_tokens
+from deepseek.training.losses import IGNORED, PADDING, check_one_tensor, next_tokens
 
 
 class Metric(ABC):
@@ -52,6 +52,7 @@ class Accuracy(Metric):
 
     def sums(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Counts the right ones and all. Args: outputs [..., C], target int64 [...]."""
+        check_one_tensor(outputs, "the metric accuracy")
         if outputs.shape[:-1] != target.shape:
             message = f"accuracy needs outputs [..., C], not {list(outputs.shape)} for targets {list(target.shape)}"
             raise InvalidArgument("WRONG_SHAPE", message)
@@ -73,6 +74,7 @@ class NextTokenAccuracy(Metric):
 
     def sums(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Counts the right ones and all. Args: outputs [B, L, V], target int64 [B, L]."""
+        check_one_tensor(outputs, "the metric next_token_accuracy")
         return Accuracy().sums(outputs[:, :-1], next_tokens(target, self._padding))
 
 
@@ -91,6 +93,7 @@ class Perplexity(Metric):
 
     def sums(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Sums the negative log-likelihood and counts. Args: outputs [B, L, V], target int64 [B, L]."""
+        check_one_tensor(outputs, "the metric perplexity")
         following = next_tokens(target, self._padding)
         logits = outputs[:, :-1].flatten(0, -2)
         total = F.cross_entropy(logits, following.flatten(), ignore_index=IGNORED, reduction="sum")

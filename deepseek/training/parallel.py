@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import Aborted
+from deepseek.training.replica import AveragingReplica, Replica, share_buffer
 
 T = TypeVar("T")
 
@@ -55,13 +55,13 @@ class Ranks:
         wait: Callable[[], Any] = work.wait
         return wait
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Returns a module with the model's forward that averages gradients over the ranks; rank 0's weights win."""
-        return DistributedDataParallel(model) if self.world_size > 1 else model
+    def replicate(self, model: nn.Module) -> Replica:
+        """Returns what averages the model's gradients over the ranks; rank 0's weights win."""
+        return Replica(model) if self.world_size == 1 else AveragingReplica(model)
 
     def collect(self) -> None:
-        """Frees what `wrap` returned, once nobody holds it any more: DDP is in a reference cycle, and its hooks stay on
-        the parameters until it is collected."""
+        """Frees what `replicate` returned, once nobody holds it any more: DDP is in a reference cycle, and its hooks
+        stay on the parameters until it is collected."""
         if self.world_size > 1:
             gc.collect()
 
@@ -69,7 +69,7 @@ class Ranks:
         """Gives all ranks rank 0's buffers, e.g. the running statistics of batch normalisation."""
         if self.world_size > 1:
             for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+                share_buffer(buffer)
 
     def on_first(self, work: Callable[[], T]) -> T | None:
         """Does something on rank 0 while the others wait.

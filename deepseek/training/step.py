@@ -7,24 +7,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from common.errors import FailedPrecondition, Internal, InvalidArgument
 from deepseek.data.sampler import ResumableSampler
+from deepseek.optim.factories import needs_closure
+from deepseek.optim.interface import InterfaceAdapter
+from deepseek.optim.state import OptimizerState, type_name
 from deepseek.training import checkpoint as checkpoints
+from deepseek.training import modules
 from deepseek.training import precision as formats
 from deepseek.training.batches import Arguments, Dataset, collate
 from deepseek.training.losses import count_targets
 from deepseek.training.metrics import Metric
 from deepseek.training.parallel import Ranks
+from deepseek.training.replica import Replica
 from deepseek.training.schedules import Schedule
 from deepseek.training.step_times import DTYPES
 from kernels.unscale import unscale
 
+_ALL_RANKS = -1
 MAX_SKIPPED_IN_A_ROW = 40
 """Steps that may be skipped one after another; from its first value, the loss scale is below 1e-7 by then."""
-_ALL_RANKS = -1
-_SHAPED_LIKE_PARAMS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+
+
+class _NotFiniteError(Exception):
+    """Ends an optimizer's step from within."""
 
 
 class TrainingStep:
@@ -55,10 +62,6 @@ class TrainingStep:
         seed: int,
         ranks: Ranks,
     ) -> None:
-        halves = [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
-        if halves:
-            message = f"{halves[0]} is in half precision; weights must be float32, the precision is the computation's"
-            raise InvalidArgument("BAD_VALUE", message, field="model")
         if not 0 <= clip_norm < float("inf"):
             raise InvalidArgument("BAD_VALUE", f"clip_norm is {clip_norm}; it must be 0 or more", field="clip_norm")
         if not 0 <= seed < 1 << 63:
@@ -75,6 +78,7 @@ class TrainingStep:
         self._num_samples: int | None = None
         self._num_skipped_in_a_row = 0
         self._given_scaler = scaler
+        self._needs_closure = needs_closure(optimizer)
         self.use(precision)
         self._loss = loss
         self._schedule = schedule
@@ -84,9 +88,12 @@ class TrainingStep:
         self._device = device
         self._seed = seed
         self._ranks = ranks
+        self._optimizer_state = OptimizerState(optimizer)
         self._base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self._num_sums = 2 + sum(metric.num_sums for metric in metrics)
-        self._module: nn.Module | None = None  # the model with DDP around it, while it trains
+        self._replica: Replica | None = None  # while it trains
+        self._is_checked = True  # that the state, the optimizer's included, can be saved
+        self._shapes = {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
     @property
     def learning_rate(self) -> float:
@@ -94,26 +101,48 @@ class TrainingStep:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def use(self, precision: str) -> None:
-        """Computes in `fp32`, `bf16` or `fp16` from now on; the loss scale begins anew."""
+        """Computes in `fp32`, `bf16` or `fp16` from now on; the loss scale begins anew.
+
+        Raises:
+            InvalidArgument: BAD_VALUE for fp16 with an optimizer that needs a closure.
+        """
+        if precision == "fp16" and self._needs_closure:
+            message = (
+                f"{type(self.optimizer).__name__} computes the loss several times in a step, which the loss scale of "
+                "fp16 does not allow; use fp32 or bf16"
+            )
+            raise InvalidArgument("BAD_VALUE", message, field="precision")
         self._precision, self._dtype = precision, DTYPES[precision]
         self._scaler = (self._given_scaler or formats.LossScaler()) if precision == "fp16" else None
 
-    def begin(self, sampler: ResumableSampler, num_samples: int) -> None:
+    def begin(self, sampler: ResumableSampler, num_samples: int, *, saves: bool) -> None:
         """Moves a new sampler, over so many samples, to where the run stands.
 
+        Args:
+            sampler: The sampler.
+            num_samples: Samples of the data set.
+            saves: The state will be saved, so it is checked now and after the first update that it can be.
+
         Raises:
-            InvalidArgument: BAD_VALUE if its data set is not the run's.
+            InvalidArgument: BAD_VALUE if its data set is not the run's, or nothing can be trained; BAD_STATE if the
+                state cannot be saved.
         """
+        modules.check_trainable(self.model)
         if self._num_samples not in (None, num_samples):
             message = f"the run is on {self._num_samples} samples, this data set has {num_samples}"
             raise InvalidArgument("BAD_VALUE", message, field="dataset")
         self._num_samples = num_samples
         sampler.load_state(self.position)
-        self._module = self._ranks.wrap(self.model)
+        if saves:
+            checkpoints.check(self.state_dict())
+        self._is_checked = not saves
+        if not self.model.training:
+            self.model.train()
+        self._replica = self._ranks.replicate(self.model)
 
     def end(self) -> None:
         """Lets go of what only training needs."""
-        self._module = None
+        self._replica = None
         self._ranks.collect()
 
     def __call__(
@@ -132,50 +161,51 @@ class TrainingStep:
             flags: Each flag, True if it was so on any rank.
 
         Raises:
+            InvalidArgument: What the loss or the optimizer cannot take; BAD_STATE if the state cannot be saved.
             FailedPrecondition: NOT_FINITE after 40 skipped steps in a row.
             Internal: RANKS_DIVERGED if one rank skipped the step before and another did not.
         """
-        assert self._module is not None
+        assert self._replica is not None
         self._seed_generators(self._ranks.rank)
-        num_samples = len(indices)
+        batch_size, num_samples = len(indices) + len(fillers), len(indices) or len(fillers)
         arguments, target = self._arguments.split(collate(dataset, [*indices, *fillers]), self._device)
-        target = target[:num_samples] if fillers else target
+        target = target[:num_samples] if batch_size > num_samples else target
         count = count_targets(self._loss, target).to(self._device, torch.float64) if indices else self._zeros(())
         # Under way while the rank computes: the one exchange of a step besides the gradients.
         shared = torch.cat([count.reshape(1), self._tensor([*flags, self._num_skipped_in_a_row > 0])])
         wait = self._ranks.begin_sum_(shared)
-        outputs = self._forward(self._module, arguments)
-        if indices:
-            outputs = tree_map_only(Tensor, lambda output: output[:num_samples], outputs) if fillers else outputs
-            loss = self._loss(outputs, target)
-            with torch.no_grad():
-                sums = self._sums(outputs, target, loss, count)
-        else:
-            parts = [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
-            loss = torch.stack([part.sum() for part in parts]).sum() * 0.0
-            sums = self._zeros((self._num_sums,))
+        sums: Tensor | None = None
+
+        def compute_loss() -> Tensor:
+            nonlocal sums
+            if self._needs_closure:
+                self._seed_generators(-2 - self._ranks.rank)  # the same dropout each time, and not collate's numbers
+            outputs = self._forward(self.model, arguments)
+            if batch_size > num_samples and modules.is_opaque(outputs):
+                outputs = self._forward(self.model, self._arguments.split(collate(dataset, indices), self._device)[0])
+            elif batch_size > num_samples:
+                outputs = modules.map_tensors(
+                    lambda output: output[:num_samples] if output.shape[:1] == (batch_size,) else output, outputs
+                )
+            loss = self._loss_of(outputs, target)
+            if sums is None:
+                with torch.no_grad():
+                    sums = self._sums(outputs, target, loss, count) if indices else self._zeros((self._num_sums,))
+            return loss
+
+        loss = self._replica.forward(compute_loss)
+        assert sums is not None
         wait()
         total, *answers, num_skipped_before = shared.tolist()
         if num_skipped_before not in (0, self._ranks.world_size):
             raise Internal("RANKS_DIVERGED", f"the ranks do not agree whether step {self.step} was skipped")
-        # DDP divides the sum of the ranks' gradients by their number; what is wanted is the mean over all targets.
-        weight = 1.0 if self._ranks.world_size == 1 else self._ranks.world_size * float(count) / max(1.0, total)
-        factor = weight * (self._scaler.scale if self._scaler else 1.0)
-        self.model.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss if factor == 1.0 else loss * factor)
-        gradients = self._gradients()
-        # DDP's sum is the same on every rank and carries Inf and NaN of any rank to all, so found_inf is the OR over
-        # the ranks already; the next step checks that they agree.
-        found_inf, norm = unscale(gradients, self._scaler.inverse if self._scaler else 1.0)
-        skip = bool(found_inf)
-        if skip:
-            self.num_skipped_steps += 1
-            self._num_skipped_in_a_row += 1
-        else:
-            self._update(gradients, norm)
-            self._num_skipped_in_a_row = 0
+        # This rank's part in the mean; where no target counts at all, only who has samples takes part.
+        share = float(count) / total if total else float(bool(indices))
+        moved = self._differentiate(loss, share) and self._update(compute_loss, loss, share)
         if self._scaler:
-            self._scaler.update(skip)
+            self._scaler.update(not moved)
+        self.num_skipped_steps += not moved
+        self._num_skipped_in_a_row = 0 if moved else self._num_skipped_in_a_row + 1
         self.step += 1
         if self._num_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             message = (
@@ -183,24 +213,23 @@ class TrainingStep:
                 "look for NaN in the data or the loss, lower the learning rate, or set clip_norm"
             )
             raise FailedPrecondition("NOT_FINITE", message)
-        return torch.zeros_like(sums) if skip else sums, [answer > 0 for answer in answers]
+        if moved and not self._is_checked:
+            checkpoints.check(self.state_dict())
+            self._is_checked = True
+        return sums if moved else torch.zeros_like(sums), [answer > 0 for answer in answers]
 
     def evaluate(self, dataset: Dataset, sampler: ResumableSampler) -> dict[str, float]:
         """Computes loss and metrics over this rank's batches, and sums them over the ranks."""
         self._ranks.share_buffers(self.model)
-        was_training = self.model.training
-        self.model.eval()
         sums = self._zeros((self._num_sums,))
-        try:
-            with torch.inference_mode():
-                for indices in sampler:
-                    if indices:
-                        arguments, target = self._arguments.split(collate(dataset, indices), self._device)
-                        outputs = self._forward(self.model, arguments)
-                        loss = self._loss(outputs, target)
-                        sums += self._sums(outputs, target, loss, count_targets(self._loss, target))
-        finally:
-            self.model.train(was_training)
+        # Not inference mode: what a module caches in it (position tables) could not be used in training afterwards.
+        with modules.evaluating(self.model), torch.no_grad():
+            for indices in sampler:
+                if indices:
+                    arguments, target = self._arguments.split(collate(dataset, indices), self._device)
+                    outputs = self._forward(self.model, arguments)
+                    loss = self._loss_of(outputs, target)
+                    sums += self._sums(outputs, target, loss, count_targets(self._loss, target))
         return self.results(self._ranks.sum_(sums).tolist())
 
     def results(self, sums: Sequence[float]) -> dict[str, float]:
@@ -215,12 +244,22 @@ class TrainingStep:
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything that a step changes, as `deepseek.training.checkpoint` stores it; not copied."""
+        """Returns everything that a step changes, as `deepseek.training.checkpoint` stores it; not copied.
+
+        Raises:
+            InvalidArgument: BAD_STATE if a tensor of the model has another shape than in the beginning.
+        """
+        model = checkpoints.model_state(self.model)
+        for name, shape in self._shapes.items():
+            if model["model"][name].shape != shape:
+                message = (
+                    f"{name} was {list(shape)} and is {list(model['model'][name].shape)} now, which no new model could "
+                    "load; keep its shape, or register it with persistent=False"
+                )
+                raise InvalidArgument("BAD_STATE", message, field="model")
         return {
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "optimizer_type": _type_name(self.optimizer),
-            "optimizer_defaults": _plain(self.optimizer.defaults),
+            **model,
+            **self._optimizer_state.state_dict(),
             "precision": self._precision,
             "scaler": self._scaler.state_dict() if self._scaler else None,
             "sampler": dict(self.position),
@@ -246,11 +285,10 @@ class TrainingStep:
         if sampler.get("seed") != self._seed:
             message = f"the checkpoint's run has seed {sampler.get('seed')}, this trainer {self._seed}"
             raise InvalidArgument("BAD_STATE", message, field="seed")
-        checkpoints.check_model(self.model, state)
+        checkpoints.load_model(self.model, state)
         if self._scaler and state.get("scaler") is not None:
             self._scaler.load_state_dict(state["scaler"])
-        self._load_optimizer(state)
-        self.model.load_state_dict(state["model"])
+        self._optimizer_state.load_state_dict(state)
         self.step, self.num_skipped_steps, self._num_skipped_in_a_row = counts[:3]
         self.position, self._num_samples = sampler, num_samples
 
@@ -258,14 +296,21 @@ class TrainingStep:
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             outputs = module(**arguments)
         # Out of autocast: on a CPU it would keep softmax and sums in low precision.
-        return tree_map_only(Tensor, lambda output: output.float() if output.is_floating_point() else output, outputs)
+        return modules.map_tensors(lambda output: output.float() if output.is_floating_point() else output, outputs)
+
+    def _loss_of(self, outputs: Any, target: Any) -> Tensor:
+        loss = self._loss(outputs, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise InvalidArgument("BAD_VALUE", f"the loss must be a tensor of one number, not {what}", field="loss")
+        return loss.reshape(())
 
     def _sums(self, outputs: Any, target: Any, loss: Tensor, count: Tensor) -> Tensor:
         count = count.to(self._device, torch.float64)
         # A batch without targets adds nothing, whatever a loss makes of it.
         total = torch.where(count > 0, loss.detach() * count, 0.0)
         own = torch.stack([total, count])
-        outputs = tree_map_only(Tensor, Tensor.detach, outputs)
+        outputs = modules.map_tensors(Tensor.detach, outputs)
         return torch.cat([own, *(metric.sums(outputs, target).to(own) for metric in self._metrics)])
 
     def _gradients(self) -> list[Tensor]:
@@ -278,16 +323,83 @@ class TrainingStep:
                     gradients.append(param.grad._values() if param.grad.is_sparse else param.grad)
         return gradients
 
-    def _update(self, gradients: Sequence[Tensor], norm: Tensor) -> None:
+    def _differentiate(self, loss: Tensor, share: float) -> bool:
+        """Computes the gradients, unscaled and clipped; returns whether they are finite.
+
+        Raises:
+            InvalidArgument: BAD_VALUE if no rank's loss depends on a parameter.
+        """
+        assert self._replica is not None
+        if not self._replica.backward(loss * self._scaler.scale if self._scaler else loss, share):
+            message = "the loss does not depend on any parameter that requires a gradient"
+            raise InvalidArgument("BAD_VALUE", message, field="loss")
+        gradients = self._gradients()
+        # The sum over the ranks is the same on every rank and carries Inf and NaN of any rank to all, so found_inf is
+        # the OR over the ranks already; the next step checks that they agree.
+        found_inf, norm = unscale(gradients, self._scaler.inverse if self._scaler else 1.0)
+        if found_inf:
+            return False
         if self._clip_norm:
-            factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(list(gradients), factor)
+            torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        return True
+
+    def _update(self, compute_loss: Callable[[], Tensor], loss: Tensor, share: float) -> bool:
+        """Moves the weights along the gradients; returns False if it ran into some that are not finite."""
         rate = self._schedule(self.step - self.num_skipped_steps, self.num_steps)
         for group, base_lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base_lr * rate
         # An optimizer that draws random numbers draws the same on every rank, or the weights would drift apart.
         self._seed_generators(_ALL_RANKS)
-        self.optimizer.step()
+        try:
+            if self._needs_closure:
+                return self._update_by_closure(compute_loss, loss, share)
+            self.optimizer.step()
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            if self.step > self.num_skipped_steps or isinstance(self.optimizer, InterfaceAdapter):
+                raise
+            message = f"{type_name(self.optimizer)} cannot update this model: {error}"
+            raise InvalidArgument("BAD_VALUE", message, field="optimizer") from error
+        return True
+
+    def _update_by_closure(self, compute_loss: Callable[[], Tensor], loss: Tensor, share: float) -> bool:
+        """Calls an optimizer that computes loss and gradients again at the weights it tries.
+
+        What it gets are the mean loss and the gradients over all ranks, clipped, with the dropout of this step. If they
+        are not finite somewhere, the weights go back to where they were, and the optimizer begins without its history.
+        """
+        starts = [
+            (param, param.detach().clone(), param.grad)
+            for group in self.optimizer.param_groups
+            for param in group["params"]
+        ]
+        value = self._mean_over_ranks(loss, share)
+
+        @torch.enable_grad()
+        def closure() -> Tensor:
+            nonlocal value
+            if any(param.grad is not grad or not torch.equal(param, start) for param, start, grad in starts):
+                assert self._replica is not None
+                loss = self._replica.forward(compute_loss)
+                if not self._differentiate(loss, share):
+                    raise _NotFiniteError
+                value = self._mean_over_ranks(loss, share)
+                self._seed_generators(_ALL_RANKS)
+            return value
+
+        try:
+            self.optimizer.step(closure)  # type: ignore[arg-type]  # annotated with float; torch's own take tensors
+        except _NotFiniteError:
+            with torch.no_grad():
+                for param, start, _ in starts:
+                    param.copy_(start)
+            self.optimizer.state.clear()
+            return False
+        return True
+
+    def _mean_over_ranks(self, loss: Tensor, share: float) -> Tensor:
+        if self._ranks.world_size == 1:
+            return loss.detach()
+        return self._ranks.sum_(loss.detach() * share if share else torch.zeros_like(loss))
 
     def _seed_generators(self, rank: int) -> None:
         digest = hashlib.blake2b(struct.pack("<qqq", self._seed, self.step, rank), digest_size=8).digest()
@@ -297,52 +409,8 @@ class TrainingStep:
         if self._device.type == "cuda":
             torch.cuda.manual_seed(number)
 
-    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
-        own, other = _type_name(self.optimizer), state.get("optimizer_type")
-        if own != other or not isinstance(state.get("optimizer"), dict):
-            message = f"the checkpoint's optimizer is {str(other)[:80]}, this trainer's {own}"
-            raise InvalidArgument("WRONG_OPTIMIZER", message, field="optimizer")
-        before = [dict(group) for group in self.optimizer.param_groups]
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"the checkpoint's optimizer state is not of these parameters: {error}"
-            raise InvalidArgument("WRONG_OPTIMIZER", message, field="optimizer") from error
-        if isinstance(self.optimizer, _SHAPED_LIKE_PARAMS):  # their fused kernels take the shapes for granted
-            for param, values in self.optimizer.state.items():
-                for name, value in values.items():
-                    shape = torch.Size() if name == "step" else param.shape
-                    if isinstance(value, Tensor) and value.shape != shape:
-                        message = f"the checkpoint's {name} is {list(value.shape)}, which should be {list(shape)}"
-                        raise InvalidArgument("WRONG_OPTIMIZER", message, field="optimizer")
-        # What this trainer was told and the checkpoint's was not: the trainer's word holds. The rest is the run's.
-        saved, defaults = state.get("optimizer_defaults"), _plain(self.optimizer.defaults)
-        changed = [key for key in defaults if not isinstance(saved, dict) or saved.get(key) != defaults[key]]
-        for group, old in zip(self.optimizer.param_groups, before, strict=True):
-            group.update({key: old[key] for key in changed if key in old})
-            for key, value in group.items():
-                if key not in old or _kind(value) != _kind(old[key]):
-                    message = f"the checkpoint's {key[:80]} is {str(value)[:80]}, this trainer's {old.get(key)}"
-                    raise InvalidArgument("WRONG_OPTIMIZER", message, field="optimizer")
-
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self._device)
 
     def _tensor(self, values: Sequence[bool]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self._device)
-
-
-def _type_name(optimizer: torch.optim.Optimizer) -> str:
-    kind = type(getattr(optimizer, "inner", optimizer))
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments of an optimizer, comparable after a way through JSON."""
-    simple = (bool, int, float, str, type(None))
-    return {key: value if isinstance(value, simple) else repr(value) for key, value in defaults.items()}
-
-
-def _kind(value: Any) -> type:
-    """The type of a hyperparameter; a whole number is as good as another."""
-    return float if type(value) is int else type(value)

@@ -42,6 +42,7 @@ from deepseek.data.sampler import ResumableSampler
 from deepseek.optim.factories import make_optimizer
 from deepseek.processor import instruction_set
 from deepseek.training import checkpoint as checkpoints
+from deepseek.training import modules
 from deepseek.training import precision as formats
 from deepseek.training.batches import Arguments, Dataset
 from deepseek.training.events import Event, PrecisionEvent
@@ -92,7 +93,7 @@ class MixedPrecisionTrainer:
             the slowest rank's host; on CUDA it is bf16, or fp16 before compute capability 8.
         loss: A name, or a callable `(outputs, target) -> scalar`; outputs come in float32. See
             `deepseek.training.losses`.
-        lr: Learning rate; by default 0.001.
+        lr: Learning rate; by default the optimizer's own default, or 0.001 if it has none.
         optimizer_params: Further keyword arguments of the optimizer.
         schedule: A name, or a callable `(update, num_updates) -> factor`; by default constant.
         schedule_params: Parameters of a schedule that is named.
@@ -134,9 +135,15 @@ class MixedPrecisionTrainer:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._seed = seed
         self._ranks = Ranks(self._device)
+        modules.check_model(model)
         self._choice = formats.choose(precision, self._device, self._ranks)
         self._is_auto = precision == "auto"
         model = model.to(self._device)
+        if isinstance(loss, nn.Module):
+            if any(param.requires_grad for param in loss.parameters()):
+                message = "the loss has parameters of its own, which are not trained; make them a part of the model"
+                raise InvalidArgument("BAD_VALUE", message, field="loss")
+            loss.to(self._device)
         self._step = TrainingStep(
             model,
             make_optimizer(optimizer, list(model.parameters()), lr, optimizer_params or {}),
@@ -229,7 +236,7 @@ class MixedPrecisionTrainer:
         )
         with ExitStack() as stack:
             stack.callback(self._step.end)
-            self._step.begin(sampler, len(dataset))
+            self._step.begin(sampler, len(dataset), saves=checkpoint is not None)
             # The steps seed the generators; whoever calls fit gets theirs back as they were.
             stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             if on_event is None and ranks.rank == 0:

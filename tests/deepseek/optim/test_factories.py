@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,3 +63,12 @@ def test_settings_that_could_not_take_effect_are_refused() -> None:
         make_optimizer(Still(params()), params(), 0.1, {})
     with pytest.raises(InvalidArgument, match="neither a torch optimizer"):
         make_optimizer(lambda params, lr: 3, params(), None, {})
+
+
+def test_without_a_learning_rate_the_optimizers_own_holds() -> None:
+    assert make_optimizer(torch.optim.Adadelta, params(), None, {}).param_groups[0]["lr"] == 1.0
+    half = partial(torch.optim.SGD, lr=0.5)
+    assert make_optimizer(half, params(), None, {}).param_groups[0]["lr"] == 0.5
+    assert make_optimizer(half, params(), 0.25, {}).param_groups[0]["lr"] == 0.25
+    required = make_optimizer(lambda params, lr: torch.optim.SGD(params, lr), params(), None, {})
+    assert required.param_groups[0]["lr"] == 1e-3
