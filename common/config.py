@@ -206,7 +206,10 @@ class StoreSettings(ServiceSettings):
 
     service: ClassVar[str] = ""
 
-    store_url: str = Field("", description="Artifact store: file:///path or s3+https://host/bucket; default: in home")
+    store_url: str = Field(
+        "",
+        description="Artifact store: file:///path or s3+https://host/bucket, ?region=NAME behind it; default: in home",
+    )
     store_access_key_file: Path | None = Field(None, description="File with the S3 access key")
     store_secret_key_file: Path | None = Field(None, description="File with the S3 secret key")
 

@@ -5,6 +5,7 @@ there in CI.
 """
 
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -16,9 +17,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import psycopg
@@ -26,6 +28,8 @@ import pytest
 import urllib3
 from minio import Minio
 from minio.error import MinioException
+
+from common.artifacts import ArtifactStore, open_store
 
 _START_S = 60
 _STOP_S = 20
@@ -39,6 +43,12 @@ class S3Server:
     bucket: str
     access_key_file: Path
     secret_key_file: Path
+
+    def open_as(self, name: str, query: str = "") -> ArtifactStore:
+        """Opens the store with the keys of one of the server's policies."""
+        access = self.access_key_file.with_name(f"access-{name}")
+        access.write_text(name)
+        return open_store(f"{self.url}{query}", access_key_file=access, secret_key_file=self.secret_key_file)
 
     @property
     def url(self) -> str:
@@ -128,8 +138,11 @@ def postgresql() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[S3Server]:
-    """Runs an S3 server with one bucket, on free ports of the loopback interface.
+def seaweedfs(policies: Mapping[str, Mapping[str, object]] = MappingProxyType({})) -> Iterator[S3Server]:
+    """Runs an S3 server with one bucket, `artifacts`, on free ports of the loopback interface.
+
+    Args:
+        policies: IAM policies; each makes a user of its name, see `S3Server.open_as`.
 
     Yields:
         Where it is.
@@ -157,6 +170,9 @@ def seaweedfs() -> Iterator[S3Server]:
             "AWS_SECRET_ACCESS_KEY": secret,
             "S3_BUCKET": bucket,
         }
+        if policies:
+            (folder / "s3.json").write_text(json.dumps(_users(access, secret, policies)))
+            flags.append(f"-s3.config={folder}/s3.json")
         # Told to end nicely it waits long for idle connections; what it holds is thrown away.
         with _running(command + flags, folder / "log", stop=signal.SIGKILL, env=environment) as alive:
             server = S3Server(f"127.0.0.1:{s3_port}", bucket, folder / "access", folder / "secret")
@@ -164,6 +180,16 @@ def seaweedfs() -> Iterator[S3Server]:
             yield server
     finally:
         shutil.rmtree(folder)
+
+
+def _users(admin: str, secret: str, policies: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """SeaweedFS's configuration of users, who share a secret key."""
+    users: list[dict[str, object]] = [{"name": admin, "actions": ["Admin"]}]
+    users += [{"name": name, "policyNames": [name]} for name in policies]
+    for user in users:
+        user["credentials"] = [{"accessKey": user["name"], "secretKey": secret}]
+    known = [{"name": name, "content": json.dumps(policy)} for name, policy in policies.items()]
+    return {"identities": users, "policies": known}
 
 
 def missing(reason: str) -> NoReturn:

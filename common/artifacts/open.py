@@ -1,11 +1,17 @@
 """From a URL to a store. S3 is imported only where it is used: a laptop needs no client for it."""
 
+import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from common.artifacts.store import ArtifactStore
 from common.errors import FailedPrecondition, InvalidArgument
 from common.text_files import NotUtf8, read_secret
+
+_DIRECTORY = re.compile(r"file://(localhost)?(?P<path>/[^?#]*)")
+_BUCKET = re.compile(
+    r"s3\+(?P<scheme>https?)://(?P<endpoint>[^/?#]+)/+(?P<bucket>[^/?#]+)/*(\?region=(?P<region>[^&#]+))?"
+)
 
 
 def open_store(
@@ -14,7 +20,8 @@ def open_store(
     """Opens an artifact store.
 
     Args:
-        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`.
+        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`. Behind a bucket,
+            `?region=NAME` says where it is, for keys without the permission to ask (s3:GetBucketLocation).
         access_key_file: File that holds the S3 access key; S3 only.
         secret_key_file: File that holds the S3 secret key; S3 only.
         make: Make a directory that is missing; for whoever starts a store, not for whoever expects one.
@@ -27,29 +34,32 @@ def open_store(
         FailedPrecondition: STORE_KEYS_MISSING; STORE_READ_ONLY if a missing directory cannot be made.
         Unavailable: STORE_UNREACHABLE if a directory is missing and not to be made.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        from common.artifacts.directory import DirectoryStore
-
-        return DirectoryStore(Path(unquote(parts.path)), make=make)
-    bucket = parts.path.strip("/")
-    if parts.scheme in ("s3+http", "s3+https") and parts.hostname and bucket and "/" not in bucket:
-        from common.artifacts.s3 import S3Store
-
-        if parts.username is not None or parts.password is not None:
-            raise InvalidArgument(
-                "BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them", field="store_url"
-            )
-        return S3Store(
-            parts.netloc,
-            bucket,
-            access_key=_secret(access_key_file, "access"),
-            secret_key=_secret(secret_key_file, "secret"),
-            secure=parts.scheme == "s3+https",
+    if "@" in url and not url.startswith("file:"):
+        raise InvalidArgument(
+            "BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them", field="store_url"
         )
+    try:
+        if match := _DIRECTORY.fullmatch(url):
+            from common.artifacts.directory import DirectoryStore
+
+            return DirectoryStore(Path(unquote(match["path"])), make=make)
+        if match := _BUCKET.fullmatch(url):
+            from common.artifacts.s3 import S3Store
+
+            return S3Store(
+                match["endpoint"],
+                match["bucket"],
+                access_key=_secret(access_key_file, "access"),
+                secret_key=_secret(secret_key_file, "secret"),
+                secure=match["scheme"] == "https",
+                region=match["region"] or "",
+            )
+    except ValueError as error:
+        raise InvalidArgument("BAD_STORE_URL", f"{url!r} names no store: {error}", field="store_url") from error
     raise InvalidArgument(
         "BAD_STORE_URL",
-        f"{url!r} names no store; write file:///path or s3+http://host:port/bucket or s3+https://host/bucket",
+        f"{url!r} names no store; write file:///path (with %3F for ? and %23 for #), or s3+http://host:port/bucket or "
+        "s3+https://host/bucket, with ?region=NAME behind it if its region cannot be asked for",
         field="store_url",
     )
 

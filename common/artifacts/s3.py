@@ -8,16 +8,16 @@ A blob's age is the object's LastModified, which copying it onto itself makes ne
 condition, so whoever deletes by age first puts a notice beside the blob, and only then looks at its age: a put that
 comes too late to be seen there sees the notice, waits until it is gone, and looks whether the blob still is.
 
-The bucket is made by whoever runs the S3 server, not here.
+The bucket is made by whoever runs the S3 server, not here. docs/operations.md lists the permissions that keys need.
 """
 
 import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Iterator
-from datetime import datetime
-from typing import BinaryIO, cast
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, cast
 
 import urllib3
 from minio import Minio
@@ -26,6 +26,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from common.artifacts.artifact import Artifact
 from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, Stored, blob_key
+from common.auth.identity import shown_time
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 from common.names import new_id
 
@@ -44,7 +45,12 @@ _MAX_PARTS = 10_000
 _HTTP_INSUFFICIENT_STORAGE = 507
 
 _MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
-_DENIED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
+_ACCESS_DENIED = "AccessDenied"
+_REFUSED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "InvalidToken"})
+_OTHER_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_OTHER_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect"})
+_DEFAULT_REGION = "us-east-1"
+_PERMISSIONS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject"}
 _FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
 _READ_ONLY = frozenset({"MethodNotAllowed", "ObjectLocked"})
 
@@ -58,11 +64,24 @@ class S3Store(ArtifactStore):
         access_key: S3 access key.
         secret_key: S3 secret key.
         secure: Whether to talk TLS.
+        region: Region of the bucket. If empty, the server is asked (s3:GetBucketLocation); if it denies that, the region
+            that it names in its refusal is used, or us-east-1.
         timeout_s: Seconds to wait for a connection, and for each answer.
+
+    Raises:
+        ValueError: The endpoint or the region cannot be one.
     """
 
     def __init__(
-        self, endpoint: str, bucket: str, *, access_key: str, secret_key: str, secure: bool, timeout_s: float = 30
+        self,
+        endpoint: str,
+        bucket: str,
+        *,
+        access_key: str,
+        secret_key: str,
+        secure: bool,
+        region: str = "",
+        timeout_s: float = 30,
     ) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
@@ -72,13 +91,20 @@ class S3Store(ArtifactStore):
             # A put of the same content is idempotent, so all calls may be repeated.
             retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
         )
-        self._client = Minio(endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=http)
         impatient = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=min(timeout_s, CHECK_TIMEOUT_S), read=min(timeout_s, CHECK_TIMEOUT_S)),
             retries=urllib3.Retry(total=0),
         )
-        self._checker = Minio(
-            endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=impatient
+        self._client, self._checker = (
+            _Client(
+                endpoint,
+                access_key=access_key,
+                secret_key=secret_key,
+                secure=secure,
+                region=region or None,
+                http_client=pool,
+            )
+            for pool in (http, impatient)
         )
 
     def check(self) -> None:
@@ -109,7 +135,17 @@ class S3Store(ArtifactStore):
         if code == "NoSuchBucket":
             message = f"{where} has no bucket {self._bucket}; create it"
             return FailedPrecondition("STORE_BUCKET_MISSING", message, field="store")
-        if code in _DENIED or status in (401, 403):
+        if code in _OTHER_REGION:
+            message = f"{where} has {self._bucket} in another region; add ?region=NAME to store_url"
+            told = cast(S3Error, error).message
+            return FailedPrecondition("STORE_OTHER_REGION", f"{message} ({told or code})", field="store")
+        if code in _OTHER_CLOCK:
+            message = f"{where} has another time than this machine, whose clock says {shown_time(datetime.now(UTC))}"
+            return FailedPrecondition("STORE_ACCESS_DENIED", f"{message}; synchronize both: {code}", field="store")
+        if isinstance(error, _Denied):
+            message = f"{where} denies our keys {error.permission} in the bucket {self._bucket}; grant it"
+            return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
+        if code in _REFUSED or status in (401, 403):
             message = f"{where} refuses our keys: {code or status}"
             return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
         if code in _FULL or status == _HTTP_INSUFFICIENT_STORAGE:
@@ -192,11 +228,12 @@ class S3Store(ArtifactStore):
     def _size(self, tenant: str, sha256: str) -> int | None:
         try:
             return cast(int, self._client.stat_object(self._bucket, blob_key(tenant, sha256)).size)
-        except S3Error as error:
-            if error.code not in _MISSING:
+        except (S3Error, _Denied) as error:
+            # The answer to a HEAD request has no body that would tell a missing bucket from a missing object, or wrong
+            # keys from a missing permission.
+            self._find_bucket(self._client)
+            if isinstance(error, _Denied) or error.code not in _MISSING:
                 raise
-        # The answer to a HEAD request has no body that would tell a missing bucket from a missing object.
-        self._find_bucket(self._client)
         return None
 
     def tenants(self) -> Iterator[str]:
@@ -234,6 +271,44 @@ class S3Store(ArtifactStore):
 
     def _delete(self, tenant: str, sha256: str) -> None:
         self._client.remove_object(self._bucket, blob_key(tenant, sha256))
+
+
+class _Denied(MinioException):  # type: ignore[misc]
+    """The server knows our keys, which lack a permission; the bucket's region if the server named it."""
+
+    def __init__(self, permission: str, region: str) -> None:
+        super().__init__(permission)
+        self.permission = permission
+        self.region = region
+
+
+class _Client(Minio):  # type: ignore[misc]  # the client has no types that mypy would see
+    """A client that works without permission to ask for a bucket's region, and says which permission is missing."""
+
+    def _get_region(self, bucket_name: str | None = None) -> str:
+        try:
+            return cast(str, super()._get_region(bucket_name))
+        except _Denied as error:
+            self._region_map[bucket_name] = error.region or _DEFAULT_REGION
+            return cast(str, self._region_map[bucket_name])
+
+    def _url_open(self, method: str, region: str, **request: Any) -> Any:
+        try:
+            return super()._url_open(method, region, **request)
+        except S3Error as error:
+            if error.code != _ACCESS_DENIED:
+                raise
+            permission = _permission(method, request.get("object_name"), request.get("query_params") or {})
+            raise _Denied(permission, error.response.headers.get("x-amz-bucket-region", "")) from error
+
+
+def _permission(method: str, object_name: str | None, query: Mapping[str, Any]) -> str:
+    """What IAM policies call the action of a request; copies are made of what was just seen, so they only put."""
+    if object_name is None:
+        return "s3:GetBucketLocation" if "location" in query else "s3:ListBucket"
+    if method == "DELETE":
+        return "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject"
+    return _PERMISSIONS[method]
 
 
 def _notice(tenant: str, sha256: str) -> str:

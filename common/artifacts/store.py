@@ -65,8 +65,8 @@ class ArtifactStore(ABC):
     are verified: what does not match its digest is never returned. The caller owns nothing but the descriptor.
 
     All methods raise InvalidArgument (BAD_NAME, BAD_DIGEST) for a tenant or digest that is none, Unavailable
-    (STORE_UNREACHABLE) while the store is away, and FailedPrecondition (STORE_ACCESS_DENIED, STORE_BUCKET_MISSING)
-    if it is set up wrongly. The field of a STORE_ error is `store`.
+    (STORE_UNREACHABLE) while the store is away, and FailedPrecondition (STORE_ACCESS_DENIED, STORE_BUCKET_MISSING,
+    STORE_OTHER_REGION) if it is set up wrongly. The field of a STORE_ error is `store`.
     """
 
     def put(

@@ -18,7 +18,14 @@ def test_a_file_url_opens_a_directory(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-@pytest.mark.parametrize("url", ["s3+http://127.0.0.1:9000/bucket", "s3+https://s3.example.com/bucket/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3+http://127.0.0.1:9000/bucket",
+        "s3+https://s3.example.com/bucket/",
+        "s3+https://s3.example.com/bucket?region=eu-west-1",
+    ],
+)
 def test_an_s3_url_opens_a_bucket_without_asking_the_server(tmp_path: Path, url: str) -> None:
     (tmp_path / "access").write_text("key\n")
     (tmp_path / "secret").write_text("secret\n")
@@ -40,13 +47,26 @@ def test_an_s3_url_opens_a_bucket_without_asking_the_server(tmp_path: Path, url:
         "s3+http://127.0.0.1:9000/a/b",
         "s3+http:///bucket",
         "s3+http://key:secret@127.0.0.1:9000/bucket",
+        "s3+http://key:secret@127.0.0.1:9000/a/b",
+        "s3+http://key:secret/more@127.0.0.1:9000/bucket",
+        "s3+http://127.0.0.1:9000/bucket?region=",
+        "s3+http://127.0.0.1:9000/bucket?region=eu-west-1&tls=no",
+        "s3+http://127.0.0.1:9000/bucket?regoin=eu-west-1",
+        "s3+http://127.0.0.1:9000/bucket?region=a.b",
+        "s3+http://127.0.0.1:9000/bucket#part",
+        "s3+http://127.0.0.1:99999/bucket",
+        "s3+http://[::1/bucket",
+        "file:///store?region=eu-west-1",
+        "file:///store#1",
     ],
 )
-def test_other_urls_are_refused_without_repeating_secrets(url: str) -> None:
+def test_other_urls_are_refused_without_repeating_secrets(url: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a key")
     with pytest.raises(InvalidArgument) as caught:
-        open_store(url)
-    assert caught.value.reason == "BAD_STORE_URL"
-    assert "key:secret" not in str(caught.value)
+        open_store(url, access_key_file=keys, secret_key_file=keys)
+    assert (caught.value.reason, caught.value.field) == ("BAD_STORE_URL", "store_url")
+    assert ":secret" not in str(caught.value)
 
 
 def test_keys_are_read_as_editors_leave_them(tmp_path: Path) -> None:

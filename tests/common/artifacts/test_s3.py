@@ -25,6 +25,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
     """Answers reads as an empty bucket would, and writes and blobs as the test wants."""
 
     put_answer: tuple[int, str] = (200, "")
+    region = ""
     cut = False
 
     def do_GET(self) -> None:
@@ -54,6 +55,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
     def _xml(self, status: int, body: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
+        if self.region:
+            self.send_header("x-amz-bucket-region", self.region)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
@@ -82,6 +85,8 @@ def _store(endpoint: str) -> S3Store:
     [
         ((507, "XMinioStorageFull"), ResourceExhausted, "STORE_FULL"),
         ((403, "AccessDenied"), FailedPrecondition, "STORE_ACCESS_DENIED"),
+        ((403, "RequestTimeTooSkewed"), FailedPrecondition, "STORE_ACCESS_DENIED"),
+        ((400, "AuthorizationHeaderMalformed"), FailedPrecondition, "STORE_OTHER_REGION"),
         ((405, "MethodNotAllowed"), FailedPrecondition, "STORE_READ_ONLY"),
         ((404, "NoSuchBucket"), FailedPrecondition, "STORE_BUCKET_MISSING"),
         ((503, "SlowDown"), Unavailable, "STORE_UNREACHABLE"),
@@ -99,6 +104,49 @@ def test_what_a_server_refuses_is_a_clear_error(
 
     assert (caught.value.reason, caught.value.field) == (reason, "store")
     assert "secret" not in str(caught.value)
+
+
+def test_a_store_with_another_clock_is_told_apart_from_wrong_keys(answers: tuple[type[_Answers], S3Store]) -> None:
+    handler, store = answers
+    handler.put_answer = 403, "RequestTimeTooSkewed"
+
+    with pytest.raises(FailedPrecondition, match=r"this machine, whose clock says .* UTC; synchronize both"):
+        store.put(TENANT, CONTENT, "text/plain")
+
+
+def test_a_bucket_in_another_region_says_how_to_name_it(answers: tuple[type[_Answers], S3Store]) -> None:
+    handler, store = answers
+    handler.put_answer = 400, "AuthorizationHeaderMalformed"
+
+    with pytest.raises(FailedPrecondition, match=r"add \?region=NAME to store_url \(no\)"):
+        store.put(TENANT, CONTENT, "text/plain")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint", "used"), [("", "", "us-east-1"), ("", "eu-west-1", "eu-west-1"), ("eu-north-1", "", "eu-north-1")]
+)
+def test_requests_are_signed_for_the_region_that_is_set_or_known(
+    answers: tuple[type[_Answers], S3Store], given: str, hint: str, used: str
+) -> None:
+    """The region of keys that may not ask for it; AWS names it in a header of its refusal."""
+    handler, _ = answers
+    seen: list[str] = []
+
+    def do_get(self: _Answers) -> None:
+        seen.append(self.headers["Authorization"])
+        if "location" in self.path:
+            self.region = hint
+            self._xml(403, "<Error><Code>AccessDenied</Code></Error>")
+        else:
+            _Answers.do_GET(self)
+
+    handler.do_GET = do_get  # type: ignore[method-assign]
+    store = S3Store(
+        answers[1]._endpoint, "bucket", access_key="k", secret_key="s", secure=False, region=given, timeout_s=5
+    )
+    store.check()
+    assert f"/{used}/s3/" in seen[-1]
+    assert len(seen) == (1 if given else 2)
 
 
 def test_a_blob_that_breaks_off_is_not_taken_for_whole(answers: tuple[type[_Answers], S3Store]) -> None:
