@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from common.errors import FailedPrecondition
 from deepseek.watermark.arrays import Real
+from deepseek.watermark.ids import ID_BITS
 from deepseek.watermark.image.marker import Pixels
-from deepseek.watermark.image.payload import ID_BITS
 
 CASES = Path(__file__).with_name("watermark_image_cases.json")
 NUM_CASES = 432

@@ -48,9 +48,9 @@ from benchmarks.watermark_cases import (
 from benchmarks.watermark_peers import PEERS, embed_like, rounded
 from common.errors import FailedPrecondition
 from deepseek.watermark.arrays import Real
+from deepseek.watermark.ids import ID_BITS
 from deepseek.watermark.image.detector import ImageDetector
 from deepseek.watermark.image.marker import ImageMarker, Pixels, quality, squared_error
-from deepseek.watermark.image.payload import ID_BITS
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.verdict import Verdict
 

@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError
+from common.scalars import python_value
 
 
 class Components:
@@ -163,6 +164,7 @@ def _type_hints(part: Callable[..., Any]) -> dict[str, Any]:
 
 def _convert(value: Any, hint: Any, field: str) -> Any:
     """Checks a JSON value against a type hint of the kinds that JSON can express; others pass as they are."""
+    value = python_value(value)
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for choice in choices:

@@ -64,8 +64,8 @@ class S3Store(ArtifactStore):
         access_key: S3 access key.
         secret_key: S3 secret key.
         secure: Whether to talk TLS.
-        region: Region of the bucket. If empty, the server is asked (s3:GetBucketLocation); if it denies that, the region
-            that it names in its refusal is used, or us-east-1.
+        region: Region of the bucket. If empty, the server is asked (s3:GetBucketLocation); if it denies that, the
+            region that it names in its refusal is used, or us-east-1.
         timeout_s: Seconds to wait for a connection, and for each answer.
 
     Raises:

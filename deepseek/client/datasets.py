@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InvalidArgument, Unavailable
+from common.scalars import python_value
 from deepseek.client import jobs
 from deepseek.client.pages import pages
 from deepseek.data.manifest import Field
@@ -171,27 +172,43 @@ def _field_to_proto(field: Field) -> ingest_pb2.FieldSchema:
 
 
 def _sample_to_proto(sample: Sample, fields: Mapping[str, Field]) -> ingest_pb2.Sample:
+    for name, text in (("key", sample.key), ("split", sample.split)):
+        if not isinstance(text, str):
+            raise _wrong_type(f"{name} is {str(text)[:80]!r}, a {type(text).__name__}; it must be a str", name)
     message = ingest_pb2.Sample(key=sample.key, split=sample.split)
     for name, value in sample.values.items():
         field = fields.get(name)
-        items = value if field and field.repeated else [value]
+        items = _items(name, value) if field and field.repeated else [value]
         message.fields.add(field=name, values=[_value_to_proto(name, field, item) for item in items])
     return message
 
 
-def _value_to_proto(name: str, field: Field | None, value: Any) -> ingest_pb2.Value:
-    match value:
-        case bytes():
-            return ingest_pb2.Value(data=value)
-        case str():
-            return ingest_pb2.Value(text=value)
-        case int() if not field or field.type != "number":
-            return ingest_pb2.Value(integer=value)
-        case int() | float():
-            return ingest_pb2.Value(number=value)
-    raise InvalidArgument(
-        "WRONG_TYPE", f"a {type(value).__name__} cannot be sent; give bytes, str, int or float", field=name
-    )
+def _items(name: str, value: Any) -> Iterable[Any]:
+    items = python_value(value)
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise _wrong_type(f"a {type(value).__name__} cannot be sent as a list of values; give a list", name)
+    return items
+
+
+def _value_to_proto(name: str, field: Field | None, given: Any) -> ingest_pb2.Value:
+    value = bytes(given) if isinstance(given, bytearray | memoryview) else python_value(given)
+    try:
+        match value:
+            case bytes():
+                return ingest_pb2.Value(data=value)
+            case str():
+                return ingest_pb2.Value(text=value)
+            case int() if not field or field.type != "number":
+                return ingest_pb2.Value(integer=int(value))  # protobuf 7 takes no bool
+            case int() | float():
+                return ingest_pb2.Value(number=value)
+    except (ValueError, OverflowError) as error:  # more than 64 bits, or no Unicode
+        raise _wrong_type(f"{ascii(value)[:80]} cannot be sent: {error}", name) from error
+    raise _wrong_type(f"a {type(given).__name__} cannot be sent; give bytes, str, int or float", name)
+
+
+def _wrong_type(message: str, field: str) -> InvalidArgument:
+    return InvalidArgument("WRONG_TYPE", message, field=field)
 
 
 def _messages(

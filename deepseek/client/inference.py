@@ -6,6 +6,7 @@ turn an image or a sentence into its tensors.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InvalidArgument
+from deepseek.arrays import as_array
 from protos.inference.v2 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ DATATYPES = {
     "FP64": np.float64,
 }
 """The protocol's fixed-size datatypes and their numpy types."""
+_LENGTH = struct.Struct("<I")  # before each element of BYTES
 _NAMES = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
 
@@ -64,26 +67,53 @@ class Inference:
         return metadata
 
     def infer(
-        self, model: str, inputs: Mapping[str, npt.NDArray[Any]], *, version: str = ""
+        self, model: str, inputs: Mapping[str, npt.ArrayLike], *, version: str = ""
     ) -> dict[str, npt.NDArray[Any]]:
         """Runs a loaded model on one batch.
 
         Args:
             model: Name of the model.
-            inputs: An array for each input, with the datatypes and shapes that `metadata` tells.
+            inputs: An array, tensor or list for each input, with the datatypes and shapes that `metadata` tells; texts
+                or `bytes` for BYTES.
             version: Empty means the version that is served.
 
         Returns:
-            An array for each output.
+            An array for each output; of BYTES an object array of `bytes`.
+
+        Raises:
+            InvalidArgument: BAD_INPUT.
         """
         request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
-        for name, array in inputs.items():
-            if array.dtype not in _NAMES:
-                raise InvalidArgument("BAD_INPUT", f"arrays of {array.dtype} cannot be sent", field=f"inputs[{name}]")
-            request.inputs.add(name=name, datatype=_NAMES[array.dtype], shape=array.shape)
-            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        for name, given in inputs.items():
+            array = as_array(given, reason="BAD_INPUT", field=f"inputs[{name}]")
+            datatype, raw = _encoded(array, f"inputs[{name}]")
+            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            request.raw_input_contents.append(raw)
         response = self._stub.ModelInfer(request)
         return {
-            output.name: np.frombuffer(raw, DATATYPES[output.datatype]).reshape(output.shape)
+            output.name: _decoded(raw, output.datatype).reshape(output.shape)
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
         }
+
+
+def _encoded(array: npt.NDArray[Any], field: str) -> tuple[str, bytes]:
+    """Datatype and raw contents of an array."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype in _NAMES:
+        return _NAMES[array.dtype], array.tobytes()
+    elements = [element.encode() if isinstance(element, str) else element for element in array.flat]
+    if array.dtype.kind not in "OSU" or not all(isinstance(element, bytes) for element in elements):
+        raise InvalidArgument("BAD_INPUT", f"arrays of {array.dtype} cannot be sent", field=field)
+    return "BYTES", b"".join(_LENGTH.pack(len(element)) + element for element in elements)
+
+
+def _decoded(raw: bytes, datatype: str) -> npt.NDArray[Any]:
+    if datatype != "BYTES":
+        return np.frombuffer(raw, DATATYPES[datatype])
+    elements, start = [], 0
+    while start < len(raw):
+        start += _LENGTH.size
+        end = start + _LENGTH.unpack_from(raw, start - _LENGTH.size)[0]
+        elements.append(raw[start:end])
+        start = end
+    return np.array(elements, np.object_)

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import Unavailable
+from common.scalars import whole_number
 from deepseek.client.pages import pages
 from deepseek.watermark.text.messages import logits_message
+from deepseek.watermark.text.tokens import check_logits, check_tokens
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from protos.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
@@ -55,11 +57,11 @@ class Watermarks:
         """Looks for a mark in tokens, by the tokeniser that they were drawn with.
 
         Args:
-            tokens: The text.
+            tokens: The text; any list, array or tensor of integers, or a batch of one.
             model_version: `models/<id>/versions/<n>` whose tokeniser's they are; without it nothing is said to be not
                 marked.
         """
-        request = watermark_pb2.DetectTextRequest(tokens=tokens, model_version=model_version)
+        request = watermark_pb2.DetectTextRequest(tokens=check_tokens(tokens), model_version=model_version)
         response: watermark_pb2.DetectTextResponse = self._stub.DetectText(request, timeout=DEADLINE_S)
         return response.detection
 
@@ -142,16 +144,19 @@ class TokenStream:
         """Draws the next token of a sequence.
 
         Args:
-            logits: (tokens,), after temperature, top-k and the like.
+            logits: (tokens,), after temperature, top-k and the like; an array, tensor or list.
             tokens: Which tokens they are of; all from 0 on by default.
             sequence: Which sequence goes on.
 
         Raises:
             MeshError: As MarkTokens documents.
             Unavailable: STREAM_ENDED.
-            ValueError: The logits have another number of dimensions.
         """
-        message = logits_message(logits, tokens=tokens, sequence=sequence)
+        message = logits_message(
+            check_logits(logits, field="logits.values"),
+            tokens=check_tokens(tokens, field="logits.tokens"),
+            sequence=whole_number(sequence, "logits.sequence"),
+        )
         self._requests.put(watermark_pb2.MarkTokensRequest(logits=message))
         return _next(self._answers).token
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.errors import InvalidArgument
+from common.scalars import python_value
 from deepseek.components import ENCODERS
 from deepseek.data import media, pictures
 from deepseek.data.canonical_json import is_unicode
@@ -109,7 +110,7 @@ class ImageEncoder(Encoder):
     dtype = np.dtype(np.uint8)
 
     def __init__(self, size: int = 64, mode: str = "RGB") -> None:
-        _check_range("size", size, 1, 4096)
+        size = _check_range("size", size, 1, 4096)
         if mode not in ("RGB", "L"):
             raise InvalidArgument("BAD_VALUE", f"mode is {mode[:80]!r}; it must be RGB or L", field="mode")
         super().__init__((size, size, len(mode)), size=size, mode=mode)
@@ -136,8 +137,8 @@ class _TokenEncoder(Encoder):
     before = MappingProxyType({"version": 1})
 
     def __init__(self, length: int, vocabulary: int, version: int) -> None:
-        _check_range("length", length, 1, 1 << 20)
-        _check_range("vocabulary", vocabulary, NUM_SPECIAL_TOKENS + 1, 1 << 20)
+        length = _check_range("length", length, 1, 1 << 20)
+        vocabulary = _check_range("vocabulary", vocabulary, NUM_SPECIAL_TOKENS + 1, 1 << 20)
         _check_range("version", version, 1, TEXT_VERSION)
         super().__init__((length,), length=length, vocabulary=vocabulary, version=version)
         self._length = length
@@ -271,6 +272,7 @@ class IntegerEncoder(Encoder):
 
     def encode(self, value: Any) -> npt.NDArray[np.int64]:
         """Encodes an integer of 64 bits."""
+        value = python_value(value)
         if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
             raise _wrong_type(value, "a 64-bit integer")
         return np.array(value, np.int64)
@@ -286,6 +288,7 @@ class NumberEncoder(Encoder):
 
     def encode(self, value: Any) -> npt.NDArray[np.float32]:
         """Encodes a finite number that float32 can hold."""
+        value = python_value(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _GREATEST_FLOAT32:
             raise _wrong_type(value, "a finite number")
         return np.array(float(value), np.float32)
@@ -323,10 +326,12 @@ def _wrong_type(value: Any, expected: str) -> InvalidArgument:
     return InvalidArgument("WRONG_TYPE", f"needs {expected}, not {str(shown)[:80]}")
 
 
-def _check_range(name: str, value: int, least: int, greatest: int) -> None:
+def _check_range(name: str, given: int, least: int, greatest: int) -> int:
+    value = python_value(given)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
-        message = f"{name} is {str(value)[:80]}; it must be an integer from {least} to {greatest}"
+        message = f"{name} is {str(given)[:80]}; it must be an integer from {least} to {greatest}"
         raise InvalidArgument("BAD_VALUE", message, field=name)
+    return value
 
 
 def _strings(state: dict[str, Any], key: str) -> list[str]:

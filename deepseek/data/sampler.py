@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InvalidArgument
+from common.scalars import whole_number
 
 
 class ResumableSampler:
@@ -54,6 +55,8 @@ class ResumableSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        num_samples, batch_size = whole_number(num_samples, "num_samples"), whole_number(batch_size, "batch_size")
+        seed = whole_number(seed, "seed")
         if num_samples < 1:
             raise InvalidArgument("BAD_VALUE", "there are no samples", field="num_samples")
         if not 0 <= rank < world_size:

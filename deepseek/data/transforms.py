@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.scalars import python_value
+
 _GREATEST_INT16 = 32_767
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -176,7 +178,8 @@ def _pillow(image: Image.Image) -> Image.Image:
 
 
 def _side_or_pair(size: int | Sequence[int]) -> int | tuple[int, int]:
-    sides = [size] if isinstance(size, int) else list(size)
+    given = python_value(size)
+    sides = [python_value(side) for side in given] if isinstance(given, Sequence) else [given]
     if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"size is {size}; it must be a positive integer or a pair (height, width) of them")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

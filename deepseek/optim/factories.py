@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InvalidArgument
+from common.scalars import python_value, real_number
 from deepseek.components import OPTIMIZERS
 from deepseek.optim.interface import InterfaceAdapter, OptimizerInterface
 
@@ -79,7 +80,7 @@ def adamw(
 
 
 def make_optimizer(
-    optimizer: Any, params: list[Tensor], lr: float | None, optimizer_params: Mapping[str, Any]
+    optimizer: Any, params: list[Tensor], lr: float | Tensor | None, optimizer_params: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
     """Makes an optimizer of whatever a user calls one.
 
@@ -103,9 +104,9 @@ def make_optimizer(
     made = optimizer
     if not isinstance(optimizer, torch.optim.Optimizer | OptimizerInterface):
         factory = OPTIMIZERS.get(optimizer, field="optimizer.name") if isinstance(optimizer, str) else optimizer
-        arguments = dict(optimizer_params)
+        arguments = {name: _pythons_own(value) for name, value in optimizer_params.items()}
         if lr is not None:
-            arguments["lr"] = lr
+            arguments["lr"] = lr if isinstance(lr, Tensor) else real_number(lr, "lr")
         elif _requires_lr(factory):
             arguments.setdefault("lr", DEFAULT_LR)
         if isinstance(optimizer, str):
@@ -137,6 +138,13 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Returns whether an optimizer's `step` requires a function that computes the loss and the gradients again."""
     parameters = inspect.signature(optimizer.step).parameters.values()
     return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _pythons_own(value: Any) -> Any:
+    """NumPy's numbers as Python's, also in a tuple such as `betas`; a tensor, as a learning rate may be, stays one."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_pythons_own, value))
+    return value if isinstance(value, Tensor) else python_value(value)
 
 
 def can_be_fused(params: Iterable[Tensor]) -> bool:

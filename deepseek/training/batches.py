@@ -99,11 +99,11 @@ def _fields(sample: Any) -> Mapping[str, Any]:
 
 def _stack(name: str, values: Sequence[Any]) -> Any:
     first = values[0]
-    if isinstance(first, np.generic):
+    if isinstance(first, np.number | np.bool_):
         return torch.from_numpy(np.array(values))
     if isinstance(first, bool | int | float):
         return torch.tensor(values)
-    if not isinstance(first, Tensor | np.ndarray):
+    if not isinstance(first, Tensor | np.ndarray) or (isinstance(first, np.ndarray) and first.dtype.kind in "OSU"):
         return list(values)
     tensors = [torch.as_tensor(value) for value in values]
     shapes = {tuple(tensor.shape) for tensor in tensors}

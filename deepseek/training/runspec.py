@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from common.errors import InvalidArgument, MeshError, Violation
+from common.scalars import python_value
 from deepseek.components import AUGMENTATIONS, ENCODERS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, Components
 from deepseek.data.encoders import DEFAULT_ENCODERS
 from deepseek.data.manifest import DatasetManifest
@@ -297,7 +298,19 @@ def _component(data: Any, path: str) -> Component:
     params = data.get("params", {})
     if not isinstance(params, Mapping):
         raise InvalidArgument("BAD_VALUE", "an object of keyword arguments is expected", field=f"{path}.params")
-    return Component(_text(data.get("name", ""), f"{path}.name"), dict(params))
+    return Component(_text(data.get("name", ""), f"{path}.name"), _plain(params, f"{path}.params"))
+
+
+def _plain(given: Any, path: str) -> Any:
+    """A value of JSON, with numbers and arrays of NumPy as Python's own."""
+    match value := python_value(given):
+        case Mapping():
+            return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        case None | bool() | int() | float() | str():
+            return value
+    raise InvalidArgument("BAD_VALUE", f"a {type(given).__name__} is no value of JSON", field=path)
 
 
 def _mapping(data: Any, path: str) -> FieldMapping:
@@ -314,6 +327,7 @@ def _mapping(data: Any, path: str) -> FieldMapping:
 
 
 def _items(value: Any, path: str) -> Sequence[tuple[int, Any]]:
+    value = python_value(value)
     if not isinstance(value, list | tuple):
         raise InvalidArgument("BAD_VALUE", f"a list is expected, not {type(value).__name__}", field=path)
     return list(enumerate(value))
@@ -326,6 +340,7 @@ def _text(value: Any, path: str) -> str:
 
 
 def _integer(value: Any, path: str) -> int:
+    value = python_value(value)
     # The proto's JSON form writes 64-bit integers as text.
     if isinstance(value, str) and value.removeprefix("-").isdecimal():
         return int(value)
@@ -335,6 +350,7 @@ def _integer(value: Any, path: str) -> int:
 
 
 def _number(value: Any, path: str) -> float:
+    value = python_value(value)
     # The proto's JSON form writes these three as text; `check` refuses them with the field's own reason.
     if value in ("NaN", "Infinity", "-Infinity"):
         return float(value)

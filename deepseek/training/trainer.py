@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InvalidArgument
+from common.scalars import real_number, whole_number
 from deepseek.components import LOSSES, METRICS, SCHEDULES
 from deepseek.data.sampler import ResumableSampler
 from deepseek.optim.factories import make_optimizer
@@ -133,7 +134,7 @@ class MixedPrecisionTrainer:
         target: str | None = None,
     ) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._seed = seed
+        self._seed = seed = whole_number(seed, "seed")
         self._ranks = Ranks(self._device)
         modules.check_model(model)
         self._choice = formats.choose(precision, self._device, self._ranks)
@@ -152,7 +153,7 @@ class MixedPrecisionTrainer:
             schedule=_make_schedule(schedule, schedule_params),
             metrics=[METRICS.build(m, {}, field="metrics") if isinstance(m, str) else m for m in metrics],
             arguments=Arguments(model, inputs, target),
-            clip_norm=clip_norm,
+            clip_norm=real_number(clip_norm, "clip_norm"),
             scaler=loss_scaler,
             device=self._device,
             seed=seed,
@@ -228,6 +229,7 @@ class MixedPrecisionTrainer:
             FailedPrecondition: NOT_FINITE if 40 steps in a row had gradients that are not finite.
         """
         started = time.monotonic()
+        epochs, batch_size = whole_number(epochs, "epochs"), whole_number(batch_size, "batch_size")
         if epochs < 1:
             raise InvalidArgument("BAD_VALUE", f"epochs is {epochs}; it must be at least 1", field="epochs")
         ranks = self._ranks

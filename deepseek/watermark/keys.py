@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from common.errors import InvalidArgument
 from common.names import check_id
+from common.scalars import whole_number
 
 KEY_BYTES = 32
 MIN_MASTER_BYTES = 32
@@ -56,6 +57,7 @@ def derive_key(master: bytes, *, tenant: str, modality: str, epoch: int) -> Wate
     if modality not in MODALITIES:
         message = f"{modality!r} is no modality; there are {', '.join(MODALITIES)}"
         raise InvalidArgument("UNKNOWN_MODALITY", message, field="modality")
+    epoch = whole_number(epoch, "epoch")
     if epoch < 0:
         raise InvalidArgument("BAD_VALUE", f"epoch is {epoch}; epochs count from 0", field="epoch")
     info = f"deepseek-mesh/watermark/{check_id(tenant, field='tenant')}/{modality}/{epoch}".encode()

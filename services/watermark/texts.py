@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from common.errors import InvalidArgument, ResourceExhausted
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.text.detection import MAX_TOKEN, Scheme, TextDetection, detect, make_detector, make_sampler
-from deepseek.watermark.text.scheme import Detector, Sampler, check_logits
+from deepseek.watermark.text.detection import Scheme, TextDetection, detect, make_detector, make_sampler
+from deepseek.watermark.text.scheme import Detector, Sampler
+from deepseek.watermark.text.tokens import MAX_TOKEN, check_logits
 from deepseek.watermark.verdict import Verdict
 from services.watermark.keys import Keys
 from services.watermark.oracle import rounded_spans

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import InvalidArgument
 from deepseek.watermark.keys import WatermarkKey, derive_key
@@ -142,3 +144,28 @@ def test_over_contexts_tokens_come_with_their_probabilities(name: str) -> None:
     expected = num_keys * np.exp(logits_V)
     chi_squared = float(((counts - expected) ** 2 / expected).sum())
     assert chi_squared < 23.5  # four degrees of freedom: exceeded once in 10,000 times
+
+
+@pytest.mark.parametrize("form", [np.ndarray.tolist, lambda logits_V: logits_V[None], torch.from_numpy])
+def test_logits_in_another_form_draw_the_same_tokens(scheme: Scheme, form: Callable[[np.ndarray], Any]) -> None:
+    sampler = scheme.sampler(a_key(), np.random.default_rng(0))
+    assert [sampler.draw(form(logits_V)) for logits_V in steps(20)] == marked(scheme, 20)
+
+
+def test_tokens_in_another_form_weigh_the_same(scheme: Scheme) -> None:
+    tokens, detector = marked(scheme, 100), scheme.detector(a_key())
+    for given in (np.array(tokens), list(np.array(tokens)), torch.tensor([tokens])):
+        assert detector.weigh(given) == detector.weigh(tokens)
+        assert detector.excess(given, []) == detector.excess(tokens, [])
+
+
+def test_tokens_of_others_are_observed_in_any_form_of_a_number(scheme: Scheme) -> None:
+    samplers = [scheme.sampler(a_key(), np.random.default_rng(0)) for _ in range(2)]
+    for token in (5, 6, 7):
+        samplers[0].observe(token)
+        samplers[1].observe(np.int64(token))
+    logits_V = next(steps(1))
+    assert samplers[0].draw(logits_V) == samplers[1].draw(logits_V)
+    with pytest.raises(InvalidArgument) as caught:
+        samplers[0].observe(1.5)  # type: ignore[arg-type]
+    assert (caught.value.reason, caught.value.field) == ("BAD_TOKEN", "token")

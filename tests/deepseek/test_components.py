@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
@@ -84,6 +85,13 @@ def test_doubles_become_integers_and_lists_tuples(parts: Components) -> None:
     built = parts.build("box", {"size": 3.0, "rate": 1, "name": "a", "sides": [1.0, 2.0], "flip": True})
     assert built == (3, 1.0, "a", (1, 2), True)
     assert [type(value) for value in (built[0], built[1], built[3][0])] == [int, float, int]
+
+
+def test_numbers_of_numpy_become_pythons_own(parts: Components) -> None:
+    numpys = {"size": np.int64(3), "rate": np.float32(1), "sides": np.array([1, 2]), "flip": np.bool_(True)}
+    built = parts.build("box", {**numpys, "name": np.str_("a")})
+    assert built == (3, 1.0, "a", (1, 2), True)
+    assert [type(value) for value in (built[0], built[1], built[3][0], built[4])] == [int, float, int, bool]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from deepseek.watermark.arrays import Complex, Real
+from deepseek.watermark.arrays import Complex, Real, check_pixels
+from deepseek.watermark.ids import ID_BITS
 from deepseek.watermark.image.code import NUM_BITS, BchCode
 from deepseek.watermark.image.filters import local_mean
 from deepseek.watermark.image.marker import MIN_SIDE, Pixels, luma, reduced
@@ -37,7 +38,7 @@ from deepseek.watermark.image.pattern import (
     Pattern,
     PolarSearch,
 )
-from deepseek.watermark.image.payload import ID_BITS, MAC_BITS, Payload
+from deepseek.watermark.image.payload import MAC_BITS, Payload
 from deepseek.watermark.image.spectrum import MOST_EXCESS, Spectrum, capped, evened, synthesised
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_energy_tail, log_erlang_tail
@@ -131,7 +132,11 @@ class ImageDetector:
             pixels: The image, of any size; in less than 64 pixels a side nothing is looked for.
             search: Whether also where it may have been turned or cropped.
             locate: Whether to tell the region.
+
+        Raises:
+            InvalidArgument: BAD_VALUE if these are no pixels.
         """
+        pixels = check_pixels(pixels)
         height, width = pixels.shape[:2]
         if min(height, width) < _LEAST_SIDE:
             return ImageDetection(Verdict.INCONCLUSIVE, 0.0)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from common.errors import InvalidArgument
+from common.scalars import whole_number
 from deepseek.data import exif, png
 from deepseek.data.media import MAX_PIXELS, is_too_large, open_image
 from deepseek.data.pictures import BACKGROUND, upright
@@ -75,6 +76,7 @@ class ImageFile:
         Raises:
             InvalidArgument: BAD_VALUE.
         """
+        quality = whole_number(quality, "encoding_quality")
         if not 1 <= quality <= 100:
             message = f"encoding_quality is {quality}; take 1 to 100"
             raise InvalidArgument("BAD_VALUE", message, field="encoding_quality")

@@ -25,8 +25,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.errors import InvalidArgument
+from common.scalars import real_number
 from deepseek.data.pictures import BACKGROUND
-from deepseek.watermark.arrays import Real
+from deepseek.watermark.arrays import Real, check_pixels
 from deepseek.watermark.image.code import BchCode
 from deepseek.watermark.image.filters import bands, local_mean, local_variance, mean_gain
 from deepseek.watermark.image.pattern import HIGHEST, PARTS, PERIOD, Part, Pattern
@@ -129,7 +130,8 @@ class ImageMarker:
         ssim: float = SSIM,
     ) -> None:
         self._is_strict = psnr_db is not None
-        psnr_db = PSNR_DB if psnr_db is None else psnr_db
+        psnr_db = PSNR_DB if psnr_db is None else real_number(psnr_db, "psnr_db")
+        ssim = real_number(ssim, "ssim")
         if not (30 <= psnr_db <= 60 and 0.9 <= ssim < 1):
             message = f"psnr_db is {psnr_db}, ssim {ssim}; take 30 to 60 dB, and 0.9 to below 1"
             raise InvalidArgument("BAD_VALUE", message, field="psnr_db")
@@ -162,9 +164,10 @@ class ImageMarker:
             The marked image, of the same shape.
 
         Raises:
-            InvalidArgument: BAD_ID, IMAGE_TOO_SMALL.
+            InvalidArgument: BAD_ID, IMAGE_TOO_SMALL, BAD_VALUE if these are no pixels.
         """
         signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
+        pixels = check_pixels(pixels)
         check_size(pixels)
         height, width = pixels.shape[:2]
         units = reduced(pixels)

@@ -2,10 +2,9 @@
 
 import hashlib
 
-from common.errors import InvalidArgument
+from deepseek.watermark.ids import ID_BITS, check_id
 from deepseek.watermark.keys import WatermarkKey
 
-ID_BITS = 48
 MAC_BITS = 16
 
 
@@ -25,9 +24,7 @@ class Payload:
         Raises:
             InvalidArgument: BAD_ID.
         """
-        if not 0 <= message < 1 << ID_BITS:
-            text = f"{message} is no id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
-            raise InvalidArgument("BAD_ID", text, field="id")
+        message = check_id(message)
         return message << MAC_BITS | self._mac(message)
 
     def open(self, data: int) -> int | None:

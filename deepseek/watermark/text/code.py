@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.arrays import Real
+from deepseek.watermark.ids import ID_BITS as ID_BITS
 
-ID_BITS = 48
 SYMBOL_BITS = 16
 NUM_VALUES = 1 << SYMBOL_BITS
 NUM_SYMBOLS = 8

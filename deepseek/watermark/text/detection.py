@@ -12,16 +12,18 @@ from enum import StrEnum
 from functools import cache
 
 from common.errors import InvalidArgument
+from deepseek.watermark.ids import check_id
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.text.code import ID_BITS, IdCode
+from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
 from deepseek.watermark.text.scheme import Detector, Evidence, Sampler
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
+from deepseek.watermark.text.tokens import MAX_TOKEN as MAX_TOKEN
+from deepseek.watermark.text.tokens import check_tokens
 from deepseek.watermark.verdict import LOG_MARKED, LOG_NOT_MARKED, Verdict, judged
 
 MAX_TOKENS = 4096
-MAX_TOKEN = (1 << 20) - 1
 MIN_TOKENS = 200
 """Fewer that could be scored are too few to say that there is no mark; where a model had little choice, more are."""
 
@@ -84,9 +86,7 @@ def make_sampler(scheme: Scheme, key: WatermarkKey, message: int) -> Sampler:
     Raises:
         InvalidArgument: BAD_ID.
     """
-    if not 0 <= message < 1 << ID_BITS:
-        text = f"{message} is no id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
-        raise InvalidArgument("BAD_ID", text, field="id")
+    message = check_id(message)
     match scheme:
         case Scheme.KGW:
             return KgwSampler(key)
@@ -118,19 +118,17 @@ def detect(
 
     Args:
         detector: Of a scheme and a key.
-        tokens: The text, by the tokeniser that it was drawn with; at most 4,096.
+        tokens: The text, by the tokeniser that it was drawn with; at most 4,096. Any list, array or tensor of integers.
         spans: Whether to look for text that is marked in part, and to tell where.
         check: Called now and then; may raise, e.g. when time is over.
 
     Raises:
         InvalidArgument: TOO_MANY_TOKENS, BAD_TOKEN.
     """
+    tokens = check_tokens(tokens)
     if len(tokens) > MAX_TOKENS:
         text = f"the text has {len(tokens)} tokens; at most {MAX_TOKENS} are looked into at once, so split it"
         raise InvalidArgument("TOO_MANY_TOKENS", text, field="tokens")
-    if tokens and not 0 <= min(tokens) <= max(tokens) <= MAX_TOKEN:
-        text = f"tokens are numbers from 0 to {MAX_TOKEN}; take those of the tokeniser the text was drawn with"
-        raise InvalidArgument("BAD_TOKEN", text, field="tokens")
     if not spans:
         whole = detector.weigh(tokens)
         return _detection(whole.log_p, whole.num_scored, _sure_ids(whole), [Span(0, len(tokens))])

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISeedSequence
 
-from common.errors import InvalidArgument
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.keys import WatermarkKey
+from deepseek.watermark.text.tokens import check_logits, check_token, check_tokens
 
 CONTEXT = 2
 """Tokens that a mark hangs on. With more, fewer survive where words are replaced: each replacement spoils the scores of
@@ -87,12 +87,17 @@ class Sampler(ABC):
 
     def choose(self, logits_V: Logits) -> int:
         """Draws a token as `draw` does, and stays where it is."""
-        check_logits(logits_V)
+        logits_V = check_logits(logits_V)
         context = self._contexts.current()
         return plain(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
 
     def observe(self, token: int) -> None:
-        """Goes on by a token, whoever chose it."""
+        """Goes on by a token, whoever chose it.
+
+        Raises:
+            InvalidArgument: BAD_TOKEN.
+        """
+        token = check_token(token)
         context = self._contexts.current()
         if context is not None:
             self._weigh(context, token)
@@ -174,7 +179,7 @@ class Detector(ABC):
 def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, tuple[int, ...], int]]:
     """Yields position, context and token of every token that can be scored."""
     contexts = Contexts(length)
-    for position, token in enumerate(tokens):
+    for position, token in enumerate(check_tokens(tokens)):
         if (context := contexts.current()) is not None:
             yield position, context, token
         contexts.add(token)
@@ -226,24 +231,6 @@ class Bits:
         """Pseudo-random bytes of a context alone (BLAKE2b with a key, RFC 7693)."""
         data = b"".join(token.to_bytes(4, "little") for token in context)
         return hashlib.blake2b(data, key=self._key, digest_size=num_bytes).digest()
-
-
-def check_logits(logits_V: npt.NDArray[np.floating[Any]], *, field: str = "logits_V") -> None:
-    """Refuses what gives no probabilities.
-
-    Raises:
-        InvalidArgument: BAD_LOGITS.
-    """
-    most = float(logits_V.max(initial=-np.inf))
-    if math.isfinite(most):
-        return
-    if not len(logits_V):
-        message = "there are no logits"
-    elif most == -math.inf:
-        message = "all logits are -inf, so no token can come"
-    else:
-        message = "a logit is neither a number nor -inf"
-    raise InvalidArgument("BAD_LOGITS", message, field=field)
 
 
 def plain(probabilities_V: Probabilities, random: np.random.Generator) -> int:

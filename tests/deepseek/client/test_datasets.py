@@ -5,7 +5,9 @@ import random
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from common.errors import InvalidArgument, Unavailable
@@ -43,10 +45,44 @@ def test_equal_data_is_the_same_version_and_adds_no_blob(mesh: Mesh) -> None:
     assert "datasets/twice" in [dataset.name for dataset in mesh.datasets.list()]
 
 
-def test_a_value_that_cannot_be_sent_is_the_callers_error(mesh: Mesh) -> None:
+def test_values_of_numpy_are_those_of_python(mesh: Mesh) -> None:
+    fields = (*FIELDS, Field("data", "bytes"), Field("count", "integer"), Field("counts", "integer", repeated=True))
+    values = {"text": "a", "score": [1.0, 2.0], "data": b"b", "count": 3, "counts": [1, 0]}
+    given = {
+        "text": np.str_("a"),
+        "score": np.array([1, 2], np.float32),
+        "data": bytearray(b"b"),
+        "count": np.uint8(3),
+        "counts": [np.int64(1), np.bool_(False)],
+    }
+    version = mesh.datasets.upload("plain-numbers", fields, [Sample("k", "train", values)])
+    again = mesh.datasets.upload("plain-numbers", fields, [Sample(np.str_("k"), np.str_("train"), given)])
+    assert again == version
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"text": None}, "text"),
+        ({"text": "\ud800"}, "text"),
+        ({"text": np.zeros((2, 2))}, "text"),
+        ({"score": 1.0}, "score"),
+        ({"score": None}, "score"),
+        ({"score": "12"}, "score"),
+        ({"score": {1: 2}}, "score"),
+        ({"score": [[1.0]]}, "score"),
+        ({"other": 1 << 70}, "other"),
+        ({"key": 7}, "key"),
+        ({"split": None}, "split"),
+    ],
+    ids=ascii,
+)
+def test_a_value_that_cannot_be_sent_is_the_callers_error(mesh: Mesh, changes: dict[str, Any], field: str) -> None:
+    values = {"key": "k", "split": "train", "text": "a", "score": [], **changes}
+    sample = Sample(values.pop("key"), values.pop("split"), values)
     with pytest.raises(InvalidArgument) as caught:
-        mesh.datasets.upload("bad", FIELDS, [Sample("k", "train", {"text": None, "score": []})])
-    assert (caught.value.reason, caught.value.field) == ("WRONG_TYPE", "text")
+        mesh.datasets.upload("bad", FIELDS, [sample])
+    assert (caught.value.reason, caught.value.field) == ("WRONG_TYPE", field)
 
 
 def test_a_refused_sample_names_itself_and_no_version_appears(mesh: Mesh) -> None:

@@ -1,5 +1,6 @@
 """Run specs from plain data, and the trainer's errors as the client sees them."""
 
+import numpy as np
 import pytest
 
 from common.errors import InvalidArgument, NotFound
@@ -12,6 +13,14 @@ def test_a_spec_from_plain_data_is_the_message() -> None:
     assert (spec.epochs, spec.model.name, spec.model.params["width"]) == (3, "m", 2)
 
 
+def test_numbers_of_numpy_count_as_pythons_own() -> None:
+    params = {"width": np.int64(2), "rate": np.float32(0.5), "wide": np.bool_(True), "sizes": np.array([1, 2])}
+    spec = {"epochs": np.int64(3), "seed": np.uint64(1 << 40), "clip_norm": np.float32(0.5)}
+    plain = {"width": 2, "rate": 0.5, "wide": True, "sizes": [1, 2]}
+    expected = parse_spec({"epochs": 3, "seed": 1 << 40, "clip_norm": 0.5, "model": {"name": "m", "params": plain}})
+    assert parse_spec({**spec, "model": {"name": np.str_("m"), "params": params}}) == expected
+
+
 @pytest.mark.parametrize(
     ("spec", "reason", "field"),
     [
@@ -22,6 +31,9 @@ def test_a_spec_from_plain_data_is_the_message() -> None:
         ({"epochs": 1 << 40}, "BAD_VALUE", "spec"),
         ({"precision": "PRECISION_FP12"}, "BAD_VALUE", "spec.precision"),
         ({"inputs": {}}, "BAD_VALUE", "spec.inputs"),
+        ({"epochs": np.float64(1.5)}, "BAD_VALUE", "spec.epochs"),
+        ({"model": {"params": {"sizes": [1, b"2"]}}}, "BAD_VALUE", "spec.model.params.sizes[1]"),
+        ({"model": {"params": {"init": object()}}}, "BAD_VALUE", "spec.model.params.init"),
     ],
 )
 def test_a_wrong_spec_is_refused_before_it_is_sent(spec: dict[str, object], reason: str, field: str) -> None:

@@ -167,6 +167,9 @@ def test_labels_need_a_field_of_labels() -> None:
         (CharactersEncoder(), None, "WRONG_TYPE"),
         (IntegerEncoder(), 1.0, "WRONG_TYPE"),
         (IntegerEncoder(), True, "WRONG_TYPE"),
+        (IntegerEncoder(), np.float32(1), "WRONG_TYPE"),
+        (IntegerEncoder(), np.bool_(True), "WRONG_TYPE"),
+        (NumberEncoder(), np.array([1.0]), "WRONG_TYPE"),
         (IntegerEncoder(), 1 << 63, "WRONG_TYPE"),
         (NumberEncoder(), float("nan"), "WRONG_TYPE"),
         (NumberEncoder(), float("inf"), "WRONG_TYPE"),
@@ -178,6 +181,14 @@ def test_a_bad_value_is_refused(encoder: Encoder, value: Any, reason: str) -> No
     with pytest.raises(InvalidArgument) as caught:
         encoder.encode(value)
     assert caught.value.reason == reason
+
+
+def test_numbers_of_numpy_count_as_pythons_own() -> None:
+    assert IntegerEncoder().encode(np.int16(3)) == NumberEncoder().encode(np.float16(3)) == 3
+    assert NumberEncoder().encode(np.uint8(3)) == 3
+    made = ImageEncoder(np.int64(8)), CharactersEncoder(np.int32(8), np.int64(20))  # type: ignore[arg-type]
+    for encoder in made:
+        assert type(encoder)(**json.loads(json.dumps(encoder.params))).params == encoder.params
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import itertools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.errors import InvalidArgument
@@ -47,6 +48,14 @@ def test_the_order_never_changes_between_versions() -> None:
 
 
 ORDER_OF_SEED_42_EPOCH_5 = [2, 3, 0, 5, 6, 7, 4, 1]
+
+
+def test_numbers_of_numpy_are_pythons_own_in_the_state() -> None:
+    sampler = ResumableSampler(np.int64(8), np.int32(3), seed=np.uint64(42))  # type: ignore[arg-type]
+    next(iter(sampler))
+    restored = ResumableSampler(8, 3, seed=42)
+    restored.load_state(json.loads(json.dumps(sampler.state())))
+    assert list(restored) == list(sampler)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -25,6 +25,9 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
         ([50], (100, 200), (50, 100)),
         ((30, 50), (100, 100), (50, 30)),
         ((12, 16), (16, 12), (16, 12)),
+        (np.int64(224), (640, 480), (298, 224)),
+        (np.array([30, 50]), (100, 100), (50, 30)),
+        ((np.int64(30), 50), (100, 100), (50, 30)),
     ],
 )
 def test_resize_gives_torchvisions_size(size: Any, given: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -44,7 +47,7 @@ def test_resize_of_the_right_size_changes_nothing() -> None:
     assert transforms.Resize(10)(image) is image
 
 
-@pytest.mark.parametrize("size", [0, -1, (), (1, 2, 3), (4, 0), (1.5, 2)])
+@pytest.mark.parametrize("size", [0, -1, (), (1, 2, 3), (4, 0), (1.5, 2), None, "8", np.float32(8), True])
 def test_a_bad_size_is_refused(size: Any) -> None:
     for transform in (transforms.Resize, transforms.CenterCrop):
         with pytest.raises(ValueError, match="size is"):

@@ -38,6 +38,18 @@ def test_fields_are_stacked_and_text_is_listed() -> None:
     assert batch["text"] == ["a", "a"]
 
 
+def test_scalars_of_numpy_are_stacked_and_their_text_is_listed() -> None:
+    sample = {"label": np.int64(3), "rate": np.float32(0.5), "on": np.bool_(True), "text": np.str_("a")}
+    batch = collate(Listed([{**sample, "words": np.array(["b", "c"])}] * 2), [1, 0])
+    assert {name: batch[name].dtype for name in ("label", "rate", "on")} == {
+        "label": torch.int64,
+        "rate": torch.float32,
+        "on": torch.bool,
+    }
+    assert batch["text"] == ["a", "a"]
+    assert [words.tolist() for words in batch["words"]] == [["b", "c"]] * 2
+
+
 def test_a_pair_is_input_and_target() -> None:
     batch = collate(Listed([(torch.ones(2), 1)]), [0])
     arguments, target = Arguments(nn.Linear(2, 2), None, None).split(batch, CPU)

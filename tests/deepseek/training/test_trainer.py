@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -296,3 +297,36 @@ def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, int]) -> None:
 def test_without_a_terminal_it_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     MixedPrecisionTrainer(Classifier()).fit(Points(4))
     assert capfd.readouterr() == ("", "")
+
+
+def test_numbers_of_numpy_train_and_resume_as_pythons_own(tmp_path: Path) -> None:
+    def made(number: Any, whole: Any) -> MixedPrecisionTrainer:
+        params = {"weight_decay": number(0.5), "betas": (number(0.5), number(0.75))}
+        return MixedPrecisionTrainer(
+            Classifier(), precision="fp32", lr=number(0.25), optimizer_params=params, clip_norm=number(1), seed=whole(3)
+        )
+
+    numpys, pythons = made(np.float32, np.int64), made(float, int)
+    numpys.fit(Points(32), epochs=np.int64(1), batch_size=np.int32(16))  # type: ignore[arg-type]
+    pythons.fit(Points(32), epochs=1, batch_size=16)
+    assert torch.equal(weights(numpys.model), weights(pythons.model))
+    numpys.save(tmp_path / "numpy.safetensors")
+    pythons.load(tmp_path / "numpy.safetensors")
+    assert pythons.fit(Points(32), epochs=2, batch_size=16).step == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"seed": 1.5}, "seed"), ({"seed": "1"}, "seed"), ({"clip_norm": "1"}, "clip_norm"), ({"lr": "1"}, "lr")],
+)
+def test_what_is_no_number_is_refused_before_training(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        MixedPrecisionTrainer(Classifier(), precision="fp32", **changes)
+    assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", field)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 1.5}, {"epochs": True}, {"batch_size": 2.0}, {"batch_size": "2"}])
+def test_epochs_and_batch_size_are_whole_numbers(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        MixedPrecisionTrainer(Classifier(), precision="fp32").fit(Points(8), **changes)
+    assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", next(iter(changes)))

@@ -46,6 +46,7 @@ def test_a_key_is_the_one_of_rfc_5869() -> None:
         ({"tenant": "../x"}, "BAD_NAME"),
         ({"modality": "smell"}, "UNKNOWN_MODALITY"),
         ({"epoch": -1}, "BAD_VALUE"),
+        ({"epoch": 0.5}, "BAD_VALUE"),
     ],
 )
 def test_what_makes_no_key_is_refused(changes: dict[str, Any], reason: str) -> None:

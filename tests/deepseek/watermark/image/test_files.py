@@ -279,3 +279,10 @@ def test_a_quality_that_makes_no_sense_is_refused(quality: int) -> None:
     with pytest.raises(InvalidArgument, match="take 1 to 100") as caught:
         image.encoded(image.pixels, quality=quality)
     assert caught.value.field == "encoding_quality"
+    with pytest.raises(InvalidArgument, match="whole number"):
+        image.encoded(image.pixels, quality=quality + 0.5)  # type: ignore[arg-type]
+
+
+def test_a_quality_may_be_a_number_of_numpy() -> None:
+    image = read_image(encoded(an_image("RGB"), "JPEG"))
+    assert image.encoded(image.pixels, quality=np.int64(90)) == image.encoded(image.pixels, quality=90)

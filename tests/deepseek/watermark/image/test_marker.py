@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from common.errors import InvalidArgument
 from deepseek.watermark.image.detector import ImageDetector
@@ -107,6 +110,38 @@ def test_an_image_that_is_too_small_is_refused(shape: tuple[int, ...]) -> None:
 def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument, match="30 to 60 dB"):
         ImageMarker(a_key(), **bounds)
+    with pytest.raises(InvalidArgument, match="must be a number"):
+        ImageMarker(a_key(), **{name: str(value) for name, value in bounds.items()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", [np.ndarray.tolist, torch.tensor, Image.fromarray, lambda pixels: pixels.astype(int)])
+def test_pixels_count_in_any_form(form: Callable[[Pixels], Any]) -> None:
+    pixels = photograph()
+    expected = marked(pixels)
+    assert np.array_equal(marked(form(pixels)), expected)
+    assert ImageDetector(a_key()).detect(form(expected)).id == 0xABCDEF
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((200, 200), np.float32),
+        np.full((200, 200), 256),
+        np.full((200, 200), -1),
+        np.zeros((200, 200, 4), np.uint8),
+        np.zeros((1, 200, 200, 3), np.uint8),
+        np.zeros((200, 200), np.bool_),
+        [[1], [1, 2]],
+        "image.png",
+        None,
+    ],
+    ids=lambda pixels: str(getattr(pixels, "dtype", pixels)),
+)
+def test_what_are_no_pixels_is_refused(pixels: Any) -> None:
+    for call in (marked, ImageDetector(a_key()).detect):
+        with pytest.raises(InvalidArgument) as caught:
+            call(pixels)
+        assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "image")
 
 
 @pytest.mark.parametrize("level", [0, 255])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from common.errors import InvalidArgument
-from deepseek.watermark.image.payload import ID_BITS, Payload
+from deepseek.watermark.ids import ID_BITS
+from deepseek.watermark.image.payload import Payload
 from tests.deepseek.watermark.image.pictures import a_key
 
 

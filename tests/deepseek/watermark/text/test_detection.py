@@ -127,7 +127,20 @@ def test_what_is_no_text_is_refused(tokens: list[int], reason: str) -> None:
     assert (caught.value.reason, caught.value.field) == (reason, "tokens")
 
 
-@pytest.mark.parametrize("message", [-1, 1 << 48])
+def test_tokens_in_any_form_are_looked_into() -> None:
+    sampler, random = make_sampler(Scheme.GUMBEL, KEY, np.uint64(42)), np.random.default_rng(0)
+    tokens = [sampler.draw(random.normal(0, 2, 1000)) for _ in range(250)]
+    detector = make_detector(Scheme.GUMBEL, KEY)
+    found = detect(detector, tokens)
+    assert (found.verdict, found.id) == (Verdict.MARKED, 42)
+    for given in (np.array(tokens), list(np.array(tokens)), np.array([tokens]), tuple(tokens)):
+        assert detect(detector, given) == found
+    with pytest.raises(InvalidArgument) as caught:
+        detect(detector, np.array([tokens, tokens]))
+    assert (caught.value.reason, caught.value.field) == ("BAD_TOKEN", "tokens")
+
+
+@pytest.mark.parametrize("message", [-1, 1 << 48, 5.0, "5", True, None])
 def test_an_id_that_does_not_fit_is_refused(message: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         make_sampler(Scheme.GUMBEL, KEY, message)

@@ -1,0 +1,21 @@
+"""The id that a mark carries, in text and in images alike."""
+
+from typing import Any
+
+from common.errors import InvalidArgument
+from common.scalars import python_value
+
+ID_BITS = 48
+
+
+def check_id(given: Any) -> int:
+    """Returns an id as Python's own integer.
+
+    Raises:
+        InvalidArgument: BAD_ID.
+    """
+    message = python_value(given)
+    if isinstance(message, bool) or not isinstance(message, int) or not 0 <= message < 1 << ID_BITS:
+        text = f"{str(given)[:80]} is no id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
+        raise InvalidArgument("BAD_ID", text, field="id")
+    return message
