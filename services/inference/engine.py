@@ -5,10 +5,11 @@ thread: one thread an operator by default, and none that spins while it waits, s
 provider is named, for the GPU build of ONNX Runtime would try CUDA first everywhere and log errors where there is none.
 
 Inputs are checked against the graph before it runs, so that callers learn which field is wrong; a dimension that the
-graph names twice must have one size. Not here: protobuf, versions, files.
+graph names twice must have one size, unless its name is a placeholder of a converter. Not here: protobuf, versions.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from common.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, ResourceExhausted
+from common.paths import without_paths
+from services.inference.onnx_file import names_without_shape
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +58,23 @@ _ONNX_DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+_HOW_TO_CONVERT = {
+    "seq": "convert the model so that it returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
+    "map": "convert the model so that it takes and returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
+    "optional": "convert the model so that it takes and returns tensors",
+    "tensor": "cast it inside the model, e.g. to float or float16",
+}
+_PLACEHOLDER = re.compile(
+    r"\W*|-1|none|null|nan|any|(unk|unknown|dynamic|dynamicdimension|unspecified)[._]*\d*", re.IGNORECASE
+)
+"""Names that converters give to dimensions of which they know nothing: two that are called so may differ."""
+
+_IR_VERSION = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_OPSET = re.compile(r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL)
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = re.compile(r"Load model from .*? failed:|\S+\.(cc|h|cpp|cu|cuh):\d+ (\S+( \S+)?\([^()]*\)|\w+) ")
+"""The file that was loaded, and where in its sources the runtime failed; callers have neither."""
+
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 _LOAD_ERRORS = tuple(
     getattr(onnxruntime_errors, name)
@@ -79,18 +99,18 @@ class Tensor:
     Attributes:
         name: Its name in the graph.
         datatype: The protocol's name of its type.
-        dims: A size, or the name of one that varies (empty if it has none), for each dimension. A graph that
-            declares no shape reads as a scalar.
+        dims: A size, or the name of one that varies (empty if it has none), for each dimension; None if the graph
+            declares no shape, so that any rank will do.
     """
 
     name: str
     datatype: str
-    dims: tuple[int | str, ...]
+    dims: tuple[int | str, ...] | None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes, -1 where they vary."""
-        return tuple(-1 if isinstance(dim, str) else dim for dim in self.dims)
+        """The sizes, -1 where they vary. The protocol knows no tensor of any rank; it is shown as one dimension, -1."""
+        return (-1,) if self.dims is None else tuple(-1 if isinstance(dim, str) else dim for dim in self.dims)
 
 
 class Engine:
@@ -117,15 +137,21 @@ class Engine:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS[device])
         except _LOAD_ERRORS as error:
-            raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {_message(error)}") from error
+            raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {_load_message(error)}") from error
         if session.get_providers()[0] != _PROVIDERS[device][0]:
             raise FailedPrecondition(
                 "DEVICE_UNAVAILABLE", f"ONNX Runtime cannot use {device!r} on this machine; set `device` to `cpu`"
             )
         self._session = session
-        self.inputs = tuple(_tensor(node) for node in session.get_inputs())
-        self.outputs = tuple(_tensor(node) for node in session.get_outputs())
-        self._inputs = {tensor.name: (tensor, DTYPES[tensor.datatype]) for tensor in self.inputs}
+        try:
+            shapeless = names_without_shape(path)
+        except ValueError as error:
+            raise FailedPrecondition("MODEL_BROKEN", f"the model is no valid ONNX file: {error}") from error
+        self.inputs = tuple(_tensor(node, shapeless) for node in session.get_inputs())
+        self.outputs = tuple(_tensor(node, shapeless) for node in session.get_outputs())
+        # Initializers that the graph lists as inputs: whoever gives none gets the graph's.
+        optional = [_tensor(node, shapeless) for node in session.get_overridable_initializers()]
+        self._inputs = {tensor.name: (tensor, DTYPES[tensor.datatype]) for tensor in (*self.inputs, *optional)}
         self._has_strings = any(tensor.datatype == "BYTES" for tensor in (*self.inputs, *self.outputs))
         self._output_names = [tensor.name for tensor in self.outputs]
 
@@ -133,7 +159,8 @@ class Engine:
         """Run the model once.
 
         Args:
-            arrays: Every input by name, in the order the caller wrote them; read, never changed or kept.
+            arrays: Every input by name, in the order the caller wrote them; read, never changed or kept. An initializer
+                that the graph lists as an input may be among them.
             outputs: Names of the outputs that are wanted; empty means all.
 
         Returns:
@@ -169,6 +196,8 @@ class Engine:
             if array.dtype != dtype:
                 given = _DATATYPES[array.dtype]
                 raise _bad(f"input {name!r} is {given}; the model takes {tensor.datatype}", f"inputs[{index}].datatype")
+            if tensor.dims is None:
+                continue
             if len(array.shape) != len(tensor.dims):
                 raise _shape_mismatch(tensor, array, index)
             for axis, (size, dim) in enumerate(zip(array.shape, tensor.dims, strict=True)):
@@ -180,9 +209,8 @@ class Engine:
                     if same != size:
                         what = f"dimension {axis} of {name!r} is {size} and {where} is {same}; they must be equal"
                         raise _bad(what, f"inputs[{index}].shape")
-        if len(arrays) < len(self._inputs):
-            missing = next(name for name in self._inputs if name not in arrays)
-            raise _bad(f"input {missing!r} is missing", "inputs")
+        if missing := [tensor.name for tensor in self.inputs if tensor.name not in arrays]:
+            raise _bad(f"input {missing[0]!r} is missing", "inputs")
 
     def _check_outputs(self, names: Sequence[str]) -> None:
         for index, name in enumerate(names):
@@ -193,13 +221,21 @@ class Engine:
                 raise _bad(f"output {name!r} is asked for twice", f"outputs[{index}].name")
 
 
-def _tensor(node: onnxruntime.NodeArg) -> Tensor:
+def _tensor(node: onnxruntime.NodeArg, shapeless: Collection[str]) -> Tensor:
     if node.type not in _ONNX_DATATYPES:
-        raise FailedPrecondition(
-            "UNSUPPORTED_DATATYPE", f"{node.name!r} is a {node.type}; this server takes {', '.join(_ONNX_DATATYPES)}"
-        )
-    dims = tuple(dim if isinstance(dim, int) and dim >= 0 else str(dim or "") for dim in node.shape)
-    return Tensor(node.name, _ONNX_DATATYPES[node.type], dims)
+        how = _HOW_TO_CONVERT.get(node.type.partition("(")[0], _HOW_TO_CONVERT["tensor"])
+        message = f"{node.name!r} has the type {node.type}: {how}. This server takes {', '.join(_ONNX_DATATYPES)}"
+        raise FailedPrecondition("UNSUPPORTED_DATATYPE", message)
+    if not node.shape and node.name in shapeless:
+        return Tensor(node.name, _ONNX_DATATYPES[node.type], None)
+    return Tensor(node.name, _ONNX_DATATYPES[node.type], tuple(map(_dim, node.shape)))
+
+
+def _dim(dim: int | str | None) -> int | str:
+    if isinstance(dim, int) and dim >= 0:
+        return dim
+    name = str(dim or "")
+    return "" if _PLACEHOLDER.fullmatch(name) else name
 
 
 def _to_text(arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -249,9 +285,20 @@ def _run_error(error: Exception) -> MeshError:
     return InvalidArgument("BAD_INPUT", f"the model does not run on these inputs: {_message(error)}", field="inputs")
 
 
+def _load_message(error: Exception) -> str:
+    """Why a model does not load, and what to do, of the causes that other versions of tools have."""
+    text, runtime = str(error), f"ONNX Runtime {onnxruntime.__version__}"
+    if match := _IR_VERSION.search(text):
+        return f"its IR version is {match[1]}; {runtime} takes up to {match[2]}. Export it for an older version of ONNX"
+    if match := _OPSET.search(text):
+        found = f"it uses opset {match[1]} of {match[2]}; {runtime} takes up to {match[3]}"
+        return f"{found}. Export it with opset_version={match[3]}"
+    if "External data" in text:
+        return "its weights are in another file (external data). Export it as one file, e.g. with external_data=False"
+    return _message(error)
+
+
 def _message(error: Exception) -> str:
-    """What ONNX Runtime has to say, without its code prefix and the paths of its source files."""
-    text = str(error).strip()
-    for separator in ("Status Message: ", " : "):
-        text = text.rsplit(separator, 1)[-1]
-    return " ".join(word for word in text.split() if not word.startswith("/"))
+    """What ONNX Runtime has to say, without its code prefix, the places in its sources and paths."""
+    text = _CODE.sub("", str(error).strip()).rpartition("Status Message: ")[2]
+    return without_paths(" ".join(_PLACE.sub("", text).split()))

@@ -30,10 +30,24 @@ def build(
     constants: Sequence[onnx.TensorProto] = (),
 ) -> bytes:
     """An ONNX file."""
+    data = unchecked(nodes, inputs, outputs, constants)
+    onnx.checker.check_model(data)
+    return data
+
+
+def unchecked(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Sequence[onnx.TensorProto] = (),
+    *,
+    ir_version: int = 10,
+    opset: int = 21,
+) -> bytes:
+    """An ONNX file as a converter may write it, whatever the specification says."""
     graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), list(constants))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 1)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
     return data
 
 

@@ -14,7 +14,15 @@ from onnx import TensorProto, helper
 
 from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from services.inference.engine import DTYPES, Engine
-from tests.services.inference.models import build, identity_model, question_model, scale_model, tensor
+from tests.services.inference.models import (
+    Shape,
+    build,
+    identity_model,
+    question_model,
+    scale_model,
+    tensor,
+    unchecked,
+)
 
 
 def open_engine(tmp_path: Path, model: bytes, **settings: Any) -> Engine:
@@ -80,6 +88,137 @@ def test_not_a_number_is_a_number_to_the_model(tmp_path: Path) -> None:
     values = np.array([[np.nan, np.inf, -np.inf]], np.float32)
     [(_, result)] = open_engine(tmp_path, scale_model(1.0)).run({"x": values})
     assert result.tobytes() == values.tobytes()
+
+
+def relu_model(shape: Shape | None, ir_version: int = 10, opset: int = 21) -> bytes:
+    """y = max(x, 0) as converters write it that say little of shapes."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    return unchecked([helper.make_node("Relu", ["x"], ["y"])], [x], [y], ir_version=ir_version, opset=opset)
+
+
+def test_an_input_without_a_shape_takes_any_rank(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, relu_model(None))
+    assert [one.shape for one in (*engine.inputs, *engine.outputs)] == [(-1,), (-1,)]
+    for shape in ((), (2,), (2, 5), (1, 0, 3, 1)):
+        [(_, result)] = engine.run({"x": np.ones(shape, np.float32)})
+        assert result.shape == shape
+
+
+def test_a_scalar_takes_scalars_only(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, relu_model(()))
+    assert [one.shape for one in (*engine.inputs, *engine.outputs)] == [(), ()]
+    with pytest.raises(InvalidArgument) as caught:
+        engine.run({"x": np.ones(2, np.float32)})
+    assert caught.value.field == "inputs[0].shape"
+
+
+@pytest.mark.parametrize(
+    "name", ["?", "None", "none", "-1", "unk__12", "unk", "Unknown", "DynamicDimension.0", "*", " ", "", None]
+)
+def test_placeholders_are_no_names_of_equal_sizes(tmp_path: Path, name: str | None) -> None:
+    engine = open_engine(tmp_path, relu_model([name, name]))  # type: ignore[list-item]
+    assert engine.inputs[0].dims == ("", "")
+    [(_, result)] = engine.run({"x": np.ones((2, 5), np.float32)})
+    assert result.shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["N", "batch", "unknown_batch", "none_of_these", "s0", "past_sequence_length + 1"])
+def test_names_are_names_of_equal_sizes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidArgument, match="must be equal"):
+        open_engine(tmp_path, relu_model([name, name])).run({"x": np.ones((2, 5), np.float32)})
+
+
+def offset_model(ir_version: int, opset: int) -> bytes:
+    """y = x + offset, where offset is an input and has a value as well."""
+    return unchecked(
+        [helper.make_node("Add", ["x", "offset"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["n"]), tensor("offset", TensorProto.FLOAT, [1])],
+        [tensor("y", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor("offset", TensorProto.FLOAT, [1], [1.0])],
+        ir_version=ir_version,
+        opset=opset,
+    )
+
+
+def test_an_initializer_that_is_an_input_may_be_given(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, offset_model(ir_version=10, opset=21))
+    x, offset = np.zeros(2, np.float32), np.full(1, 5, np.float32)
+    assert [one.name for one in engine.inputs] == ["x"]
+    assert engine.run({"x": x})[0][1].tolist() == [1, 1]
+    assert engine.run({"x": x, "offset": offset})[0][1].tolist() == [5, 5]
+    for wrong, field in ((np.zeros(2, np.float32), "inputs[1].shape"), (np.zeros(1), "inputs[1].datatype")):
+        with pytest.raises(InvalidArgument) as caught:
+            engine.run({"x": x, "offset": wrong})
+        assert caught.value.field == field
+    with pytest.raises(InvalidArgument, match="'x' is missing"):
+        engine.run({"offset": offset})
+
+
+def test_an_initializer_of_an_old_converter_is_a_constant(tmp_path: Path) -> None:
+    """Before IR version 4 every initializer had to be listed as an input."""
+    engine = open_engine(tmp_path, offset_model(ir_version=3, opset=7))
+    x = np.zeros(2, np.float32)
+    assert engine.run({"x": x})[0][1].tolist() == [1, 1]
+    with pytest.raises(InvalidArgument, match="no input 'offset'"):
+        engine.run({"x": x, "offset": np.zeros(1, np.float32)})
+
+
+def zipmap_model() -> bytes:
+    """A classifier's last node, as scikit-learn's converter writes it by default."""
+    probability = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, probability))
+    nodes = [helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])]
+    return unchecked(nodes, [tensor("x", TensorProto.FLOAT, ["n", 2])], [helper.make_value_info("y", rows)])
+
+
+def optional_model() -> bytes:
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["n"]))
+    nodes = [helper.make_node("OptionalGetElement", ["x"], ["y"])]
+    return build(nodes, [helper.make_value_info("x", kind)], [tensor("y", TensorProto.FLOAT, ["n"])])
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (zipmap_model(), "'y' has the type seq.*'zipmap': False"),
+        (optional_model(), "'x' has the type optional.*takes and returns tensors"),
+        (identity_model(TensorProto.BFLOAT16), "bfloat16.*cast it"),
+        (identity_model(TensorProto.FLOAT8E4M3FN), "float8e4m3fn.*cast it"),
+    ],
+    ids=["sequence", "optional", "bfloat16", "float8"],
+)
+def test_what_is_no_tensor_of_the_protocol_is_refused_with_how_to_convert(
+    tmp_path: Path, model: bytes, words: str
+) -> None:
+    with pytest.raises(FailedPrecondition, match=words) as caught:
+        open_engine(tmp_path, model)
+    assert caught.value.reason == "UNSUPPORTED_DATATYPE"
+
+
+def external_model() -> bytes:
+    """A model whose weight is in another file."""
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="model.onnx.data")
+    x, y = (tensor(name, TensorProto.FLOAT, [4]) for name in "xy")
+    return unchecked([helper.make_node("Add", ["x", "w"], ["y"])], [x], [y], [weight])
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (relu_model(["n"], ir_version=1000), r"IR version is 1000; ONNX Runtime [\d.]+ takes up to \d+"),
+        (relu_model(["n"], opset=1000), r"uses opset 1000 of ai.onnx; .* Export it with opset_version=\d+"),
+        (external_model(), r"weights are in another file .* Export it as one file"),
+        (scale_model(2.0)[:-20], "cannot be loaded"),
+    ],
+    ids=["IR", "opset", "external data", "cut off"],
+)
+def test_a_model_of_other_tools_says_what_is_wrong_without_paths(tmp_path: Path, model: bytes, words: str) -> None:
+    with pytest.raises(FailedPrecondition, match=words) as caught:
+        open_engine(tmp_path, model)
+    assert caught.value.reason == "MODEL_BROKEN"
+    for path in (str(tmp_path), "/onnxruntime", ".cc:", ".h:"):
+        assert path not in caught.value.message
 
 
 def test_an_empty_batch_and_a_scalar_are_fine(tmp_path: Path) -> None:

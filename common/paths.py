@@ -1,0 +1,38 @@
+"""Texts for callers without the paths of this machine, which would show them how the server is set up."""
+
+import os
+import re
+
+_ABSOLUTE = re.compile(
+    r"""(?P<quote>['"`])(?P<quoted>/+[^/\s][^'"`\n]*)(?P=quote)"""
+    r"""|(?<![\w.~/-])(?P<plain>/+[^/\s'"`<>|;,:()\[\]{}]+[^\s'"`<>|;,:()\[\]{}]*)"""
+)
+_SHOWN = "<path>"
+
+
+def without_paths(text: str) -> str:
+    """Returns a text with each absolute path of this machine's file system replaced by `<path>`.
+
+    What begins with a slash and with no directory of the root, such as the name of a gRPC method, stays as it is.
+
+    >>> without_paths("no space left for /tmp/upload; see '/deepseek.job.v1.JobService/GetJob'")
+    "no space left for <path>; see '/deepseek.job.v1.JobService/GetJob'"
+    """
+    return _ABSOLUTE.sub(_replaced, text) if "/" in text else text
+
+
+def _replaced(match: re.Match[str]) -> str:
+    if match["quoted"]:
+        path, before, after = match["quoted"], match["quote"], match["quote"]
+    else:
+        path = match["plain"].rstrip(".!?")
+        before, after = "", match["plain"][len(path) :]
+    first = path.lstrip("/").partition("/")[0]
+    return f"{before}{_SHOWN}{after}" if first and _exists(f"/{first}") else match[0]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL
+        return False

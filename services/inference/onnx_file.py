@@ -1,0 +1,68 @@
+"""What ONNX Runtime does not tell of a file: which inputs and outputs declare no shape. To it they look like scalars.
+
+The file is read as protobuf's wire format (protobuf.dev/programming-guides/encoding) and mapped, so that weights are
+stepped over and never loaded. Field numbers are those of onnx.proto.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+_MODEL_GRAPH = 7
+_GRAPH_INPUTS_AND_OUTPUTS = 11, 12
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR = 1
+_TENSOR_SHAPE = 2
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+def names_without_shape(path: Path) -> frozenset[str]:
+    """Names of the inputs and outputs of a graph that declare no shape.
+
+    Args:
+        path: An ONNX file.
+
+    Raises:
+        ValueError: It is none.
+    """
+    with path.open("rb") as file:
+        model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    values = [value for graph in _parts(model, _MODEL_GRAPH) for value in _parts(graph, *_GRAPH_INPUTS_AND_OUTPUTS)]
+    return frozenset(
+        bytes(name).decode()
+        for value in values
+        for kind in _parts(value, _VALUE_TYPE)
+        for tensor in _parts(kind, _TYPE_TENSOR)
+        if not any(True for _ in _parts(tensor, _TENSOR_SHAPE))
+        for name in _parts(value, _VALUE_NAME)
+    )
+
+
+def _parts(message: memoryview, *numbers: int) -> Iterator[memoryview]:
+    """The fields of an encoded message with some numbers, of those that have a length."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        length = {_FIXED64: 8, _FIXED32: 4}.get(tag & 7, 0)
+        if tag & 7 == _VARINT:
+            _, position = _varint(message, position)
+        elif tag & 7 == _LENGTH:
+            length, position = _varint(message, position)
+            if tag >> 3 in numbers:
+                yield message[position : position + length]
+        elif not length:
+            raise ValueError("no protobuf message")
+        position += length
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number of 7 bits per byte, and the position behind it."""
+    value = shift = 0
+    while position < len(message) and shift < 64:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError("a number is cut off or has more than 64 bits")
