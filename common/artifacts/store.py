@@ -351,13 +351,20 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def disk_error(error: OSError, path: Path) -> MeshError:
-    """Returns what to tell of a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE."""
+def disk_error(error: OSError, path: Path, what: str = "") -> MeshError:
+    """Returns what to tell of a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE.
+
+    Args:
+        error: What the system said.
+        path: The file; callers of a service do not see it.
+        what: What is kept there, for them.
+    """
+    where = f"{what} in {path}" if what else str(path)
     if error.errno in FULL:
-        return ResourceExhausted("DISK_FULL", f"no space left for {path}; free some and try again", field="path")
+        return ResourceExhausted("DISK_FULL", f"no space left for {where}; free some and try again", field="path")
+    message = f"{where} cannot be used: {error.strerror}"
     if error.errno in READ_ONLY:
-        return FailedPrecondition("DISK_READ_ONLY", f"{path} cannot be used: {error.strerror}", field="path")
-    message = f"{path} cannot be used: {error.strerror}"
+        return FailedPrecondition("DISK_READ_ONLY", message, field="path")
     return Unavailable("DISK_UNAVAILABLE", message, field="path", retry_delay_s=1)
 
 

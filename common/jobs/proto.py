@@ -3,7 +3,8 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import InvalidArgument
-from common.jobs.job import Job, JobState
+from common.jobs.job import Job, JobError, JobState
+from common.paths import without_paths
 from protos.job.v1 import job_pb2
 
 _STATES = {
@@ -17,28 +18,32 @@ _STATES = {
 
 
 def job_to_proto(job: Job) -> job_pb2.Job:
-    """Returns the message of a job. Its spec stays with the service, which shows it as a message of its own."""
+    """Returns the message of a job, without paths of this machine. Its spec stays with the service, which shows it as a
+    message of its own."""
     message = job_pb2.Job(
         name=job.name,
         kind=job.kind,
         state=_STATES[job.state],
         progress=job.progress,
-        message=job.message,
+        message=without_paths(job.message),
         result=job.result,
         attempt=job.attempt,
         create_time=_timestamp(job.create_us),
     )
     if job.error is not None:
-        message.error.CopyFrom(
-            job_pb2.JobError(
-                code=job.error.code, reason=job.error.reason, message=job.error.message, field=job.error.field
-            )
-        )
+        message.error.CopyFrom(error_to_proto(job.error))
     if job.start_us is not None:
         message.start_time.CopyFrom(_timestamp(job.start_us))
     if job.end_us is not None:
         message.end_time.CopyFrom(_timestamp(job.end_us))
     return message
+
+
+def error_to_proto(error: JobError) -> job_pb2.JobError:
+    """Returns the message of a job's error, without paths of this machine; the log has them."""
+    return job_pb2.JobError(
+        code=error.code, reason=error.reason, message=without_paths(error.message), field=error.field
+    )
 
 
 def state_from_proto(state: job_pb2.JobState) -> JobState | None:

@@ -175,6 +175,7 @@ class JobRunner:
             self._carry_out(lease)
             if lease.error is not None:
                 span.fail(lease.error.reason)
+                _log.warning("%s failed: %s", lease.job.name, lease.error)
 
     def _carry_out(self, lease: Lease) -> None:
         _log.info("%s (%s): attempt %d", lease.job.name, lease.job.kind, lease.attempt)

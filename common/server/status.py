@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from common.errors import MeshError
+from common.paths import without_paths
 
 DOMAIN = "deepseek.mesh"
 """Domain of the reasons in `ErrorInfo`."""
@@ -20,12 +21,16 @@ _VIOLATIONS_BYTES = 2048
 
 
 def to_status(error: MeshError) -> status_pb2.Status:
-    """The status of an error, with `ErrorInfo`, `BadRequest` and `RetryInfo` details (google.rpc error model)."""
+    """The status of an error, with `ErrorInfo`, `BadRequest` and `RetryInfo` details (google.rpc error model).
+
+    Paths of this machine are left out; the log has them.
+    """
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    message = without_paths(error.message)
     request = error_details_pb2.BadRequest()
     for violation in error.violations:
         one = error_details_pb2.BadRequest.FieldViolation(
-            field=_cut(violation.field, 256), description=_cut(violation.description, _MESSAGE_BYTES)
+            field=_cut(violation.field, 256), description=_cut(without_paths(violation.description), _MESSAGE_BYTES)
         )
         if request.ByteSize() + one.ByteSize() > _VIOLATIONS_BYTES:
             break
@@ -36,7 +41,7 @@ def to_status(error: MeshError) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(error.retry_delay_s * 1e9))
         details.append(retry)
-    status = status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=_cut(error.message, _MESSAGE_BYTES))
+    status = status_pb2.Status(code=grpc.StatusCode[error.code].value[0], message=_cut(message, _MESSAGE_BYTES))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)

@@ -110,7 +110,7 @@ class AuditLog:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             _sync(path.parent)  # so that a file that was just made is there after a power cut
         except OSError as error:
-            raise disk_error(error, path) from error
+            raise disk_error(error, path, "the audit log") from error
         with self._exclusive():
             self._anchored = anchor.read()
             self._head = self._anchored or EMPTY
@@ -185,7 +185,7 @@ class AuditLog:
                 finally:
                     fcntl.flock(self._file, fcntl.LOCK_UN)
         except OSError as error:
-            raise disk_error(error, self._path) from error
+            raise disk_error(error, self._path, "the audit log") from error
 
     def _holds_head(self) -> bool:
         """Whether the file has the head where it should be."""
@@ -340,7 +340,7 @@ def verify(path: Path, head: Head) -> Verification:
     except FileNotFoundError:
         pass  # a log that nobody has written to yet, unless the head knows better
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise disk_error(error, path, "the audit log") from error
     if last < head.sequence and previous is not None:
         findings.append(Finding(line_number + 1, f"{_records(last + 1, head.sequence)} missing at the end"))
     return Verification(num_records, tuple(findings))

@@ -127,4 +127,4 @@ def _spool() -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as file:
             yield file
     except OSError as error:
-        raise disk_error(error, Path(tempfile.gettempdir())) from error
+        raise disk_error(error, Path(tempfile.gettempdir()), "temporary files") from error

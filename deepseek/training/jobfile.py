@@ -107,7 +107,7 @@ def report(directory: Path, kind: str, **values: Any) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise disk_error(error, path, "files of the trainer") from error
 
 
 def report_failure(directory: Path, error: MeshError) -> None:

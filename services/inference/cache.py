@@ -50,7 +50,7 @@ class FileCache:
                 self._store.fetch(tenant, sha256, path)
         except OSError as error:
             self.release(tenant, sha256)
-            raise disk_error(error, path) from error
+            raise disk_error(error, path, "copies of models") from error
         except BaseException:
             self.release(tenant, sha256)
             raise

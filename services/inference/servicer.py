@@ -3,6 +3,7 @@
 import grpc
 
 from common.errors import InvalidArgument, MeshError, NotFound
+from common.paths import without_paths
 from common.server import caller
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2 import inference_pb2_grpc
@@ -78,7 +79,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
                     name=entry.model_id,
                     version="" if entry.number is None else str(entry.number),
                     state=entry.state,
-                    reason=entry.reason,
+                    reason=without_paths(entry.reason),
                 )
                 for entry in entries
             )

@@ -108,7 +108,9 @@ class RunHandler:
             # Our own database is away; the run has done nothing wrong. Whoever gets the lease next goes on with it.
             raise LeaseLost(str(error)) from error
         except (MeshError, OSError) as error:
-            failure = disk_error(error, self._directory) if isinstance(error, OSError) else error
+            failure = (
+                disk_error(error, self._directory, "files of the trainer") if isinstance(error, OSError) else error
+            )
             lease.fail(failure, close(JobState.FAILED, JobError.of(failure)))
         else:
             if lease.cancelled.is_set() and not lease.finished:

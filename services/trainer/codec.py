@@ -12,9 +12,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from common.artifacts import Artifact
 from common.artifacts.proto import to_proto
 from common.errors import InvalidArgument, Violation
-from common.jobs.proto import job_to_proto
+from common.jobs.job import JobError
+from common.jobs.proto import error_to_proto, job_to_proto
+from common.paths import without_paths
 from deepseek.training.runspec import RunSpec
-from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 from services.trainer.runs import Run, RunEvent
 
@@ -72,12 +73,13 @@ def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
         case "attempt":
             message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
         case "warning":
-            message.warning.CopyFrom(trainer_pb2.WarningEvent(**values))
+            shown = {**values, "message": without_paths(values["message"])}
+            message.warning.CopyFrom(trainer_pb2.WarningEvent(**shown))
         case "precision":
             message.precision.CopyFrom(_precision(values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
-            error = job_pb2.JobError(**values["error"]) if "error" in values else None
+            error = error_to_proto(JobError(**values["error"])) if "error" in values else None
             message.state.CopyFrom(trainer_pb2.StateEvent(state=state, error=error))
     return message
 

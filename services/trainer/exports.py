@@ -92,7 +92,7 @@ class ExportHandler:
             try:
                 export = self._export(lease, run, spec)
             except OSError as error:
-                raise disk_error(error, self._directory) from error
+                raise disk_error(error, self._directory, "files of the trainer") from error
             if export is None:
                 return
             with lease.transaction() as session:

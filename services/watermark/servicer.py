@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from common.auth import Caller, Role
 from common.errors import InvalidArgument, MeshError
+from common.paths import without_paths
 from common.server import caller
 from deepseek.watermark.image.detector import ImageDetection
 from deepseek.watermark.text.detection import Scheme, TextDetection
@@ -182,7 +183,8 @@ def _answered(response: Callable[..., R], answer: Callable[[], Message]) -> R:
         return response(response=answer())
     except MeshError as error:
         code = grpc.StatusCode[error.code].value[0]
-        failure = pb.Failure(code=code, reason=error.reason, message=error.message, field=error.field)
+        message = without_paths(error.message)
+        failure = pb.Failure(code=code, reason=error.reason, message=message, field=error.field)
         if error.retry_delay_s is not None:
             failure.retry_delay.FromNanoseconds(int(error.retry_delay_s * 1e9))
         return response(failure=failure)

@@ -36,10 +36,7 @@ def check_tokens(given: Any, *, field: str = "tokens") -> list[int]:
         more = ", e.g. its input_ids" if isinstance(tokens, Mapping) else ""
         raise _bad(f"tokens are a list of whole numbers{more}; a {type(given).__name__} is none", field)
     tokens = list(tokens)
-    if (
-        all(type(token) is int for token in tokens)
-        and 0 <= min(tokens, default=0) <= max(tokens, default=0) <= MAX_TOKEN
-    ):
+    if all(type(token) is int and 0 <= token <= MAX_TOKEN for token in tokens):
         return tokens  # as most are, and a detector asks for each part of a text
     if any(isinstance(row := python_value(token), list | tuple | range) for token in tokens):
         if len(tokens) > 1:

@@ -1,5 +1,7 @@
 """Job <-> deepseek.job.v1.Job."""
 
+from pathlib import Path
+
 import pytest
 
 from common.errors import InvalidArgument
@@ -34,6 +36,13 @@ def test_all_that_a_job_says_is_in_its_message() -> None:
     assert message.create_time.ToMicroseconds() == JOB.create_us
     assert message.start_time.ToMicroseconds() == JOB.start_us
     assert message.end_time.ToMicroseconds() == JOB.end_us
+
+
+def test_paths_of_the_server_are_in_no_message(tmp_path: Path) -> None:
+    error = JobError("RESOURCE_EXHAUSTED", "DISK_FULL", f"no space left for files in {tmp_path}; free some", "path")
+    message = job_to_proto(Job(**{**vars(JOB), "error": error, "message": f"writes {tmp_path}/model.onnx"}))
+    assert message.error.message == "no space left for files in <path>; free some"
+    assert message.message == "writes <path>"
 
 
 def test_what_a_waiting_job_has_not_is_unset() -> None:

@@ -32,6 +32,8 @@ class ExampleServicer(job_pb2_grpc.JobServiceServicer):  # type: ignore[misc]
                 return job_pb2.GetJobResponse(job=job_pb2.Job(progress=context.time_remaining()))
             case "many words":
                 raise InvalidArgument("BAD_NAME", "ü" * 20_000, violations=[Violation("f", "no")] * 5_000)
+            case "path":
+                raise NotFound("FILE_NOT_FOUND", f"no file {__file__}", field="file")
             case "not Unicode":
                 raise NotFound("FILE_NOT_FOUND", "no \udcff")
             case "abort":

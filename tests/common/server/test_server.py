@@ -174,6 +174,16 @@ def test_an_error_too_large_to_travel_arrives_cut(stub: job_pb2_grpc.JobServiceS
     assert 10 < len(caught.value.violations) < 5_000
 
 
+def test_paths_of_the_server_are_in_its_log_and_in_no_answer(
+    stub: job_pb2_grpc.JobServiceStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"), pytest.raises(NotFound) as caught:
+        get(stub, "path")
+    assert (caught.value.message, caught.value.field) == ("no file <path>", "file")
+    assert [violation.description for violation in caught.value.violations] == ["no file <path>"]
+    assert "/tests/common/server/servicer.py" in caplog.text
+
+
 def test_an_error_that_is_not_unicode_arrives_all_the_same(stub: job_pb2_grpc.JobServiceStub) -> None:
     with pytest.raises(NotFound) as caught:
         get(stub, "not Unicode")

@@ -69,6 +69,20 @@ def identity_model(datatype: int, shape: Shape = ("n",)) -> bytes:
     )
 
 
+def relu_model(shape: Shape | None, ir_version: int = 10, opset: int = 21) -> bytes:
+    """y = max(x, 0) as converters write it that say little of shapes."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    return unchecked([helper.make_node("Relu", ["x"], ["y"])], [x], [y], ir_version=ir_version, opset=opset)
+
+
+def external_model() -> bytes:
+    """A model whose weight is in another file."""
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="model.onnx.data")
+    x, y = (tensor(name, TensorProto.FLOAT, [4]) for name in "xy")
+    return unchecked([helper.make_node("Add", ["x", "w"], ["y"])], [x], [y], [weight])
+
+
 def question_model(seed: int = 0) -> bytes:
     """Class scores FP32 [n, q, 5] from an image UINT8 [n, 8, 8, 3], questions INT64 [n, q, 4] and a note BYTES [n]."""
     random = np.random.default_rng(seed)

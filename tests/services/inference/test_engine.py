@@ -15,10 +15,11 @@ from onnx import TensorProto, helper
 from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from services.inference.engine import DTYPES, Engine
 from tests.services.inference.models import (
-    Shape,
     build,
+    external_model,
     identity_model,
     question_model,
+    relu_model,
     scale_model,
     tensor,
     unchecked,
@@ -88,12 +89,6 @@ def test_not_a_number_is_a_number_to_the_model(tmp_path: Path) -> None:
     values = np.array([[np.nan, np.inf, -np.inf]], np.float32)
     [(_, result)] = open_engine(tmp_path, scale_model(1.0)).run({"x": values})
     assert result.tobytes() == values.tobytes()
-
-
-def relu_model(shape: Shape | None, ir_version: int = 10, opset: int = 21) -> bytes:
-    """y = max(x, 0) as converters write it that say little of shapes."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
-    return unchecked([helper.make_node("Relu", ["x"], ["y"])], [x], [y], ir_version=ir_version, opset=opset)
 
 
 def test_an_input_without_a_shape_takes_any_rank(tmp_path: Path) -> None:
@@ -193,14 +188,6 @@ def test_what_is_no_tensor_of_the_protocol_is_refused_with_how_to_convert(
     with pytest.raises(FailedPrecondition, match=words) as caught:
         open_engine(tmp_path, model)
     assert caught.value.reason == "UNSUPPORTED_DATATYPE"
-
-
-def external_model() -> bytes:
-    """A model whose weight is in another file."""
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    weight.external_data.add(key="location", value="model.onnx.data")
-    x, y = (tensor(name, TensorProto.FLOAT, [4]) for name in "xy")
-    return unchecked([helper.make_node("Add", ["x", "w"], ["y"])], [x], [y], [weight])
 
 
 @pytest.mark.parametrize(

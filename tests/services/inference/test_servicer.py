@@ -5,11 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import DataLoss, InvalidArgument, NotFound
+from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.services.inference.conftest import Served
-from tests.services.inference.models import TENANT, Publisher, question_model, scale_model
+from tests.services.inference.models import (
+    TENANT,
+    Publisher,
+    external_model,
+    question_model,
+    relu_model,
+    scale_model,
+)
 from tests.services.inference.test_cache import damage_store
 
 ONES = np.ones((2, 3), np.float32)
@@ -89,6 +96,24 @@ def test_a_model_is_ready_only_while_it_is_loaded(stub: GRPCInferenceServiceStub
     with pytest.raises(NotFound) as caught:
         stub.ModelInfer(infer_request())
     assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_LOADED", "model_name")
+
+
+def test_a_tensor_of_any_rank_is_shown_as_one_varying_dimension(
+    stub: GRPCInferenceServiceStub, publisher: Publisher
+) -> None:
+    publisher.publish("any", relu_model(None))
+    load(stub, "any")
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="any"))
+    assert [list(one.shape) for one in (*metadata.inputs, *metadata.outputs)] == [[-1], [-1]]
+    response = stub.ModelInfer(infer_request("any"))
+    assert list(response.outputs[0].shape) == [2, 3]
+
+
+def test_a_model_that_does_not_load_names_no_path(served: Served, publisher: Publisher) -> None:
+    publisher.publish("m", external_model())
+    with pytest.raises(FailedPrecondition, match="Export it as one file") as caught:
+        load(served.stub, "m")
+    assert "/" not in caught.value.message
 
 
 def test_a_load_swaps_and_the_index_follows(stub: GRPCInferenceServiceStub, publisher: Publisher) -> None:
