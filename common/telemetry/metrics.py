@@ -1,8 +1,9 @@
 """Metrics of a server for Prometheus, over HTTP.
 
 Calls are counted under the names that gRPC's own Prometheus middleware uses, so dashboards made for it work. Labels are
-services, methods, codes, kinds and states, of which there are few: no tenant, no subject, no name of anything that
-users make. Calls of methods that do not exist are not counted, since a caller could make up any number of them.
+services, methods, codes, kinds and states, of which there are few: no tenant, no subject, and of what users name only
+the models that are loaded, of which memory allows few. Calls of methods that do not exist are not counted, since a
+caller could make up any number of them.
 """
 
 import datetime
@@ -77,6 +78,14 @@ class Metrics:
             count: Counts them; may raise a MeshError.
         """
         self._registry.register(_Jobs(count))
+
+    def watch_served(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
+        """Shows which form of which model version is served, counted whenever somebody looks.
+
+        Args:
+            count: Counts what is loaded by model, version, variant and instruction set; 1, unless tenants share names.
+        """
+        self._registry.register(_Served(count))
 
     def watch_certificate(self, expires: Callable[[], datetime.datetime | None]) -> None:
         """Shows when the process's certificate expires, read whenever somebody looks.
@@ -193,6 +202,21 @@ class _Jobs(Collector):
     def describe(self) -> Iterable[Metric]:
         """None: registering must not count."""
         return []
+
+
+class _Served(Collector):
+    def __init__(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterable[Metric]:
+        served = GaugeMetricFamily(
+            "deepseek_served_model",
+            "Which form of which model version answers on this host.",
+            labels=("model", "version", "variant", "instruction_set"),
+        )
+        for labels, number in self._count().items():
+            served.add_metric(labels, number)
+        return [served]
 
 
 class _Certificate(Collector):

@@ -1,6 +1,7 @@
 """What every service's process has, by its settings, made once at start and closed last: database and telemetry."""
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -78,6 +79,11 @@ class Telemetry:
         """Shows the jobs in the metrics."""
         if self._metrics:
             self._metrics.watch_jobs(jobs.count)
+
+    def watch_served(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
+        """Shows in the metrics which form of which model version is served; see `Metrics.watch_served`."""
+        if self._metrics:
+            self._metrics.watch_served(count)
 
     def close(self) -> None:
         """Ends all of it. Idempotent."""

@@ -11,11 +11,12 @@ from common.channel import open_channel
 from common.server import Hosted, MeshServer, make_server, run
 from common.telemetry.process import open_state
 from common.upkeep import servicer as upkeep
+from deepseek.processor import instruction_set
 from protos.inference.v2 import inference_pb2_grpc
-from services.inference.engine import Engine
+from services.inference.engine import RUNTIME, Engine
 from services.inference.references import references
 from services.inference.registry import RegistryClient
-from services.inference.repository import Repository
+from services.inference.repository import Host, Repository
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
 
@@ -40,7 +41,9 @@ def build(settings: InferenceSettings, owned: ExitStack) -> MeshServer:
         RegistryClient(channel),
         settings.home / "cache" / "inference",
         partial(Engine, device=settings.device, intra_op_threads=settings.intra_op_threads),
+        Host(instruction_set(), f"{settings.device}, {settings.intra_op_threads} threads, {RUNTIME}"),
     )
+    telemetry.watch_served(repository.count_served)
 
     def ready() -> bool:
         database.check()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,12 @@ _ONNX_DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"
+"""What runs models here."""
+Mode = Literal["fast", "exact", "plain"]
+"""How the runtime computes: `fast`, as it likes; `exact`, with 8-bit products that saturate on no processor; `plain`,
+operator by operator as the file says, 8-bit tensors as float32. Each is slower than the one before."""
+
 _HOW_TO_CONVERT = {
     "seq": "convert the model so that it returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
     "map": "convert the model so that it takes and returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
@@ -118,6 +124,7 @@ class Engine:
 
     Args:
         path: An ONNX file; not needed any more once this returns.
+        mode: How the runtime computes.
         device: `cpu` or `cuda`.
         intra_op_threads: Threads an operator may use.
 
@@ -126,12 +133,15 @@ class Engine:
             output has no datatype in numpy, DEVICE_UNAVAILABLE if the device does not work here.
     """
 
-    def __init__(self, path: Path, *, device: str = "cpu", intra_op_threads: int = 1) -> None:
+    def __init__(self, path: Path, mode: Mode = "fast", *, device: str = "cpu", intra_op_threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if mode == "plain" else levels.ORT_ENABLE_ALL
+        if mode == "exact":
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # a bad input is told to its caller, not written to the log
         try:

@@ -2,19 +2,23 @@
 
 A version is opened beside the one that answers and takes over only when it can run and its place is committed, so a
 swap drops no request and a failed load changes nothing. Requests under way keep the engine they started with; its
-memory goes with the last of them. Whatever is loaded is loaded again after a restart, without the registry.
+memory goes with the last of them. Whatever is loaded is loaded again after a restart, without the registry; on a host
+of the same kind from the same file, on another one as if for the first time.
 
 Loads and unloads of one model happen one after another, those of different models side by side. Not here: how models
-run (`engine`), how the registry is asked (`registry`).
+run (`engine`), which file is served (`verification`), how the registry is asked (`registry`).
 """
 
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 from sqlalchemy import select
 
@@ -22,10 +26,12 @@ from common import names
 from common.artifacts import ArtifactStore
 from common.database import Database, now_us
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
-from deepseek.models.manifest import ModelManifest
+from deepseek.models.manifest import ModelFile, ModelManifest
+from deepseek.models.probes import Probes
 from services.inference.cache import FileCache
-from services.inference.engine import Engine
+from services.inference.engine import Engine, Mode
 from services.inference.tables import LoadedModelRow
+from services.inference.verification import OpenEngine, choose
 
 LATEST = "latest"
 MAX_RESTORE_DELAY_S = 60.0
@@ -67,19 +73,57 @@ class Published(ABC):
 
 
 @dataclass(frozen=True)
+class Host:
+    """What kind of host this is: on equal ones a file answers the same, about as fast.
+
+    Attributes:
+        instruction_set: As `deepseek.processor` names it.
+        runtime: The rest: device, threads, version of the runtime.
+    """
+
+    instruction_set: str
+    runtime: str
+
+    def __str__(self) -> str:
+        return f"{self.instruction_set}, {self.runtime}"
+
+
+@dataclass(frozen=True)
+class ServedFile:
+    """Which file of a version answers on this host.
+
+    Attributes:
+        name: Its name in the manifest.
+        variant: Which form of the model it is.
+        sha256: Its digest.
+        mode: How the runtime computes it.
+        reason: Why this one, for people.
+    """
+
+    name: str
+    variant: str
+    sha256: str
+    mode: Mode
+    reason: str
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """The version of a model that answers."""
 
     model_id: str
     number: int
     manifest_sha256: str
-    file_sha256: str
+    file: ServedFile
     engine: Engine
 
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A line of the repository index; `number` is None and `reason` says why if nothing is loaded."""
+    """A line of the repository index.
+
+    `number` is None if nothing is loaded. `reason` says why, or, of what is loaded, which file answers and why.
+    """
 
     model_id: str
     number: int | None
@@ -96,6 +140,7 @@ class Repository:
         published: The registry.
         cache_directory: For local copies of model files; this process alone uses it.
         open_engine: Makes an engine of an ONNX file.
+        host: What kind of host this is.
         restore_delay_s: First pause before a model that could not be restored is tried again; it doubles.
     """
 
@@ -105,7 +150,8 @@ class Repository:
         store: ArtifactStore,
         published: Published,
         cache_directory: Path,
-        open_engine: Callable[[Path], Engine],
+        open_engine: OpenEngine,
+        host: Host,
         *,
         restore_delay_s: float = 1.0,
     ) -> None:
@@ -114,11 +160,13 @@ class Repository:
         self._published = published
         self._cache = FileCache(store, cache_directory)
         self._open_engine = open_engine
+        self._host = host
         self._restore_delay_s = restore_delay_s
         self._loaded: dict[_Key, LoadedModel] = {}
         self._waiting: dict[_Key, tuple[int, str]] = {}  # to be restored: number, why it is not yet
         self._changing: set[_Key] = set()
         self._change = threading.Condition()
+        self._verifying = threading.Lock()  # held by one at a time: what is timed side by side is timed wrongly
         self._restored = threading.Event()
         self._stopping = threading.Event()
         self._restorers: list[threading.Thread] = []
@@ -188,7 +236,7 @@ class Repository:
             InvalidArgument: BAD_NAME.
             NotFound: The registry has no such version, or the store lacks its bytes.
             DataLoss: BLOB_DAMAGED if the store's bytes do not match their digest.
-            FailedPrecondition: The manifest or the model is broken, or does not run here.
+            FailedPrecondition: The manifest, the probes or the model are broken, or no file is right here.
             Unavailable: Registry or store do not answer; MODEL_CHANGING if another load of it goes on.
         """
         names.check_id(model_id, field="model_name")
@@ -199,23 +247,12 @@ class Repository:
             old = self._loaded.get(key)
             if old and (old.number, old.manifest_sha256) == (published.number, published.manifest_sha256):
                 return old
-            model = self._open(
-                tenant,
-                model_id,
-                published.number,
-                published.manifest_sha256,
-                self._served_file(tenant, published.manifest_sha256),
-            )
-            try:
-                self._record(tenant, model)
-            except MeshError:
-                self._cache.release(tenant, model.file_sha256)
-                raise
+            model = self._verify(tenant, model_id, published.number, published.manifest_sha256)
             self._loaded[key] = model
             self._waiting.pop(key, None)
             if old:
-                self._cache.release(tenant, old.file_sha256)
-        _logger.info("loaded %s version %d", model_id, model.number)
+                self._cache.release(tenant, old.file.sha256)
+        _logger.info("loaded %s version %d: %s", model_id, model.number, self._explain(model))
         return model
 
     def unload(self, tenant: str, model_id: str) -> None:
@@ -233,7 +270,7 @@ class Repository:
             self._waiting.pop(key, None)
             model = self._loaded.pop(key, None)
             if model:
-                self._cache.release(tenant, model.file_sha256)
+                self._cache.release(tenant, model.file.sha256)
         _logger.info("unloaded %s", model_id)
 
     def index(self, tenant: str, *, ready_only: bool = False) -> list[IndexEntry]:
@@ -245,7 +282,7 @@ class Repository:
         entries = {} if ready_only else self._missing(tenant)
         for (owner, model_id), model in self._loaded.copy().items():
             if owner == tenant:
-                entries[model_id] = IndexEntry(model_id, model.number, "READY")
+                entries[model_id] = IndexEntry(model_id, model.number, "READY", self._explain(model))
         return [entries[model_id] for model_id in sorted(entries)]
 
     def _missing(self, tenant: str) -> dict[str, IndexEntry]:
@@ -285,22 +322,73 @@ class Repository:
                 self._changing.remove(key)
                 self._change.notify_all()
 
-    def _served_file(self, tenant: str, manifest_sha256: str) -> str:
-        """Digest of the file that the manifest says to serve."""
-        data = self._store.read(tenant, manifest_sha256)
+    @property
+    def instruction_set(self) -> str:
+        """Of the processor that models run on."""
+        return self._host.instruction_set
+
+    def count_served(self) -> Counter[tuple[str, str, str, str]]:
+        """Counts what is loaded of all tenants by model id, version number, variant and instruction set."""
+        models = self._loaded.copy().values()
+        return Counter((one.model_id, str(one.number), one.file.variant, self.instruction_set) for one in models)
+
+    def _explain(self, model: LoadedModel) -> str:
+        how = "" if model.file.mode == "fast" else f", {model.file.mode}"
+        return f"{model.file.variant}{how} on {self._host.instruction_set}: {model.file.reason}"
+
+    def _manifest(self, tenant: str, sha256: str) -> ModelManifest:
+        data = self._store.read(tenant, sha256)
         try:
-            return ModelManifest.from_bytes(data).file().sha256
+            return ModelManifest.from_bytes(data)
         except InvalidArgument as error:  # the caller gave a name, not the manifest
             raise FailedPrecondition(error.reason, f"the model's manifest is broken: {error.message}") from error
 
-    def _open(self, tenant: str, model_id: str, number: int, manifest_sha256: str, file_sha256: str) -> LoadedModel:
-        path = self._cache.hold(tenant, file_sha256)
+    def _probes(self, tenant: str, manifest: ModelManifest) -> Probes | None:
+        if not manifest.probes:
+            return None
         try:
-            engine = self._open_engine(path)
-        except BaseException:
-            self._cache.release(tenant, file_sha256)
+            return Probes.from_bytes(self._store.read(tenant, manifest.file(manifest.probes).sha256))
+        except InvalidArgument as error:  # as above
+            raise FailedPrecondition(error.reason, f"{error.message}; export the model anew") from error
+
+    def _verify(self, tenant: str, model_id: str, number: int, manifest_sha256: str) -> LoadedModel:
+        """Choose the file that this host serves and put it on record; the cache keeps that file alone."""
+        manifest = self._manifest(tenant, manifest_sha256)
+        probes = self._probes(tenant, manifest)
+        with ExitStack() as held:
+
+            @cache
+            def fetch(file: ModelFile) -> Path:
+                path = self._cache.hold(tenant, file.sha256)
+                held.callback(self._cache.release, tenant, file.sha256)
+                return path
+
+            for needed in manifest.candidates if probes else [manifest.file()]:
+                fetch(needed)  # before others have to wait
+            with self._verifying:
+                choice = choose(manifest, probes, fetch, self._open_engine)
+            file = choice.file
+            self._cache.hold(tenant, file.sha256)
+        served = ServedFile(file.name, file.variant, file.sha256, choice.mode, choice.reason)
+        model = LoadedModel(model_id, number, manifest_sha256, served, choice.engine)
+        try:
+            self._record(tenant, model)
+        except MeshError:
+            self._cache.release(tenant, file.sha256)
             raise
-        return LoadedModel(model_id, number, manifest_sha256, file_sha256, engine)
+        return model
+
+    def _reopen(self, tenant: str, row: LoadedModelRow) -> LoadedModel:
+        """Open the file that was chosen on a host of this kind."""
+        mode = cast(Mode, row.mode)
+        path = self._cache.hold(tenant, row.file_sha256)
+        try:
+            engine = self._open_engine(path, mode)
+        except BaseException:
+            self._cache.release(tenant, row.file_sha256)
+            raise
+        served = ServedFile(row.file_name, row.variant, row.file_sha256, mode, row.reason)
+        return LoadedModel(row.model_id, row.number, row.manifest_sha256, served, engine)
 
     def _record(self, tenant: str, model: LoadedModel) -> None:
         with self._database.transaction() as session:
@@ -310,8 +398,13 @@ class Repository:
                     model_id=model.model_id,
                     number=model.number,
                     manifest_sha256=model.manifest_sha256,
-                    file_sha256=model.file_sha256,
+                    file_sha256=model.file.sha256,
                     update_us=now_us(),
+                    file_name=model.file.name,
+                    variant=model.file.variant,
+                    mode=model.file.mode,
+                    reason=model.file.reason,
+                    host=str(self._host),
                 )
             )
 
@@ -346,8 +439,11 @@ class Repository:
         try:
             with self._database.snapshot() as session:
                 row = session.get_one(LoadedModelRow, key)
-                recorded = (row.number, row.manifest_sha256, row.file_sha256)
-            self._loaded[key] = self._open(tenant, model_id, *recorded)
+            if row.host == str(self._host):
+                model = self._reopen(tenant, row)
+            else:
+                model = self._verify(tenant, model_id, row.number, row.manifest_sha256)
+            self._loaded[key] = model
         except MeshError as error:
             _logger.warning("cannot restore %s: %s", model_id, error)
             self._waiting[key] = (self._waiting[key][0], error.message)
@@ -357,4 +453,4 @@ class Repository:
             self._waiting[key] = (self._waiting[key][0], "an internal error; the log has more")
             return
         del self._waiting[key]
-        _logger.info("restored %s version %d", model_id, recorded[0])
+        _logger.info("restored %s version %d: %s", model_id, model.number, self._explain(model))

@@ -55,6 +55,12 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             platform=PLATFORM,
             inputs=map(_metadata, model.engine.inputs),
             outputs=map(_metadata, model.engine.outputs),
+            parameters={
+                "file": pb.InferParameter(string_param=model.file.name),
+                "variant": pb.InferParameter(string_param=model.file.variant),
+                "instruction_set": pb.InferParameter(string_param=self._repository.instruction_set),
+                "reason": pb.InferParameter(string_param=model.file.reason),
+            },
         )
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:

@@ -1,8 +1,11 @@
 """The inference service's one table: what is loaded, and so what a restart loads again.
 
 It holds all that takes, digests included: a restart asks neither the registry nor, while the cache is whole, the store.
+`file_name` to `reason` say which file was chosen, how it is computed and why; `host`, for what kind of host. On another
+kind the choice is made again. Rows from before there was a choice have none of these.
 """
 
+from sqlalchemy import text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from common.database import Base
@@ -19,3 +22,8 @@ class LoadedModelRow(Base):
     manifest_sha256: Mapped[str]
     file_sha256: Mapped[str]
     update_us: Mapped[int]
+    file_name: Mapped[str] = mapped_column(server_default=text("''"))
+    variant: Mapped[str] = mapped_column(server_default=text("''"))
+    mode: Mapped[str] = mapped_column(server_default=text("''"))
+    reason: Mapped[str] = mapped_column(server_default=text("''"))
+    host: Mapped[str] = mapped_column(server_default=text("''"))

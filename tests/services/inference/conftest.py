@@ -26,10 +26,12 @@ class Served:
     Attributes:
         address: Where it answers.
         stub: A client of ours.
+        metrics: `host:port` of its metrics.
     """
 
     address: str
     stub: GRPCInferenceServiceStub
+    metrics: str
 
 
 @pytest.fixture
@@ -59,14 +61,14 @@ def serve(tmp_path: Path, registry_address: str) -> Serve:
 
     @contextmanager
     def start(registry: str = registry_address) -> Iterator[Served]:
-        flags = ["--home", str(tmp_path), "--port", "0", "--registry", registry]
+        flags = ["--home", str(tmp_path), "--port", "0", "--registry", registry, "--metrics-port", "0"]
         settings = load_settings(InferenceSettings, flags)
         with (
             ExitStack() as owned,
             inference_main.build(settings, owned) as server,
             open_channel(server.address) as channel,
         ):
-            yield Served(server.address, GRPCInferenceServiceStub(channel))
+            yield Served(server.address, GRPCInferenceServiceStub(channel), server.metrics_address)
 
     return start
 

@@ -1,8 +1,8 @@
 """Small ONNX models, and how a trainer would publish them."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -138,6 +138,15 @@ class Publisher:
             outputs=(TensorSpec("y", "FP32", (-1, 3)),),
         )
         return self.publish_manifest(model_id, manifest.to_bytes())
+
+    def publish_files(self, model_id: str, manifest: ModelManifest, contents: Mapping[str, bytes]) -> int:
+        """Publishes a version of these files by name, whatever their bytes, whose digests the manifest gets."""
+        stored = [self.store.put(TENANT, contents[file.name], file.media_type) for file in manifest.files]
+        files = tuple(
+            replace(file, sha256=blob.sha256, size_bytes=blob.size_bytes)
+            for file, blob in zip(manifest.files, stored, strict=True)
+        )
+        return self.publish_manifest(model_id, replace(manifest, files=files).to_bytes())
 
     def publish_manifest(self, model_id: str, manifest: bytes) -> int:
         """Publishes a version with these bytes as its manifest."""

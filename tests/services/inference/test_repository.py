@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,17 +25,22 @@ from common.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from deepseek.models.probes import Probes
 from protos.registry.v1 import registry_pb2 as pb
-from services.inference.engine import Engine
+from services.inference.engine import Engine, Mode
 from services.inference.registry import RegistryClient
-from services.inference.repository import IndexEntry, Repository
+from services.inference.repository import Host, IndexEntry, Repository
 from tests import mounts
 from tests.processes import wait_until
 from tests.services.inference.models import TENANT, Publisher, identity_model, scale_model
+from tests.services.inference.quantised import new_version, paced
 from tests.services.inference.test_cache import damage_store
 
 ONES = np.ones((1, 3), np.float32)
 NOBODY = "127.0.0.1:1"
+HOST = Host("avx2", "cpu, 1 threads, onnxruntime 1")
+OTHER_HOST = Host("avx512_vnni", HOST.runtime)
+PLAIN = "int8 on avx2: it holds no 8-bit operators"
 
 
 class Opened:
@@ -47,7 +52,9 @@ class Opened:
         self._registry_address = registry_address
 
     @contextmanager
-    def __call__(self, *, registry: str = "", open_engine: type[Engine] = Engine) -> Iterator[Repository]:
+    def __call__(
+        self, *, registry: str = "", open_engine: Callable[..., Engine] = Engine, host: Host = HOST
+    ) -> Iterator[Repository]:
         with ExitStack() as owned:
             database = Database(f"sqlite:///{self._tmp_path}/inference.db")
             owned.callback(database.close)
@@ -59,6 +66,7 @@ class Opened:
                 RegistryClient(channel),
                 self._tmp_path / "cache",
                 open_engine,
+                host,
                 restore_delay_s=0.05,
             )
             repository.start()
@@ -232,7 +240,7 @@ def test_a_replaced_version_leaves_memory_and_disk(
     new = repository.load(TENANT, "m", "2")
     gc.collect()
     assert old() is None
-    assert cached_files(tmp_path) == [new.file_sha256] != files
+    assert cached_files(tmp_path) == [new.file.sha256] != files
 
 
 def test_a_request_under_way_keeps_its_engine_through_an_unload(repository: Repository, publisher: Publisher) -> None:
@@ -285,12 +293,12 @@ def test_a_restart_loads_again_without_registry_and_store(opened: Opened, publis
     publisher.publish("m", scale_model(2.0))
     with opened() as repository:
         loaded = repository.load(TENANT, "m", "1")
-    publisher.store.delete(TENANT, loaded.file_sha256)
+    publisher.store.delete(TENANT, loaded.file.sha256)
     publisher.store.delete(TENANT, loaded.manifest_sha256)
     with opened(registry=NOBODY) as restarted:
         assert answer(restarted) == 2.0
         assert restarted.get(TENANT, "m").number == 1
-        assert restarted.index(TENANT, ready_only=True) == [IndexEntry("m", 1, "READY")]
+        assert restarted.index(TENANT, ready_only=True) == [IndexEntry("m", 1, "READY", PLAIN)]
         with pytest.raises(Unavailable):
             restarted.load(TENANT, "m")
         with pytest.raises(Unavailable):
@@ -304,7 +312,7 @@ def test_a_model_that_cannot_be_restored_says_so_and_comes_back_when_it_can(
     publisher.publish("m", scale_model(2.0))
     publisher.publish("n", scale_model(5.0))
     with opened() as repository:
-        file_sha256 = repository.load(TENANT, "m").file_sha256
+        file_sha256 = repository.load(TENANT, "m").file.sha256
         repository.load(TENANT, "n")
     [cached] = (tmp_path / "cache").rglob(f"{file_sha256}*")
     cached.write_bytes(b"damaged")
@@ -332,7 +340,7 @@ def test_a_model_that_waits_to_be_restored_can_be_unloaded(
 ) -> None:
     publisher.publish("m", scale_model(2.0))
     with opened() as repository:
-        file_sha256 = repository.load(TENANT, "m").file_sha256
+        file_sha256 = repository.load(TENANT, "m").file.sha256
     for path in (tmp_path / "cache").rglob(f"{file_sha256}*"):
         path.unlink()
     publisher.store.delete(TENANT, file_sha256)
@@ -346,10 +354,10 @@ def test_the_index_tells_loaded_loading_and_other_models(opened: Opened, publish
     opening, go_on = threading.Event(), threading.Event()
 
     class SlowEngine(Engine):
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, mode: Mode = "fast") -> None:
             opening.set()
             assert go_on.wait(30)
-            super().__init__(path)
+            super().__init__(path, mode)
 
     for model_id in ("loaded", "loading", "other"):
         publisher.publish(model_id, scale_model(2.0))
@@ -363,11 +371,11 @@ def test_the_index_tells_loaded_loading_and_other_models(opened: Opened, publish
         try:
             assert opening.wait(30)
             assert repository.index(TENANT) == [
-                IndexEntry("loaded", 1, "READY"),
+                IndexEntry("loaded", 1, "READY", PLAIN),
                 IndexEntry("loading", None, "LOADING"),
                 IndexEntry("other", None, "UNAVAILABLE", "it is not loaded"),
             ]
-            assert repository.index(TENANT, ready_only=True) == [IndexEntry("loaded", 1, "READY")]
+            assert repository.index(TENANT, ready_only=True) == [IndexEntry("loaded", 1, "READY", PLAIN)]
             assert answer(repository, "loaded") == 2.0
         finally:
             go_on.set()
@@ -383,7 +391,7 @@ def test_racing_loads_leave_the_last_one_and_one_file(
         list(pool.map(lambda number: repository.load(TENANT, "m", str(number)), [*factors] * 4))
     model = repository.get(TENANT, "m")
     assert answer(repository) == factors[model.number]
-    assert cached_files(tmp_path) == [model.file_sha256]
+    assert cached_files(tmp_path) == [model.file.sha256]
 
 
 def test_tenants_do_not_share_models(repository: Repository, publisher: Publisher) -> None:
@@ -402,7 +410,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_stops_no_other_model(
         publisher.publish(model_id, scale_model(factor))
     with mounts.tmpfs(tmp_path / "cache") as cache:
         with opened() as repository:
-            lost = repository.load(TENANT, "m").file_sha256
+            lost = repository.load(TENANT, "m").file.sha256
             repository.load(TENANT, "n")
         for path in cache.rglob(f"{lost}*"):
             path.unlink()
@@ -441,8 +449,8 @@ def test_a_full_cache_is_told_and_the_old_version_goes_on(opened: Opened, publis
 
 def test_a_bug_with_one_model_keeps_no_other_from_being_restored(opened: Opened, publisher: Publisher) -> None:
     class Buggy(Engine):
-        def __init__(self, path: Path) -> None:
-            super().__init__(path)
+        def __init__(self, path: Path, mode: Mode = "fast") -> None:
+            super().__init__(path, mode)
             [(_, result)] = self.run({"x": ONES})
             if result[0, 0] == 2.0:
                 raise ZeroDivisionError("a bug")
@@ -456,3 +464,84 @@ def test_a_bug_with_one_model_keeps_no_other_from_being_restored(opened: Opened,
         assert answer(restarted, "n") == 5.0
         with pytest.raises(Unavailable, match="internal error"):
             restarted.get(TENANT, "m")
+
+
+def test_the_file_that_is_right_and_fast_here_is_served_and_kept(
+    opened: Opened, publisher: Publisher, tmp_path: Path
+) -> None:
+    manifest, contents = new_version()
+    publisher.publish_files("m", manifest, contents)
+    with opened(open_engine=paced({manifest.file("model.onnx").sha256: 0.01})) as repository:
+        model = repository.load(TENANT, "m")
+        assert (model.file.name, model.file.mode) == ("model.int8.onnx", "fast")
+        assert cached_files(tmp_path) == [model.file.sha256]
+        [entry] = repository.index(TENANT, ready_only=True)
+        assert entry.reason == f"int8 on avx2: {model.file.reason}"
+        assert repository.count_served() == {("m", "1", "int8", "avx2"): 1}
+
+
+def test_a_restart_on_the_same_kind_of_host_keeps_the_choice(opened: Opened, publisher: Publisher) -> None:
+    manifest, contents = new_version()
+    publisher.publish_files("m", manifest, contents)
+    fp32, int8 = (manifest.file(name).sha256 for name in ("model.onnx", "model.int8.onnx"))
+    with opened(open_engine=paced({fp32: 0.01})) as repository:
+        first = repository.load(TENANT, "m").file
+    publisher.store.delete(TENANT, manifest.file(manifest.probes).sha256)
+    with opened(open_engine=paced({int8: 0.01}), registry=NOBODY) as restarted:
+        assert restarted.get(TENANT, "m").file == first
+
+
+def test_a_restart_on_another_kind_of_host_chooses_again(opened: Opened, publisher: Publisher, tmp_path: Path) -> None:
+    manifest, contents = new_version()
+    publisher.publish_files("m", manifest, contents)
+    fp32, int8 = (manifest.file(name).sha256 for name in ("model.onnx", "model.int8.onnx"))
+    with opened(open_engine=paced({fp32: 0.01})) as repository:
+        assert repository.load(TENANT, "m").file.variant == "int8"
+    for _ in range(2):  # the second time from the record
+        with opened(open_engine=paced({int8: 0.01}), registry=NOBODY, host=OTHER_HOST) as restarted:
+            assert restarted.get(TENANT, "m").file.variant == "fp32"
+            assert restarted.count_served() == {("m", "1", "fp32", "avx512_vnni"): 1}
+            assert cached_files(tmp_path) == [fp32]
+
+
+@pytest.mark.parametrize(
+    ("probes", "error", "reason"),
+    [(b"no probes", FailedPrecondition, "BAD_PROBES"), (None, NotFound, "BLOB_NOT_FOUND")],
+)
+def test_probes_that_are_damaged_or_missing_are_told_and_the_old_version_goes_on(
+    repository: Repository,
+    publisher: Publisher,
+    tmp_path: Path,
+    probes: bytes | None,
+    error: type[MeshError],
+    reason: str,
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    before = cached_files(tmp_path)
+    manifest, contents = new_version()
+    publisher.publish_files("m", manifest, contents | ({"probes.npz": probes} if probes else {}))
+    if probes is None:
+        publisher.store.delete(TENANT, manifest.file(manifest.probes).sha256)
+    with pytest.raises(error) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == reason
+    assert answer(repository) == 2.0
+    assert cached_files(tmp_path) == before
+
+
+def test_no_file_that_agrees_is_told_with_figures_and_the_old_version_goes_on(
+    repository: Repository, publisher: Publisher
+) -> None:
+    publisher.publish("m", scale_model(2.0))
+    repository.load(TENANT, "m")
+    manifest, contents = new_version()
+    good = Probes.from_bytes(contents["probes.npz"])
+    wrong = Probes(good.inputs, {"scores": -good.outputs["scores"]}).to_bytes()
+    publisher.publish_files("m", manifest, contents | {"probes.npz": wrong})
+    with pytest.raises(
+        FailedPrecondition, match=r"to 64 probes by 100\.00% here, by 0\.00% where it was exported"
+    ) as caught:
+        repository.load(TENANT, "m")
+    assert caught.value.reason == "NO_FILE_AGREES"
+    assert answer(repository) == 2.0

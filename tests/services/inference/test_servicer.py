@@ -1,11 +1,14 @@
 """The Open Inference Protocol over gRPC, with our own client."""
 
+import logging
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from deepseek.processor import instruction_set
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.services.inference.conftest import Served
@@ -17,6 +20,7 @@ from tests.services.inference.models import (
     relu_model,
     scale_model,
 )
+from tests.services.inference.quantised import new_version
 from tests.services.inference.test_cache import damage_store
 
 ONES = np.ones((2, 3), np.float32)
@@ -128,6 +132,26 @@ def test_a_load_swaps_and_the_index_follows(stub: GRPCInferenceServiceStub, publ
     ]
     ready = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
     assert [one.name for one in ready] == ["m"]
+
+
+def test_the_file_that_answers_is_named_everywhere(
+    served: Served, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher.publish_files("q", *new_version())
+    with caplog.at_level(logging.INFO, "services.inference.repository"):
+        load(served.stub, "q")
+    metadata = served.stub.ModelMetadata(pb.ModelMetadataRequest(name="q"))
+    told = {name: parameter.string_param for name, parameter in metadata.parameters.items()}
+    assert (told["variant"], told["file"]) in (("fp32", "model.onnx"), ("int8", "model.int8.onnx"))
+    assert told["instruction_set"] == instruction_set()
+    sentence = f"{told['variant']} on {instruction_set()}: {told['reason']}"
+    assert caplog.messages == [f"loaded q version 1: {sentence}"]
+    [entry] = served.stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
+    assert entry.reason == sentence
+    with urllib.request.urlopen(f"http://{served.metrics}/metrics") as response:
+        metrics = response.read().decode()
+    labels = f'instruction_set="{instruction_set()}",model="q",variant="{told["variant"]}",version="1"'
+    assert f"deepseek_served_model{{{labels}}} 1.0" in metrics
 
 
 def test_a_damaged_blob_is_data_loss_to_the_caller_and_the_old_version_answers(

@@ -1,0 +1,229 @@
+"""Which file of a version this host serves: each candidate is opened here, compared with what is right, and timed.
+
+A file may answer differently on another processor (docs/decisions/0012), so what was measured where a model was
+exported decides nothing here. A version with probes is served from the fastest file that answers them here as it did
+there. One without is served from the file that its manifest names, if the runtime's optimisations change none of its
+answers to requests that are made up; else from its float32 file, else more slowly.
+"""
+
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from common.errors import FailedPrecondition, InvalidArgument, MeshError
+from deepseek.models.manifest import ModelFile, ModelManifest
+from deepseek.models.probes import Array, Probes, disagreement
+from deepseek.models.selection import Candidate, exported, select
+from services.inference.engine import Engine, Mode
+from services.inference.made_up import make_requests
+
+MAX_ERROR = 0.05
+"""By how much of their spread a file's answers may differ between an optimised and an unoptimised graph: as much as by
+quantising. Rounding gives up to 0.03, saturation several times as much (docs/decisions/0012)."""
+MAX_TIMED_S = 1.0
+"""How long a candidate is timed, seconds; half as long where its answers are compared."""
+_MAX_ROUNDS = 300
+_QUANTISED = (b"Quantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
+"""Of these, one is part of the name of every operator that ONNX and ONNX Runtime have for such integers."""
+
+OpenEngine = Callable[[Path, Mode], Engine]
+Fetch = Callable[[ModelFile], Path]
+_Answers = list[list[tuple[str, Array]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is served.
+
+    Attributes:
+        file: The file.
+        mode: How the runtime computes it.
+        reason: Why, a sentence for people.
+        engine: The file, opened.
+    """
+
+    file: ModelFile
+    mode: Mode
+    reason: str
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A file, tried in a mode; what it answers wrongly, or cannot, is its problem."""
+
+    file: ModelFile
+    mode: Mode
+    engine: Engine | None
+    agreement: str = ""
+    problem: str = ""
+    error: MeshError | None = None
+
+    @property
+    def name(self) -> str:
+        return self.file.variant if self.mode == "fast" else f"{self.file.variant} ({self.mode})"
+
+
+def choose(manifest: ModelManifest, probes: Probes | None, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+    """Chooses what to serve, and opens it.
+
+    Args:
+        manifest: The version.
+        probes: Its probes, if it has some.
+        fetch: Brings a file here.
+        open_engine: Opens one.
+
+    Raises:
+        FailedPrecondition: NO_FILE_AGREES, with the figures; BAD_PROBES if the model does not take them; what
+            `open_engine` raises if no file can be opened.
+        MeshError: A file cannot be fetched, or the device or its memory fails.
+    """
+    if probes is None:
+        return _choose_by_optimisation(manifest, fetch, open_engine)
+    return _choose_by_probes(manifest, probes, fetch, open_engine)
+
+
+def _choose_by_probes(manifest: ModelManifest, probes: Probes, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+    files = sorted(manifest.candidates, key=lambda file: file.variant != "fp32")
+    trials = [_try(manifest, file, "fast", probes, fetch, open_engine) for file in files]
+    if all(trial.problem for trial in trials):
+        modes: tuple[Mode, ...] = ("exact", "plain")
+        slower = (_try(manifest, file, mode, probes, fetch, open_engine) for file in files for mode in modes)
+        trials += islice((trial for trial in slower if not trial.problem), 1)
+    errors = [trial.error for trial in trials if trial.error]
+    if len(errors) == len(trials):
+        raise errors[0]
+    good = [trial.engine for trial in trials if trial.engine and not trial.problem]
+    latencies = iter(_latencies_ms(good, probes))
+    index, reason = select(
+        [
+            Candidate(trial.name, 0.0 if trial.problem else next(latencies), trial.agreement, trial.problem)
+            for trial in trials
+        ]
+    )
+    served = trials[index]
+    assert served.engine is not None
+    return Choice(served.file, served.mode, reason, served.engine)
+
+
+def _try(
+    manifest: ModelManifest, file: ModelFile, mode: Mode, probes: Probes, fetch: Fetch, open_engine: OpenEngine
+) -> _Trial:
+    measured, accepted = manifest.measurement(file.variant), manifest.accepted_loss or 0.0
+    if measured and (problem := exported([measured], accepted)[0].problem):
+        return _Trial(file, mode, None, problem=f"where it was exported, {problem}")
+    try:
+        engine = open_engine(fetch(file), mode)
+    except FailedPrecondition as error:
+        return _Trial(file, mode, None, problem=error.message, error=error)
+    here = probes.disagreement(
+        lambda request: _answers(engine, request, list(probes.outputs)),
+        [output.name for output in manifest.outputs if output.labels],
+    )
+    there = (measured and measured.disagreement) or 0.0
+    figures = f"it differs from the float32 answers to {len(probes)} probes by {here:.2%} here, by {there:.2%} where "
+    figures += f"it was exported{f' ({measured.instruction_set})' if measured and measured.instruction_set else ''}"
+    tolerance = probes.tolerance(accepted)
+    problem = "" if here - there <= tolerance else f"{figures}; {tolerance:.2%} more are accepted"
+    return _Trial(file, mode, engine, figures, problem)
+
+
+def _answers(engine: Engine, request: dict[str, Array], names: Sequence[str]) -> list[Array]:
+    try:
+        return [array for _, array in engine.run(request, names)]
+    except InvalidArgument as error:
+        message = f"the model's probes cannot be used: {error.message}; export the model anew"
+        raise FailedPrecondition("BAD_PROBES", message) from error
+
+
+def _latencies_ms(engines: Sequence[Engine], probes: Probes) -> list[float]:
+    """Median time of a request for each engine; they take turns, so that what disturbs one disturbs all."""
+    if len(engines) < 2:
+        return [0.0] * len(engines)
+    times: list[list[float]] = [[] for _ in engines]
+    requests = list(probes.requests())
+    end = time.perf_counter() + MAX_TIMED_S * len(engines)
+    for turn in range(_MAX_ROUNDS):
+        for engine, taken in zip(engines, times, strict=True):
+            start = time.perf_counter()
+            engine.run(requests[turn % len(requests)])
+            taken.append(time.perf_counter() - start)
+        if time.perf_counter() > end:
+            break
+    # The first runs find cold caches.
+    return [1000 * median(taken[len(taken) // 10 :]) for taken in times]
+
+
+def _choose_by_optimisation(manifest: ModelManifest, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+    served, refused = manifest.file(), ""
+    others = [file for file in manifest.candidates if file.variant == "fp32" and file.name != served.name]
+    for file in (served, *others):
+        path = fetch(file)
+        engine = open_engine(path, "fast")
+        if not _is_quantised(path):
+            return Choice(file, "fast", refused or "it holds no 8-bit operators", engine)
+        plain = open_engine(path, "plain")
+        error = _error_of(engine, plain, manifest)
+        if error is None:
+            return _unverified(file, engine, path, open_engine)
+        if error <= MAX_ERROR:
+            return Choice(file, "fast", refused or f"optimised, its answers differ by {error:.2%}", engine)
+        refused = (
+            f"{file.variant} is not served: optimised, its answers differ by {error:.2%}; {MAX_ERROR:.0%} is accepted"
+        )
+    # The last file, at the price of its speed.
+    with suppress(FailedPrecondition):
+        exact = open_engine(path, "exact")
+        if (error := _error_of(exact, plain, manifest)) is not None and error <= MAX_ERROR:
+            return Choice(file, "exact", f"{refused}; more precise and more slowly, by {error:.2%}", exact)
+    return Choice(file, "plain", f"{refused}; it runs without optimisations, more slowly", plain)
+
+
+def _unverified(file: ModelFile, engine: Engine, path: Path, open_engine: OpenEngine) -> Choice:
+    """What nobody can compare is at least kept from saturating."""
+    reason = "its answers could not be verified: it takes no request that was made up, or answers at random"
+    with suppress(FailedPrecondition):
+        return Choice(file, "exact", reason, open_engine(path, "exact"))
+    return Choice(file, "fast", reason, engine)
+
+
+def _error_of(engine: Engine, plain: Engine, manifest: ModelManifest) -> float | None:
+    """Greatest disagreement of any output with that of the unoptimised graph; None if it cannot be told."""
+    for requests in make_requests(engine.inputs, manifest.inputs):
+        expected, found, again = _Answers(), _Answers(), _Answers()
+        end = time.perf_counter() + MAX_TIMED_S / 2
+        try:
+            for request in requests:
+                for one, answers in ((plain, expected), (engine, found), (plain, again)):
+                    answers.append(one.run(request))
+                if time.perf_counter() > end:
+                    break
+        except MeshError:
+            continue
+        return None if _greatest(expected, again) > MAX_ERROR else _greatest(expected, found)
+    return None
+
+
+def _greatest(expected: _Answers, found: _Answers) -> float:
+    """Greatest disagreement of any output; where there are floats, they say more than what was made of them."""
+    pairs = zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True)
+    outputs = [(_flat(right), _flat(given)) for right, given in pairs]
+    floats = [one for one in outputs if one[0].dtype.kind == "f"]
+    return max((disagreement(right, given) for right, given in floats or outputs), default=0.0)
+
+
+def _flat(answers: Sequence[tuple[str, Array]]) -> Array:
+    return np.concatenate([array.reshape(-1) for _, array in answers])
+
+
+def _is_quantised(path: Path) -> bool:
+    """Whether the file names an operator on integers of 8 bits or fewer."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(name) >= 0 for name in _QUANTISED)

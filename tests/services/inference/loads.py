@@ -1,0 +1,34 @@
+"""Chooses what to serve of a version, again and again: `python -m tests.services.inference.loads FOLDER NUM_LOADS`.
+
+A program of its own, so that it can run on another kind of processor. The folder holds `manifest.json`, the files and
+`truth.npz`, probes that say what is right. Prints a JSON list: of each load the variant, mode and reason, or the error,
+and how much the answers of what was chosen differ from the truth.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.errors import MeshError
+from deepseek.models.manifest import ModelManifest
+from deepseek.models.probes import Probes
+from services.inference.engine import Engine
+from services.inference.verification import choose
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Chooses once."""
+    manifest = ModelManifest.from_bytes((folder / "manifest.json").read_bytes())
+    probes = Probes.from_bytes((folder / manifest.probes).read_bytes()) if manifest.probes else None
+    truth = Probes.from_bytes((folder / "truth.npz").read_bytes())
+    try:
+        choice = choose(manifest, probes, lambda file: folder / file.name, Engine)
+    except MeshError as error:
+        return {"error": error.reason, "message": error.message}
+    differing = truth.disagreement(lambda request: [array for _, array in choice.engine.run(request)], ["scores"])
+    return {"variant": choice.file.variant, "mode": choice.mode, "reason": choice.reason, "differing": differing}
+
+
+if __name__ == "__main__":
+    print(json.dumps([load(Path(sys.argv[1])) for _ in range(int(sys.argv[2]))]))

@@ -1,0 +1,154 @@
+"""A small network, its files in float32 and 8 bits, and the manifests of versions that hold them.
+
+The weights are such that 8-bit products saturate on processors that add two of them in 16 bits: neighbours are alike
+and large. `OLD` are the options with which versions were quantised before weights had 7 bits.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from deepseek.models.manifest import ONNX_MEDIA_TYPE, Measurement, ModelFile, ModelManifest, TensorSpec
+from deepseek.models.probes import MEDIA_TYPE, Array, Probes
+from services.inference.engine import Engine, Mode
+from tests.services.inference.models import build, tensor
+
+NUM_PIXELS, NUM_CLASSES = 64, 10
+OLD = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+NEW = {**OLD, "reduce_range": True}
+
+
+def network() -> bytes:
+    """Class scores FP32 [n, 10] of UINT8 [n, 64]."""
+    random = np.random.default_rng(0)
+    # Pairs of inputs have about equal weights, as neighbouring pixels have.
+    first = np.repeat(random.uniform(-1, 1, (NUM_PIXELS // 2, 128)), 2, axis=0)
+    second = np.repeat(random.uniform(-1, 1, (64, NUM_CLASSES)), 2, axis=0)
+    constants = [
+        numpy_helper.from_array(np.float32(1 / 255), "scale"),
+        numpy_helper.from_array(first.astype(np.float32), "first"),
+        numpy_helper.from_array(second.astype(np.float32), "second"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cast", "scale"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "first"], ["seen"]),
+        helper.make_node("Relu", ["seen"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "second"], ["scores"]),
+    ]
+    inputs = [tensor("pixels", TensorProto.UINT8, ["n", NUM_PIXELS])]
+    return build(nodes, inputs, [tensor("scores", TensorProto.FLOAT, ["n", NUM_CLASSES])], constants)
+
+
+def pixels(seed: int, num_samples: int = 64) -> Array:
+    """Pictures of 64 pixels, neighbours alike, UINT8 [n, 1, 64]: a request each."""
+    return np.repeat(np.random.default_rng(seed).integers(0, 256, (num_samples, 1, NUM_PIXELS // 2)), 2, -1).astype(
+        np.uint8
+    )
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+    def __init__(self) -> None:
+        self._batches = iter([{"pixels": pixels(1)[:, 0]}])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._batches, None)
+
+
+def quantised(model: bytes, options: Mapping[str, Any]) -> bytes:
+    """The model in 8 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, made = (str(Path(folder, name)) for name in ("plain.onnx", "prepared.onnx", "made.onnx"))
+        Path(plain).write_bytes(model)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantize_static(prepared, made, _Calibration(), quant_format=QuantFormat.QDQ, **options)
+        proto = onnx.load(made)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def probes_of(model: bytes) -> Probes:
+    """Probes with the model's answers, not optimised."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    requests = pixels(2)
+    return Probes(
+        {"pixels": requests}, {"scores": np.stack([session.run(None, {"pixels": one})[0] for one in requests])}
+    )
+
+
+Contents = dict[str, bytes]
+"""Files of a version by name."""
+
+
+def old_version(options: Mapping[str, Any] = OLD) -> tuple[ModelManifest, Contents]:
+    """A version as it was made before there were probes, promoted where it was measured."""
+    contents = {"model.onnx": network()}
+    contents["model.int8.onnx"] = quantised(contents["model.onnx"], options)
+    return _manifest(contents), contents
+
+
+def new_version(
+    options: Mapping[str, Any] = NEW, *, disagreement: float = 0.0, loss: float = 0.0
+) -> tuple[ModelManifest, Contents]:
+    """A version with probes; what its 8-bit file lost where it was exported is made up."""
+    _, contents = old_version(options)
+    contents["probes.npz"] = probes_of(contents["model.onnx"]).to_bytes()
+    measured = (
+        Measurement("fp32", 2.0, "accuracy", 0.9, 0.0, 0.0, "avx512_vnni"),
+        Measurement("int8", 1.0, "accuracy", 0.9 - loss, loss, disagreement, "avx512_vnni"),
+    )
+    with_probes = replace(_manifest(contents), measurements=measured, accepted_loss=0.005, probes="probes.npz")
+    return with_probes, contents
+
+
+def _manifest(contents: Contents) -> ModelManifest:
+    kinds = {
+        "model.onnx": ("fp32", ONNX_MEDIA_TYPE),
+        "model.int8.onnx": ("int8", ONNX_MEDIA_TYPE),
+        "probes.npz": ("probes", MEDIA_TYPE),
+    }
+    return ModelManifest(
+        model="test",
+        run="runs/test",
+        dataset_version="datasets/test/versions/1",
+        files=tuple(
+            ModelFile(name, kinds[name][0], hashlib.sha256(data).hexdigest(), len(data), kinds[name][1])
+            for name, data in contents.items()
+        ),
+        served="model.int8.onnx",
+        inputs=(TensorSpec("pixels", "UINT8", (-1, NUM_PIXELS)),),
+        outputs=(TensorSpec("scores", "FP32", (-1, NUM_CLASSES), labels=tuple(map(str, range(NUM_CLASSES)))),),
+    )
+
+
+def paced(delays_s: Mapping[str, float]) -> Callable[[Path, Mode], Engine]:
+    """Opens engines that take longer to answer, by a part of their file's path: speed must not be left to chance.
+
+    The cache names files by their digests.
+    """
+
+    class Paced(Engine):
+        def __init__(self, path: Path, mode: Mode = "fast") -> None:
+            super().__init__(path, mode)
+            self._delay_s = next((delay_s for part, delay_s in delays_s.items() if part in path.name), 0.0)
+
+        def run(self, arrays: Any, outputs: Any = ()) -> Any:
+            end = time.perf_counter() + self._delay_s
+            while time.perf_counter() < end:
+                pass
+            return super().run(arrays, outputs)
+
+    return Paced

@@ -1,0 +1,163 @@
+"""Which file is served: by probes, by comparing graphs, by speed; on this processor and on one with AVX2 only."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from common.errors import FailedPrecondition
+from deepseek.models.manifest import ModelManifest
+from deepseek.models.probes import Probes
+from services.inference.engine import Engine
+from services.inference.verification import Choice, choose
+from tests.processors import Processor
+from tests.services.inference.models import build, tensor
+from tests.services.inference.quantised import (
+    NEW,
+    OLD,
+    Contents,
+    network,
+    new_version,
+    old_version,
+    paced,
+    probes_of,
+)
+
+SLOW_FP32 = {"model.onnx": 0.01}
+SLOW_INT8 = {"int8": 0.01}
+
+
+def write(folder: Path, manifest: ModelManifest, contents: Contents) -> None:
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    (folder / "truth.npz").write_bytes(probes_of(network()).to_bytes())
+
+
+def chosen(
+    folder: Path, manifest: ModelManifest, contents: Contents, open_engine: Callable[..., Engine] = Engine
+) -> Choice:
+    write(folder, manifest, contents)
+    probes = Probes.from_bytes(contents[manifest.probes]) if manifest.probes else None
+    return choose(manifest, probes, lambda file: folder / file.name, open_engine)
+
+
+def alone(manifest: ModelManifest) -> ModelManifest:
+    """The version without its float32 file."""
+    return replace(manifest, files=tuple(file for file in manifest.files if file.variant != "fp32"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_probes", [True, False])
+def test_a_file_that_saturates_is_served_by_no_load(processor: Processor, with_probes: bool, tmp_path: Path) -> None:
+    """The file was made with the options that versions had before weights had 7 bits."""
+    write(tmp_path, *(new_version(OLD) if with_probes else old_version()))
+    loads = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "20"))
+    assert len(loads) == 20
+    assert max(load["differing"] for load in loads) <= 0.02
+    if processor.kind == "haswell":
+        assert {load["variant"] for load in loads} == {"fp32"}
+        assert all("int8 is not served" in load["reason"] for load in loads)
+
+
+@pytest.mark.slow
+def test_a_single_file_that_saturates_is_computed_more_precisely(processor: Processor, tmp_path: Path) -> None:
+    manifest, contents = old_version()
+    write(tmp_path, alone(manifest), contents)
+    (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
+    assert load["variant"] == "int8"
+    assert load["differing"] <= 0.02
+    if processor.kind == "haswell":
+        assert load["mode"] in ("exact", "plain")
+
+
+@pytest.mark.slow
+def test_weights_of_seven_bits_saturate_nowhere(processor: Processor, tmp_path: Path) -> None:
+    manifest, contents = old_version(NEW)
+    write(tmp_path, alone(manifest), contents)
+    (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
+    assert (load["variant"], load["mode"]) == ("int8", "fast")
+    assert load["differing"] <= 0.02
+
+
+@pytest.mark.slow
+def test_a_host_where_every_candidate_disagrees_serves_none(processor: Processor, tmp_path: Path) -> None:
+    manifest, contents = new_version(OLD)
+    wrong = Probes.from_bytes(contents["probes.npz"])
+    contents["probes.npz"] = Probes(wrong.inputs, {"scores": -wrong.outputs["scores"]}).to_bytes()
+    write(tmp_path, manifest, contents)
+    (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
+    assert load["error"] == "NO_FILE_AGREES"
+    assert "fp32 is not served: it differs from the float32 answers to 64 probes by 100.00% here" in load["message"]
+
+
+@pytest.mark.parametrize(
+    ("delays_s", "loss", "variant", "why"),
+    [
+        (SLOW_FP32, 0.0, "int8", "times as fast as fp32"),
+        (SLOW_INT8, 0.0, "fp32", "int8 is only"),
+        (SLOW_FP32, 0.02, "fp32", "where it was exported, its accuracy of 0.8800 is 0.0200 worse"),
+    ],
+)
+def test_the_fastest_that_agrees_is_served(
+    delays_s: dict[str, float], loss: float, variant: str, why: str, tmp_path: Path
+) -> None:
+    choice = chosen(tmp_path, *new_version(loss=loss), paced(delays_s))
+    assert (choice.file.variant, choice.mode) == (variant, "fast")
+    assert why in choice.reason
+
+
+def test_a_file_that_opens_nowhere_leaves_the_other(tmp_path: Path) -> None:
+    manifest, contents = new_version()
+    choice = chosen(tmp_path, manifest, contents | {"model.int8.onnx": b"no model"}, paced(SLOW_FP32))
+    assert choice.file.variant == "fp32"
+    assert "int8 is not served: the model cannot be loaded" in choice.reason
+
+
+def test_files_of_which_none_opens_are_refused_as_one_is(tmp_path: Path) -> None:
+    manifest, contents = new_version()
+    with pytest.raises(FailedPrecondition) as caught:
+        chosen(tmp_path, manifest, contents | {"model.onnx": b"no model", "model.int8.onnx": b"no model"})
+    assert caught.value.reason == "MODEL_BROKEN"
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+def test_probes_of_another_model_are_refused(field: str, tmp_path: Path) -> None:
+    manifest, contents = new_version()
+    good = Probes.from_bytes(contents["probes.npz"])
+    contents["probes.npz"] = replace(good, **{field: {"other": next(iter(getattr(good, field).values()))}}).to_bytes()
+    with pytest.raises(FailedPrecondition, match=r"no (in|out)put 'other'.* export the model anew") as caught:
+        chosen(tmp_path, manifest, contents)
+    assert caught.value.reason == "BAD_PROBES"
+
+
+def test_an_older_version_serves_what_it_was_promoted_to_if_that_is_right_here(tmp_path: Path) -> None:
+    manifest, contents = old_version(NEW)
+    choice = chosen(tmp_path, manifest, contents, paced(SLOW_INT8))
+    assert (choice.file.variant, choice.mode) == ("int8", "fast")
+    assert "its answers differ by 0.00%" in choice.reason
+
+
+def test_a_file_without_8_bit_operators_needs_no_comparison(tmp_path: Path) -> None:
+    manifest, contents = old_version()
+    choice = chosen(tmp_path, replace(manifest, served="model.onnx"), contents)
+    assert (choice.file.name, choice.reason) == ("model.onnx", "it holds no 8-bit operators")
+
+
+def test_a_quantised_file_that_answers_at_random_is_served_unverified(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("QuantizeLinear", ["noise", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(128), "zero")]
+    ends = [tensor(name, TensorProto.FLOAT, ["n", 3]) for name in ("x", "y")]
+    manifest, contents = old_version()
+    model = build(nodes, ends[:1], ends[1:], constants)
+    choice = chosen(tmp_path, alone(manifest), contents | {"model.int8.onnx": model})
+    assert "could not be verified" in choice.reason
+    assert choice.mode == "exact"
