@@ -5,9 +5,23 @@ details (`common.server`), and clients turn such a status back into the same cla
 what happened and what to do; a reason is stable, UPPER_SNAKE_CASE and made for programs. Neither may hold secrets.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+_CONTROLS = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[^\n\t -~\x80-\U0010ffff]|[\x80-\x9f]"
+)
+
+
+def plain_text(text: str) -> str:
+    """Returns what others wrote (a child process, a library) without terminal escape sequences and control characters.
+
+    >>> plain_text("a \x1b[96m*model*\x1b[0m\r\n")
+    'a *model*\n'
+    """
+    return _CONTROLS.sub("", text)
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class MeshError(Exception):
 
     Args:
         reason: Stable machine-readable reason, e.g. `DUPLICATE_KEY`.
-        message: What happened and what to do, for people.
+        message: What happened and what to do, for people; made `plain_text`.
         field: Path of the offending field; shorthand for one violation with `message` as its description.
         violations: Every offending field, where there are several.
         retry_delay_s: Seconds after which trying again makes sense; None if it does not.
@@ -46,6 +60,7 @@ class MeshError(Exception):
         violations: Sequence[Violation] = (),
         retry_delay_s: float | None = None,
     ) -> None:
+        message = plain_text(message)
         super().__init__(message)
         self.reason = reason
         self.message = message

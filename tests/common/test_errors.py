@@ -1,4 +1,4 @@
-from common.errors import ERROR_CLASSES, InvalidArgument, Violation
+from common.errors import ERROR_CLASSES, Internal, InvalidArgument, Violation
 
 
 def test_a_field_becomes_the_first_violation() -> None:
@@ -13,3 +13,10 @@ def test_a_field_becomes_the_first_violation() -> None:
 def test_every_class_has_a_code_of_its_own() -> None:
     assert all(cls.code == code for code, cls in ERROR_CLASSES.items())
     assert len(ERROR_CLASSES) == 14
+
+
+def test_a_message_has_no_terminal_codes_whoever_wrote_it() -> None:
+    written = "\x1b[1;31mstep 1\x1b[0m\x00 of \x1b]8;;http://x\x1b\\3\x1b]8;;\x07\r\n\tünïcode 日本"
+    for error in (Internal("CRASHED", written), InvalidArgument("BAD_VALUE", written, field="spec.model")):
+        assert error.message == "step 1 of 3\n\tünïcode 日本"
+        assert all(violation.description == error.message for violation in error.violations)
