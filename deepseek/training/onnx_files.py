@@ -24,6 +24,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from common.errors import FailedPrecondition
+from deepseek.training import modules
+from deepseek.training.tracing import Outputs, trace, unsupported
 
 Batch = Mapping[str, npt.NDArray[Any]]
 """Encoded inputs by name, first axis the batch."""
@@ -31,50 +33,45 @@ Batch = Mapping[str, npt.NDArray[Any]]
 _QUANTISED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool")
 """Where the time goes, and what passes its 8 bits on. More costs answers: an attention mask of -3e38 leaves no bit for
 the scores beside it."""
-OUTPUT = "output"
-"""Name of the graph's output."""
 ABSOLUTE_TOLERANCE = 1e-3
 RELATIVE_TOLERANCE = 1e-3
 
 
-def export_onnx(model: nn.Module, example: Mapping[str, Tensor], repeated: Sequence[str], path: Path) -> None:
+def export_onnx(model: nn.Module, example: Mapping[str, Tensor], repeated: Sequence[str], path: Path) -> Outputs:
     """Writes a model as ONNX.
 
     Args:
-        model: In evaluation mode, weights float32, on the CPU; its forward takes the example's keys.
+        model: In evaluation mode, weights float32, on the CPU; its forward takes the example's keys, and returns
+            tensors in any nesting of lists, tuples, dicts and dataclasses.
         example: A batch of at least two samples, with at least two values of every repeated input.
         repeated: Inputs whose second axis is a list of any length; all are equally long.
         path: File to write.
+
+    Returns:
+        What the graph's outputs are.
 
     Raises:
         FailedPrecondition: EXPORT_UNSUPPORTED if the model cannot be written as ONNX, EXPORT_DIFFERS if ONNX Runtime
             computes something else than the model.
     """
-    batch, values = torch.export.Dim("batch"), torch.export.Dim("values")
-    shapes = {name: {0: batch, **({1: values} if name in repeated else {})} for name in example}
+    program, outputs = trace(model, example, repeated)
     with warnings.catch_warnings():
         # The exporter's own affairs: deprecations inside torch, and axis names that are one and the same.
         warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
         try:
-            program = torch.onnx.export(
-                model,
-                kwargs=dict(example),
-                input_names=list(example),
-                output_names=[OUTPUT],
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
+            written = torch.onnx.export(
+                program, input_names=list(example), output_names=outputs.names, dynamo=True, verbose=False
             )
         except torch.onnx.OnnxExporterError as error:
-            message = f"the model cannot be written as ONNX: {str(error)[:2000]}"
-            raise FailedPrecondition("EXPORT_UNSUPPORTED", message) from error
-    assert program is not None
-    proto = program.model_proto
+            raise unsupported(str(_cause(error))) from error
+    assert written is not None
+    proto = written.model_proto
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     _check_against(model, example, path)
+    return outputs
 
 
 def quantise(path: Path, calibration: Sequence[Batch], quantised: Path) -> None:
@@ -164,16 +161,28 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the package 
         return None if batch is None else dict(batch)
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _check_against(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> None:
     """Compares file and model on the example and on its first sample alone."""
     session = open_session(path)
     for batch in (example, {name: tensor[:1] for name, tensor in example.items()}):
         with torch.inference_mode():
-            expected = model(**batch).float().numpy()
-        (found,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
-        if not np.allclose(found, expected, atol=ABSOLUTE_TOLERANCE, rtol=RELATIVE_TOLERANCE):
-            gap = float(np.max(np.abs(found - expected)))
-            raise FailedPrecondition("EXPORT_DIFFERS", f"the exported graph is off by {gap:.2g}; it is not registered")
+            expected = modules.named_tensors(model(**batch))
+        found = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
+        for (name, tensor), array in zip(expected, found, strict=True):
+            if array.shape != tensor.shape:
+                what = f"{name} of the exported graph is {list(array.shape)}, the model's {list(tensor.shape)}"
+                raise FailedPrecondition("EXPORT_DIFFERS", f"{what}; it is not registered")
+            gaps = np.abs(array.astype(np.float64) - tensor.double().numpy())
+            if not np.all(gaps <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(tensor.double().numpy())):
+                what = f"{name} of the exported graph is off by {float(np.max(gaps)):.2g}"
+                raise FailedPrecondition("EXPORT_DIFFERS", f"{what}; it is not registered")
 
 
 def _strip(proto: onnx.ModelProto) -> None:

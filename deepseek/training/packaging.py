@@ -40,13 +40,18 @@ from deepseek.processor import instruction_set
 from deepseek.training import checkpoint, onnx_files
 from deepseek.training.jobfile import JobFile, report
 from deepseek.training.losses import count_targets
-from deepseek.training.pipeline import Mappings, build_model, fit_mappings, open_split
+from deepseek.training.pipeline import Mappings, build_model, example_batch, fit_mappings, open_split
 from deepseek.training.probing import Request, check_lengths, make_probes, make_requests
+from deepseek.training.tracing import Outputs
 
 CALIBRATION_SAMPLES = 256
 BATCH_SIZE = 32
 PROBES_FILE = "probes.npz"
-_DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
+_DATATYPES = {
+    "bool": "BOOL",
+    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
+}
 
 
 class FirstMetric:
@@ -64,13 +69,13 @@ class FirstMetric:
         self._loss = LOSSES.build(spec.loss.name, spec.loss.params, field="spec.loss")
         self.name = spec.metrics[0].name if spec.metrics else "loss"
 
-    def of_file(self, path: Path, dataset: EncodedDataset) -> float:
-        """Computes the metric of an ONNX file over a whole data set."""
+    def of_file(self, path: Path, dataset: EncodedDataset, outputs: Outputs) -> float:
+        """Computes the metric of an ONNX file, and of what its outputs are, over a whole data set."""
         session = onnx_files.open_session(path)
         totals = torch.zeros(self._metric.num_sums if self._metric else 2, dtype=torch.float64)
         for batch in batches(dataset):
             target = batch.pop(TARGET)
-            output = torch.from_numpy(session.run(None, {name: value.numpy() for name, value in batch.items()})[0])
+            output = outputs.restore(session.run(None, {name: value.numpy() for name, value in batch.items()}))
             if self._metric is not None:
                 totals += self._metric.sums(output, target).double()
             else:
@@ -116,7 +121,7 @@ def package(path: Path) -> Artifact:
 
     _progress(job, 0.2, "writing the graph")
     files = {"fp32": directory / "model.onnx"}
-    onnx_files.export_onnx(model, _example(evaluation, repeated), repeated, files["fp32"])
+    form = onnx_files.export_onnx(model, example_batch(evaluation, repeated), repeated, files["fp32"])
     inputs, outputs = _inputs(mappings, files["fp32"]), _outputs(mappings, files["fp32"])
     fixed = {spec.name: spec.shape[1] for spec in inputs if spec.name in repeated and spec.shape[1] >= 0}
     check_lengths(evaluation, fixed)
@@ -129,7 +134,7 @@ def package(path: Path) -> Artifact:
 
     _progress(job, 0.6, "measuring")
     requests = make_requests(evaluation, [name for name in repeated if name not in fixed])
-    measurements, probes = _measure(files, requests, FirstMetric(job), evaluation, outputs)
+    measurements, probes = _measure(files, requests, FirstMetric(job), evaluation, outputs, form)
     served, _ = select(exported(measurements, options["int8_max_loss"]))
 
     _progress(job, 0.9, "storing")
@@ -171,11 +176,12 @@ def _measure(
     metric: FirstMetric,
     evaluation: EncodedDataset,
     outputs: Sequence[TensorSpec],
+    form: Outputs,
 ) -> tuple[list[Measurement], Probes | None]:
     """Measures every file, the float32 one first; a file whose metric is no number is left out."""
     sessions = {variant: onnx_files.open_session(file) for variant, file in files.items()}
     latencies = onnx_files.median_latencies_ms(list(sessions.values()), requests[:16])
-    values = {variant: metric.of_file(file, evaluation) for variant, file in files.items()}
+    values = {variant: metric.of_file(file, evaluation, form) for variant, file in files.items()}
     _check_finite(f"{metric.name} of the fp32 file", values["fp32"])
     probes = make_probes(files["fp32"], requests, latency_ms=latencies[0])
     classes = [output.name for output in outputs if output.labels]
@@ -216,16 +222,6 @@ def _progress(job: JobFile, progress: float, message: str) -> None:
     report(job.directory, "progress", progress=progress, message=message)
 
 
-def _example(dataset: EncodedDataset, repeated: list[str]) -> dict[str, Tensor]:
-    """Three samples, with at least two values of a repeated input: a graph exported from less is not dynamic."""
-    batch = dataset.collate([dataset[i % len(dataset)] for i in range(3)])
-    del batch[TARGET]
-    return {
-        name: torch.cat([tensor, tensor], 1) if name in repeated and tensor.shape[1] < 2 else tensor
-        for name, tensor in batch.items()
-    }
-
-
 def _calibration_split(job: JobFile, mappings: Mappings) -> EncodedDataset:
     """Training samples, out of as few shards as give enough."""
     shards, num_samples = [], 0
@@ -260,7 +256,13 @@ def _inputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
 
 
 def _outputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
-    (output,) = onnx.load(path, load_external_data=False).graph.output
-    shape = onnx_files.shape_of(output)
+    """The graph's outputs; the first whose last axis has as many places as there are labels has the labels."""
     labels = tuple(getattr(mappings.target.encoder, "labels", ()))
-    return (TensorSpec(output.name, "FP32", shape, labels=labels if shape[-1:] == (len(labels),) else ()),)
+    specs = []
+    for node in onnx.load(path, load_external_data=False).graph.output:
+        shape = onnx_files.shape_of(node)
+        is_labelled = bool(labels) and shape[-1:] == (len(labels),)
+        datatype = _DATATYPES[onnx.helper.tensor_dtype_to_np_dtype(node.type.tensor_type.elem_type).name]
+        specs.append(TensorSpec(node.name, datatype, shape, labels=labels if is_labelled else ()))
+        labels = () if is_labelled else labels
+    return tuple(specs)

@@ -5,18 +5,20 @@ torch is; every failure names the field of the spec.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.components import AUGMENTATIONS, MODELS
 from deepseek.data import encoders
 from deepseek.data.datasets import TARGET, EncodedDataset, InputMapping, fit_encoders
+from deepseek.training import modules
 from deepseek.training.jobfile import JobFile
 from deepseek.training.runspec import FieldMapping, RunSpec
+from deepseek.training.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,41 @@ def try_out(model: nn.Module, dataset: EncodedDataset, mappings: Mappings, spec:
     """
     batch = sample_batch(dataset, 2)
     inputs = {name: tensor for name, tensor in batch.items() if name != TARGET}
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with modules.evaluating(model), torch.no_grad():
             output = model(**inputs)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         shapes = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in inputs.items())
         message = f"the model {spec.model.name} cannot take {shapes}: {error}"
         raise InvalidArgument("BAD_VALUE", message, field="spec.model") from error
-    finally:
-        model.train(was_training)
     labels = getattr(mappings.target.encoder, "labels", ())
     if labels and isinstance(output, Tensor) and output.shape[-1] < len(labels):
         message = f"the target has {len(labels)} labels, but the model tells {output.shape[-1]} classes apart"
         raise InvalidArgument("BAD_VALUE", message, field="spec.model.params")
+
+
+def export_problem(job: JobFile, dataset: EncodedDataset) -> str:
+    """Tries whether the run's model, new, can be taken down as a graph.
+
+    Returns:
+        Why it cannot be exported once it is trained; empty if nothing was found.
+    """
+    repeated = [one.input for one in job.spec.inputs if job.manifest.field(one.field).repeated]
+    try:
+        trace(build_model(job.spec).eval(), example_batch(dataset, repeated), repeated)
+    except FailedPrecondition as error:
+        return error.message
+    return ""
+
+
+def example_batch(dataset: EncodedDataset, repeated: Sequence[str]) -> dict[str, Tensor]:
+    """Three samples, with at least two values of a repeated input: a graph exported from less is not dynamic."""
+    batch = sample_batch(dataset, 3)
+    return {
+        name: torch.cat([tensor, tensor], 1) if name in repeated and tensor.shape[1] < 2 else tensor
+        for name, tensor in batch.items()
+        if name != TARGET
+    }
 
 
 def sample_batch(dataset: EncodedDataset, num_samples: int) -> Mapping[str, Tensor]:

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch.distributed as dist
 from torch import nn
 
-from common.errors import Aborted, MeshError
+from common.errors import Aborted, InvalidArgument, MeshError, plain_text
 from deepseek.components import LOSSES, METRICS, OPTIMIZERS, SCHEDULES
 from deepseek.training import checkpoint as checkpoints
+from deepseek.training import modules
 from deepseek.training.events import Event
 from deepseek.training.jobfile import JobFile, report, report_failure
-from deepseek.training.pipeline import build_model, fit_mappings, open_split, try_out
+from deepseek.training.pipeline import build_model, export_problem, fit_mappings, open_split, try_out
 from deepseek.training.runspec import RunSpec
 from deepseek.training.trainer import MixedPrecisionTrainer
 
@@ -25,9 +26,9 @@ from deepseek.training.trainer import MixedPrecisionTrainer
 def train(path: Path) -> None:
     """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
 
-    Reports on rank 0: a `warning` for each that the trainer gives, then the events of `fit`, all with `train_s`, the
-    seconds since all ranks had started, reading the data included; then `finished` with the final metrics, or
-    `stopped`; `failed` if a MeshError ends it.
+    Reports on rank 0: a `warning` for each that the trainer gives and for a model that could not be exported, then the
+    events of `fit`, all with `train_s`, the seconds since all ranks had started, reading the data included; then
+    `finished` with the final metrics, or `stopped`; `failed` if a MeshError ends it.
 
     Raises:
         MeshError: What the run's owner can understand; it has been reported.
@@ -66,8 +67,12 @@ def _train(job: JobFile, started: float) -> None:
     report_here = dist.get_rank() == 0
     if report_here:
         # The process's own output goes with its directory; nobody would read them there.
-        for warning in given:
-            report(job.directory, "warning", message=str(warning.message), train_s=time.monotonic() - started)
+        messages = [plain_text(str(warning.message)) for warning in given]
+        # A run need not be exported, so this is no error; whoever wants to is better told now than after it.
+        if not job.checkpoint_sha256 and (problem := export_problem(job, dataset)):
+            messages.append(f"the run can be trained, but not exported: {problem}")
+        for message in messages:
+            report(job.directory, "warning", message=message, train_s=time.monotonic() - started)
 
     def store(data: bytes) -> object:
         return job.store.put(job.tenant, data, checkpoints.MEDIA_TYPE).to_json()
@@ -99,23 +104,30 @@ def make_trainer(spec: RunSpec, model: nn.Module) -> MixedPrecisionTrainer:
     """The trainer that a spec describes.
 
     Raises:
-        InvalidArgument: A parameter that a component does not take, with its path in the spec.
+        InvalidArgument: A parameter that a component does not take, or parts that do not fit each other, with the path
+            in the spec.
     """
+    modules.check_model(model, field="spec.model")
     optimizer = OPTIMIZERS.build(
         spec.optimizer.name, spec.optimizer.params, field="spec.optimizer", params=list(model.parameters())
     )
-    return MixedPrecisionTrainer(
-        model,
-        optimizer=optimizer,
-        precision=spec.precision,
-        loss=LOSSES.build(spec.loss.name, spec.loss.params, field="spec.loss"),
-        schedule=SCHEDULES.build(spec.schedule.name, spec.schedule.params, field="spec.schedule"),
-        metrics=[
-            METRICS.build(metric.name, metric.params, field=f"spec.metrics[{i}]")
-            for i, metric in enumerate(spec.metrics)
-        ],
-        clip_norm=spec.clip_norm,
-        seed=spec.seed,
-        inputs={mapping.input: mapping.input for mapping in spec.inputs},
-        target="target",
-    )
+    loss = LOSSES.build(spec.loss.name, spec.loss.params, field="spec.loss")
+    schedule = SCHEDULES.build(spec.schedule.name, spec.schedule.params, field="spec.schedule")
+    metrics = [
+        METRICS.build(metric.name, metric.params, field=f"spec.metrics[{i}]") for i, metric in enumerate(spec.metrics)
+    ]
+    try:
+        return MixedPrecisionTrainer(
+            model,
+            optimizer=optimizer,
+            precision=spec.precision,
+            loss=loss,
+            schedule=schedule,
+            metrics=metrics,
+            clip_norm=spec.clip_norm,
+            seed=spec.seed,
+            inputs={mapping.input: mapping.input for mapping in spec.inputs},
+            target="target",
+        )
+    except InvalidArgument as error:  # its arguments are called as the fields of the spec
+        raise InvalidArgument(error.reason, error.message, field=f"spec.{error.field}") from error

@@ -13,7 +13,7 @@ from torch import nn
 
 from common.artifacts import Artifact, open_store
 from common.errors import FailedPrecondition
-from deepseek.components import MODELS
+from deepseek.components import LOSSES, MODELS
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.models.manifest import ModelManifest
@@ -260,3 +260,40 @@ def test_a_sample_that_a_fixed_length_does_not_fit_is_named(tmp_path: Path) -> N
     ) as caught:
         package(path)
     assert caught.value.reason == "EXPORT_UNSUPPORTED"
+
+
+class TwoOutputs(nn.Module):
+    """Scores in a dict, with a second output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(32, 32)
+
+    def forward(self, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        """text: [B, 6] -> [B, 6, 32]."""
+        scores = self.table(text)
+        return {"best": scores.argmax(-1), "scores": scores}
+
+
+def loss_of_scores(outputs: Mapping[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs["scores"].flatten(0, 1), target.flatten())
+
+
+def test_several_outputs_are_packaged_and_measured_by_the_runs_own_loss(tmp_path: Path) -> None:
+    MODELS.register("two_outputs", TwoOutputs)
+    LOSSES.register("loss_of_scores", lambda: loss_of_scores)
+    spec = {"model": {"name": "two_outputs"}, "loss": {"name": "loss_of_scores"}, "metrics": []}
+    path = write_export(tmp_path, "several", spec=spec)
+    artifact = package(path)
+    manifest = ModelManifest.from_bytes(open_store(f"file://{tmp_path / 'store'}").read("default", artifact.sha256))
+    assert [(one.name, one.datatype, one.shape) for one in manifest.outputs] == [
+        ("best", "INT64", (-1, 6)),
+        ("scores", "FP32", (-1, 6, 32)),
+    ]
+    job = JobFile.open(path)
+    dataset, model = open_split(job, "test", fit_mappings(job)), build_model(job.spec)
+    batch = dataset.collate([dataset[i] for i in range(len(dataset))])
+    with torch.no_grad():
+        expected = loss_of_scores(model(batch["text"]), batch["target"]).item()
+    assert manifest.measurements[0].metric == "loss"
+    assert manifest.measurements[0].value == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,121 @@
+"""What a model computes, taken down as a graph for batches of any size: the first part of an export.
+
+It needs neither ONNX nor trained weights and fails for most models that cannot be exported, so a run tries it before
+its first step. Inputs are a batch's by name, whatever `forward` calls them; outputs are the tensors in what it returns.
+"""
+
+import contextlib
+import copy
+import io
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from common.errors import FailedPrecondition
+from deepseek.training import modules
+
+_TORCH = str(Path(torch.__file__).parent)
+# What torch raises while it traces a model, and what a forward that is traced may raise itself.
+_UNTRACEABLE = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
+
+
+class Outputs:
+    """What a model returns: the names of its tensors in the graph, and the form they have in Python.
+
+    Args:
+        outputs: Of a pass.
+
+    Attributes:
+        names: Names of the graph's outputs, in order.
+    """
+
+    def __init__(self, outputs: Any) -> None:
+        self.names = [name for name, _ in modules.named_tensors(outputs)]
+        self._form = outputs
+
+    def restore(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """Returns what the model would have returned: the graph's outputs, in order, in the model's form."""
+        given = iter(arrays)
+        return modules.map_tensors(lambda _: torch.from_numpy(next(given)), self._form)
+
+
+def trace(
+    model: nn.Module, example: Mapping[str, Tensor], repeated: Sequence[str]
+) -> tuple[torch.export.ExportedProgram, Outputs]:
+    """Takes down what a model computes.
+
+    Args:
+        model: In evaluation mode, weights float32, on the CPU; its forward takes the example's keys, and returns
+            tensors in any nesting of lists, tuples, dicts and dataclasses.
+        example: A batch of at least two samples, with at least two values of every repeated input.
+        repeated: Inputs whose second axis is a list of any length, if the model takes that.
+
+    Returns:
+        program: The graph, with the example's keys as its inputs and the tensors of the outputs as its own.
+        outputs: What these are.
+
+    Raises:
+        FailedPrecondition: EXPORT_UNSUPPORTED with the line of the model's code that cannot be taken down.
+    """
+    with torch.no_grad():
+        returned = model(**example)
+    outputs = Outputs(returned)
+    if not outputs.names or modules.is_opaque(returned):
+        kind = type(returned).__name__
+        raise unsupported(f"it returns a {kind}; tensors in lists, tuples, dicts and dataclasses can be exported")
+    names, forward = list(example), model.forward
+
+    def flat_forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        found = modules.named_tensors(forward(**dict(zip(names, inputs, strict=True))))
+        return tuple(tensor for _, tensor in found)
+
+    flat = copy.copy(model)  # of the same parameters under the same names
+    flat.forward = flat_forward
+    inputs = tuple(example.values())
+    batch, values = torch.export.Dim("batch"), torch.export.Dim("values")
+    shapes = tuple({0: batch, **({1: values} if name in repeated else {})} for name in names)
+    try:
+        try:
+            return _export(flat, inputs, shapes), outputs
+        except torch._dynamo.exc.UserError:
+            if not repeated:
+                raise
+            # It may take lists of one length only: the example's.
+            return _export(flat, inputs, tuple({0: batch} for _ in names)), outputs
+    except _UNTRACEABLE as error:
+        raise unsupported(_reason(error)) from error
+
+
+def unsupported(reason: str) -> FailedPrecondition:
+    """Returns the error of a model that cannot be exported."""
+    return FailedPrecondition("EXPORT_UNSUPPORTED", f"the model cannot be written as ONNX: {reason[:500]}")
+
+
+def _export(
+    model: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...]
+) -> torch.export.ExportedProgram:
+    # What torch prints of a failure is pages of its own graph.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return torch.export.export(model, inputs, dynamic_shapes=(shapes,), strict=False)
+
+
+def _reason(error: BaseException) -> str:
+    """Says in a sentence or two why a model cannot be traced, and where in its code."""
+    text = str(error).split("\n\n")[0].strip()
+    if "data-dependent" in text:
+        text = (
+            "what its forward does depends on the values of a tensor (if, while, int(), item()), and a graph is fixed"
+        )
+    elif text.startswith("Constraints violated"):
+        text = "its forward does not treat batches of all sizes alike; it must neither fix nor branch on the first axis"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
+    frames = [frame for frame in frames if frame.filename != __file__]
+    if not frames:
+        return text
+    where = frames[-1]
+    return f"{text}; {Path(where.filename).name}:{where.lineno}, in {where.name}: {where.line}"
