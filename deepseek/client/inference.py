@@ -61,7 +61,10 @@ class Inference:
         yield from self._stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=ready)).models
 
     def metadata(self, model: str) -> inference_pb2.ModelMetadataResponse:
-        """Versions, inputs and outputs of a loaded model."""
+        """Versions, inputs and outputs of a loaded model, and which of its files answers on the server's host.
+
+        The last are the parameters `file`, `variant`, `instruction_set` and `reason`.
+        """
         request = inference_pb2.ModelMetadataRequest(name=model)
         metadata: inference_pb2.ModelMetadataResponse = self._stub.ModelMetadata(request)
         return metadata

@@ -123,8 +123,8 @@ class Runs:
         Args:
             run: `runs/<id>`, SUCCEEDED.
             model: Id of the model; it need not exist.
-            int8: Also quantise, and serve that variant if it is faster and as good.
-            int8_max_loss: Largest accepted loss of the first metric, as a fraction from 0 (none) to 1.
+            int8: Also quantise. Inference serves that file where it is at least 1.3 times as fast and as good.
+            int8_max_loss: Largest accepted loss against the float32 file, as a fraction from 0 (none) to 1.
             on_change: Called with every state of the export job.
 
         Returns:

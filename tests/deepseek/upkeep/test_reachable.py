@@ -7,6 +7,7 @@ import pytest
 from common.artifacts import ArtifactStore, open_store
 from common.errors import FailedPrecondition
 from deepseek.models.manifest import MEDIA_TYPE, ModelFile, ModelManifest, TensorSpec
+from deepseek.models.probes import MEDIA_TYPE as PROBES_MEDIA_TYPE
 from deepseek.upkeep.reachable import reach
 from protos.upkeep.v1 import upkeep_pb2
 
@@ -47,6 +48,25 @@ def test_nonsense_named_a_manifest_keeps_what_its_tenant_has_and_holds_up_nobody
     assert reached.blobs == {"mallory": {nonsense, other}, "lab": {model, weights}}
     assert garbage not in reached.blobs["lab"]
     assert (reached.lost, reached.unreadable) == ({}, {"mallory": {nonsense}})
+
+
+def test_a_version_keeps_its_probes(store: ArtifactStore) -> None:
+    weights, probes = put(store, "lab", b"weights"), put(store, "lab", b"probes")
+    manifest = ModelManifest(
+        model="test",
+        run="runs/test",
+        dataset_version="datasets/d/versions/1",
+        files=(
+            ModelFile("model.onnx", "fp32", weights, 7),
+            ModelFile("probes.npz", "probes", probes, 6, PROBES_MEDIA_TYPE),
+        ),
+        served="model.onnx",
+        inputs=(TensorSpec("x", "FP32", (-1, 3)),),
+        outputs=(TensorSpec("y", "FP32", (-1, 3)),),
+        probes="probes.npz",
+    )
+    model = put(store, "lab", manifest.to_bytes())
+    assert reach(store, [reference("lab", model, MEDIA_TYPE)]).blobs == {"lab": {model, weights, probes}}
 
 
 def test_a_store_that_refuses_is_no_bad_manifest(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
