@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar
+from common.errors import MeshError
+from deepseek.cli.output import AsJson, console, error_console, make_folder, print_json, print_table, progress_bar
 from deepseek.cli.precision import ratios_text
-from deepseek.client import connect
+from deepseek.client import Mesh, connect
 
 app = typer.Typer(
     help="List models, their versions and lineage; download; move aliases; load and unload.", no_args_is_help=True
@@ -17,16 +18,32 @@ Model = Annotated[str, typer.Argument(help="Id of the model, e.g. easy-vqa.")]
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the models with their versions and figures."""
+    """List the models with their versions and figures, and which files inference serves on its host, and why."""
     with connect() as mesh:
         versions = [v for model in mesh.models.list() for v in mesh.models.versions(model.name.partition("/")[2])]
+        served, problem = _served(mesh)
     if as_json:
-        print_json([{"version": v.name, "metrics": {m.name: m.value for m in v.metrics}} for v in versions])
-    else:
-        rows = [
-            (v.name, ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics), ", ".join(v.sources)) for v in versions
-        ]
-        print_table(["version", "figures", "made from"], rows)
+        rows = [(v.name, {m.name: m.value for m in v.metrics}, served.get(v.name)) for v in versions]
+        print_json([{"version": name, "metrics": metrics, "served": reason} for name, metrics, reason in rows])
+        return
+    figures = [
+        (v.name, ", ".join(f"{m.name} {m.value:.4f}" for m in v.metrics), ", ".join(v.sources)) for v in versions
+    ]
+    print_table(["version", "figures", "made from"], figures)
+    if problem:
+        error_console.print(f"which versions are served is not known: {problem}", markup=False, soft_wrap=True)
+    elif served:
+        console.print()
+        print_table(["served", "file"], served.items())
+
+
+def _served(mesh: Mesh) -> tuple[dict[str, str], str]:
+    """What inference serves and from which file, by version; or why that is not known."""
+    try:
+        loaded = list(mesh.inference.index(ready=True))
+    except MeshError as error:
+        return {}, error.message
+    return {f"models/{one.name}/versions/{one.version}": one.reason for one in loaded}, ""
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from common.errors import FailedPrecondition, MeshError
 from deepseek.progress import Lines, bar, is_watched
@@ -37,7 +37,9 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints rows under headings."""
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    # What is narrow wraps; names, which come first, are for the next command, and are shown whole.
+    first, *others = columns
+    table = Table(Column(first, no_wrap=True), *others, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)

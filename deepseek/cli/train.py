@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +13,11 @@ from rich.progress import Progress
 from common.errors import InvalidArgument
 from common.text_files import NotUtf8, read_text
 from deepseek.cli.interrupts import when_interrupted
-from deepseek.cli.output import AsJson, console, error_console, print_json, progress_bar
+from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
 from deepseek.cli.precision import event_text
 from deepseek.client import connect
+from deepseek.models.manifest import ModelManifest
+from deepseek.models.selection import exported, select
 from protos.trainer.v1 import trainer_pb2
 
 
@@ -47,18 +49,41 @@ def train(
             again = f"stopped watching; the export of {run.name} continues, and the same command shows its result"
             with when_interrupted(again), progress_bar() as bar:
                 task = bar.add_task("exporting", total=1, note="")
-                result["model_version"] = mesh.runs.export(
+                version = mesh.runs.export(
                     run.name,
                     model,
                     int8=int8,
                     on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
-                ).name
+                )
+            manifest = mesh.models.manifest(version)
+            result |= {"model_version": version.name, **_files(manifest)}
     if as_json:
         print_json(result)
     else:
         console.print(f"{run.name}: {', '.join(f'{m.name} {m.value:.4f}' for m in run.metrics)} in {run.train_s:.1f} s")
         if model:
-            console.print(f"registered {result['model_version']}")
+            console.print(f"registered {version.name}")
+            _show_files(manifest, result)
+
+
+def _files(manifest: ModelManifest) -> dict[str, Any]:
+    """The forms of a version as they were measured, and which one is preferred and why."""
+    preferred, reason = select(exported(manifest.measurements, manifest.accepted_loss or 0.0))
+    return {
+        "files": [vars(measurement) for measurement in manifest.measurements],
+        "preferred": manifest.measurements[preferred].variant,
+        "preferred_reason": reason,
+    }
+
+
+def _show_files(manifest: ModelManifest, result: Mapping[str, Any]) -> None:
+    rows = [
+        (one.variant, f"{one.latency_ms:.2f} ms", f"{one.metric} {one.value:.4f}", one.instruction_set)
+        for one in manifest.measurements
+    ]
+    print_table(["form", "one request", "on the evaluation split", "processor"], rows)
+    text = f"preferred: {result['preferred']}: {result['preferred_reason']}; inference checks this again where it loads"
+    console.print(f"{text} the version", markup=False, highlight=False, soft_wrap=True)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from deepseek.client import Mesh
 from deepseek.data.sample import Sample
+from deepseek.demo import avx2
 from deepseek.models.inputs import encode_inputs
 from deepseek.models.manifest import ModelManifest
 
@@ -48,6 +50,15 @@ def _questions(samples: Iterable[Sample], manifest: ModelManifest) -> Iterator[t
     for sample in samples:
         for index, question in enumerate(sample.values["question"]):
             yield sample, index, encode_inputs(manifest, {"image": sample.values["image"], "question": question})
+
+
+def some_questions(manifest: ModelManifest, samples: Iterable[Sample], every: int) -> Arrays:
+    """The tensors of every so manyth question, and the positions of the right answers (`avx2.TARGET`)."""
+    chosen = list(islice(_questions(samples, manifest), 0, None, every))
+    labels = manifest.outputs[0].labels
+    stacked = {name: np.concatenate([inputs[name] for _, _, inputs in chosen]) for name in chosen[0][2]}
+    answers = [labels.index(sample.values["answer"][index]) for sample, index, _ in chosen]
+    return {**stacked, avx2.TARGET: np.array(answers)}
 
 
 def ask_served(

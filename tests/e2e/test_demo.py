@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deepseek.embedded import PORTS
+from deepseek.models.selection import MIN_SPEEDUP
 from deepseek.processor import instruction_set
 from tests.e2e.conftest import Demo, Home
 from tests.processes import processes_of, wait_until
@@ -34,15 +35,31 @@ def test_the_report_says_which_format_was_trained_in_and_on_which_processor(demo
     assert demo.figures["instruction_set"] == instruction_set()
 
 
-def test_lineage_shows_the_precision(demo: Demo) -> None:
+def test_commands_show_the_precision_and_the_served_file(demo: Demo) -> None:
+    version, file = str(demo.figures["model_version"]), str(demo.figures["served_file"])
     up = demo.home.run("up", "--free-ports")
     assert up.returncode == 0, up.stderr
     try:
-        done = demo.home.run("model", "lineage", str(demo.figures["model_version"]))
+        lineage = demo.home.run("model", "lineage", version)
+        models = demo.home.run("model", "list")
+        as_json = demo.home.run("model", "list", "--json")
     finally:
         demo.home.run("down")
-    assert done.returncode == 0, done.stderr
-    assert f"trained in {demo.figures['precision']} (" in done.stdout
+    assert lineage.returncode == models.returncode == as_json.returncode == 0, lineage.stderr + models.stderr
+    assert f"trained in {demo.figures['precision']} (" in lineage.stdout
+    # The name is shown whole in 80 columns, once with its figures and once with the file that answers.
+    assert models.stdout.count(f"{version} ") == 2
+    (listed,) = json.loads(as_json.stdout)
+    assert listed["version"] == version
+    assert file in listed["served"]
+    assert instruction_set() in listed["served"]
+
+
+def test_the_loss_of_int8_without_avx512_is_measured_where_it_can_be(demo: Demo) -> None:
+    loss = demo.figures["int8_loss_points_avx2"]
+    if loss is None:
+        pytest.skip("this processor has AVX-512, and qemu-x86_64 is not installed")
+    assert float(str(loss)) <= 0.5
 
 
 def test_killing_the_demo_in_training_leaves_no_process(demo: Demo) -> None:
@@ -60,7 +77,8 @@ def test_the_report_holds_the_figures_and_the_pictures(demo: Demo) -> None:
 
 def test_int8_is_served_only_if_faster_and_as_good(demo: Demo) -> None:
     speedup, loss = float(str(demo.figures["int8_speedup"])), float(str(demo.figures["int8_loss_points"]))
-    assert ("int8" in str(demo.figures["served_file"])) == (speedup > 1 and loss <= 0.5)
+    if abs(speedup - MIN_SPEEDUP) > 0.2:  # near the limit, the host that serves may find otherwise
+        assert ("int8" in str(demo.figures["served_file"])) == (speedup > MIN_SPEEDUP and loss <= 0.5)
 
 
 def test_a_second_demo_adds_no_blob_and_reuses_the_run(demo: Demo) -> None:
