@@ -1,0 +1,325 @@
+"""Right and fast on the processor that is there: this commit beside an earlier one, and beside itself.
+
+- The whole demo, fresh, of this commit and of the one before measured formats (`BEFORE`), in turns.
+- Training steps of three networks in `auto` and in each fixed precision, in turns.
+- Two runs submitted to a mesh together, and two one after the other, in turns.
+- An int8 file of the demo's network on this processor and on one without AVX-512; files that saturate, loaded.
+- One marked token, with numpy as it is and with numpy as on a processor without AVX-512.
+
+Every figure is a ratio within a round; it is given as the median of the rounds, with the range of the rounds as its
+interval. `--quick` leaves the demos out and certifies nothing.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks import watermark_text
+from benchmarks.report import ROOT, Record, certify, progress_file, provenance, read_progress
+from deepseek import embedded
+from deepseek.client import Mesh, MeshFile, connect
+from deepseek.demo import easy_vqa
+from deepseek.models import resnet50
+from deepseek.models.image_question_net import image_question
+from deepseek.processor import instruction_set
+from deepseek.training import MixedPrecisionTrainer
+from deepseek.training.step_times import DTYPES
+from tests.services.inference import quantised
+
+BEFORE = "81dc3668e4e8627a63a61c2f7683f9562f3acbce"
+NUM_ROUNDS = 3
+MAX_DIFFERING = 0.01
+"""Share of a file's answers that may differ from the float32 file's; one that saturates differs in a third of them."""
+HOPELESS = 3.0
+"""A format this many times slower than the best is not timed again."""
+
+
+class Rounds:
+    """What is measured once per round, kept in a file so that a run that was interrupted continues.
+
+    Args:
+        file: Records, one per line.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.records = read_progress(file)
+
+    def measure(self, part: str, number: int, work: Callable[[], Mapping[str, Any]]) -> Record:
+        """Returns the record of a part in a round; measures it if there is none yet."""
+        for record in self.records:
+            if (record["part"], record["round"]) == (part, number):
+                return record
+        record = {"part": part, "round": number, **work()}
+        self.records.append(record)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), file=sys.stderr, flush=True)
+        return record
+
+
+@contextmanager
+def earlier_code() -> Iterator[Path]:
+    """The repository at `BEFORE`, in a folder of its own."""
+    archive = subprocess.run(["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="before-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        yield Path(folder)
+
+
+def demo(code: Path) -> dict[str, Any]:
+    """Runs the demo of a checkout from nothing, and returns its report."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as home:
+        environment = {**os.environ, "DEEPSEEK_HOME": f"{home}/home", "PYTHONPATH": str(code)}
+        command = [sys.executable, "-m", "deepseek.cli", "demo", "--fresh", "--free-ports", "--json"]
+        done = subprocess.run(command, env=environment, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return report
+
+
+def demo_round() -> dict[str, Any]:
+    """Both demos, and the ratios of their times."""
+    with earlier_code() as code:
+        before = demo(code)
+    now = demo(ROOT)
+    kept = ("test_accuracy", "served_equals_offline", "precision", "precision_ratios", "int8_speedup")
+    return {
+        "train_ratio": now["train_s"] / before["train_s"],
+        "demo_ratio": now["total_s"] / before["total_s"],
+        "before_train_s": before["train_s"],
+        "before_total_s": before["total_s"],
+        "now_train_s": now["train_s"],
+        "now_total_s": now["total_s"],
+        **{key: now[key] for key in (*kept, "int8_loss_points", "int8_loss_points_avx2")},
+    }
+
+
+class Encoder(nn.Module):
+    """A transformer encoder: two layers of 256 features, four heads, a mean and ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(256, 4, 512, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float [B, L, 256] -> [B, 10]."""
+        logits: Tensor = self.head(self.layers(x).mean(1))
+        return logits
+
+
+class Repeated:
+    """A data set of one sample, many times.
+
+    Args:
+        sample: The sample.
+        num_samples: How many times.
+    """
+
+    def __init__(self, sample: Mapping[str, Any], num_samples: int) -> None:
+        self._sample = sample
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self._sample
+
+
+def networks() -> dict[str, tuple[Callable[[], nn.Module], Repeated, int]]:
+    """How each network is made, what it trains on for one measurement, and the batch size."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    questions = {"image": pixels, "question": torch.randint(0, 64, (10, 16)), "target": torch.zeros(10).long()}
+    return {
+        "resnet50": (resnet50, Repeated({"image": pixels, "target": 0}, 4), 2),
+        "demo": (lambda: image_question(64, 13, 24, 128), Repeated(questions, 256), 32),
+        "encoder": (Encoder, Repeated({"x": torch.randn(64, 256), "target": 0}, 32), 8),
+    }
+
+
+def auto_round(num_rounds: int) -> dict[str, Any]:
+    """Time of `auto` over that of the best fixed precision, for each network."""
+    found: dict[str, Any] = {}
+    for name, (make, dataset, batch_size) in networks().items():
+        trainers = {p: MixedPrecisionTrainer(make(), precision=p, device="cpu") for p in ("auto", *DTYPES)}
+        best_s: dict[str, float] = {}
+        for epoch in range(1, num_rounds + 2):
+            for precision, trainer in trainers.items():
+                if epoch > 2 and best_s[precision] > HOPELESS * min(best_s.values()):
+                    continue
+                start = time.perf_counter()
+                trainer.fit(dataset, epochs=trainer.step * batch_size // len(dataset) + 1, batch_size=batch_size)
+                seconds = time.perf_counter() - start
+                if epoch > 1:  # the first one warms up
+                    best_s[precision] = min(seconds, best_s.get(precision, seconds))
+        fixed = {p: best_s[p] for p in DTYPES}
+        found[name] = best_s["auto"] / min(fixed.values())
+        found[f"{name}_best"] = min(fixed, key=fixed.__getitem__)
+        found[f"{name}_auto"] = trainers["auto"].precision
+    return found
+
+
+@contextmanager
+def running_mesh() -> Iterator[Mesh]:
+    """A mesh in a home of its own, with a small data set in it."""
+    with tempfile.TemporaryDirectory(prefix="mesh-") as home:
+        mesh = embedded.start_mesh(Path(home), stay=False, free_ports=True)
+        try:
+            with connect(Path(home) / MeshFile.default_path().name) as client:
+                yield client
+        finally:
+            mesh.stop()
+
+
+def upload(mesh: Mesh) -> str:
+    """Uploads an eighth of the demo's images, and returns the name of the version."""
+    samples = [sample for i, sample in enumerate(easy_vqa.samples()) if i % 8 == 0]
+    return mesh.datasets.upload("easy-vqa-eighth", easy_vqa.fields(), samples).name
+
+
+def runs_round(mesh: Mesh, dataset: str, number: int, epochs: int) -> dict[str, Any]:
+    """Seconds of two runs submitted together over those of two one after the other."""
+    spec = json.loads((ROOT / "deepseek" / "demo" / "spec.json").read_text(encoding="utf-8"))
+    spec |= {"dataset_version": dataset, "epochs": epochs, "num_workers": 1}
+    seeds = iter(range(4 * number, 4 * number + 4))
+
+    def submit() -> str:
+        return mesh.runs.submit({**spec, "seed": next(seeds)}, reuse=False)[0].name
+
+    start = time.perf_counter()
+    for name in [submit(), submit()]:
+        mesh.runs.wait(name)
+    together_s = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(2):
+        mesh.runs.wait(submit())
+    sequential_s = time.perf_counter() - start
+    return {"ratio": together_s / sequential_s, "together_s": together_s, "sequential_s": sequential_s}
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """Medians over the rounds, and their ranges; null where a part was not measured."""
+
+    def of(part: str) -> list[Record]:
+        return [record for record in records if record["part"] == part]
+
+    def figure(name: str, part: str, key: str) -> dict[str, Any]:
+        values = [record[key] for record in of(part) if record[key] is not None]
+        spread = [min(values), max(values)] if values else None
+        return {name: median(values) if values else None, f"{name}_interval": spread}
+
+    autos, demos = of("auto"), of("demo")
+    by_network = {name: median(record[name] for record in autos) for name in networks()} if autos else {}
+    result = {
+        **figure("train_ratio_to_before", "demo", "train_ratio"),
+        **figure("demo_ratio_to_before", "demo", "demo_ratio"),
+        "auto_vs_best": max(by_network.values(), default=None),
+        "auto_vs_best_by_network": by_network,
+        **figure("two_runs_vs_sequential", "runs", "ratio"),
+        **figure("marked_token_ms", "token", "ms"),
+        **figure("marked_token_no_avx512_ms", "token", "ms_no_avx512"),
+        **figure("int8_loss_points_native", "demo", "int8_loss_points"),
+        **figure("int8_loss_points_avx2", "demo", "int8_loss_points_avx2"),
+        **figure("int8_speedup", "demo", "int8_speedup"),
+        "wrong_files_served": sum(record["wrong_files_served"] for record in of("int8")),
+        "files_loaded": sum(record["files_loaded"] for record in of("int8")),
+    }
+    if demos:
+        result |= {
+            "test_accuracy": min(record["test_accuracy"] for record in demos),
+            "served_equals_offline": all(record["served_equals_offline"] for record in demos),
+        }
+    return result
+
+
+def int8_round(num_loads: int) -> dict[str, Any]:
+    """Loads versions with a file that saturates, here and on a processor with AVX2 only, and counts wrong answers."""
+    commands: dict[str, list[str]] = {"native": []}
+    if instruction_set() not in ("avx2", "avx", "sse") and (emulator := shutil.which("qemu-x86_64")):
+        commands["avx2"] = [emulator, "-cpu", "Haswell"]
+    loads = []
+    # With the options of the exporter before this version; once without probes, as it made them, and once with probes.
+    for manifest, contents in (quantised.old_version(), quantised.new_version(quantised.OLD)):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in contents.items():
+                Path(folder, name).write_bytes(data)
+            Path(folder, "manifest.json").write_bytes(manifest.to_bytes())
+            Path(folder, "truth.npz").write_bytes(quantised.probes_of(contents["model.onnx"]).to_bytes())
+            program = [sys.executable, "-m", "tests.services.inference.loads", folder, str(num_loads)]
+            for command in commands.values():
+                done = subprocess.run([*command, *program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+                loads += json.loads(done.stdout)
+    wrong = sum(load.get("differing", 0.0) > MAX_DIFFERING for load in loads)
+    return {"wrong_files_served": wrong, "files_loaded": len(loads), "kinds": list(commands)}
+
+
+def token_round(num_tokens: int) -> dict[str, Any]:
+    """Milliseconds of a marked token at 50,000 words on one core, with numpy's AVX-512 code and without."""
+    times = watermark_text.speed(num_tokens) | watermark_text.speed_without_avx512(num_tokens)
+    return {"ms": times["ms_per_token"], "ms_no_avx512": times["ms_per_token_no_avx512"]}
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """The figures, one per line, on standard error."""
+    table = Table("figure", "value", "range", box=None, header_style="bold")
+    for name, value in result.items():
+        if isinstance(value, float):
+            spread = result.get(f"{name}_interval")
+            table.add_row(name, f"{value:.3f}", "{:.3f} to {:.3f}".format(*spread) if spread else "")
+    Console(stderr=True).print(table)
+
+
+def main() -> None:
+    """Measures what is missing, prints a table and a JSON line, and certifies it if it was full and the tree clean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.processors", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object (always the last line)")
+    parser.add_argument("--quick", action="store_true", help="no demos, one short round; certifies nothing")
+    quick = parser.parse_args().quick
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that meshes and folders are cleaned up
+    where = provenance()
+    file = progress_file("processors", where, "quick" if quick else "full")
+    rounds = Rounds(file)
+    num_rounds = 1 if quick else NUM_ROUNDS
+    for number in range(num_rounds):
+        rounds.measure("auto", number, lambda: auto_round(1 if quick else 5))
+        rounds.measure("token", number, lambda: token_round(50 if quick else 500))
+        rounds.measure("int8", number, lambda: int8_round(1 if quick else 5))
+        if not quick:
+            rounds.measure("demo", number, demo_round)
+    with running_mesh() as mesh:
+        dataset = upload(mesh)
+        for number in range(num_rounds):
+            rounds.measure(
+                "runs", number, lambda number=number: runs_round(mesh, dataset, number, epochs=1 if quick else 12)
+            )
+    result = {"n": num_rounds, "quick": quick, **summary(rounds.records), **where}
+    print_table(result)
+    file.unlink()
+    certify("processors", result, full=not quick)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
