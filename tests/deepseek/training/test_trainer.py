@@ -294,9 +294,12 @@ def test_a_wrong_argument_of_fit_is_refused(arguments: dict[str, int]) -> None:
     assert caught.value.field == next(iter(arguments))
 
 
-def test_without_a_terminal_it_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_it_prints_plain_lines_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     MixedPrecisionTrainer(Classifier()).fit(Points(4))
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "loss" in err
+    assert "\x1b" not in err
 
 
 def test_numbers_of_numpy_train_and_resume_as_pythons_own(tmp_path: Path) -> None:
