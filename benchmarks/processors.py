@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ from deepseek.models import resnet50
 from deepseek.models.image_question_net import image_question
 from deepseek.processor import instruction_set
 from deepseek.training import MixedPrecisionTrainer
+from deepseek.training.precision import SlowPrecisionWarning
 from deepseek.training.step_times import DTYPES
 from tests.services.inference import quantised
 
@@ -163,7 +165,9 @@ def auto_round(num_rounds: int) -> dict[str, Any]:
     """Time of `auto` over that of the best fixed precision, for each network."""
     found: dict[str, Any] = {}
     for name, (make, dataset, batch_size) in networks().items():
-        trainers = {p: MixedPrecisionTrainer(make(), precision=p, device="cpu") for p in ("auto", *DTYPES)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPrecisionWarning)
+            trainers = {p: MixedPrecisionTrainer(make(), precision=p, device="cpu") for p in ("auto", *DTYPES)}
         best_s: dict[str, float] = {}
         for epoch in range(1, num_rounds + 2):
             for precision, trainer in trainers.items():
