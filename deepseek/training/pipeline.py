@@ -107,10 +107,10 @@ def try_out(model: nn.Module, dataset: EncodedDataset, mappings: Mappings, spec:
 
 
 def export_problem(job: JobFile, dataset: EncodedDataset) -> str:
-    """Tries whether the run's model, new, can be taken down as a graph.
+    """Traces the run's untrained model, as the export will.
 
     Returns:
-        Why it cannot be exported once it is trained; empty if nothing was found.
+        Why the model cannot be exported; empty if no reason was found.
     """
     repeated = [one.input for one in job.spec.inputs if job.manifest.field(one.field).repeated]
     try:

@@ -1,4 +1,4 @@
-"""What a model computes, taken down as a graph for batches of any size: the first part of an export.
+"""What a model computes, traced as a graph for batches of any size: the first part of an export.
 
 It needs neither ONNX nor trained weights and fails for most models that cannot be exported, so a run tries it before
 its first step. Inputs are a batch's by name, whatever `forward` calls them; outputs are the tensors in what it returns.
@@ -47,7 +47,7 @@ class Outputs:
 def trace(
     model: nn.Module, example: Mapping[str, Tensor], repeated: Sequence[str]
 ) -> tuple[torch.export.ExportedProgram, Outputs]:
-    """Takes down what a model computes.
+    """Traces what a model computes.
 
     Args:
         model: In evaluation mode, weights float32, on the CPU; its forward takes the example's keys, and returns
@@ -60,7 +60,7 @@ def trace(
         outputs: What these are.
 
     Raises:
-        FailedPrecondition: EXPORT_UNSUPPORTED with the line of the model's code that cannot be taken down.
+        FailedPrecondition: EXPORT_UNSUPPORTED with the line of the model's code that cannot be traced.
     """
     with torch.no_grad():
         returned = model(**example)

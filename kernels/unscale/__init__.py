@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 from kernels.unscale import reference
@@ -34,7 +35,8 @@ def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple
     """Multiplies gradients in place, and tells whether they were finite and what their norm is now.
 
     Args:
-        gradients: Dense float32 tensors of any shapes, all on one device; written to.
+        gradients: Dense tensors of any shapes, all on one device; written to. Of float32, or with some of another real
+            or complex type, where the norm has the widest type.
         inverse_scale: What to multiply by: 1 / loss scale; a float or a float32 tensor [] on their device.
 
     Returns:
@@ -47,7 +49,8 @@ def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple
     >>> found_inf.item(), norm.item(), gradient.tolist()
     (0.0, 5.0, [3.0, 4.0])
     """
-    if gradients and gradients[0].is_cuda and _has_triton():
+    is_float32 = all(gradient.dtype is torch.float32 for gradient in gradients)
+    if gradients and gradients[0].is_cuda and is_float32 and _has_triton():
         from kernels.unscale import triton
 
         return triton.unscale(gradients, inverse_scale)

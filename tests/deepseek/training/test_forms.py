@@ -186,6 +186,13 @@ def test_a_model_that_comes_in_evaluation_mode_is_trained_as_a_whole() -> None:
     assert all(module.training for module in trainer.model.modules())
 
 
+def test_what_a_module_caches_in_evaluation_is_used_in_training() -> None:
+    trainer = trainer_of("Caching")
+    trainer.evaluate(Points(4))
+    fit(trainer)
+    assert trainer.step == 5 * EPOCHS
+
+
 def test_a_built_in_loss_says_what_it_needs_of_several_outputs() -> None:
     trainer = MixedPrecisionTrainer(FORMS["DictOutput"](), metrics=["accuracy"])
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Which models can be taken down as a graph and written as ONNX, and what is said of the others."""
+"""Which models can be traced and written as ONNX, and what the message says of the others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,9 +125,7 @@ UNSUPPORTED: dict[str, tuple[nn.Module, str]] = {
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_a_model_that_cannot_be_taken_down_is_refused_in_a_sentence(
-    kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     model, problem = UNSUPPORTED[kind]
     with pytest.raises(FailedPrecondition, match=problem) as caught:
         trace(model.eval(), {"x": torch.randn(3, 4)}, [])

@@ -106,3 +106,12 @@ def test_the_norm_is_bit_for_bit_the_one_that_torch_clips_by() -> None:
 def test_on_a_cpu_the_reference_is_picked() -> None:
     ours, theirs = gradients(), gradients()
     assert [value.item() for value in picked(ours, 0.1)] == [value.item() for value in reference.unscale(theirs, 0.1)]
+
+
+def test_gradients_of_several_types_have_one_norm() -> None:
+    given = [torch.tensor([3.0]), torch.tensor([4j]), torch.tensor([12.0], dtype=torch.float64)]
+    found_inf, norm = picked(given, 0.5)
+    assert (found_inf.item(), norm.item()) == (0.0, 6.5)
+    assert [gradient.item() for gradient in given] == [1.5, 2j, 6.0]
+    given[1][0] = complex(0.0, math.nan)
+    assert picked(given, 1.0)[0].item() == 1.0
