@@ -20,7 +20,6 @@ _SIZES = (8, 64, 224, 1)
 _INTEGERS_BELOW = (100, 2)
 _CELLS = (None, 8, 1)
 _MAX_ELEMENTS = 1 << 22
-_TEXT = np.array([b"text"], np.object_)
 
 
 def make_requests(tensors: Sequence[Tensor], specs: Sequence[TensorSpec]) -> Iterator[list[dict[str, Array]]]:
@@ -55,15 +54,15 @@ def _values(random: np.random.Generator, datatype: str, shape: tuple[int, ...], 
     # Tokens that are all alike say nothing; patches are for pixels and numbers.
     drawn = shape if cells is None or datatype.startswith("INT") else tuple(min(size, cells) for size in shape)
     if datatype == "BYTES":
-        return np.broadcast_to(_TEXT, shape).copy()
+        return np.full(shape, b"text", dtype)
     if dtype.kind == "f":
-        values = random.normal(size=drawn).astype(dtype)
+        values = np.asarray(random.normal(size=drawn), dtype)
     else:
         greatest = {"UINT8": 255, "BOOL": 1}.get(datatype) or min(below - 1, np.iinfo(dtype).max)
-        values = random.integers(0, greatest, drawn, endpoint=True).astype(dtype)
+        values = np.asarray(random.integers(0, greatest, drawn, endpoint=True), dtype)
     for axis, size in enumerate(shape):
         values = np.take(values, np.arange(size) * values.shape[axis] // max(1, size), axis=axis)
-    return np.ascontiguousarray(values)
+    return np.asarray(values, order="C")
 
 
 def _shape(tensor: Tensor, size: int) -> tuple[int, ...]:

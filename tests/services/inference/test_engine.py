@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from services.inference.engine import DTYPES, Engine
+from services.inference.engine import DTYPES, Engine, Mode
 from tests.services.inference.models import (
     build,
     external_model,
@@ -24,6 +24,7 @@ from tests.services.inference.models import (
     tensor,
     unchecked,
 )
+from tests.services.inference.quantised import network, pixels
 
 
 def open_engine(tmp_path: Path, model: bytes, **settings: Any) -> Engine:
@@ -316,3 +317,12 @@ def test_no_memory_is_not_the_fault_of_the_inputs(tmp_path: Path) -> None:
     assert caught.value.reason == "OUT_OF_MEMORY"
     with pytest.raises(InvalidArgument):
         engine.run({"shape": np.array([-3])})
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact", "plain"])
+def test_each_mode_gives_the_answers_of_a_file_that_saturates_nowhere(mode: Mode, tmp_path: Path) -> None:
+    model = network()
+    request = {"pixels": pixels(3)[0]}
+    [(_, expected)] = open_engine(tmp_path, model, mode="plain").run(request)
+    [(_, found)] = open_engine(tmp_path, model, mode=mode).run(request)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
