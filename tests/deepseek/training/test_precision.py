@@ -10,7 +10,7 @@ from torch import nn
 
 from common.errors import InvalidArgument
 from deepseek.data import ResumableSampler
-from deepseek.training import MixedPrecisionTrainer, PrecisionEvent, step_times
+from deepseek.training import Event, MixedPrecisionTrainer, PrecisionEvent, step_times
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training.parallel import Ranks
 from deepseek.training.precision import LossScaler, SlowPrecisionWarning, choose, kept_by
@@ -166,7 +166,12 @@ def test_fp16_is_step_by_step_a_loop_with_torchs_grad_scaler(clip_norm: float) -
         loss_scaler=LossScaler(growth_interval=4),
         clip_norm=clip_norm,
     )
-    trainer.fit(dataset, epochs=NUM_STEPS, batch_size=8, checkpoint=lambda data: ours.append(checkpoints.loads(data)))
+
+    def keep(event: Event) -> None:
+        if event.kind == "step":  # one at the end of each epoch, which has one step
+            ours.append(checkpoints.loads(checkpoints.dumps(trainer.state_dict())))
+
+    trainer.fit(dataset, epochs=NUM_STEPS, batch_size=8, on_event=keep)
 
     model = Classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
