@@ -55,6 +55,11 @@ def instruction_set() -> str:
     return classify({name for name, present in _NUMPY_FEATURES.items() if present}, _cpuinfo_flags())
 
 
+def saturates(name: str) -> bool:
+    """Whether 8-bit products may saturate on an instruction set that `instruction_set` names."""
+    return name in ("avx512", "avx2", "avx", "sse")
+
+
 def classify(cpuid: set[str], cpuinfo: set[str]) -> str:
     """Names the instruction set of a processor.
 

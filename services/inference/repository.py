@@ -252,7 +252,8 @@ class Repository:
             self._waiting.pop(key, None)
             if old:
                 self._cache.release(tenant, old.file.sha256)
-        _logger.info("loaded %s version %d: %s", model_id, model.number, self._explain(model))
+        level = logging.INFO if model.file.mode == "fast" else logging.WARNING
+        _logger.log(level, "loaded %s version %d: %s", model_id, model.number, self._explain(model))
         return model
 
     def unload(self, tenant: str, model_id: str) -> None:

@@ -2,13 +2,13 @@
 
 A file may answer differently on another processor (docs/decisions/0012), so what was measured where a model was
 exported decides nothing here. A version with probes is served from the fastest file that answers them here as it did
-there. One without is served from the file that its manifest names, if the runtime's optimisations change none of its
-answers to requests that are made up; else from its float32 file, else more slowly.
+there. One without is served from the file that its manifest names, if other ways to compute it give the same answers to
+requests that are made up; else from its float32 file, else more slowly.
 """
 
 import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -21,17 +21,23 @@ from common.errors import FailedPrecondition, InvalidArgument, MeshError
 from deepseek.models.manifest import ModelFile, ModelManifest
 from deepseek.models.probes import Array, Probes, disagreement
 from deepseek.models.selection import Candidate, exported, select
+from deepseek.processor import instruction_set, saturates
 from services.inference.engine import Engine, Mode
 from services.inference.made_up import make_requests
 
 MAX_ERROR = 0.05
-"""By how much of their spread a file's answers may differ between an optimised and an unoptimised graph: as much as by
-quantising. Rounding gives up to 0.03, saturation several times as much (docs/decisions/0012)."""
+"""By how much of their spread a file's answers may differ between two ways to compute it: as much as by quantising.
+Rounding gives up to 0.03, saturation several times as much (docs/decisions/0012)."""
 MAX_TIMED_S = 1.0
 """How long a candidate is timed, seconds; half as long where its answers are compared."""
 _MAX_ROUNDS = 300
-_QUANTISED = (b"Quantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
+_QUANTISED = (b"uantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
 """Of these, one is part of the name of every operator that ONNX and ONNX Runtime have for such integers."""
+_UNCHECKABLE = (b"QLinearMatMul", b"QLinearConv")
+"""Operators that saturate in every mode of the runtime."""
+_HOW: dict[Mode, str] = {"exact": "more precisely and more slowly", "plain": "without optimisations, more slowly"}
+_DOUBT = "its QLinear operators may saturate on this processor; quantise to 7 bits, or to the QDQ format"
+_NO_REQUEST = "it takes no request that was made up, or answers at random"
 
 OpenEngine = Callable[[Path, Mode], Engine]
 Fetch = Callable[[ModelFile], Path]
@@ -86,7 +92,7 @@ def choose(manifest: ModelManifest, probes: Probes | None, fetch: Fetch, open_en
         MeshError: A file cannot be fetched, or the device or its memory fails.
     """
     if probes is None:
-        return _choose_by_optimisation(manifest, fetch, open_engine)
+        return _choose_by_comparison(manifest, fetch, open_engine)
     return _choose_by_probes(manifest, probes, fetch, open_engine)
 
 
@@ -161,54 +167,60 @@ def _latencies_ms(engines: Sequence[Engine], probes: Probes) -> list[float]:
     return [1000 * median(taken[len(taken) // 10 :]) for taken in times]
 
 
-def _choose_by_optimisation(manifest: ModelManifest, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+def _choose_by_comparison(manifest: ModelManifest, fetch: Fetch, open_engine: OpenEngine) -> Choice:
     served, refused = manifest.file(), ""
     others = [file for file in manifest.candidates if file.variant == "fp32" and file.name != served.name]
     for file in (served, *others):
         path = fetch(file)
-        engine = open_engine(path, "fast")
-        if not _is_quantised(path):
-            return Choice(file, "fast", refused or "it holds no 8-bit operators", engine)
-        plain = open_engine(path, "plain")
-        error = _error_of(engine, plain, manifest)
-        if error is None:
-            return _unverified(file, engine, path, open_engine)
-        if error <= MAX_ERROR:
-            return Choice(file, "fast", refused or f"optimised, its answers differ by {error:.2%}", engine)
-        refused = (
-            f"{file.variant} is not served: optimised, its answers differ by {error:.2%}; {MAX_ERROR:.0%} is accepted"
-        )
-    # The last file, at the price of its speed.
-    with suppress(FailedPrecondition):
-        exact = open_engine(path, "exact")
-        if (error := _error_of(exact, plain, manifest)) is not None and error <= MAX_ERROR:
-            return Choice(file, "exact", f"{refused}; more precise and more slowly, by {error:.2%}", exact)
-    return Choice(file, "plain", f"{refused}; it runs without optimisations, more slowly", plain)
+        fast = open_engine(path, "fast")
+        if not _names_any(path, _QUANTISED):
+            return Choice(file, "fast", refused or "it holds no 8-bit operators", fast)
+        slow: dict[Mode, Engine] = {"plain": open_engine(path, "plain")}
+        with suppress(FailedPrecondition):  # the runtime cannot make every file more precise
+            slow["exact"] = open_engine(path, "exact")
+        errors = _errors(fast, slow, manifest)
+        error = max(errors.values(), default=0.0)
+        doubtful = saturates(instruction_set()) and _names_any(path, _UNCHECKABLE)
+        if error > MAX_ERROR:
+            problem = f"computed in another way, its answers differ by {error:.2%} here; {MAX_ERROR:.0%} is accepted"
+        elif doubtful or not errors:
+            problem = f"its answers could not be verified: {_DOUBT if doubtful else _NO_REQUEST}"
+        else:
+            return Choice(file, "fast", refused or f"computed in another way, its answers differ by {error:.2%}", fast)
+        refused = f"{file.variant} is not served: {problem}"
+    # The last file, in the way that is right: one that adds more precisely, or else one without optimisations.
+    misoptimised = errors.get("plain", 0.0) > MAX_ERROR >= errors.get("exact", 0.0)
+    mode: Mode = "plain" if misoptimised or "exact" not in slow else "exact"
+    if mode == "plain" and error <= MAX_ERROR:
+        return Choice(file, "fast", problem, fast)
+    return Choice(file, mode, f"{problem}; it is computed {_HOW[mode]}", slow[mode])
 
 
-def _unverified(file: ModelFile, engine: Engine, path: Path, open_engine: OpenEngine) -> Choice:
-    """What nobody can compare is at least kept from saturating."""
-    reason = "its answers could not be verified: it takes no request that was made up, or answers at random"
-    with suppress(FailedPrecondition):
-        return Choice(file, "exact", reason, open_engine(path, "exact"))
-    return Choice(file, "fast", reason, engine)
+def _errors(fast: Engine, slow: Mapping[Mode, Engine], manifest: ModelManifest) -> dict[Mode, float]:
+    """How much the answers of slow modes differ; empty if nothing can be asked, or the answers are random.
 
-
-def _error_of(engine: Engine, plain: Engine, manifest: ModelManifest) -> float | None:
-    """Greatest disagreement of any output with that of the unoptimised graph; None if it cannot be told."""
-    for requests in make_requests(engine.inputs, manifest.inputs):
-        expected, found, again = _Answers(), _Answers(), _Answers()
+    Without optimisations, floats between 8-bit tensors are multiplied exactly, and integers as ever; the precise mode
+    adds both exactly, and has whatever errors optimisations have.
+    """
+    for requests in make_requests(fast.inputs, manifest.inputs):
+        expected: dict[Mode, _Answers] = {mode: [] for mode in slow}
+        found: _Answers = []
+        again: _Answers = []
         end = time.perf_counter() + MAX_TIMED_S / 2
         try:
             for request in requests:
-                for one, answers in ((plain, expected), (engine, found), (plain, again)):
-                    answers.append(one.run(request))
+                for mode, engine in slow.items():
+                    expected[mode].append(engine.run(request))
+                found.append(fast.run(request))
+                again.append(slow["plain"].run(request))
                 if time.perf_counter() > end:
                     break
         except MeshError:
             continue
-        return None if _greatest(expected, again) > MAX_ERROR else _greatest(expected, found)
-    return None
+        if _greatest(expected["plain"], again) > MAX_ERROR:
+            return {}
+        return {mode: _greatest(answers, found) for mode, answers in expected.items()}
+    return {}
 
 
 def _greatest(expected: _Answers, found: _Answers) -> float:
@@ -223,7 +235,7 @@ def _flat(answers: Sequence[tuple[str, Array]]) -> Array:
     return np.concatenate([array.reshape(-1) for _, array in answers])
 
 
-def _is_quantised(path: Path) -> bool:
-    """Whether the file names an operator on integers of 8 bits or fewer."""
+def _names_any(path: Path, names: Sequence[bytes]) -> bool:
+    """Whether a file names an operator of which one of these is a part."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return any(data.find(name) >= 0 for name in _QUANTISED)
+        return any(data.find(name) >= 0 for name in names)

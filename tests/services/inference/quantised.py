@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from deepseek.models.manifest import ONNX_MEDIA_TYPE, Measurement, ModelFile, ModelManifest, TensorSpec
@@ -66,13 +66,56 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the package 
         return next(self._batches, None)
 
 
-def quantised(model: bytes, options: Mapping[str, Any]) -> bytes:
+def quantised(model: bytes, options: Mapping[str, Any], quant_format: QuantFormat = QuantFormat.QDQ) -> bytes:
     """The model in 8 bits."""
+
+    def quantise(prepared: str, made: str) -> None:
+        quantize_static(prepared, made, _Calibration(), quant_format=quant_format, **options)
+
+    return _made(model, quantise)
+
+
+def operators() -> bytes:
+    """The network with QLinearMatMul in place of QDQ."""
+    return quantised(network(), {**OLD, "per_channel": False}, QuantFormat.QOperator)
+
+
+def dynamic() -> bytes:
+    """The network with MatMulInteger, quantised without calibration."""
+    return _made(network(), lambda prepared, made: quantize_dynamic(prepared, made, weight_type=QuantType.QInt8))
+
+
+def quantised_gemm() -> bytes:
+    """Class scores by one QGemm, an operator of ONNX Runtime."""
+    weights = np.repeat(np.random.default_rng(0).integers(-127, 128, (NUM_PIXELS // 2, NUM_CLASSES)), 2, axis=0)
+    constants = [
+        numpy_helper.from_array(array, name)
+        for name, array in {
+            "one": np.float32(1 / 255),
+            "low": np.uint8(0),
+            "weights": weights.astype(np.int8),
+            "zero": np.int8(0),
+            "bias": np.zeros(NUM_CLASSES, np.int32),
+        }.items()
+    ]
+    inputs = ["pixels", "one", "low", "weights", "one", "zero", "bias"]
+    node = helper.make_node("QGemm", inputs, ["scores"], domain="com.microsoft", transA=0, transB=0, alpha=1.0)
+    ends = [
+        tensor("pixels", TensorProto.UINT8, ["n", NUM_PIXELS]),
+        tensor("scores", TensorProto.FLOAT, ["n", NUM_CLASSES]),
+    ]
+    graph = helper.make_graph([node], "test", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return data
+
+
+def _made(model: bytes, quantise: Callable[[str, str], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, made = (str(Path(folder, name)) for name in ("plain.onnx", "prepared.onnx", "made.onnx"))
         Path(plain).write_bytes(model)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, made, _Calibration(), quant_format=QuantFormat.QDQ, **options)
+        quantise(prepared, made)
         proto = onnx.load(made)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
