@@ -30,7 +30,7 @@ from deepseek.cli.output import (
     writing,
 )
 from deepseek.cli.precision import event_ratios, precision_name, ratios_text
-from deepseek.cli.train import show_run
+from deepseek.cli.train import show_run, waiting
 from deepseek.client import Mesh
 from deepseek.models.manifest import Measurement, ModelManifest
 from deepseek.processor import instruction_set
@@ -131,7 +131,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
     if fresh:
         _stop_older(mesh, submitted)
     with when_interrupted(_AGAIN), progress_bar() as bar:
-        events = show_run(bar, mesh.runs.watch(submitted.name), waits_for=submitted.job.message)
+        events = show_run(bar, mesh.runs.watch(submitted.name), waits_for=waiting(submitted))
     trained = mesh.runs.wait(submitted.name)
     origin = "found again" if reused else f"trained in {trained.train_s:.1f} s"
     console.print(f"{trained.name}: {origin}, {', '.join(f'{m.name} {m.value:.4f}' for m in trained.metrics)}")
@@ -160,7 +160,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
             for file in manifest.candidates
         }
         questions = serving.some_questions(manifest, test, _AVX2_EVERY)
-        with avx2.measuring(paths["fp32"], paths["int8"], questions, Path(files)) as loss_points_avx2:
+        with avx2.measuring(paths["fp32"], paths.get("int8"), questions, Path(files)) as loss_points_avx2:
             asked = serving.ask_served(mesh, name, manifest, test, lambda number: bar.update(task, completed=number))
             bar.update(task, note="the same without a server, and on a processor with AVX2")
             served = serving.accuracy(asked)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from common.auth.identity import OLD_DAYS, Identity, read_token
 from common.config import home
@@ -35,7 +36,8 @@ def doctor(as_json: AsJson = False) -> None:
         print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
     else:
         print_table(
-            ["", "check", "found"], [("ok" if ok else "[red]bad[/red]", name, found) for name, ok, found in checks]
+            ["", "check", "found"],
+            [("ok" if ok else Text("bad", style="red"), name, found) for name, ok, found in checks],
         )
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
+from rich.text import Text
 
 from common.errors import FailedPrecondition, MeshError
 from deepseek.progress import Lines, bar, is_watched
@@ -41,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     first, *others = columns
     table = Table(Column(first, no_wrap=True), *others, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console.print(table)
 
 
@@ -87,5 +88,5 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def progress_bar() -> Progress:
-    """A progress bar with count and times on standard error, which vanishes when done; lines where is no terminal."""
+    """A progress bar with count and times on standard error, cleared when done; without a terminal, lines."""
     return bar(error_console, transient=True) if is_watched(error_console) else Lines()

@@ -6,7 +6,7 @@ import typer
 from google.protobuf import json_format
 
 from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
-from deepseek.cli.train import leaving, show_run
+from deepseek.cli.train import leaving, show_run, waiting
 from deepseek.client import connect
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
@@ -54,7 +54,7 @@ def watch(run: RunName, as_json: AsJson = False) -> None:
     with connect() as mesh:
         found = mesh.runs.get(name)
         with leaving(name), progress_bar() as bar:
-            show_run(bar, mesh.runs.watch(name), waits_for=found.job.message if _waits(found) else "")
+            show_run(bar, mesh.runs.watch(name), waits_for=waiting(found))
         found = mesh.runs.wait(name)
     if as_json:
         print_json(_document(found))
@@ -78,10 +78,6 @@ def stop(run: RunName, as_json: AsJson = False) -> None:
 
 def _name(run: str) -> str:
     return run if "/" in run else f"runs/{run}"
-
-
-def _waits(run: trainer_pb2.Run) -> bool:
-    return run.job.state == job_pb2.JOB_STATE_PENDING
 
 
 def _state(run: trainer_pb2.Run) -> str:

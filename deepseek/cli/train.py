@@ -18,6 +18,7 @@ from deepseek.cli.precision import event_text
 from deepseek.client import connect
 from deepseek.models.manifest import ModelManifest
 from deepseek.models.selection import exported, select
+from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 
 
@@ -42,7 +43,7 @@ def train(
         run, reused = mesh.runs.submit(document, reuse=not fresh)
         console.print(f"{run.name} {'exists already' if reused else 'submitted'}")
         with leaving(run.name), progress_bar() as bar:
-            show_run(bar, mesh.runs.watch(run.name), waits_for=run.job.message)
+            show_run(bar, mesh.runs.watch(run.name), waits_for=waiting(run))
         run = mesh.runs.wait(run.name)
         result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
         if model:
@@ -110,6 +111,11 @@ def leaving(run: str) -> AbstractContextManager[None]:
     run_id = run.removeprefix("runs/")
     text = f"stopped watching; {run} continues\n  watch it: deepseek run watch {run_id}\n  stop it:  "
     return when_interrupted(f"{text}deepseek run stop {run_id}")
+
+
+def waiting(run: trainer_pb2.Run) -> str:
+    """What a run waits for; empty if it has begun."""
+    return run.job.message if run.job.state == job_pb2.JOB_STATE_PENDING else ""
 
 
 def show_run(

@@ -24,8 +24,8 @@ def gc(
 ) -> None:
     """Delete blobs that no data set, model, run or upload needs any more.
 
-    Such is what dropped uploads, failed exports and interrupted runs left. Every service
-    has to answer; nothing is deleted otherwise. Services go on working. The registry's audit log tells what went.
+    For example, blobs left by dropped uploads, failed exports and interrupted runs. Every service
+    has to answer; nothing is deleted otherwise. Services keep working. The registry's audit log tells what went.
     """
     from deepseek.upkeep.garbage import Amount, collect
 
@@ -65,7 +65,7 @@ def backup(
     """Back up the state of every service and all that it refers to, verified.
 
     Into the folder of an earlier backup only new blobs are copied; the earlier one counts until this one is finished.
-    Services go on working.
+    Services keep working.
     """
     from deepseek.upkeep.backup import back_up
 

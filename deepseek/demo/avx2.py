@@ -7,6 +7,7 @@ deepseek.demo.avx2 MODEL.onnx QUESTIONS.npz` prints the share of right answers.
 
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,31 +23,34 @@ from deepseek.processor import instruction_set
 TARGET = "answer of the question"
 """Name of the array with the positions of the right answers; no input of a model is called so."""
 
+_TIMEOUT_S = 120.0
 _AVX2_AT_MOST = ("avx2", "avx", "sse")
 
 
 @contextmanager
 def measuring(
-    fp32: Path, int8: Path, questions: Mapping[str, npt.NDArray[Any]], folder: Path
+    fp32: Path, int8: Path | None, questions: Mapping[str, npt.NDArray[Any]], folder: Path
 ) -> Iterator[Callable[[], float | None]]:
     """Measures beside what is in the block.
 
     Args:
         fp32: The float32 file.
-        int8: The int8 file.
+        int8: The int8 file, if the version has one.
         questions: For each input the values of all questions, and `TARGET`.
         folder: Working space.
 
     Yields:
         A function that waits for the end and returns the loss in points, negative for a gain; None where this
-        processor has more than AVX2 and no emulator is installed.
+        processor has more than AVX2 and no emulator is installed or ends in time, or there is no int8 file.
     """
     emulator = shutil.which("qemu-x86_64") if platform.machine() == "x86_64" else None
     if instruction_set() in _AVX2_AT_MOST:
-        command = []
+        command: list[str] = []
     elif emulator:
         command = [emulator, "-cpu", "Haswell"]
     else:
+        int8 = None
+    if int8 is None:
         yield lambda: None
         return
     arrays, log = folder / "questions.npz", folder / "avx2.log"
@@ -55,7 +59,10 @@ def measuring(
     process = spawn([*command, *program], env=None, log=log)
 
     def points() -> float | None:
-        process.wait()
+        try:
+            process.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return None
         lines = log.read_text(encoding="utf-8").splitlines()
         # An emulator that knows an instruction less than the runtime takes for granted ends without an answer.
         return None if process.returncode else 100 * (accuracy(fp32, arrays) - float(lines[-1]))

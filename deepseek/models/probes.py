@@ -23,6 +23,8 @@ MEDIA_TYPE = "application/vnd.deepseek.probes.v1+npz"
 """Media type of a probe set."""
 MAX_BYTES = 16 << 20
 """Largest probe set that is read, bytes."""
+MAX_PROBES = 1024
+"""Most probes that are read; every load runs all of them."""
 _MAX_ARRAYS = 1024
 _MAX_RESOLUTION = 0.02
 _KINDS = "biuf"
@@ -112,6 +114,8 @@ class Probes:
             _fail(f"they hold {len(groups['inputs'])} inputs and {len(groups['outputs'])} outputs")
         if any(array.ndim == 0 or len(array) == 0 for array in arrays) or len({len(array) for array in arrays}) != 1:
             _fail("their arrays differ in the number of probes, or have none")
+        if len(arrays[0]) > MAX_PROBES:
+            _fail(f"they are {len(arrays[0])}; at most {MAX_PROBES} are read")
         return cls(groups["inputs"], groups["outputs"])
 
 

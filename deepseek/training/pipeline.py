@@ -117,6 +117,8 @@ def export_problem(job: JobFile, dataset: EncodedDataset) -> str:
         trace(build_model(job.spec).eval(), example_batch(dataset, repeated), repeated)
     except FailedPrecondition as error:
         return error.message
+    except Exception as error:  # noqa: BLE001  # a model's own code may raise anything, and the run can do without
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

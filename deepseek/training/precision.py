@@ -113,10 +113,10 @@ def kept_by(state: Mapping[str, Any]) -> str:
         InvalidArgument: BAD_STATE.
     """
     precision = state.get("precision", "fp16" if state.get("scaler") else "bf16")
-    if precision not in DTYPES:
+    if not isinstance(precision, str) or precision not in DTYPES:
         message = f"the checkpoint's precision is {str(precision)[:80]!r}; it must be {', '.join(DTYPES)}"
         raise InvalidArgument("BAD_STATE", message, field="precision")
-    return str(precision)
+    return precision
 
 
 def _agree(times: StepTimes, ranks: Ranks) -> StepTimes:

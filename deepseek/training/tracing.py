@@ -62,8 +62,11 @@ def trace(
     Raises:
         FailedPrecondition: EXPORT_UNSUPPORTED with the line of the model's code that cannot be traced.
     """
-    with torch.no_grad():
-        returned = model(**example)
+    try:
+        with torch.no_grad():
+            returned = model(**example)
+    except _UNTRACEABLE as error:
+        raise unsupported(f"it cannot take a batch of {len(next(iter(example.values())))}: {error}") from error
     outputs = Outputs(returned)
     if not outputs.names or modules.is_opaque(returned):
         kind = type(returned).__name__

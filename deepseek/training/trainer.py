@@ -9,10 +9,9 @@ finite anywhere? (decided for all ranks together) -> clipped -> optimizer -> los
 optimizer did.
 
 Where a run stands is weights, optimizer state, loss scale and three numbers of the sampler. Random numbers are not
-part of
-it: every step seeds torch's generator by (seed, step, rank). Therefore, training k steps, saving, loading in another
-process and training k more gives bit for bit the weights of 2k steps in one go, with the same number of ranks and
-threads, on 1 and on 2 ranks; with more, gloo's ring may add in another order after a restart, because DDP arranges
+part of it: every step seeds torch's generator by (seed, step, rank). Therefore, training k steps, saving, loading in
+another process and training k more gives bit for bit the weights of 2k steps in one go, with the same number of ranks
+and threads, on 1 and on 2 ranks; with more, gloo's ring may add in another order after a restart, because DDP arranges
 its buckets anew.
 
 A run on several ranks has the gradients of one on a single process with the same batch size, up to rounding, however

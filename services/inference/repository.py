@@ -27,6 +27,7 @@ from common.artifacts import ArtifactStore
 from common.database import Database, now_us
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
 from deepseek.models.manifest import ModelFile, ModelManifest
+from deepseek.models.probes import MAX_BYTES as MAX_PROBES_BYTES
 from deepseek.models.probes import Probes
 from services.inference.cache import FileCache
 from services.inference.engine import Engine, Mode
@@ -347,8 +348,14 @@ class Repository:
     def _probes(self, tenant: str, manifest: ModelManifest) -> Probes | None:
         if not manifest.probes:
             return None
+        sha256 = manifest.file(manifest.probes).sha256
+        if (size := self._store.size(tenant, sha256)) > MAX_PROBES_BYTES:  # before it is in memory
+            message = (
+                f"the version's probes have {size} bytes; at most {MAX_PROBES_BYTES} are read; export the model again"
+            )
+            raise FailedPrecondition("BAD_PROBES", message)
         try:
-            return Probes.from_bytes(self._store.read(tenant, manifest.file(manifest.probes).sha256))
+            return Probes.from_bytes(self._store.read(tenant, sha256))
         except InvalidArgument as error:  # as above
             raise FailedPrecondition(error.reason, f"{error.message}; export the model anew") from error
 
@@ -364,10 +371,16 @@ class Repository:
                 held.callback(self._cache.release, tenant, file.sha256)
                 return path
 
-            for needed in manifest.candidates if probes else [manifest.file()]:
+            for needed in manifest.candidates:
                 fetch(needed)  # before others have to wait
-            with self._verifying:
+            # A call that waits holds one of the server's threads, and all of them may load.
+            if not self._verifying.acquire(timeout=MAX_WAIT_S):
+                message = "other models are being verified on this host; try again"
+                raise Unavailable("MODEL_CHANGING", message, retry_delay_s=MAX_WAIT_S)
+            try:
                 choice = choose(manifest, probes, fetch, self._open_engine)
+            finally:
+                self._verifying.release()
             file = choice.file
             self._cache.hold(tenant, file.sha256)
         served = ServedFile(file.name, file.variant, file.sha256, choice.mode, choice.reason)

@@ -237,7 +237,7 @@ class RunHandler:
             lease.update(progress=step / max(1, num_steps), message=f"step {step} of {num_steps}")
 
     def _drop_superseded(self, lease: Lease, run: Run) -> None:
-        """Deletes the run's checkpoints before its last two. What fails is made up for after the next checkpoint."""
+        """Deletes the run's checkpoints before its last two. Failed deletions are retried after the next checkpoint."""
         superseded = self._runs.superseded(run)
         if not superseded:
             return

@@ -33,6 +33,7 @@ def test_paths_of_this_machine_are_left_out(text: str, shown: str, tmp_path: Pat
         "models/vqa/versions/1 of tenants/lab",
         "/deepseek.job.v1.JobService/GetJob takes the role reader",
         "see https://example.com/a and s3+https://host/bucket",
+        "s3://home/blob and http://tmp/api",
         "text/plain; a / b // c '/' \"//\" /",
         "spec.inputs[0].encoder",
         "../secret and ~/token",

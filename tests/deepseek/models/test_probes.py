@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import InvalidArgument
-from deepseek.models.probes import MAX_BYTES, Array, Probes, disagreement
+from deepseek.models.probes import MAX_BYTES, MAX_PROBES, Array, Probes, disagreement
 
 PROBES = Probes(
     {"image": np.arange(24, dtype=np.uint8).reshape(2, 1, 3, 4), "text": np.array([[[1, 2]], [[3, 4]]])},
@@ -68,6 +68,7 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1024),
         (zipped(bytes(1 << 20), compression=zipfile.ZIP_DEFLATED), "overlap or are too many"),
         (zipped(npy(HUGE), compression=zipfile.ZIP_BZIP2), "is compressed"),
         (bytes(MAX_BYTES + 1), "at most"),
+        (npz(inputs__x=np.zeros(MAX_PROBES + 1), outputs__y=np.zeros(MAX_PROBES + 1)), "at most 1024"),
     ],
 )
 def test_hostile_probes_are_refused(data: bytes, problem: str) -> None:

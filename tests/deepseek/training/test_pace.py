@@ -35,6 +35,15 @@ def test_the_pause_is_the_interval_or_what_keeps_saving_cheap(cost: float, pause
     assert cost / (cost + pause) <= MAX_SHARE + 1e-9
 
 
+def test_one_slow_save_of_three_does_not_hold_up_the_next() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    for cost in (0.1, 300.0, 0.1):
+        save(pace, clock, cost)
+        clock.now += 2.0
+        assert pace.due
+
+
 def test_a_save_that_fails_counts_too() -> None:
     clock = Clock()
     pace = Pace(1.0, clock)

@@ -141,3 +141,10 @@ def test_an_operation_that_onnx_lacks_is_named(tmp_path: Path) -> None:
         export_onnx(model.eval(), {"x": torch.randn(3, 4)}, [], tmp_path / "model.onnx")
     assert caught.value.reason == "EXPORT_UNSUPPORTED"
     assert "\x1b" not in caught.value.message
+
+
+def test_a_model_that_does_not_take_the_example_is_refused_and_not_a_crash() -> None:
+    paired = Returning(lambda y, x: y.reshape(2, -1, 2).mean(0))
+    with pytest.raises(FailedPrecondition, match="cannot take a batch of 3") as caught:
+        trace(paired.eval(), {"x": torch.randn(3, 4)}, [])
+    assert caught.value.reason == "EXPORT_UNSUPPORTED"
