@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InvalidArgument
+from deepseek.training.modules import uncompiled
 
 TARGET_FIELDS = ("target", "answer")
 """Fields that are the target where none is named, the first that a sample has."""
@@ -61,10 +62,11 @@ class Arguments:
     def __init__(self, model: nn.Module, inputs: Mapping[str, str] | None, target: str | None) -> None:
         self._inputs = inputs
         self._target = target
-        parameters = inspect.signature(model.forward).parameters.values()
+        parameters = inspect.signature(uncompiled(model).forward).parameters.values()
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)]
         self._names = [p.name for p in named]
         self._required = [p.name for p in named if p.default is p.empty]
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
     def split(self, batch: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], Any]:
         """Returns the model's keyword arguments and the target, on the device.
@@ -82,6 +84,8 @@ class Arguments:
         return arguments, _move(batch[target], device)
 
     def _match(self, batch: Mapping[str, Any], target: str) -> dict[str, str]:
+        if self._takes_any:
+            return {name: name for name in (*batch, *self._required) if name != target}
         tensors = [name for name, value in batch.items() if isinstance(value, Tensor) and name != target]
         if len(self._required) == 1 and self._required[0] not in batch and len(tensors) == 1:
             return {self._required[0]: tensors[0]}  # one thing to give and one place for it, whatever they are called

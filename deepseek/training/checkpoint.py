@@ -118,6 +118,7 @@ def model_state(model: nn.Module) -> dict[str, Any]:
     Raises:
         InvalidArgument: BAD_STATE if torch could not load it into an equal model.
     """
+    model = modules.uncompiled(model)
     state = model.state_dict()
     for name, value in state.items():
         if isinstance(value, Tensor) and value.layout is torch.strided and modules.is_expanded(value):
@@ -145,6 +146,7 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgument: WRONG_MODEL, as `check_model`, or if a module does not take what it once gave.
     """
+    model = modules.uncompiled(model)
     check_model(model, state)
     weights, versions = OrderedDict(state["model"]), state.get("model_versions")
     if isinstance(versions, dict):  # modules convert the state of older versions, and state without one as the oldest

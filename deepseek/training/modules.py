@@ -19,6 +19,13 @@ from torch.utils import _pytree as pytree
 from common.errors import InvalidArgument
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Returns the module that `torch.compile` made a model of, or the model: its parameters have their own names there,
+    and its forward its own signature."""
+    original: nn.Module = getattr(model, "_orig_mod", model)
+    return original
+
+
 def check_model(model: nn.Module, *, field: str = "model") -> None:
     """Checks that a model can be given to an optimizer.
 

@@ -23,6 +23,7 @@ from deepseek.training.parallel import Ranks
 from deepseek.training.replica import Replica
 from deepseek.training.schedules import Schedule
 from deepseek.training.step_times import DTYPES
+from deepseek.training.trees import EXTRA_STATE
 from kernels.unscale import unscale
 
 _ALL_RANKS = -1
@@ -93,7 +94,7 @@ class TrainingStep:
         self._num_sums = 2 + sum(metric.num_sums for metric in metrics)
         self._replica: Replica | None = None  # while it trains
         self._is_checked = True  # that the state, the optimizer's included, can be saved
-        self._shapes = {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        self._shapes = _shapes(modules.uncompiled(model).state_dict())
 
     @property
     def learning_rate(self) -> float:
@@ -250,11 +251,12 @@ class TrainingStep:
             InvalidArgument: BAD_STATE if a tensor of the model has another shape than in the beginning.
         """
         model = checkpoints.model_state(self.model)
-        for name, shape in self._shapes.items():
-            if model["model"][name].shape != shape:
+        before, now = self._shapes, _shapes(model["model"])
+        for name in {**before, **now}:
+            if before.get(name) != now.get(name):
                 message = (
-                    f"{name} was {list(shape)} and is {list(model['model'][name].shape)} now, which no new model could "
-                    "load; keep its shape, or register it with persistent=False"
+                    f"{name} was {before.get(name, 'absent')} in the beginning and is {now.get(name, 'absent')} now, "
+                    "which no new model could load; keep its shape, or register it with persistent=False"
                 )
                 raise InvalidArgument("BAD_STATE", message, field="model")
         return {
@@ -414,3 +416,12 @@ class TrainingStep:
 
     def _tensor(self, values: Sequence[bool]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self._device)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The shapes of a model's tensors, but for extra state, which may be of any form."""
+    return {
+        name: list(value.shape)
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.endswith(EXTRA_STATE)
+    }

@@ -80,6 +80,26 @@ class WithoutState(nn.Module):
 
 
 @form
+class TensorState(Linear):
+    """Extra state that is a tensor, of another shape each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def get_extra_state(self) -> Tensor:
+        """What it has seen."""
+        return torch.tensor(self.seen, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.seen = state.tolist()
+
+    def forward(self, x: Tensor) -> Any:
+        self.seen += [7] * self.training
+        return self.linear(x)
+
+
+@form
 class UnusedHead(Linear):
     """A head that nothing calls."""
 

@@ -16,7 +16,7 @@ from tests.deepseek.training import optimizers
 from tests.deepseek.training.forms import FORMS, logits_loss
 from tests.deepseek.training.optimizers import OPTIMIZERS
 from tests.deepseek.training.ranks import check_ranks
-from tests.deepseek.training.tasks import NUM_CLASSES, NUM_FEATURES, Classifier, Points
+from tests.deepseek.training.tasks import NUM_CLASSES, NUM_FEATURES, Classifier, Points, weights
 
 NUM_SAMPLES = 21  # in batches of 5: shares of 3 and 2, and at the end one of 1 and one of 0
 EPOCHS = 3
@@ -119,7 +119,7 @@ class Memory(OptimizerInterface):
     ("model", "optimizer", "problem", "step"),
     [
         (Forgetful, "sgd", "model/_extra_state is a set; get_extra_state may hold", 0),
-        (Growing, "sgd", r"queue was \[0\] and is \[1\] now", 1),
+        (Growing, "sgd", r"queue was \[0\] in the beginning and is \[1\] now", 1),
         (Classifier, Memory, "optimizer/state/0/gradients is a set; the state may hold", 1),
     ],
 )
@@ -184,6 +184,25 @@ def test_a_model_that_comes_in_evaluation_mode_is_trained_as_a_whole() -> None:
     trainer = MixedPrecisionTrainer(Classifier(batch_norm=True).eval())
     trainer.fit(Points(16))
     assert all(module.training for module in trainer.model.modules())
+
+
+def test_a_compiled_model_trains_and_its_checkpoint_is_that_of_the_model(tmp_path: Path) -> None:
+    trainer = MixedPrecisionTrainer(torch.compile(Classifier(), backend="eager"), "sgd", "fp32")
+    fit(trainer)
+    trainer.save(tmp_path / "model")
+    plain = MixedPrecisionTrainer(Classifier(), "sgd", "fp32")
+    plain.load(tmp_path / "model")
+    assert torch.equal(weights(plain.model), weights(trainer.model))
+
+
+def test_a_model_that_takes_any_names_gets_every_field_but_the_target() -> None:
+    class Columns(Classifier):
+        def forward(self, **columns: Tensor) -> Tensor:
+            assert sorted(columns) == ["x"]
+            return super().forward(columns["x"])
+
+    trainer = MixedPrecisionTrainer(Columns(), "sgd", "fp32")
+    assert trainer.fit(Points(8), batch_size=4).step == 2
 
 
 def test_what_a_module_caches_in_evaluation_is_used_in_training() -> None:
