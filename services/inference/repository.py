@@ -371,8 +371,9 @@ class Repository:
                 held.callback(self._cache.release, tenant, file.sha256)
                 return path
 
-            for needed in manifest.candidates:
-                fetch(needed)  # before others have to wait
+            # Before others have to wait. Without probes, other files are needed only if the served one is wrong here.
+            for needed in manifest.candidates if probes else [manifest.file()]:
+                fetch(needed)
             # A call that waits holds one of the server's threads, and all of them may load.
             if not self._verifying.acquire(timeout=MAX_WAIT_S):
                 message = "other models are being verified on this host; try again"
