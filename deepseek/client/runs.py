@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from common.errors import InvalidArgument, Unavailable
 from deepseek.client import jobs
 from deepseek.client.pages import pages
+from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
 from deepseek.training.runspec import RunSpec
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
@@ -115,7 +116,7 @@ class Runs:
         model: str,
         *,
         int8: bool = False,
-        int8_max_loss: float = 0.005,
+        int8_max_loss: float = DEFAULT_ACCEPTED_LOSS,
         on_change: Callable[[job_pb2.Job], None] | None = None,
     ) -> registry_pb2.ModelVersion:
         """Exports a run's model to ONNX and registers it.

@@ -13,6 +13,8 @@ from deepseek.models.manifest import Measurement
 
 MIN_SPEEDUP = 1.3
 """How many times as fast as the first candidate another one has to be."""
+DEFAULT_ACCEPTED_LOSS = 0.005
+"""What a file may lose against the float32 file where nobody says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from services.trainer.registry import Registry
 from services.trainer.runs import Export, Run, RunStore
 
 JOB_KIND = "trainer.export"
-DEFAULT_INT8_MAX_LOSS = 0.005
 REGISTRY_RETRY_S = 1.0
 _POLL_S = 0.1
 

@@ -9,10 +9,10 @@ from google.protobuf.message import Message
 from common.errors import Unavailable
 from common.jobs.proto import job_to_proto
 from common.server import caller
+from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
 from services.trainer.codec import event_to_proto, read_spec, run_to_proto
-from services.trainer.exports import DEFAULT_INT8_MAX_LOSS
 from services.trainer.trainer import Trainer
 
 
@@ -81,7 +81,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             request.run,
             request.model,
             int8=request.int8,
-            int8_max_loss=request.int8_max_loss if request.HasField("int8_max_loss") else DEFAULT_INT8_MAX_LOSS,
+            int8_max_loss=request.int8_max_loss if request.HasField("int8_max_loss") else DEFAULT_ACCEPTED_LOSS,
             request_id=request.request_id,
             body=_body(request),
         )
