@@ -73,8 +73,9 @@ class DirectoryStore(ArtifactStore):
 
     def _room(self) -> int | None:
         disk = os.statvfs(self._root)
-        # Some network file systems do not know their size.
-        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+        # Some network file systems do not know their size; one that is read-only is not full, and says so when written.
+        is_known = disk.f_blocks and not disk.f_flag & os.ST_RDONLY
+        return disk.f_bavail * disk.f_frsize if is_known else None
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[BinaryIO]:
