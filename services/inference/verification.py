@@ -125,14 +125,14 @@ def _try(
     measured, accepted = manifest.measurement(file.variant), manifest.accepted_loss or 0.0
     if measured and (problem := exported([measured], accepted)[0].problem):
         return _Trial(file, mode, None, problem=f"where it was exported, {problem}")
+    path, classes = fetch(file), [output.name for output in manifest.outputs if output.labels]
     try:
-        engine = open_engine(fetch(file), mode)
-    except FailedPrecondition as error:
+        engine = open_engine(path, mode)
+        here = probes.disagreement(lambda request: _answers(engine, request, list(probes.outputs)), classes)
+    except FailedPrecondition as error:  # it does not open here, or an operator does not run
+        if error.reason == "BAD_PROBES":
+            raise
         return _Trial(file, mode, None, problem=error.message, error=error)
-    here = probes.disagreement(
-        lambda request: _answers(engine, request, list(probes.outputs)),
-        [output.name for output in manifest.outputs if output.labels],
-    )
     there = (measured and measured.disagreement) or 0.0
     figures = f"it differs from the float32 answers to {len(probes)} probes by {here:.2%} here, by {there:.2%} where "
     figures += f"it was exported{f' ({measured.instruction_set})' if measured and measured.instruction_set else ''}"
