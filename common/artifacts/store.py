@@ -177,7 +177,7 @@ class ArtifactStore(ABC):
             FailedPrecondition: DISK_READ_ONLY if nothing can be written there.
             Unavailable: DISK_UNAVAILABLE if it fails in another way.
         """
-        write_whole(path, self.chunks(tenant, sha256))
+        write_whole(path, self.chunks(tenant, sha256), "copies of artifacts")
         return path
 
     def verify(self, tenant: str, sha256: str) -> None:
@@ -328,8 +328,13 @@ class ArtifactStore(ABC):
         """Removes a blob if there is one."""
 
 
-def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
+def write_whole(path: Path, chunks: Iterable[bytes], what: str = "") -> None:
     """Writes a file that appears whole or, if `chunks` or the disk fails, not at all; a file there is replaced.
+
+    Args:
+        path: The file.
+        chunks: What it will hold.
+        what: What is kept there, for errors; needed where callers of a service will read them, who see no path.
 
     Raises:
         ResourceExhausted: DISK_FULL.
@@ -344,7 +349,7 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
                 file.write(chunk)
         temporary.replace(path)
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise disk_error(error, path, what) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):  # a disk that has just failed
