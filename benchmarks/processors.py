@@ -7,14 +7,14 @@
 - One marked token, with numpy as it is and with numpy as on a processor without AVX-512.
 
 Every figure is a ratio within a round; it is given as the median of the rounds, with the range of the rounds as its
-interval. `--quick` leaves the demos out and certifies nothing.
+interval. `--quick` leaves out the demos and the runs, which take minutes, and certifies nothing.
 """
 
 import argparse
 import io
 import json
+import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +40,7 @@ from deepseek.client import Mesh, MeshFile, connect
 from deepseek.demo import easy_vqa
 from deepseek.models import resnet50
 from deepseek.models.image_question_net import image_question
-from deepseek.processor import instruction_set
+from deepseek.processor import haswell
 from deepseek.training import MixedPrecisionTrainer
 from deepseek.training.precision import SlowPrecisionWarning
 from deepseek.training.step_times import DTYPES
@@ -51,7 +51,7 @@ NUM_ROUNDS = 3
 MAX_DIFFERING = 0.01
 """Share of a file's answers that may differ from the float32 file's; one that saturates differs in a third of them."""
 HOPELESS = 3.0
-"""A format this many times slower than the best is not timed again."""
+"""A format this many times slower than the best in a single step is not timed further."""
 
 
 class Rounds:
@@ -148,6 +148,10 @@ class Repeated:
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self._sample
 
+    def shortened(self, num_samples: int) -> "Repeated":
+        """The same, fewer times."""
+        return Repeated(self._sample, num_samples)
+
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], Repeated, int]]:
     """How each network is made, what it trains on for one measurement, and the batch size."""
@@ -161,6 +165,13 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], Repeated, int]]:
     }
 
 
+def epoch_s(trainer: MixedPrecisionTrainer, dataset: Repeated, batch_size: int) -> float:
+    """Trains for one more epoch, and returns its seconds."""
+    start = time.perf_counter()
+    trainer.fit(dataset, epochs=trainer.step * batch_size // len(dataset) + 1, batch_size=batch_size)
+    return time.perf_counter() - start
+
+
 def auto_round(num_rounds: int) -> dict[str, Any]:
     """Time of `auto` over that of the best fixed precision, for each network."""
     found: dict[str, Any] = {}
@@ -168,17 +179,19 @@ def auto_round(num_rounds: int) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowPrecisionWarning)
             trainers = {p: MixedPrecisionTrainer(make(), precision=p, device="cpu") for p in ("auto", *DTYPES)}
-        best_s: dict[str, float] = {}
-        for epoch in range(1, num_rounds + 2):
+            of_one_step = {p: MixedPrecisionTrainer(make(), precision=p, device="cpu") for p in DTYPES}
+        step = dataset.shortened(batch_size)
+        for trainer in of_one_step.values():  # the first step warms up
+            epoch_s(trainer, step, batch_size)
+        step_s = {p: epoch_s(trainer, step, batch_size) for p, trainer in of_one_step.items()}
+        for precision in DTYPES:
+            if step_s[precision] > HOPELESS * min(step_s.values()):
+                del trainers[precision]
+        best_s = dict.fromkeys(trainers, math.inf)
+        for _ in range(num_rounds):
             for precision, trainer in trainers.items():
-                if epoch > 2 and best_s[precision] > HOPELESS * min(best_s.values()):
-                    continue
-                start = time.perf_counter()
-                trainer.fit(dataset, epochs=trainer.step * batch_size // len(dataset) + 1, batch_size=batch_size)
-                seconds = time.perf_counter() - start
-                if epoch > 1:  # the first one warms up
-                    best_s[precision] = min(seconds, best_s.get(precision, seconds))
-        fixed = {p: best_s[p] for p in DTYPES}
+                best_s[precision] = min(best_s[precision], epoch_s(trainer, dataset, batch_size))
+        fixed = {p: best_s[p] for p in DTYPES if p in best_s}
         found[name] = best_s["auto"] / min(fixed.values())
         found[f"{name}_best"] = min(fixed, key=fixed.__getitem__)
         found[f"{name}_auto"] = trainers["auto"].precision
@@ -203,10 +216,10 @@ def upload(mesh: Mesh) -> str:
     return mesh.datasets.upload("easy-vqa-eighth", easy_vqa.fields(), samples).name
 
 
-def runs_round(mesh: Mesh, dataset: str, number: int, epochs: int) -> dict[str, Any]:
+def runs_round(mesh: Mesh, dataset: str, number: int) -> dict[str, Any]:
     """Seconds of two runs submitted together over those of two one after the other."""
     spec = json.loads((ROOT / "deepseek" / "demo" / "spec.json").read_text(encoding="utf-8"))
-    spec |= {"dataset_version": dataset, "epochs": epochs, "num_workers": 1}
+    spec |= {"dataset_version": dataset, "epochs": 12, "num_workers": 1}
     seeds = iter(range(4 * number, 4 * number + 4))
 
     def submit() -> str:
@@ -260,9 +273,9 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
 
 def int8_round(num_loads: int) -> dict[str, Any]:
     """Loads versions with a file that saturates, here and on a processor with AVX2 only, and counts wrong answers."""
-    commands: dict[str, list[str]] = {"native": []}
-    if instruction_set() not in ("avx2", "avx", "sse") and (emulator := shutil.which("qemu-x86_64")):
-        commands["avx2"] = [emulator, "-cpu", "Haswell"]
+    commands: dict[str, Sequence[str]] = {"native": ()}
+    if command := haswell():
+        commands["avx2"] = command
     loads = []
     # With the options of the exporter before this version; once without probes, as it made them, and once with probes.
     for manifest, contents in (quantised.old_version(), quantised.new_version(quantised.OLD)):
@@ -299,25 +312,27 @@ def main() -> None:
     """Measures what is missing, prints a table and a JSON line, and certifies it if it was full and the tree clean."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processors", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object (always the last line)")
-    parser.add_argument("--quick", action="store_true", help="no demos, one short round; certifies nothing")
+    parser.add_argument("--quick", action="store_true", help="no demos and no runs, one short round; certifies nothing")
     quick = parser.parse_args().quick
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that meshes and folders are cleaned up
     where = provenance()
     file = progress_file("processors", where, "quick" if quick else "full")
+    if quick:
+        file.unlink(missing_ok=True)
     rounds = Rounds(file)
     num_rounds = 1 if quick else NUM_ROUNDS
     for number in range(num_rounds):
+        Console(stderr=True).print(f"round {number + 1} of {num_rounds}")
         rounds.measure("auto", number, lambda: auto_round(1 if quick else 5))
         rounds.measure("token", number, lambda: token_round(50 if quick else 500))
         rounds.measure("int8", number, lambda: int8_round(1 if quick else 5))
         if not quick:
             rounds.measure("demo", number, demo_round)
-    with running_mesh() as mesh:
-        dataset = upload(mesh)
-        for number in range(num_rounds):
-            rounds.measure(
-                "runs", number, lambda number=number: runs_round(mesh, dataset, number, epochs=1 if quick else 12)
-            )
+    if not quick:
+        with running_mesh() as mesh:
+            dataset = upload(mesh)
+            for number in range(num_rounds):
+                rounds.measure("runs", number, lambda number=number: runs_round(mesh, dataset, number))
     result = {"n": num_rounds, "quick": quick, **summary(rounds.records), **where}
     print_table(result)
     file.unlink()

@@ -7,6 +7,8 @@ comes from /proc/cpuinfo, and only where that file agrees with CPUID.
 
 import functools
 import platform
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from numpy._core._multiarray_umath import __cpu_features__ as _NUMPY_FEATURES  # type: ignore[import-not-found]
@@ -58,6 +60,21 @@ def instruction_set() -> str:
 def saturates(name: str) -> bool:
     """Whether 8-bit products may saturate on an instruction set that `instruction_set` names."""
     return name in ("avx512", "avx2", "avx", "sse")
+
+
+def haswell() -> Sequence[str] | None:
+    """Returns what to put before a program so that it runs as on a processor with AVX2 and nothing better.
+
+    Empty where this processor is such a one. Elsewhere Debian's qemu-user emulates a Haswell, for right and wrong and
+    never for speed; None where it is not installed, or this is no x86-64.
+    """
+    if platform.machine() != "x86_64":
+        return None
+    if instruction_set() in ("avx2", "avx", "sse"):
+        return ()
+    emulator = shutil.which("qemu-x86_64")
+    # Without what qemu cannot emulate, about which it warns at each start; none of it changes a result.
+    return (emulator, "-cpu", "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid") if emulator else None
 
 
 def classify(cpuid: set[str], cpuinfo: set[str]) -> str:

@@ -1,13 +1,11 @@
 """Kinds of processor that a test runs on: this machine's, and one with AVX2 only.
 
 Intel and AMD processors without VNNI add two 8-bit products in 16 bits, which saturates; a machine with AVX-512 shows
-that only under an emulator. Debian's qemu-user emulates a Haswell for one process. It is for right and wrong, never for
+that only under an emulator. Debian's qemu-user emulates it for one process. It is for right and wrong, never for
 speed: Python with ONNX Runtime takes some 5 s to start there.
 """
 
 import os
-import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from deepseek.processor import instruction_set
+from deepseek.processor import haswell, instruction_set
 from tests.servers import missing
 
 KINDS = ("native", "haswell")
-_EMULATOR = shutil.which("qemu-x86_64")
-_CAN_DIFFER = platform.machine() == "x86_64" and instruction_set() not in ("avx2", "avx", "sse")
+_HASWELL = haswell()
 _TIMEOUT_S = 300
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,14 +60,14 @@ def processor_of(kind: str) -> Processor:
     """
     if kind == "native":
         return Processor(kind)
-    if not _CAN_DIFFER:
-        pytest.skip(f"haswell differs from processors with AVX-512 or VNNI; this one is {instruction_set()}")
-    if _EMULATOR is None:
+    if _HASWELL is None:
         missing("no qemu-x86_64: install Debian's qemu-user")
-    return Processor(kind, (_EMULATOR, "-cpu", "Haswell"))
+    if not _HASWELL:
+        pytest.skip(f"haswell differs from processors with AVX-512 or VNNI; this one is {instruction_set()}")
+    return Processor(kind, _HASWELL)
 
 
 def covered() -> str:
     """Says which kinds tests run on here, for the head of a report."""
-    haswell = "avx2, emulated" if _CAN_DIFFER and _EMULATOR else "not emulated"
-    return f"native ({instruction_set()}), haswell ({haswell})"
+    emulated = "avx2, emulated" if _HASWELL else "not emulated"
+    return f"native ({instruction_set()}), haswell ({emulated})"

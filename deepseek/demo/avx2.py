@@ -1,12 +1,10 @@
 """What an int8 file loses on a processor with AVX2 only, whatever processor this is.
 
-Where this one has more, Debian's qemu-user emulates a Haswell for a process that loads the file and answers questions;
-it is as exact as the real one, and slow, so a part of the questions has to do. As a program: `python -m
+Where this one has more, a process on an emulated processor loads the file and answers questions. That is as exact as a
+real one, and slow, so a part of the questions has to do. As a program: `python -m
 deepseek.demo.avx2 MODEL.onnx QUESTIONS.npz` prints the share of right answers.
 """
 
-import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from common.processes import python, spawn, terminate
-from deepseek.processor import instruction_set
+from deepseek.processor import haswell
 
 TARGET = "answer of the question"
 """Name of the array with the positions of the right answers; no input of a model is called so."""
 
 _TIMEOUT_S = 120.0
-_AVX2_AT_MOST = ("avx2", "avx", "sse")
 
 
 @contextmanager
@@ -43,14 +40,8 @@ def measuring(
         A function that waits for the end and returns the loss in points, negative for a gain; None where this
         processor has more than AVX2 and no emulator is installed or ends in time, or there is no int8 file.
     """
-    emulator = shutil.which("qemu-x86_64") if platform.machine() == "x86_64" else None
-    if instruction_set() in _AVX2_AT_MOST:
-        command: list[str] = []
-    elif emulator:
-        command = [emulator, "-cpu", "Haswell"]
-    else:
-        int8 = None
-    if int8 is None:
+    command = haswell()
+    if command is None or int8 is None:
         yield lambda: None
         return
     arrays, log = folder / "questions.npz", folder / "avx2.log"

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.tail import log_bet, log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
-from deepseek.watermark.text.gumbel_max import gumbel_max
+from deepseek.watermark.text.gumbel_max import LEAST, gumbel_max
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
 PROVED = math.log(1e-9)
@@ -48,7 +48,6 @@ _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
 _HALF_PART = 64
 _MANY_TOKENS = 4096
-_LEAST = 2.0**-54
 
 _Nats = npt.NDArray[np.float32]
 
@@ -70,12 +69,12 @@ class _Uniforms:
     """Uniforms of one key. Thread-safe."""
 
     def __init__(self, key: WatermarkKey, purpose: str) -> None:
-        self._bits = Bits(key, f"gumbel/{purpose}")
+        self.bits = Bits(key, f"gumbel/{purpose}")
 
     def of(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
-        """Those behind a context with the numbers from `start` on, each above 0 and below 1."""
-        u_N = self._bits.uniforms(context, start, count)
-        return np.maximum(u_N, _LEAST, out=u_N)
+        """Those behind a context with the numbers from `start` on, each at least `LEAST` and below 1."""
+        u_N = self.bits.uniforms(context, start, count)
+        return np.maximum(u_N, LEAST, out=u_N)
 
     def one(self, context: Sequence[int], number: int) -> float:
         """A single one of them."""
@@ -83,7 +82,7 @@ class _Uniforms:
 
     def position(self, context: Sequence[int]) -> int:
         """The symbol that tokens behind a context work for."""
-        return int.from_bytes(self._bits.seed((*context, 0), 8), "little") % NUM_SYMBOLS
+        return int.from_bytes(self.bits.seed((*context, 0), 8), "little") % NUM_SYMBOLS
 
 
 class GumbelSampler(Sampler):
@@ -112,9 +111,9 @@ class GumbelSampler(Sampler):
 
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
         if self._proves:
-            u_V = self._proving.of(context, 0, len(logits_V))
+            u_V = self._proving.bits.uniforms(context, 0, len(logits_V))
         else:
-            u_V = self._carrying.of(context, self._shift(context), len(logits_V))
+            u_V = self._carrying.bits.uniforms(context, self._shift(context), len(logits_V))
         # ln(-ln(1 - u)) - logit is least where -ln(1 - u) / p is, and needs no normalisation.
         return gumbel_max(u_V, logits_V)
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from deepseek.watermark.arrays import Real
 
+LEAST = 2.0**-54
+"""What lesser uniforms count as: half of the least one above 0 that can be drawn."""
+
 _NATS_PER_BIT = math.log(2) * 2.0**-52
 _BIAS = math.log(2) * 1023
 _SLACK = 2.0**-20
@@ -27,13 +30,14 @@ def gumbel_max(u_V: npt.NDArray[np.float64], logits_V: Real) -> int:
 
     and the left side is at most 0.06 nats below the middle. A token whose left side exceeds the score of any token,
     the right side, is not drawn. The token with the least left side has a score close to the least, and few are left.
+    Uniforms below `LEAST` have the left side of what they are, which is a bound all the more.
 
     Rounding: subtraction is monotonic, so a score that rounds to s or less is at most s + 2^-53 |s|. In single
     precision the left side and the limit are off by less than 2^-22 (710 + |s|) together. The slack is over four times
     that, which leaves room for the errors of any logarithm.
 
     Args:
-        u_V: (vocabulary,), uniforms, each above 0 and below 1.
+        u_V: (vocabulary,), uniforms from 0 to below 1; those below `LEAST` count as that.
         logits_V: (vocabulary,), finite or -inf, at least one of them finite.
 
     >>> gumbel_max(np.array([0.5, 0.1, 0.1]), np.array([1.0, 0.0, 0.0]))
@@ -43,6 +47,7 @@ def gumbel_max(u_V: npt.NDArray[np.float64], logits_V: Real) -> int:
     with np.errstate(over="ignore"):  # of logits beyond single precision: to -inf, which is compared, or to inf
         bounds_V -= logits_V
         likely = int(bounds_V.argmin())
-        score = math.log(-math.log1p(-float(u_V[likely]))) - float(logits_V[likely])
+        score = math.log(-math.log1p(-max(float(u_V[likely]), LEAST))) - float(logits_V[likely])
         possible = np.flatnonzero(bounds_V <= score + _BIAS + _SLACK * (1024 + abs(score)))
-    return int(possible[np.argmin(np.log(-np.log1p(-u_V[possible])) - logits_V[possible])])
+    u_N = np.maximum(u_V[possible], LEAST)
+    return int(possible[np.argmin(np.log(-np.log1p(-u_N)) - logits_V[possible])])

@@ -6,16 +6,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deepseek.watermark.text.gumbel_max import gumbel_max
+from deepseek.watermark.text.gumbel_max import LEAST, gumbel_max
 
-LEAST, GREATEST = 2.0**-54, 1 - 2.0**-53
+GREATEST = 1 - 2.0**-53
 NUM_WORDS = 50_000
 
 Random = np.random.Generator
 
 
 def scores(u_V: np.ndarray) -> np.ndarray:
-    return np.log(-np.log1p(-u_V))
+    return np.log(-np.log1p(-np.maximum(u_V, LEAST)))
 
 
 def reference(u_V: np.ndarray, logits_V: np.ndarray) -> int:
@@ -28,6 +28,7 @@ UNIFORMS: dict[str, Callable[[Random, int], np.ndarray]] = {
     "small": lambda random, size: np.maximum(2.0 ** random.uniform(-60, 0, size) * GREATEST, LEAST),
     "large": lambda random, size: np.minimum(1 - 2.0 ** random.uniform(-60, 0, size), GREATEST).clip(LEAST),
     "extreme": lambda random, size: random.choice([LEAST, 2.0**-53, 0.5, GREATEST], size),
+    "zero": lambda random, size: random.choice([0.0, 2.0**-53, 0.5], size),
     "equal": lambda random, size: np.full(size, max(random.random(), LEAST)),
     "powers of two": lambda random, size: 2.0 ** random.integers(-54, 0, size),
     "mantissas of ones": lambda random, size: np.nextafter(2.0 ** random.integers(-53, 1, size), 0),
@@ -118,7 +119,7 @@ def test_tokens_come_with_their_probabilities() -> None:
 def test_the_bits_of_a_uniform_bound_its_logarithm() -> None:
     random = np.random.default_rng(4)
     for uniforms in UNIFORMS.values():
-        u_N = uniforms(random, 10_000)
+        u_N = np.maximum(uniforms(random, 10_000), LEAST)
         bounds_N = (u_N.view(np.int64) * 2.0**-52 - 1023) * math.log(2)
         gaps_N = np.log(u_N) - bounds_N
         assert gaps_N.min() > -1e-12
