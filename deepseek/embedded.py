@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from common.channel import open_channel
 from common.errors import FailedPrecondition, MeshError, Unavailable
+from common.ports import free_ports as ports_nobody_has
 from common.processes import python, spawn, terminate
 from deepseek.client.mesh import Mesh, MeshFile, ServiceAddress, StoreAddress
 
@@ -112,9 +112,9 @@ def start_mesh(
     with _locked(home):
         alive = _alive(home)
         access = access or (_access(home) if alive else None)
+        ports = dict(zip(PORTS, ports_nobody_has(len(PORTS)), strict=True)) if free_ports else PORTS
         addresses = {
-            name: alive[name].address if name in alive else f"127.0.0.1:{_free_port() if free_ports else port}"
-            for name, port in PORTS.items()
+            name: alive[name].address if name in alive else f"127.0.0.1:{port}" for name, port in ports.items()
         }
         mesh = EmbeddedMesh(home, addresses, alive, stay=stay, access=access)
         try:
@@ -418,10 +418,3 @@ def _is_service(pid: int, name: str, home: Path) -> bool:
     if state == "Z" or f"services.{name}".encode() not in command or b"--home" not in command:
         return False
     return Path(os.fsdecode(command[command.index(b"--home") + 1])).resolve() == home.resolve()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -11,7 +11,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from common.artifacts import ArtifactStore, open_store
+from common.ports import free_ports
 
 _START_S = 60
 _STOP_S = 20
@@ -155,7 +155,7 @@ def seaweedfs(policies: Mapping[str, Mapping[str, object]] = MappingProxyType({}
         access, secret, bucket = "mesh", secrets.token_hex(16), "artifacts"
         (folder / "access").write_text(f"{access}\n")
         (folder / "secret").write_text(f"{secret}\n")
-        ports = iter(_free_ports(10))
+        ports = iter(free_ports(10))
         s3_port = next(ports)
         flags = [f"-s3.port={s3_port}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
         flags.append(f"-s3.port.grpc={next(ports)}")
@@ -267,11 +267,3 @@ def _has_bucket(server: S3Server) -> bool:
         return bool(client.bucket_exists(server.bucket))
     except (MinioException, urllib3.exceptions.HTTPError):
         return False
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(num_ports)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

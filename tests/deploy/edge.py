@@ -2,13 +2,13 @@
 
 import contextlib
 import re
-import socket
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.ports import free_ports
 from common.processes import spawn, terminate
 from tests.processes import wait_until
 
@@ -35,14 +35,6 @@ class Edge:
         """What its administration answers, e.g. to `/clusters`."""
         with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=10) as response:
             return str(response.read().decode())
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def configure(folder: Path, identity: Path, changes: Mapping[str, str]) -> Path:
@@ -74,7 +66,7 @@ def running_edge(
         changes: As in `configure`.
     """
     folder.mkdir()
-    ports = {port: free_port() for port in _PORTS}
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     moved = {f"port_value: {old}}}": f"port_value: {new}}}" for old, new in ports.items()}
     config = configure(folder, identity, {**moved, **(changes or {})})
     text = config.read_text(encoding="utf-8")

@@ -30,6 +30,7 @@ from common.auth import TENANT_HEADER, Role
 from common.auth.identity import SERVICE_HEADER
 from common.channel import open_channel
 from common.errors import MeshError, PermissionDenied, Unauthenticated
+from common.ports import free_ports
 from deepseek.client import Mesh, MeshFile, connect
 from deepseek.client.inference import DATATYPES
 from deepseek.embedded import PORTS
@@ -37,7 +38,6 @@ from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.common.telemetry.spans import read_spans
 from tests.deepseek.data.samples import image_file
-from tests.deploy.edge import free_port
 from tests.docker_engine import DOCKER, ROOT, Engine, docker_engine
 from tests.e2e.small_job import train_and_serve
 from tests.e2e.test_access import (
@@ -135,13 +135,14 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    mesh_port, prometheus_port = map(str, free_ports(2))
     with docker_engine() as engine, pytest.MonkeyPatch.context() as environment:
         for name, value in {
             **engine.environment,
             "COMPOSE_FILE": "docker-compose.yml:deploy/compose/ci.yml",
             "COMPOSE_PROJECT_NAME": PROJECT,
-            "MESH_PORT": str(free_port()),
-            "PROMETHEUS_PORT": str(free_port()),
+            "MESH_PORT": mesh_port,
+            "PROMETHEUS_PORT": prometheus_port,
         }.items():
             environment.setenv(name, value)
         engine = Engine(dict(os.environ))
