@@ -32,7 +32,8 @@ def train(
         bool, typer.Option("--int8", help="Also quantise; served where it is at least 1.3 times as fast and as good.")
     ] = False,
     int8_max_loss: Annotated[
-        float, typer.Option(help="Largest accepted loss of the quantised form, a fraction from 0 (none) to 1.")
+        float,
+        typer.Option(min=0, max=1, help="Largest accepted loss of the quantised form, a fraction from 0 (none) to 1."),
     ] = DEFAULT_ACCEPTED_LOSS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
     as_json: AsJson = False,

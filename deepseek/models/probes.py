@@ -28,6 +28,7 @@ MAX_PROBES = 1024
 _MAX_ARRAYS = 1024
 _MAX_RESOLUTION = 0.02
 _KINDS = "biuf"
+_MAX_ITEM_BYTES = 8
 _UNREADABLE = (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError)
 """What zipfile and numpy raise about bytes that are no archive of arrays; NotImplementedError is a RuntimeError."""
 
@@ -166,7 +167,7 @@ def _read_array(data: bytes, name: str) -> Array:
         _fail(f"{name[:80]!r} is of an unknown version")
     shape, fortran_order, dtype = read(file)
     start = file.tell()
-    plain = dtype.kind in _KINDS and dtype.isnative and not fortran_order
+    plain = dtype.kind in _KINDS and dtype.itemsize <= _MAX_ITEM_BYTES and dtype.isnative and not fortran_order
     if not plain or math.prod(shape) * dtype.itemsize != len(data) - start:
         _fail(f"{name[:80]!r} is no plain array of numbers")
     return np.frombuffer(data, dtype, offset=start).reshape(shape)

@@ -21,7 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from common.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, ResourceExhausted
 from common.paths import without_paths
-from services.inference.onnx_file import names_without_shape
+from services.inference.onnx_file import PRODUCTS, names_any, names_without_shape
 
 Array = npt.NDArray[Any]
 
@@ -144,8 +144,13 @@ class Engine:
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # a bad input is told to its caller, not written to the log
+        model: Path | bytes = path
+        if mode == "plain" and names_any(path, PRODUCTS):
+            from services.inference.qlinear import written_out  # imports onnx, which few models need
+
+            model = written_out(path)
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS[device])
+            session = onnxruntime.InferenceSession(model, options, providers=_PROVIDERS[device])
         except _LOAD_ERRORS as error:
             raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {_load_message(error)}") from error
         if session.get_providers()[0] != _PROVIDERS[device][0]:

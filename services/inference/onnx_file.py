@@ -1,12 +1,16 @@
-"""What ONNX Runtime does not tell of a file: which inputs and outputs declare no shape. To it they look like scalars.
+"""What ONNX Runtime does not tell of a file: which inputs and outputs declare no shape and so look like scalars,
+and which operators there are.
 
 The file is read as protobuf's wire format (protobuf.dev/programming-guides/encoding) and mapped, so that weights are
 stepped over and never loaded. Field numbers are those of onnx.proto.
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+PRODUCTS = (b"QLinearConv", b"QLinearMatMul")
+"""Operators whose products saturate in every mode of ONNX Runtime, on processors where any do."""
 
 _MODEL_GRAPH = 7
 _GRAPH_INPUTS_AND_OUTPUTS = 11, 12
@@ -36,6 +40,12 @@ def names_without_shape(path: Path) -> frozenset[str]:
         if not any(True for _ in _parts(tensor, _TENSOR_SHAPE))
         for name in _parts(value, _VALUE_NAME)
     )
+
+
+def names_any(path: Path, names: Sequence[bytes]) -> bool:
+    """Whether a file names an operator, or anything else, of which one of these is a part."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(name) >= 0 for name in names)
 
 
 def _parts(message: memoryview, *numbers: int) -> Iterator[memoryview]:

@@ -6,7 +6,6 @@ there. One without is served from the file that its manifest names, if other way
 requests that are made up; else from its float32 file, else more slowly.
 """
 
-import mmap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from deepseek.models.selection import Candidate, exported, select
 from deepseek.processor import instruction_set, saturates
 from services.inference.engine import Engine, Mode
 from services.inference.made_up import make_requests
+from services.inference.onnx_file import PRODUCTS, names_any
 
 MAX_ERROR = 0.05
 """By how much of their spread a file's answers may differ between two ways to compute it: as much as by quantising.
@@ -33,11 +33,9 @@ MAX_TIMED_S = 1.0
 _MAX_ROUNDS = 300
 _QUANTISED = (b"uantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
 """Of these, one is part of the name of every operator that ONNX and ONNX Runtime have for such integers."""
-_UNCHECKABLE = (b"QLinearMatMul", b"QLinearConv")
-"""Operators that saturate in every mode of the runtime."""
 _HOW: dict[Mode, str] = {"exact": "more precisely and more slowly", "plain": "without optimisations, more slowly"}
-_DOUBT = "its QLinear operators may saturate on this processor; quantise to 7 bits, or to the QDQ format"
 _NO_REQUEST = "it takes no request that was made up, or answers at random"
+_NO_OTHER_WAY = "its QLinear operators may saturate on this processor, and cannot be computed in another way"
 
 OpenEngine = Callable[[Path, Mode], Engine]
 Fetch = Callable[[ModelFile], Path]
@@ -173,35 +171,53 @@ def _choose_by_comparison(manifest: ModelManifest, fetch: Fetch, open_engine: Op
     for file in (served, *others):
         path = fetch(file)
         fast = open_engine(path, "fast")
-        if not _names_any(path, _QUANTISED):
+        if not names_any(path, _QUANTISED):
             return Choice(file, "fast", refused or "it holds no 8-bit operators", fast)
-        slow: dict[Mode, Engine] = {"plain": open_engine(path, "plain")}
-        with suppress(FailedPrecondition):  # the runtime cannot make every file more precise
-            slow["exact"] = open_engine(path, "exact")
+        slow = _opened(path, open_engine)
         errors = _errors(fast, slow, manifest)
         error = max(errors.values(), default=0.0)
-        doubtful = saturates(instruction_set()) and _names_any(path, _UNCHECKABLE)
+        has_products = names_any(path, PRODUCTS)
         if error > MAX_ERROR:
             problem = f"computed in another way, its answers differ by {error:.2%} here; {MAX_ERROR:.0%} is accepted"
-        elif doubtful or not errors:
-            problem = f"its answers could not be verified: {_DOUBT if doubtful else _NO_REQUEST}"
+        elif not errors:
+            problem = f"its answers could not be verified: {_NO_REQUEST}"
+        elif has_products and "plain" not in slow and saturates(instruction_set()):
+            problem = f"its answers could not be verified: {_NO_OTHER_WAY}"
         else:
             return Choice(file, "fast", refused or f"computed in another way, its answers differ by {error:.2%}", fast)
         refused = f"{file.variant} is not served: {problem}"
+    if not errors and not saturates(instruction_set()):
+        return Choice(file, "fast", problem, fast)
     # The last file, in the way that is right: one that adds more precisely, or else one without optimisations.
     misoptimised = errors.get("plain", 0.0) > MAX_ERROR >= errors.get("exact", 0.0)
-    mode: Mode = "plain" if misoptimised or "exact" not in slow else "exact"
-    if mode == "plain" and error <= MAX_ERROR:
-        return Choice(file, "fast", problem, fast)
+    mode: Mode = "plain" if misoptimised or has_products or "exact" not in slow else "exact"
+    if mode not in slow:
+        raise FailedPrecondition(
+            "NO_FILE_AGREES", f"no file of the version is right here: {refused}; use the QDQ format"
+        )
     return Choice(file, mode, f"{problem}; it is computed {_HOW[mode]}", slow[mode])
+
+
+def _opened(path: Path, open_engine: OpenEngine) -> dict[Mode, Engine]:
+    """The file in the slower modes that the runtime can open it in: it cannot make every file more precise."""
+    opened: dict[Mode, Engine] = {}
+    modes: tuple[Mode, ...] = ("plain", "exact")
+    for mode in modes:
+        with suppress(FailedPrecondition):
+            opened[mode] = open_engine(path, mode)
+    return opened
 
 
 def _errors(fast: Engine, slow: Mapping[Mode, Engine], manifest: ModelManifest) -> dict[Mode, float]:
     """How much the answers of slow modes differ; empty if nothing can be asked, or the answers are random.
 
-    Without optimisations, floats between 8-bit tensors are multiplied exactly, and integers as ever; the precise mode
-    adds both exactly, and has whatever errors optimisations have.
+    Without optimisations, floats between 8-bit tensors are multiplied exactly, and so are the operands of QLinear
+    operators, but other integers as ever. The precise mode adds exactly all but QLinear operators' products, and has
+    whatever errors optimisations have.
     """
+    first = next(iter(slow.values()), None)
+    if first is None:
+        return {}
     for requests in make_requests(fast.inputs, manifest.inputs):
         expected: dict[Mode, _Answers] = {mode: [] for mode in slow}
         found: _Answers = []
@@ -212,12 +228,12 @@ def _errors(fast: Engine, slow: Mapping[Mode, Engine], manifest: ModelManifest) 
                 for mode, engine in slow.items():
                     expected[mode].append(engine.run(request))
                 found.append(fast.run(request))
-                again.append(slow["plain"].run(request))
+                again.append(first.run(request))
                 if time.perf_counter() > end:
                     break
         except MeshError:
             continue
-        if _greatest(expected["plain"], again) > MAX_ERROR:
+        if _greatest(next(iter(expected.values())), again) > MAX_ERROR:
             return {}
         return {mode: _greatest(answers, found) for mode, answers in expected.items()}
     return {}
@@ -233,9 +249,3 @@ def _greatest(expected: _Answers, found: _Answers) -> float:
 
 def _flat(answers: Sequence[tuple[str, Array]]) -> Array:
     return np.concatenate([array.reshape(-1) for _, array in answers])
-
-
-def _names_any(path: Path, names: Sequence[bytes]) -> bool:
-    """Whether a file names an operator of which one of these is a part."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return any(data.find(name) >= 0 for name in names)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from deepseek.client import MeshFile, ServiceAddress, StoreAddress
+from deepseek.models.selection import MIN_SPEEDUP
+from deepseek.processor import instruction_set
 from tests.processes import wait_until
 from tests.services.trainer.conftest import Mesh, start_mesh
 from tests.services.trainer.tasks import picture_spec
@@ -81,3 +83,18 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         status, out, _ = deepseek("run", "watch", result["run"])
         assert (status, "accuracy" in out) == (0, True)
         assert deepseek("run", "show", "runs/none")[0] == 1
+
+        # The same spec finds the run again, and exports it in both forms.
+        train = ("train", "short.json", "--model", "short", "--int8", "--int8-max-loss")
+        status, out, _ = deepseek(*train, "1", "--json")
+        version = json.loads(out)
+        assert (status, version["run"]) == (0, result["run"])
+        fp32, int8 = version["files"]
+        assert (fp32["variant"], int8["variant"], int8["instruction_set"]) == ("fp32", "int8", instruction_set())
+        is_faster = fp32["latency_ms"] >= MIN_SPEEDUP * int8["latency_ms"]
+        assert version["preferred"] == ("int8" if is_faster else "fp32")
+        status, out, _ = deepseek(*train, "1")
+        assert (status, "preferred: " in out, "inference checks this again" in out) == (0, True, True)
+        status, out, err = deepseek(*train, "2")  # before anything is trained
+        assert (status, out) == (2, "")
+        assert "--int8-max-loss" in err

@@ -75,9 +75,34 @@ def quantised(model: bytes, options: Mapping[str, Any], quant_format: QuantForma
     return _made(model, quantise)
 
 
-def operators() -> bytes:
+def operators(*, per_channel: bool = False) -> bytes:
     """The network with QLinearMatMul in place of QDQ."""
-    return quantised(network(), {**OLD, "per_channel": False}, QuantFormat.QOperator)
+    return quantised(network(), {**OLD, "per_channel": per_channel}, QuantFormat.QOperator)
+
+
+def convolutional() -> bytes:
+    """Class scores FP32 [n, 10, 1, 1] of UINT8 [n, 64], by two convolutions with biases."""
+    random = np.random.default_rng(0)
+    first = np.repeat(random.uniform(-1, 1, (16, 1, 3, 1)), 3, axis=3)
+    second = np.repeat(random.uniform(-1, 1, (NUM_CLASSES, 8, 8, 8)), 2, axis=1)
+    constants = [
+        numpy_helper.from_array(np.array([-1, 1, 8, 8], np.int64), "shape"),
+        numpy_helper.from_array(np.float32(1 / 255), "scale"),
+        numpy_helper.from_array(first.astype(np.float32), "first"),
+        numpy_helper.from_array(second.astype(np.float32), "second"),
+        numpy_helper.from_array(random.uniform(-1, 1, 16).astype(np.float32), "first_bias"),
+        numpy_helper.from_array(random.uniform(-1, 1, NUM_CLASSES).astype(np.float32), "second_bias"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cast", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "shape"], ["picture"]),
+        helper.make_node("Conv", ["picture", "first", "first_bias"], ["seen"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["seen"], ["hidden"]),
+        helper.make_node("Conv", ["hidden", "second", "second_bias"], ["scores"]),
+    ]
+    inputs = [tensor("pixels", TensorProto.UINT8, ["n", NUM_PIXELS])]
+    return build(nodes, inputs, [tensor("scores", TensorProto.FLOAT, ["n", NUM_CLASSES, 1, 1])], constants)
 
 
 def dynamic() -> bytes:

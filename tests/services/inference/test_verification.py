@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantFormat
 
 from common.errors import FailedPrecondition
 from deepseek.models.manifest import ModelManifest
@@ -20,6 +22,7 @@ from tests.services.inference.quantised import (
     NEW,
     OLD,
     Contents,
+    convolutional,
     dynamic,
     network,
     new_version,
@@ -27,6 +30,7 @@ from tests.services.inference.quantised import (
     operators,
     paced,
     probes_of,
+    quantised,
     quantised_gemm,
 )
 
@@ -91,16 +95,37 @@ def test_integer_operators_that_saturate_optimised_or_not_are_found_too(
 
 
 @pytest.mark.slow
-def test_operators_that_saturate_in_every_mode_are_said_to_be_unverified(processor: Processor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_operators_that_saturate_in_every_mode_are_served_as_float32(
+    processor: Processor, per_channel: bool, tmp_path: Path
+) -> None:
     manifest, contents = old_version()
-    write(tmp_path, alone(manifest), contents | {"model.int8.onnx": operators()})
+    contents |= {"model.int8.onnx": operators(per_channel=per_channel)}
+    write(tmp_path, alone(manifest), contents)
     (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
-    if processor.kind == "haswell":
-        assert "could not be verified: its QLinear operators may saturate" in load["reason"]
-    write(tmp_path, manifest, contents | {"model.int8.onnx": operators()})
+    assert load["mode"] == ("plain" if processor.kind == "haswell" else "fast")
+    assert load["differing"] <= 0.02
+    write(tmp_path, manifest, contents)
     (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
-    if processor.kind == "haswell":
-        assert load["variant"] == "fp32"
+    assert load["variant"] == ("fp32" if processor.kind == "haswell" else "int8")
+
+
+def test_a_file_that_cannot_be_computed_in_another_way_is_refused_where_it_may_saturate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The runtime's own QLinearConv, in a file that was optimised and then saved."""
+    manifest, contents = old_version()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(quantised(convolutional(), OLD, QuantFormat.QOperator), options)
+    optimised = {"model.int8.onnx": (tmp_path / "optimised.onnx").read_bytes()}
+    assert b"com.microsoft" in optimised["model.int8.onnx"]
+    assert chosen(tmp_path, alone(manifest), contents | optimised).mode == "fast"
+    monkeypatch.setattr("services.inference.verification.instruction_set", lambda: "avx2")
+    with pytest.raises(FailedPrecondition, match="cannot be computed in another way") as caught:
+        chosen(tmp_path, alone(manifest), contents | optimised)
+    assert caught.value.reason == "NO_FILE_AGREES"
+    assert chosen(tmp_path, manifest, contents | optimised).file.variant == "fp32"
 
 
 @pytest.mark.slow
@@ -176,7 +201,11 @@ def test_a_file_without_8_bit_operators_needs_no_comparison(tmp_path: Path) -> N
     assert (choice.file.name, choice.reason) == ("model.onnx", "it holds no 8-bit operators")
 
 
-def test_a_quantised_file_that_answers_at_random_is_served_unverified(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("here", "mode"), [("avx512_vnni", "fast"), ("avx2", "exact")])
+def test_a_quantised_file_that_answers_at_random_is_served_unverified(
+    here: str, mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("services.inference.verification.instruction_set", lambda: here)
     nodes = [
         helper.make_node("RandomNormalLike", ["x"], ["noise"]),
         helper.make_node("QuantizeLinear", ["noise", "scale", "zero"], ["q"]),
@@ -188,4 +217,4 @@ def test_a_quantised_file_that_answers_at_random_is_served_unverified(tmp_path: 
     model = build(nodes, ends[:1], ends[1:], constants)
     choice = chosen(tmp_path, alone(manifest), contents | {"model.int8.onnx": model})
     assert "could not be verified" in choice.reason
-    assert choice.mode == "exact"
+    assert choice.mode == mode

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization import QuantFormat
+
+from common.errors import FailedPrecondition
+from services.inference.engine import Engine
+from services.inference.onnx_file import PRODUCTS
+from services.inference.qlinear import written_out
+from tests.services.inference.models import tensor
+from tests.services.inference.quantised import OLD, convolutional, network, pixels, quantised
+
+
+def file_of(model: bytes, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model)
+    return path
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("make", [network, convolutional])
+def test_it_computes_what_onnx_defines(make: Callable[[], bytes], per_channel: bool, tmp_path: Path) -> None:
+    options = {**OLD, "per_channel": per_channel, "op_types_to_quantize": ["MatMul", "Conv"]}
+    path = file_of(quantised(make(), options, QuantFormat.QOperator), tmp_path)
+    assert any(name in path.read_bytes() for name in PRODUCTS)
+    ((_, found),) = Engine(path, "plain").run({"pixels": pixels(3)[:, 0]})
+    (expected,) = ReferenceEvaluator(str(path)).run(None, {"pixels": pixels(3)[:, 0]})
+    # Where a value lies between two of 256 steps, rounding may go either way.
+    assert np.abs(found - expected).max() <= 2 * expected.std() / 50
+    assert np.mean(np.abs(found - expected) > 1e-5 * expected.std()) < 0.05
+
+
+def test_it_reaches_operators_in_branches(tmp_path: Path) -> None:
+    model = onnx.load_from_string(quantised(network(), {**OLD, "per_channel": False}, QuantFormat.QOperator))
+    inner = helper.make_graph(model.graph.node, "inner", [], model.graph.output, model.graph.initializer)
+    node = helper.make_node("If", ["yes"], ["scores"], then_branch=inner, else_branch=inner)
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    graph = helper.make_graph(
+        [node], "outer", model.graph.input, [tensor("scores", TensorProto.FLOAT, ["n", 10])], [yes]
+    )
+    outer = helper.make_model(graph, opset_imports=model.opset_import, ir_version=10)
+    straight = Engine(file_of(model.SerializeToString(), tmp_path), "plain").run({"pixels": pixels(3)[:, 0]})
+    branched = Engine(file_of(outer.SerializeToString(), tmp_path), "plain").run({"pixels": pixels(3)[:, 0]})
+    np.testing.assert_array_equal(straight[0][1], branched[0][1])
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="no valid ONNX file"):
+        written_out(file_of(b"QLinearConv", tmp_path))
