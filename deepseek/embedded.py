@@ -38,7 +38,8 @@ GRPC_NAMES = {
 }
 """The name by which each service answers health checks."""
 
-START_TIMEOUT_S = 60
+# A service that fails ends. One that takes long may be choosing files for many models, a few seconds each.
+START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
 
 MAX_RESTARTS = 3
@@ -211,7 +212,7 @@ class EmbeddedMesh:
 
         Raises:
             FailedPrecondition: With the reason the service gave, if it ended.
-            Unavailable: NOT_READY if it takes longer than a minute.
+            Unavailable: NOT_READY if it takes longer than `START_TIMEOUT_S`.
         """
         address, pid = self.file.services[name].address, self.file.services[name].pid
         deadline = time.monotonic() + START_TIMEOUT_S
