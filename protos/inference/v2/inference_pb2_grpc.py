@@ -144,9 +144,9 @@ class GRPCInferenceServiceServicer:
         """Loads a model version from the registry, `latest` unless the parameter `version` names a number or an alias. The
         old version answers until the new one is ready, and goes on if the new one fails: DATA_LOSS (BLOB_DAMAGED) if its
         bytes do not match their digest, FAILED_PRECONDITION (BAD_MANIFEST, MODEL_BROKEN) if it does not run here. Of the
-        version's files, the fastest one that answers correctly on this host is served; FAILED_PRECONDITION
-        (NO_FILE_AGREES, with the figures) if none does, or (BAD_PROBES) if the probes to check it by cannot be used. What
-        is loaded is loaded again after a restart.
+        version's files, the fastest one that answers the probes correctly on this host is served; FAILED_PRECONDITION
+        (NO_FILE_AGREES, with the figures) if none does, or (BAD_PROBES) if the probes cannot be used. Loaded versions are
+        loaded again after a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

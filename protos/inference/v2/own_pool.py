@@ -2,9 +2,8 @@
 
 Clients of other servers (tritonclient, kserve, mlserver) register the names under `inference` in protobuf's default
 pool, which refuses a second definition. With its own pool our module can share a process with them; the names on the
-wire stay those of the protocol. deploy/setup/protos.sh puts this module in the place of
-`google.protobuf.descriptor_pool`. protobuf's pure Python runtime keeps one list of messages for all pools, so there
-the conflict remains.
+wire are those of the protocol. deploy/setup/protos.sh replaces the import of `google.protobuf.descriptor_pool` by this
+module. protobuf's pure Python runtime keeps one list of messages for all pools, so there the conflict remains.
 """
 
 from google.protobuf import descriptor_pb2
@@ -18,5 +17,5 @@ for _file in (descriptor_pb2.DESCRIPTOR, auth_pb2.DESCRIPTOR):
 
 
 def Default() -> DescriptorPool:
-    """Returns the pool; named as generated code calls it."""
+    """Returns the pool. The name is the one that generated code uses."""
     return _POOL

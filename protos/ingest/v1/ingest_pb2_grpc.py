@@ -84,7 +84,7 @@ class IngestServiceServicer:
 
     def CreateUpload(self, request, context):
         """Opens an upload. INVALID_ARGUMENT: BAD_SCHEMA if the schema has no fields, repeats a name, lacks a type, or lists a
-        label twice, be it in two spellings; TOO_LARGE if it has more than 16 MiB.
+        label twice, also if composed and decomposed; TOO_LARGE if it has more than 16 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,8 +111,8 @@ class IngestServiceServicer:
         A bad sample ends the stream and is not kept; those before it are. INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO,
         UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD, WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT,
         TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the field violation names `samples[<key>].<field>`),
-        OFFSET_MISMATCH, TOO_LARGE (a sample that would not fit a message of ReadSamples: 512 bytes less than the message
-        limit); ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the open
+        OFFSET_MISMATCH, TOO_LARGE (a sample that would not fit into a message of ReadSamples: the message limit less 512
+        bytes); ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the open
         uploads of the tenant hold too much together (RESOURCE_EXHAUSTED: QUOTA_EXCEEDED) or the store takes nothing
         (RESOURCE_EXHAUSTED: STORE_FULL, FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be
         durable: ask GetUpload.
@@ -147,7 +147,7 @@ class IngestServiceServicer:
         """Streams the samples of a version in their stored order. Every message carries a cursor from which a later call
         goes on. INVALID_ARGUMENT (BAD_CURSOR) if the cursor is not of this version and split; NOT_FOUND
         (SPLIT_NOT_FOUND); DATA_LOSS if a shard no longer matches its digest (BLOB_DAMAGED) or is gone (BLOB_NOT_FOUND);
-        RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) at a sample that was taken when the service took larger messages.
+        RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) at a sample that was accepted when the service allowed larger messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,9 +27,9 @@ if _version_not_supported:
 
 class TrainerServiceStub:
     """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer carries out a few runs at
-    a time (its setting `max_runs`), each on its share of the cores. Other runs wait, PENDING, and the `message` of their
-    job says for which run; stopping one that waits ends it at once. Tenants take turns.
+    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
+    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
+    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
     """
 
     def __init__(self, channel):
@@ -72,9 +72,9 @@ class TrainerServiceStub:
 
 class TrainerServiceServicer:
     """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer carries out a few runs at
-    a time (its setting `max_runs`), each on its share of the cores. Other runs wait, PENDING, and the `message` of their
-    job says for which run; stopping one that waits ends it at once. Tenants take turns.
+    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
+    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
+    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
     """
 
     def SubmitRun(self, request, context):
@@ -166,9 +166,9 @@ def add_TrainerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
     """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer carries out a few runs at
-    a time (its setting `max_runs`), each on its share of the cores. Other runs wait, PENDING, and the `message` of their
-    job says for which run; stopping one that waits ends it at once. Tenants take turns.
+    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
+    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
+    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
     """
 
     @staticmethod
