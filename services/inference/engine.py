@@ -4,8 +4,8 @@ One session serves all threads (`InferenceSession.run` is thread-safe and lets g
 thread: one thread an operator by default, and none that spins while it waits, since cores are shared. The execution
 provider is named, for the GPU build of ONNX Runtime would try CUDA first everywhere and log errors where there is none.
 
-Inputs are checked against the graph before it runs, so that callers learn which field is wrong; a dimension that the
-graph names twice must have one size, unless its name is a placeholder of a converter. Not here: protobuf, versions.
+Inputs are checked against the graph before it runs, so that errors name the wrong field; dimensions with the same name
+must have the same size, unless the name is a placeholder of a converter. Not here: protobuf, versions.
 """
 
 import re
@@ -59,10 +59,10 @@ _ONNX_DATATYPES = {
     "tensor(string)": "BYTES",
 }
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
-"""What runs models here."""
+"""The runtime and its version."""
 Mode = Literal["fast", "exact", "plain"]
-"""How the runtime computes: `fast`, as it likes; `exact`, with 8-bit products that saturate on no processor; `plain`,
-operator by operator as the file says, 8-bit tensors as float32. Each is slower than the one before."""
+"""How the runtime computes: `fast`, with all optimisations; `exact`, with 8-bit products that saturate on no processor;
+`plain`, operator by operator as in the file, 8-bit tensors as float32. Each mode is slower than the one before."""
 
 _HOW_TO_CONVERT = {
     "seq": "convert the model so that it returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
@@ -73,13 +73,13 @@ _HOW_TO_CONVERT = {
 _PLACEHOLDER = re.compile(
     r"\W*|-1|none|null|nan|any|(unk|unknown|dynamic|dynamicdimension|unspecified)[._]*\d*", re.IGNORECASE
 )
-"""Names that converters give to dimensions of which they know nothing: two that are called so may differ."""
+"""Names that converters give to unknown dimensions: two dimensions with such a name may differ in size."""
 
 _IR_VERSION = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET = re.compile(r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL)
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _PLACE = re.compile(r"Load model from .*? failed:|\S+\.(cc|h|cpp|cu|cuh):\d+ (\S+( \S+)?\([^()]*\)|\w+) ")
-"""The file that was loaded, and where in its sources the runtime failed; callers have neither."""
+"""The path of the loaded file and the position in the runtime's sources, which do not help callers."""
 
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 _LOAD_ERRORS = tuple(
@@ -105,8 +105,8 @@ class Tensor:
     Attributes:
         name: Its name in the graph.
         datatype: The protocol's name of its type.
-        dims: A size, or the name of one that varies (empty if it has none), for each dimension; None if the graph
-            declares no shape, so that any rank will do.
+        dims: For each dimension its size, or its name if it varies (empty if it has none); None if the graph declares
+            no shape, so any rank is accepted.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes, -1 where they vary. The protocol knows no tensor of any rank; it is shown as one dimension, -1."""
+        """The sizes, -1 where they vary. The protocol cannot express an unknown rank; it is shown as one -1."""
         return (-1,) if self.dims is None else tuple(-1 if isinstance(dim, str) else dim for dim in self.dims)
 
 
@@ -146,7 +146,7 @@ class Engine:
         options.log_severity_level = 4  # a bad input is told to its caller, not written to the log
         model: Path | bytes = path
         if mode == "plain" and names_any(path, PRODUCTS):
-            from services.inference.qlinear import written_out  # imports onnx, which few models need
+            from services.inference.qlinear import written_out  # imports onnx, which only few models need
 
             model = written_out(path)
         try:
@@ -161,10 +161,10 @@ class Engine:
         try:
             shapeless = names_without_shape(path)
         except ValueError as error:
-            raise FailedPrecondition("MODEL_BROKEN", f"the model is no valid ONNX file: {error}") from error
+            raise FailedPrecondition("MODEL_BROKEN", f"the model is not a valid ONNX file: {error}") from error
         self.inputs = tuple(_tensor(node, shapeless) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node, shapeless) for node in session.get_outputs())
-        # Initializers that the graph lists as inputs: whoever gives none gets the graph's.
+        # Initializers that the graph lists as inputs: their values are the defaults.
         optional = [_tensor(node, shapeless) for node in session.get_overridable_initializers()]
         self._inputs = {tensor.name: (tensor, DTYPES[tensor.datatype]) for tensor in (*self.inputs, *optional)}
         self._has_strings = any(tensor.datatype == "BYTES" for tensor in (*self.inputs, *self.outputs))
@@ -174,8 +174,8 @@ class Engine:
         """Run the model once.
 
         Args:
-            arrays: Every input by name, in the order the caller wrote them; read, never changed or kept. An initializer
-                that the graph lists as an input may be among them.
+            arrays: Every input by name, in the caller's order; only read, and not kept. An initializer that the graph
+                lists as an input is optional.
             outputs: Names of the outputs that are wanted; empty means all.
 
         Returns:
@@ -239,7 +239,7 @@ class Engine:
 def _tensor(node: onnxruntime.NodeArg, shapeless: Collection[str]) -> Tensor:
     if node.type not in _ONNX_DATATYPES:
         how = _HOW_TO_CONVERT.get(node.type.partition("(")[0], _HOW_TO_CONVERT["tensor"])
-        message = f"{node.name!r} has the type {node.type}: {how}. This server takes {', '.join(_ONNX_DATATYPES)}"
+        message = f"{node.name!r} has the type {node.type}: {how}. This server supports {', '.join(_ONNX_DATATYPES)}"
         raise FailedPrecondition("UNSUPPORTED_DATATYPE", message)
     if not node.shape and node.name in shapeless:
         return Tensor(node.name, _ONNX_DATATYPES[node.type], None)
@@ -301,12 +301,12 @@ def _run_error(error: Exception) -> MeshError:
 
 
 def _load_message(error: Exception) -> str:
-    """Why a model does not load, and what to do, of the causes that other versions of tools have."""
+    """Returns why a model does not load, with a remedy where another version or option of the exporter helps."""
     text, runtime = str(error), f"ONNX Runtime {onnxruntime.__version__}"
     if match := _IR_VERSION.search(text):
-        return f"its IR version is {match[1]}; {runtime} takes up to {match[2]}. Export it for an older version of ONNX"
+        return f"its IR version is {match[1]}; {runtime} supports up to {match[2]}. Export it for an older ONNX"
     if match := _OPSET.search(text):
-        found = f"it uses opset {match[1]} of {match[2]}; {runtime} takes up to {match[3]}"
+        found = f"it uses opset {match[1]} of {match[2]}; {runtime} supports up to {match[3]}"
         return f"{found}. Export it with opset_version={match[3]}"
     if "External data" in text:
         return "its weights are in another file (external data). Export it as one file, e.g. with external_data=False"
@@ -314,6 +314,6 @@ def _load_message(error: Exception) -> str:
 
 
 def _message(error: Exception) -> str:
-    """What ONNX Runtime has to say, without its code prefix, the places in its sources and paths."""
+    """ONNX Runtime's message without its code prefix, positions in its sources, and paths."""
     text = _CODE.sub("", str(error).strip()).rpartition("Status Message: ")[2]
     return without_paths(" ".join(_PLACE.sub("", text).split()))

@@ -1,8 +1,8 @@
-"""What ONNX Runtime does not tell of a file: which inputs and outputs declare no shape and so look like scalars,
-and which operators there are.
+"""Properties of an ONNX file that ONNX Runtime does not expose: inputs and outputs without a declared shape, which look
+like scalars, and the operators.
 
-The file is read as protobuf's wire format (protobuf.dev/programming-guides/encoding) and mapped, so that weights are
-stepped over and never loaded. Field numbers are those of onnx.proto.
+The file is memory-mapped and read as protobuf's wire format (protobuf.dev/programming-guides/encoding), so that weights
+are skipped and never loaded. Field numbers are those of onnx.proto.
 """
 
 import mmap
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PRODUCTS = (b"QLinearConv", b"QLinearMatMul")
-"""Operators whose products saturate in every mode of ONNX Runtime, on processors where any do."""
+"""Operators that saturate in every mode of ONNX Runtime, on processors where 8-bit products saturate."""
 
 _MODEL_GRAPH = 7
 _GRAPH_INPUTS_AND_OUTPUTS = 11, 12
@@ -21,13 +21,13 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def names_without_shape(path: Path) -> frozenset[str]:
-    """Names of the inputs and outputs of a graph that declare no shape.
+    """Returns the names of the inputs and outputs of a graph that declare no shape.
 
     Args:
         path: An ONNX file.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not an ONNX file.
     """
     with path.open("rb") as file:
         model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -43,13 +43,13 @@ def names_without_shape(path: Path) -> frozenset[str]:
 
 
 def names_any(path: Path, names: Sequence[bytes]) -> bool:
-    """Whether a file names an operator, or anything else, of which one of these is a part."""
+    """Returns whether one of these texts is part of the name of an operator or of another name in a file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return any(data.find(name) >= 0 for name in names)
 
 
 def _parts(message: memoryview, *numbers: int) -> Iterator[memoryview]:
-    """The fields of an encoded message with some numbers, of those that have a length."""
+    """Yields the length-delimited fields of an encoded message that have the given numbers."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -61,12 +61,12 @@ def _parts(message: memoryview, *numbers: int) -> Iterator[memoryview]:
             if tag >> 3 in numbers:
                 yield message[position : position + length]
         elif not length:
-            raise ValueError("no protobuf message")
+            raise ValueError("not a protobuf message")
         position += length
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, and the position behind it."""
+    """Returns a varint, 7 bits per byte, and the position after it."""
     value = shift = 0
     while position < len(message) and shift < 64:
         byte = message[position]
@@ -75,4 +75,4 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise ValueError("a number is cut off or has more than 64 bits")
+    raise ValueError("a number is truncated or has more than 64 bits")

@@ -1,9 +1,9 @@
 """The models this server has loaded: which version answers, and how another takes its place.
 
 A version is opened beside the one that answers and takes over only when it can run and its place is committed, so a
-swap drops no request and a failed load changes nothing. Requests under way keep the engine they started with; its
-memory goes with the last of them. Whatever is loaded is loaded again after a restart, without the registry; on a host
-of the same kind from the same file, on another one as if for the first time.
+swap drops no request and a failed load changes nothing. Active requests keep the engine they started with; its memory
+is freed with the last of them. Loaded versions are loaded again after a restart, without the registry: on a host of the
+same kind from the same file, on another kind as if for the first time.
 
 Loads and unloads of one model happen one after another, those of different models side by side. Not here: how models
 run (`engine`), which file is served (`verification`), how the registry is asked (`registry`).
@@ -75,11 +75,11 @@ class Published(ABC):
 
 @dataclass(frozen=True)
 class Host:
-    """What kind of host this is: on equal ones a file answers the same, about as fast.
+    """The kind of host: on equal kinds a file gives the same answers at about the same speed.
 
     Attributes:
         instruction_set: As `deepseek.processor` names it.
-        runtime: The rest: device, threads, version of the runtime.
+        runtime: Device, threads and version of the runtime.
     """
 
     instruction_set: str
@@ -91,14 +91,14 @@ class Host:
 
 @dataclass(frozen=True)
 class ServedFile:
-    """Which file of a version answers on this host.
+    """The file of a version that is served on this host.
 
     Attributes:
         name: Its name in the manifest.
-        variant: Which form of the model it is.
+        variant: Form of the model, e.g. `int8`.
         sha256: Its digest.
         mode: How the runtime computes it.
-        reason: Why this one, for people.
+        reason: Why this file is served, for people.
     """
 
     name: str
@@ -123,7 +123,7 @@ class LoadedModel:
 class IndexEntry:
     """A line of the repository index.
 
-    `number` is None if nothing is loaded. `reason` says why, or, of what is loaded, which file answers and why.
+    `number` is None if nothing is loaded. `reason` says why; for a loaded model, which file is served and why.
     """
 
     model_id: str
@@ -141,7 +141,7 @@ class Repository:
         published: The registry.
         cache_directory: For local copies of model files; this process alone uses it.
         open_engine: Makes an engine of an ONNX file.
-        host: What kind of host this is.
+        host: The kind of this host.
         restore_delay_s: First pause before a model that could not be restored is tried again; it doubles.
     """
 
@@ -167,7 +167,7 @@ class Repository:
         self._waiting: dict[_Key, tuple[int, str]] = {}  # to be restored: number, why it is not yet
         self._changing: set[_Key] = set()
         self._change = threading.Condition()
-        self._verifying = threading.Lock()  # held by one at a time: what is timed side by side is timed wrongly
+        self._verifying = threading.Lock()  # held by one load at a time: concurrent timings disturb each other
         self._restored = threading.Event()
         self._stopping = threading.Event()
         self._restorers: list[threading.Thread] = []
@@ -237,7 +237,7 @@ class Repository:
             InvalidArgument: BAD_NAME.
             NotFound: The registry has no such version, or the store lacks its bytes.
             DataLoss: BLOB_DAMAGED if the store's bytes do not match their digest.
-            FailedPrecondition: The manifest, the probes or the model are broken, or no file is right here.
+            FailedPrecondition: The manifest, the probes or the model are broken, or no file is correct on this host.
             Unavailable: Registry or store do not answer; MODEL_CHANGING if another load of it goes on.
         """
         names.check_id(model_id, field="model_name")
@@ -326,11 +326,11 @@ class Repository:
 
     @property
     def instruction_set(self) -> str:
-        """Of the processor that models run on."""
+        """The instruction set that models run on."""
         return self._host.instruction_set
 
     def count_served(self) -> Counter[tuple[str, str, str, str]]:
-        """Counts what is loaded of all tenants by model id, version number, variant and instruction set."""
+        """Counts the loaded models of all tenants by model id, version number, variant and instruction set."""
         models = self._loaded.copy().values()
         return Counter((one.model_id, str(one.number), one.file.variant, self.instruction_set) for one in models)
 
@@ -357,10 +357,10 @@ class Repository:
         try:
             return Probes.from_bytes(self._store.read(tenant, sha256))
         except InvalidArgument as error:  # as above
-            raise FailedPrecondition(error.reason, f"{error.message}; export the model anew") from error
+            raise FailedPrecondition(error.reason, f"{error.message}; export the model again") from error
 
     def _verify(self, tenant: str, model_id: str, number: int, manifest_sha256: str) -> LoadedModel:
-        """Choose the file that this host serves and put it on record; the cache keeps that file alone."""
+        """Choose the file that this host serves and record it; the cache keeps only that file."""
         manifest = self._manifest(tenant, manifest_sha256)
         probes = self._probes(tenant, manifest)
         with ExitStack() as held:
@@ -371,10 +371,10 @@ class Repository:
                 held.callback(self._cache.release, tenant, file.sha256)
                 return path
 
-            # Before others have to wait. Without probes, other files are needed only if the served one is wrong here.
+            # Outside the lock, since it takes long. Without probes, others are needed only if the served one is wrong.
             for needed in manifest.candidates if probes else [manifest.file()]:
                 fetch(needed)
-            # A call that waits holds one of the server's threads, and all of them may load.
+            # The wait is limited: a waiting call occupies one of the server's threads, and all of them may be loading.
             if not self._verifying.acquire(timeout=MAX_WAIT_S):
                 message = "other models are being verified on this host; try again"
                 raise Unavailable("MODEL_CHANGING", message, retry_delay_s=MAX_WAIT_S)

@@ -1,8 +1,8 @@
 """The inference service's one table: what is loaded, and so what a restart loads again.
 
 It holds all that takes, digests included: a restart asks neither the registry nor, while the cache is whole, the store.
-`file_name` to `reason` say which file was chosen, how it is computed and why; `host`, for what kind of host. On another
-kind the choice is made again. Rows from before there was a choice have none of these.
+`file_name` to `reason` say which file was chosen, how it is computed and why, and `host` for which kind of host. On
+another kind of host the choice is made again. Rows from before these columns existed have no values in them.
 """
 
 from sqlalchemy import text

@@ -46,7 +46,7 @@ class Reader:
     Args:
         store: Where manifests and shards are.
         versions: The registry.
-        max_message_bytes: Largest message.
+        max_message_bytes: Largest message of the server.
     """
 
     def __init__(self, store: ArtifactStore, versions: DatasetVersions, *, max_message_bytes: int) -> None:
@@ -68,7 +68,7 @@ class Reader:
             InvalidArgument: BAD_CURSOR, BAD_VALUE (batch_size), and the registry's BAD_NAME.
             NotFound: SPLIT_NOT_FOUND, and the registry's reasons.
             DataLoss: BLOB_DAMAGED, BLOB_NOT_FOUND: the store no longer has what the version consists of.
-            ResourceExhausted: MESSAGE_TOO_LARGE: a sample was taken when messages could be larger.
+            ResourceExhausted: MESSAGE_TOO_LARGE: a sample was accepted when messages could be larger.
         """
         if not 0 <= batch_size <= MAX_BATCH:
             message = f"batch_size is {batch_size}; it must be 1 to {MAX_BATCH}, or 0 for {DEFAULT_BATCH}"
@@ -92,8 +92,8 @@ class Reader:
                 batch, size = [], 0
             if sample_size > self._sample_bytes:
                 message = (
-                    f"the sample {sample.key!r} takes {sample_size} bytes of a message, and at most "
-                    f"{self._sample_bytes} fit; raise `max_message_bytes` of ingest"
+                    f"the sample {sample.key!r} takes {sample_size} bytes of a message; at most "
+                    f"{self._sample_bytes} fit. Raise `max_message_bytes` of ingest"
                 )
                 raise ResourceExhausted("MESSAGE_TOO_LARGE", message, field=f"samples[{sample.key}]")
             batch.append((sample, sample_sha256(sample, manifest.fields)))

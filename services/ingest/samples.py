@@ -18,7 +18,7 @@ SHARD_SAMPLES = 1024
 SHARD_BYTES = 32 << 20
 
 ENVELOPE_BYTES = 512
-"""What a message holds besides a sample or a schema, at most: the cursor, or the rest of an upload."""
+"""Largest part of a message besides a sample or a schema: the cursor, or the rest of an upload."""
 
 _SCALAR_BYTES = 8
 _SHA256_CHARACTERS = 64
@@ -77,7 +77,7 @@ def num_bytes(sample: Sample) -> int:
 
 
 def message_bytes(sample: Sample, fields: Sequence[Field]) -> int:
-    """The bytes that a sample takes in a message of ReadSamples, by the encoding of protobuf.
+    """The encoded size of a sample in a message of ReadSamples, in bytes.
 
     Args:
         sample: A sample that passed `check_sample`.
@@ -104,7 +104,7 @@ def _value_bytes(value: Any, field_type: str) -> int:
 
 
 def _framed(size: int) -> int:
-    """With the tag and the length before it."""
+    """The size including tag and length."""
     return 1 + _varint(size) + size
 
 

@@ -24,7 +24,7 @@ _STATES = {
 _TYPE_PREFIX = "FIELD_TYPE_"
 
 MAX_SCHEMA_BYTES = 16 << 20
-"""Largest schema as a message. It becomes a part of a manifest, which has at most 64 MiB."""
+"""Largest encoded schema. It becomes part of a manifest, which has at most 64 MiB."""
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
@@ -33,7 +33,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     Args:
         uploads: Where samples go in.
         reader: Where they come out.
-        max_message_bytes: Largest message.
+        max_message_bytes: Largest message of the server.
     """
 
     def __init__(self, uploads: Uploads, reader: Reader, *, max_message_bytes: int) -> None:
@@ -46,7 +46,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.CreateUploadResponse:
         if (num_bytes := request.schema.ByteSize()) > self._max_schema_bytes:
             message = (
-                f"the schema has {num_bytes} bytes; at most {self._max_schema_bytes} are taken: shorten its labels"
+                f"the schema has {num_bytes} bytes; at most {self._max_schema_bytes} are accepted. Shorten its labels"
             )
             raise InvalidArgument("TOO_LARGE", message, field="schema")
         upload = self._uploads.create(

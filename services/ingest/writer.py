@@ -61,7 +61,7 @@ class Limits:
     Attributes:
         upload_bytes: Bytes of one upload.
         open_bytes: Bytes of all open uploads of a tenant together.
-        message_bytes: Largest message; a sample has to fit one of ReadSamples.
+        message_bytes: Largest message; a sample must fit into one of ReadSamples.
     """
 
     upload_bytes: int = 1 << 40
@@ -125,7 +125,7 @@ class Writer:
         """Takes one sample; it is durable after a later flush.
 
         Raises:
-            InvalidArgument: As `samples.accept`, TOO_MANY_SPLITS, or TOO_LARGE if the sample could not be read again.
+            InvalidArgument: As `samples.accept`, TOO_MANY_SPLITS, or TOO_LARGE if the sample could not be read back.
                 The sample is not kept; those before it are.
             AlreadyExists: DUPLICATE_KEY of this sample or, as flushes find it, of one before. As above.
             Aborted: UPLOAD_TAKEN_OVER by a newer stream.
@@ -142,8 +142,8 @@ class Writer:
         sent, limit = message_bytes(sample, self._fields), self._limits.message_bytes - ENVELOPE_BYTES
         if sent > limit:
             message = (
-                f"samples[{sample.key}] takes {sent} bytes of a message, and {limit} are the most that can be read "
-                "again; make it smaller, split it into several samples, or raise `max_message_bytes` of ingest"
+                f"samples[{sample.key}] takes {sent} bytes of a message; at most {limit} can be read back. Make it "
+                "smaller, split it into several samples, or raise `max_message_bytes` of ingest"
             )
             raise InvalidArgument("TOO_LARGE", message, field=f"samples[{sample.key}]")
         size = num_bytes(sample)

@@ -3,7 +3,7 @@
 Training happens in processes of its own (`python -m torch.distributed.run`), one directory a start. The workers put
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
-A run keeps its last two checkpoints; those before are deleted once a newer one is published.
+A run keeps its last two checkpoints; earlier ones are deleted once a newer one is published.
 
 Workers that crash are started anew a few times; a run without working space fails. While the store does not answer, it
 is waited for without end: that is no fault of the run, which loses what it did since its last checkpoint and nothing
@@ -56,12 +56,12 @@ class RunHandler:
 
     Args:
         runs: Where runs are kept.
-        home: The service's; workers keep there what they measured of this host.
+        home: Home of the service, where workers cache measurements of this host.
         directory: Working space; holds a directory a run while it is under way.
         store: How a worker opens the artifact store and where its spans go, as members of its job file.
         artifacts: The artifact store itself.
         record: Writes to the audit log, as `AuditLog.append`.
-        max_runs: How many runs share the cores.
+        max_runs: Number of runs that share the cores.
         max_restarts: How often crashed workers are started anew before the run fails.
         stop_grace_s: Seconds that workers get for their last checkpoint.
     """
@@ -175,9 +175,9 @@ class RunHandler:
         return Child(directory, [*agent, *workers], job, env=env)
 
     def _num_threads(self, run: Run) -> int:
-        """Threads of each worker: those that the run has had, as far as there are cores; else its share of them.
+        """Threads of each worker: the number that the run started with, or its share of the cores if it is new.
 
-        Never more than there are cores for: threads that wait for each other spin, and then several wait for one core.
+        Never more than there are cores: waiting threads spin, and would compete for a core with those that work.
         """
         cores = num_cores()
         if run.num_threads:
@@ -245,7 +245,7 @@ class RunHandler:
             for one in superseded:
                 artifact = one.artifact
                 if not one.is_needed:
-                    # On record before it goes, as everything that is deleted.
+                    # Recorded before it is deleted, like every deletion.
                     self._record(
                         tenant=artifact.tenant,
                         subject="trainer",
@@ -253,10 +253,10 @@ class RunHandler:
                         resource=artifact.uri,
                         reason="CHECKPOINT_SUPERSEDED",
                     )
-                    # An equal run may have put the same bytes since and be about to publish them; then they stay.
+                    # An equal run may have stored the same bytes since, to publish them next; then they are kept.
                     self._artifacts.expire(artifact.tenant, artifact.sha256, one.next_us)
         except MeshError as error:
-            _log.warning("checkpoints of %s that are not needed any more could not be deleted: %s", run.name, error)
+            _log.warning("checkpoints of %s that are no longer needed could not be deleted: %s", run.name, error)
             return
         with lease.transaction() as session:
             self._runs.drop(session, run, superseded[-1].sequence)
@@ -284,8 +284,8 @@ def _pause(lease: Lease, seconds: float) -> None:
 
 def _fewer_threads(num_threads: int, run: Run) -> str:
     return (
-        f"trained so far with {run.num_threads} threads per worker, for which this machine has too few cores; "
-        f"continues with {num_threads}, so the weights may differ in their last digits from those of an undisturbed run"
+        f"the run has trained with {run.num_threads} threads per worker, but this machine has too few cores; it "
+        f"continues with {num_threads}, so the last digits of the weights may differ from those of an uninterrupted run"
     )
 
 

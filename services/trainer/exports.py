@@ -135,7 +135,7 @@ class ExportHandler:
         with attempt_directory(self._directory / lease.job_id, lease.attempt) as directory:
             num_crashes = 0
             while True:
-                # One thread, as files are measured with: the cores are the runs'.
+                # One thread, as in the measurement of files: the cores are for runs.
                 with Child(directory / str(num_crashes), argv, job, env={"OMP_NUM_THREADS": "1"}) as child:
                     try:
                         return self._follow(lease, child)

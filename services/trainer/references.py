@@ -1,6 +1,6 @@
 """What the trainer refers to in the artifact store: data, the last two checkpoints of every run, and exports.
 
-A run's history also names the checkpoints before them, which are given up: no run is resumed from one.
+A run's history also names earlier checkpoints, which are dropped: no run resumes from one.
 """
 
 from collections.abc import Iterator

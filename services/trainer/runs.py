@@ -63,13 +63,13 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class Superseded:
-    """A checkpoint that its run does not need any more.
+    """A checkpoint that its run no longer needs.
 
     Attributes:
         artifact: The checkpoint.
-        sequence: Of its event.
-        next_us: When the one after it was published, UTC microseconds.
-        is_needed: Another run still refers to it.
+        sequence: Sequence number of its event.
+        next_us: When the next checkpoint was published, UTC microseconds.
+        is_needed: Whether another run still refers to it.
     """
 
     artifact: Artifact
@@ -200,7 +200,7 @@ class RunStore:
             events: Kind and payload of each.
             train_s: Seconds trained so far, if known.
             metrics: Final figures, on success.
-            num_threads: Of each worker, from now on.
+            num_threads: New number of threads per worker.
         """
         row = self._row(session, run.tenant, run.run_id, lock=True)
         for kind, payload in events:
@@ -216,10 +216,10 @@ class RunStore:
         self._append(session, row, events)
 
     def superseded(self, run: Run) -> Sequence[Superseded]:
-        """The run's checkpoints before its last two that have not been given up yet, oldest first.
+        """The run's checkpoints before its last two that have not been dropped yet, oldest first.
 
-        They are in no row from the moment in which a newer one was published, so no new run can begin with one: what
-        is not needed now is never needed again.
+        No row refers to them from the moment a newer one was published, so no new run can begin with one: a checkpoint
+        that is not needed now is never needed again.
         """
         with self._database.snapshot() as session:
             row = self._row(session, run.tenant, run.run_id)
@@ -242,7 +242,7 @@ class RunStore:
             ]
 
     def drop(self, session: Session, run: Run, sequence: int) -> None:
-        """Remembers in the lease holder's transaction that checkpoints up to one event have been given up."""
+        """Records in the lease holder's transaction that the checkpoints up to one event have been dropped."""
         self._row(session, run.tenant, run.run_id, lock=True).dropped_to = sequence
 
     def settle(self, tenant: str, name: str) -> Run:
@@ -264,7 +264,7 @@ class RunStore:
         return str(json.loads(last.payload)["state"])
 
     def precision(self, run: Run) -> Mapping[str, Any] | None:
-        """What the run's newest attempt computed in; None for a run from before that was recorded."""
+        """The format of the run's newest attempt; None for a run from before the format was recorded."""
         with self._database.snapshot() as session:
             last = session.scalars(_newest(run, "precision")).first()
         return json.loads(last.payload) if last else None
@@ -344,9 +344,9 @@ class RunStore:
             )
 
     def _run(self, session: Session, row: RunRow) -> Run:
-        # Run and job are read at the same moment: who sees SUCCEEDED sees the metrics.
+        # Run and job are read in one snapshot: a caller that sees SUCCEEDED also sees the metrics.
         job = session.get(JobRow, row.job_id)
-        assert job is not None, "a run and its job are made together"
+        assert job is not None, "a run and its job are created together"
         return Run(
             tenant=row.tenant,
             run_id=row.run_id,

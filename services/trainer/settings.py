@@ -17,7 +17,7 @@ class TrainerSettings(StoreSettings):
     port: Port = 7003
     registry: Address = Field("127.0.0.1:7001", description="Address of the registry.")
     max_runs: int = Field(
-        1, ge=1, description="Runs at the same time, each with an equal share of the cores; others wait for their turn."
+        1, ge=1, description="Runs at the same time, each with an equal share of the cores; others wait."
     )
     max_exports: int = Field(1, ge=1, description="Exports at the same time; they do not wait for runs.")
     max_jobs_per_tenant: int = Field(

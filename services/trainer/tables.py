@@ -9,8 +9,8 @@ from common.database import Base
 class RunRow(Base):
     """One training run.
 
-    `num_events` is the sequence of its last event, `dropped_to` that of the last checkpoint event whose artifact the
-    run has given up.
+    `num_events` is the sequence number of its last event, `dropped_to` the one of the last checkpoint event whose
+    artifact has been dropped.
     """
 
     __tablename__ = "runs"

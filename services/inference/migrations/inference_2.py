@@ -1,4 +1,4 @@
-"""Which file of a version is served, and why; of what was loaded before, that is found out at the next start."""
+"""Adds which file of a version is served, and why; for models loaded before, the next start determines it."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How many threads each worker of a run has."""
+"""Adds the number of threads of each worker of a run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,5 +10,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column; runs from before take their share of the cores when they are next started."""
+    """Adds the column; existing runs get their share of the cores when they are next started."""
     op.add_column("runs", sa.Column("num_threads", sa.BigInteger(), nullable=True))

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept besides the last."""
+"""Adds which checkpoints of a run are kept besides the last."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the columns; of runs from before that go on, all but the last two go with the next checkpoint."""
+    """Adds the columns; an existing run that continues drops all but its last two with the next checkpoint."""
     op.add_column("runs", sa.Column("previous_checkpoint", sa.String(), nullable=True))
     op.add_column("runs", sa.Column("dropped_to", sa.BigInteger(), nullable=True))

@@ -194,7 +194,7 @@ def test_what_is_no_tensor_of_the_protocol_is_refused_with_how_to_convert(
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (relu_model(["n"], ir_version=1000), r"IR version is 1000; ONNX Runtime [\d.]+ takes up to \d+"),
+        (relu_model(["n"], ir_version=1000), r"IR version is 1000; ONNX Runtime [\d.]+ supports up to \d+"),
         (relu_model(["n"], opset=1000), r"uses opset 1000 of ai.onnx; .* Export it with opset_version=\d+"),
         (external_model(), r"weights are in another file .* Export it as one file"),
         (scale_model(2.0)[:-20], "cannot be loaded"),

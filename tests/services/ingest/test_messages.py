@@ -75,7 +75,7 @@ def test_the_largest_samples_come_back_and_do_not_keep_others_from_being_read(me
 def test_a_sample_that_could_not_be_read_again_is_refused(mesh: Mesh) -> None:
     sample = largest("k")
     with pytest.raises(
-        InvalidArgument, match=f"{LIMIT - ENVELOPE_BYTES} are the most .* raise `max_message_bytes`"
+        InvalidArgument, match=f"at most {LIMIT - ENVELOPE_BYTES} can .* raise `max_message_bytes`"
     ) as caught:
         mesh.datasets.upload("large", BLOBS, [Sample("k", "train", {"data": sample.values["data"] + b"x"})])
     assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", "samples[k]")

@@ -213,7 +213,7 @@ def test_a_resumed_run_keeps_its_threads_as_far_as_there_are_cores(tmp_path: Pat
         assert f"OMP_NUM_THREADS={kept}".encode() in environment
         assert here.run().num_threads == kept
         warnings = [event["message"] for event in here.events("warning")]
-        assert [f"so far with {had} threads" in text for text in warnings] == ([True] if kept < had else [])
+        assert [f"has trained with {had} threads" in text for text in warnings] == ([True] if kept < had else [])
         lease.stopping.set()
         thread.join(60)
     finally:
