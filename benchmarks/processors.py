@@ -1,13 +1,13 @@
-"""Right and fast on the processor that is there: this commit beside an earlier one, and beside itself.
+"""Correctness and speed on this processor: compares this commit with an earlier one, and alternatives within it.
 
-- The whole demo, fresh, of this commit and of the one before measured formats (`BEFORE`), in turns.
-- Training steps of three networks in `auto` and in each fixed precision, in turns.
-- Two runs submitted to a mesh together, and two one after the other, in turns.
-- An int8 file of the demo's network on this processor and on one without AVX-512; files that saturate, loaded.
-- One marked token, with numpy as it is and with numpy as on a processor without AVX-512.
+- The whole demo from scratch, of this commit and of the last one before formats were measured (`BEFORE`).
+- Training steps of three networks in `auto` and in each fixed precision.
+- Two runs submitted to a mesh together, and two one after the other.
+- An int8 file of the demo's network on this processor and on one without AVX-512; loading files that saturate.
+- Drawing one marked token, with numpy's AVX-512 code and without.
 
-Every figure is a ratio within a round; it is given as the median of the rounds, with the range of the rounds as its
-interval. `--quick` leaves out the demos and the runs, which take minutes, and certifies nothing.
+Alternatives are measured alternately. Every figure is a ratio within a round, reported as the median of the rounds with
+their range. `--quick` omits the demos and the runs, which take minutes, and certifies nothing.
 """
 
 import argparse
@@ -49,13 +49,13 @@ from tests.services.inference import quantised
 BEFORE = "81dc3668e4e8627a63a61c2f7683f9562f3acbce"
 NUM_ROUNDS = 3
 MAX_DIFFERING = 0.01
-"""Share of a file's answers that may differ from the float32 file's; one that saturates differs in a third of them."""
+"""Share of a file's answers that may differ from the float32 file's; a file that saturates differs in a third."""
 HOPELESS = 3.0
-"""A format this many times slower than the best in a single step is not timed further."""
+"""A format that is this many times slower than the best in a single step is not timed further."""
 
 
 class Rounds:
-    """What is measured once per round, kept in a file so that a run that was interrupted continues.
+    """The measurements of each round, kept in a file so that an interrupted benchmark continues.
 
     Args:
         file: Records, one per line.
@@ -66,7 +66,7 @@ class Rounds:
         self.records = read_progress(file)
 
     def measure(self, part: str, number: int, work: Callable[[], Mapping[str, Any]]) -> Record:
-        """Returns the record of a part in a round; measures it if there is none yet."""
+        """Returns the record of a part in a round; measures it if there is none."""
         for record in self.records:
             if (record["part"], record["round"]) == (part, number):
                 return record
@@ -80,7 +80,7 @@ class Rounds:
 
 @contextmanager
 def earlier_code() -> Iterator[Path]:
-    """The repository at `BEFORE`, in a folder of its own."""
+    """The repository at `BEFORE`, in its own folder."""
     archive = subprocess.run(["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=True).stdout
     with tempfile.TemporaryDirectory(prefix="before-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -89,7 +89,7 @@ def earlier_code() -> Iterator[Path]:
 
 
 def demo(code: Path) -> dict[str, Any]:
-    """Runs the demo of a checkout from nothing, and returns its report."""
+    """Runs the demo of a checkout from scratch, and returns its report."""
     with tempfile.TemporaryDirectory(prefix="demo-") as home:
         environment = {**os.environ, "DEEPSEEK_HOME": f"{home}/home", "PYTHONPATH": str(code)}
         command = [sys.executable, "-m", "deepseek.cli", "demo", "--fresh", "--free-ports", "--json"]
@@ -131,11 +131,11 @@ class Encoder(nn.Module):
 
 
 class Repeated:
-    """A data set of one sample, many times.
+    """A data set that repeats one sample.
 
     Args:
         sample: The sample.
-        num_samples: How many times.
+        num_samples: Number of repetitions.
     """
 
     def __init__(self, sample: Mapping[str, Any], num_samples: int) -> None:
@@ -149,12 +149,12 @@ class Repeated:
         return self._sample
 
     def shortened(self, num_samples: int) -> "Repeated":
-        """The same, fewer times."""
+        """Returns a data set with fewer repetitions."""
         return Repeated(self._sample, num_samples)
 
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], Repeated, int]]:
-    """How each network is made, what it trains on for one measurement, and the batch size."""
+    """For each network its constructor, the data of one measurement, and the batch size."""
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
     questions = {"image": pixels, "question": torch.randint(0, 64, (10, 16)), "target": torch.zeros(10).long()}
@@ -173,7 +173,7 @@ def epoch_s(trainer: MixedPrecisionTrainer, dataset: Repeated, batch_size: int) 
 
 
 def auto_round(num_rounds: int) -> dict[str, Any]:
-    """Time of `auto` over that of the best fixed precision, for each network."""
+    """Time of `auto` relative to the best fixed precision, for each network."""
     found: dict[str, Any] = {}
     for name, (make, dataset, batch_size) in networks().items():
         with warnings.catch_warnings():
@@ -200,7 +200,7 @@ def auto_round(num_rounds: int) -> dict[str, Any]:
 
 @contextmanager
 def running_mesh() -> Iterator[Mesh]:
-    """A mesh in a home of its own, with a small data set in it."""
+    """A mesh in its own home, with a small data set."""
     with tempfile.TemporaryDirectory(prefix="mesh-") as home:
         mesh = embedded.start_mesh(Path(home), stay=False, free_ports=True)
         try:
@@ -217,7 +217,7 @@ def upload(mesh: Mesh) -> str:
 
 
 def runs_round(mesh: Mesh, dataset: str, number: int) -> dict[str, Any]:
-    """Seconds of two runs submitted together over those of two one after the other."""
+    """Time of two runs submitted together relative to two runs one after the other."""
     spec = json.loads((ROOT / "deepseek" / "demo" / "spec.json").read_text(encoding="utf-8"))
     spec |= {"dataset_version": dataset, "epochs": 12, "num_workers": 1}
     seeds = iter(range(4 * number, 4 * number + 4))
@@ -237,7 +237,7 @@ def runs_round(mesh: Mesh, dataset: str, number: int) -> dict[str, Any]:
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """Medians over the rounds, and their ranges; null where a part was not measured."""
+    """Medians over the rounds, and their ranges; null for parts that were not measured."""
 
     def of(part: str) -> list[Record]:
         return [record for record in records if record["part"] == part]
@@ -277,7 +277,7 @@ def int8_round(num_loads: int) -> dict[str, Any]:
     if command := haswell():
         commands["avx2"] = command
     loads = []
-    # With the options of the exporter before this version; once without probes, as it made them, and once with probes.
+    # With the exporter's options from before this version; once without probes, as it exported them, and once with.
     for manifest, contents in (quantised.old_version(), quantised.new_version(quantised.OLD)):
         with tempfile.TemporaryDirectory() as folder:
             for name, data in contents.items():
@@ -293,13 +293,13 @@ def int8_round(num_loads: int) -> dict[str, Any]:
 
 
 def token_round(num_tokens: int) -> dict[str, Any]:
-    """Milliseconds of a marked token at 50,000 words on one core, with numpy's AVX-512 code and without."""
+    """Milliseconds to draw a marked token of 50,000 words on one core, with numpy's AVX-512 code and without."""
     times = watermark_text.speed(num_tokens) | watermark_text.speed_without_avx512(num_tokens)
     return {"ms": times["ms_per_token"], "ms_no_avx512": times["ms_per_token_no_avx512"]}
 
 
 def print_table(result: Mapping[str, Any]) -> None:
-    """The figures, one per line, on standard error."""
+    """Prints the figures to standard error, one per line."""
     table = Table("figure", "value", "range", box=None, header_style="bold")
     for name, value in result.items():
         if isinstance(value, float):
@@ -309,10 +309,10 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures what is missing, prints a table and a JSON line, and certifies it if it was full and the tree clean."""
+    """Measures missing parts, prints a table and a JSON line, and certifies a full measurement of a clean tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processors", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object (always the last line)")
-    parser.add_argument("--quick", action="store_true", help="no demos and no runs, one short round; certifies nothing")
+    parser.add_argument("--quick", action="store_true", help="omit demos and runs, one short round; certifies nothing")
     quick = parser.parse_args().quick
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that meshes and folders are cleaned up
     where = provenance()

@@ -144,8 +144,8 @@ def chi_squared(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def speed(num_tokens: int) -> dict[str, float]:
-    """Median time of a draw from a large vocabulary, on the core that this runs on; the same if all words are equally
-    likely; and how many times as long others take: draws of the other schemes, and one without a mark."""
+    """Median time of a draw from a large vocabulary on the current core; the same if all words are equally likely; and
+    the times of other draws relative to it: those of the other schemes, and one without a mark."""
     random = np.random.default_rng(0)
     draws: dict[str, Callable[[np.ndarray], int]] = {
         scheme: sampler_of(scheme, key_of(0), 1, _code(), random).draw for scheme in SCHEMES
@@ -168,7 +168,7 @@ def speed(num_tokens: int) -> dict[str, float]:
 
 
 def speed_without_avx512(num_tokens: int) -> dict[str, float]:
-    """Median times of our draws as NumPy computes on processors without AVX-512, by a process that disables it."""
+    """Median times of our draws with NumPy's AVX-512 code disabled, measured in a separate process."""
     found = np.show_config("dicts")["SIMD Extensions"].get("found", [])
     disabled = " ".join(name for name in found if name == "X86_V4" or name.startswith("AVX512"))
     program = f"import json, benchmarks.watermark_text as b; print(json.dumps(b.speed({num_tokens})))"

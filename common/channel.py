@@ -217,8 +217,8 @@ def from_status(error: grpc.RpcError, *, address: str = "", identity: Identity |
     code = error.code().name
     reason, message = _OWN_REASONS.get(code, code), error.details() or code
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in message:
-        # Bytes of the message against bytes of the limit are in gRPC's words.
-        reason, message = "MESSAGE_TOO_LARGE", f"{message}; send, or ask for, less in one message"
+        # gRPC's message gives the sizes of the message and of the limit.
+        reason, message = "MESSAGE_TOO_LARGE", f"{message}; send or request less in one message"
     violations: list[Violation] = []
     retry_delay_s = None
     try:

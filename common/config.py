@@ -4,8 +4,9 @@ A setting comes from a flag, else from the environment (`DEEPSEEK_<SERVICE>_<FIE
 has its default. Together with pydantic-settings, which it configures, this is the only module that reads the
 environment. Secrets are settings only as paths of files.
 
-Kubernetes and docker links put variables of their own into the environment, named after services: for one called
-`deepseek-inference` among them `DEEPSEEK_INFERENCE_PORT=tcp://10.0.0.7:8001`. They are left out, by their form.
+Kubernetes and docker links set environment variables that are named after services, for example
+`DEEPSEEK_INFERENCE_PORT=tcp://10.0.0.7:8001` for a service `deepseek-inference`. They are recognized by their form and
+ignored.
 """
 
 import ipaddress
@@ -38,10 +39,10 @@ Address = Annotated[
 # As SQLAlchemy reads a URL: a password may hold what would end the host of another URL.
 _PASSWORD = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
 _LINK = r"_PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+:\d+|_NAME=/[^/]+/[^/]+"
-"""End of a variable that only Kubernetes or a docker link sets, after the name of a service."""
+"""Suffix, after the name of a service, of a variable that only Kubernetes or a docker link sets."""
 
 _OF_LINK = re.compile(rf"{_LINK}|_SERVICE_HOST=\S+|_SERVICE_PORT(_\w+)?=\d+|_PORT_\d+_\w+=\S+|_ENV_\w+=.*", re.DOTALL)
-"""Ends of the variables that come with one of those."""
+"""Suffixes of the variables that accompany it."""
 
 _LINK_OF = re.compile(rf"(\w+?)({_LINK})")
 _SECRET_PARAMETER = re.compile(r"pass(?!file$)|pwd|secret|scram_\w+_key", re.IGNORECASE)
@@ -106,7 +107,7 @@ class ServiceSettings(TraceSettings):
         description="Folder with ca.pem, cert.pem, key.pem and jwks.json (`deepseek certs`): TLS for all, and tokens",
     )
     token_leeway_s: float = Field(
-        LEEWAY_S, description="Seconds by which the clock of a token's issuer may differ from ours", ge=0, le=300
+        LEEWAY_S, description="Accepted clock skew of a token's issuer, seconds", ge=0, le=300
     )
     max_message_bytes: int = Field(64 << 20, description="Largest message, bytes", gt=0)
     unary_workers: int = Field(8, description="Threads for unary calls", gt=0)
@@ -208,7 +209,7 @@ class StoreSettings(ServiceSettings):
 
     store_url: str = Field(
         "",
-        description="Artifact store: file:///path or s3+https://host/bucket, ?region=NAME behind it; default: in home",
+        description="Artifact store: file:///path or s3+https://host/bucket[?region=NAME]; default: in home",
     )
     store_access_key_file: Path | None = Field(None, description="File with the S3 access key")
     store_secret_key_file: Path | None = Field(None, description="File with the S3 secret key")

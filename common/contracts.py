@@ -1,7 +1,7 @@
-"""Descriptors of gRPC services by full name, whichever pool of protobuf holds them.
+"""Descriptors of gRPC services by full name, in whichever protobuf pool they are.
 
-All contracts of ours register in the default pool, except the Open Inference Protocol (`protos.inference.v2.own_pool`):
-its names may mean somebody else's module there.
+All our contracts register in the default pool except the Open Inference Protocol (`protos.inference.v2.own_pool`),
+whose names another package may have registered there.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def find_service(name: str) -> ServiceDescriptor:
         name: Its full name, e.g. `deepseek.job.v1.JobService`.
 
     Raises:
-        KeyError: There is none.
+        KeyError: There is no such service.
     """
     for pool in (own_pool.Default(), descriptor_pool.Default()):
         try:
@@ -32,7 +32,7 @@ def find_service(name: str) -> ServiceDescriptor:
 
 
 def pool_of(services: Iterable[str]) -> DescriptorPool:
-    """Returns a pool with the files of some services, of the details of errors, and of what these import."""
+    """Returns a pool with the files of some services, of error details, and of their imports."""
     pool = DescriptorPool()
     for file in (error_details_pb2.DESCRIPTOR, *(find_service(name).file for name in services)):
         _add(pool, file)

@@ -1,7 +1,7 @@
-"""How many cores this process may use: those its limits leave, which may be fewer than the machine has.
+"""The number of cores that this process may use, which may be fewer than the machine has.
 
-A container is mostly given a part of a machine by a quota of its control group (`docker run --cpus 2`), of which
-neither the number of processors nor the affinity mask says anything. Threads beyond it make work slower, not faster.
+A container usually gets its share of a machine by a quota of its control group (`docker run --cpus 2`), which neither
+the number of processors nor the affinity mask shows. More threads than the quota make work slower, not faster.
 """
 
 import os
@@ -14,16 +14,16 @@ def num_cores(*, membership: Path = Path("/proc/self/cgroup"), groups: Path = Pa
     """Returns how many threads can compute at the same time, at least 1.
 
     Args:
-        membership: File that says which control groups this process is in.
-        groups: Where control groups are mounted, version 1 or 2.
+        membership: File that lists the control groups of this process.
+        groups: Mount point of the control groups, version 1 or 2.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    # Of 1.5 cores one is whole; a second thread would be stopped half of the time, and the first wait for it.
+    # 1.5 cores count as one: a second thread would be stopped half of the time, and the first would wait for it.
     return max(1, min([cores, *(int(quota) for quota in _quotas(membership, groups))]))
 
 
 def _quotas(membership: Path, groups: Path) -> Iterator[float]:
-    """The quotas, in cores, of this process's control groups and of all above them."""
+    """Yields the quotas, in cores, of this process's control groups and of all their ancestors."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def _quotas(membership: Path, groups: Path) -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = groups / controllers
-        # In a container the path may be the host's, and what is mounted at the top be the container's own group.
+        # In a container the path may be the host's, while the mount point is the container's own group.
         group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             if quota := _quota(folder):

@@ -16,7 +16,7 @@ _CONTROLS = re.compile(
 
 
 def plain_text(text: str) -> str:
-    """Returns what others wrote (a child process, a library) without terminal escape sequences and control characters.
+    """Returns a text from elsewhere (a child process, a library) without terminal escapes and control characters.
 
     >>> plain_text("a \x1b[96m*model*\x1b[0m\r\n")
     'a *model*\n'
@@ -42,7 +42,7 @@ class MeshError(Exception):
 
     Args:
         reason: Stable machine-readable reason, e.g. `DUPLICATE_KEY`.
-        message: What happened and what to do, for people; made `plain_text`.
+        message: What happened and what to do, for people; passed through `plain_text`.
         field: Path of the offending field; shorthand for one violation with `message` as its description.
         violations: Every offending field, where there are several.
         retry_delay_s: Seconds after which trying again makes sense; None if it does not.

@@ -1,4 +1,4 @@
-"""Texts for callers without the paths of this machine, which would show them how the server is set up."""
+"""Removes paths of this machine from texts for callers, because they reveal how the server is set up."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _SHOWN = "<path>"
 def without_paths(text: str) -> str:
     """Returns a text with each absolute path of this machine's file system replaced by `<path>`.
 
-    What begins with a slash and with no directory of the root, such as the name of a gRPC method, stays as it is.
+    Text that begins with a slash but not with a directory of the root, such as the name of a gRPC method, is kept.
 
     >>> without_paths("no space left for /tmp/upload; see '/deepseek.job.v1.JobService/GetJob'")
     "no space left for <path>; see '/deepseek.job.v1.JobService/GetJob'"

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, and import nothing from the directory a command was typed in.
+"""Child processes that never outlive their parent, and import nothing from the current directory.
 
 Three things make it certain: the kernel kills a child whose parent died (PR_SET_PDEATHSIG), which `spawn` arranges for
 any program on Linux; a thread of a child that asks for it watches the ancestor that counts through a pidfd, which also
@@ -7,9 +7,9 @@ ancestor gone at its start ends at once. The first is tied to the *thread* that 
 child when a thread of a living parent ends, so all children are started by one thread that lasts as long as its
 process. Not a supervisor: nothing is started again here.
 
-Python puts the current directory, or a program's own, first on the import path: a `random.py` or `services/` of
-whoever typed `deepseek up` would run with the rights of the mesh. So our programs start with a safe path (`python -P`),
-and what they start in turn inherits it. PYTHONPATH stays: its entries are deliberate.
+Python puts the current directory, or the program's own, first on the import path: a `random.py` or `services/` in the
+directory from which `deepseek up` is run would run with the rights of the mesh. So our programs start with a safe path
+(`python -P`), and their child processes inherit it. PYTHONPATH still applies: its entries are deliberate.
 """
 
 import contextlib
@@ -47,16 +47,16 @@ except OSError as error:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """Returns the command line that runs a module as a program, by this interpreter and on a safe path."""
+    """Returns the command line that runs a module as a program, with this interpreter and a safe path."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def safe_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns an environment in which no Python imports from the current directory, however many processes down.
+    """Returns an environment in which Python processes and their descendants import nothing from the current directory.
 
     Args:
-        environment: The variables to begin with; None means ours. PYTHONPATH keeps its entries but for empty ones:
-            they mean the current directory, and `PYTHONPATH=$PYTHONPATH:/opt/mine` makes one by accident.
+        environment: The variables to begin with; None means ours. PYTHONPATH keeps all entries except empty ones, which
+            mean the current directory, and which `PYTHONPATH=$PYTHONPATH:/opt/mine` may create by accident.
     """
     safe = {**(os.environ if environment is None else environment), "PYTHONSAFEPATH": "1"}
     if "PYTHONPATH" in safe:

@@ -1,4 +1,4 @@
-"""Numbers as Python's own, whichever library a caller has them from: NumPy, torch, pandas. It imports none of them."""
+"""Converts numbers of other libraries (NumPy, torch, pandas) to Python's. Imports none of them."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from common.errors import InvalidArgument
 
 
 def python_value(value: Any) -> Any:
-    """Returns a scalar, array or tensor as Python's own number, text or (nested) list; anything else as it is."""
+    """Returns a scalar, array or tensor as Python's number, text or (nested) list; other values unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def whole_number(value: Any, field: str) -> int:
-    """Returns an integer of any library as Python's own.
+    """Returns an integer of any library as a Python int.
 
     Raises:
         InvalidArgument: BAD_VALUE at `field`.

@@ -1,7 +1,7 @@
-"""Text files that people edit, read the same way everywhere, whatever their editor adds.
+"""Reads text files that people edit, the same way everywhere, whatever the editor adds.
 
-UTF-8 with or without a byte order mark, and any of the three line ends. Files that only our own programs write are not
-read with this.
+UTF-8 with or without a byte order mark, and any of the three line endings. Not for files that only our own programs
+write.
 """
 
 import codecs
@@ -12,7 +12,7 @@ _ASCII_IN_UTF_16 = ((0, 2), (1, 3))  # which of the first four bytes are zero
 
 
 class NotUtf8(ValueError):
-    """The file is in another encoding. The message follows the file's name, e.g. `is UTF-16; save it as UTF-8`.
+    """The file has another encoding. The message is to follow the file's name, e.g. `is UTF-16; save it as UTF-8`.
 
     Attributes:
         line: The first line that is not UTF-8, from 1.
@@ -24,7 +24,7 @@ class NotUtf8(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """Returns a file's text without a byte order mark, its lines ended by `\\n`.
+    """Returns a file's text without a byte order mark and with lines ended by `\\n`.
 
     Raises:
         NotUtf8: It is not UTF-8.
@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
 
 
 def read_secret(path: Path) -> str:
-    """Returns the one key, token or password that a file holds, without the space around it.
+    """Returns the single key, token or password in a file, without surrounding whitespace.
 
     Raises:
         NotUtf8, OSError: As `read_text`.
@@ -43,13 +43,13 @@ def read_secret(path: Path) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """Returns the text of a file's bytes, as `read_text`.
+    """Decodes the bytes of a file, as `read_text`.
 
     >>> decode_text(b"\\xef\\xbb\\xbfa\\r\\nb\\rc")
     'a\\nb\\nc'
 
     Raises:
-        NotUtf8: They are not UTF-8.
+        NotUtf8: The bytes are not UTF-8.
     """
     if data.startswith(_UTF_16) or any(len(data) > j and not data[i] and not data[j] for i, j in _ASCII_IN_UTF_16):
         raise NotUtf8("is UTF-16; save it as UTF-8", 1)

@@ -1,15 +1,16 @@
 #!/bin/sh
-# ONNX Runtime 1.31.1 answers the same int8 file differently with graph optimisations on and off, where there is no VNNI.
+# On processors without VNNI, ONNX Runtime 1.31.1 gives different answers for an int8 file with and without graph
+# optimisations.
 #
 # quantize_static's defaults (QDQ) give 8-bit weights. Optimised, a quantised MatMul multiplies u8 by s8 with vpmaddubsw
 # on x86-64 processors without VNNI: it adds two products in 16 bits, which saturates. Unoptimised, the same file
 # multiplies float32 numbers between QuantizeLinear and DequantizeLinear, which does not. Signed activations, which
-# quantize_static uses by default, are no cure: they give the wrong answers of unsigned ones. Weights of 7 bits
-# (reduce_range=True) are one. A file that was checked on a processor with VNNI is therefore no evidence for another.
+# quantize_static uses by default, do not help: they give the same wrong answers as unsigned ones. Weights of 7 bits
+# (reduce_range=True) help. So a file that was checked on a processor with VNNI may still be wrong on another.
 #
-# Expected: answers that differ by rounding alone. Seen on Haswell: an error of 33 % of the answers' spread, 0 % with
-# reduce_range. The error is the root mean square of the difference over the standard deviation of the answers.
-# Exits with 1 if that changes, and with 2 where no such processor can be had.
+# Expected: answers that differ only by rounding. Observed on Haswell: an error of 33 % of the answers' standard
+# deviation, 0 % with reduce_range. The error is the root mean square of the difference divided by that deviation.
+# Exits with 1 if that changes, and with 2 if no such processor is available.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -29,7 +30,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 folder = sys.argv[1]
 random = np.random.default_rng(0)
-# Neighbouring inputs are alike and have about equal weights, as the pixels of a picture.
+# Neighbouring inputs are equal and have equal weights, similar to the pixels of an image.
 weights = np.repeat(random.uniform(-1, 1, (32, 16)), 2, axis=0).astype(np.float32)
 graph = helper.make_graph(
     [helper.make_node("MatMul", ["x", "w"], ["y"])],

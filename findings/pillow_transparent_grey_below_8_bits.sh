@@ -1,13 +1,13 @@
 #!/bin/sh
-# Pillow 13.0.0 does not see the transparent colour of grey PNG files of 2 and 4 bits.
+# Pillow 13.0.0 ignores the transparent colour of grey PNG files of 2 and 4 bits.
 #
-# A grey PNG names its transparent colour in tRNS as a sample of the file's own depth (PNG, third edition, 11.3.1.1): in
-# a file of 2 bits white is 3, in one of 4 bits 15. Pillow scales the pixels to 0..255 when it reads them and compares
-# them with the unscaled number, so white (255) is never equal to 3 and the picture is opaque. The same picture with
-# 1 or 8 bits has the transparent pixels that a browser shows.
+# A grey PNG stores its transparent colour in tRNS as a sample of the file's own depth (PNG, third edition, 11.3.1.1):
+# white is 3 in a file of 2 bits, 15 in one of 4 bits. Pillow scales the pixels to 0..255 when it reads them but compares
+# them with the unscaled number, so white (255) is never equal to 3 and the image is opaque. The same image with 1 or
+# 8 bits has the transparent pixels that a browser shows.
 #
-# Expected: alpha 0 at each white pixel, whatever the depth. Seen: 1 bit 0, 2 bits 255, 4 bits 255, 8 bits 0.
-# Exits with 1 if Pillow's answer changes.
+# Expected: alpha 0 at each white pixel, whatever the depth. Observed: 1 bit 0, 2 bits 255, 4 bits 255, 8 bits 0.
+# Exits with 1 if Pillow's result changes.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -27,7 +27,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(depth: int) -> bytes:
-    """8 x 1 pixels, black and white in turns; white is transparent."""
+    """8 x 1 pixels, alternately black and white; white is transparent."""
     white = (1 << depth) - 1
     bits = "".join(f"{white * (i % 2):0{depth}b}" for i in range(8))
     row = b"\0" + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))

@@ -73,7 +73,7 @@ class DirectoryStore(ArtifactStore):
 
     def _room(self) -> int | None:
         disk = os.statvfs(self._root)
-        # Some network file systems do not know their size; one that is read-only is not full, and says so when written.
+        # Some network file systems do not report their size; a read-only one is not full, and fails on writing.
         is_known = disk.f_blocks and not disk.f_flag & os.ST_RDONLY
         return disk.f_bavail * disk.f_frsize if is_known else None
 

@@ -20,8 +20,8 @@ def open_store(
     """Opens an artifact store.
 
     Args:
-        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`. Behind a bucket,
-            `?region=NAME` says where it is, for keys without the permission to ask (s3:GetBucketLocation).
+        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`. After a bucket,
+            `?region=NAME` sets its region, for keys without the permission to ask for it (s3:GetBucketLocation).
         access_key_file: File that holds the S3 access key; S3 only.
         secret_key_file: File that holds the S3 secret key; S3 only.
         make: Make a directory that is missing; for whoever starts a store, not for whoever expects one.
@@ -36,7 +36,7 @@ def open_store(
     """
     if "@" in url and not url.startswith("file:"):
         raise InvalidArgument(
-            "BAD_STORE_URL", "keys do not belong in a URL; name the files that hold them", field="store_url"
+            "BAD_STORE_URL", "keys must not be in the URL; name the files that hold them", field="store_url"
         )
     try:
         if match := _DIRECTORY.fullmatch(url):
@@ -55,11 +55,11 @@ def open_store(
                 region=match["region"] or "",
             )
     except ValueError as error:
-        raise InvalidArgument("BAD_STORE_URL", f"{url!r} names no store: {error}", field="store_url") from error
+        raise InvalidArgument("BAD_STORE_URL", f"{url!r} is not a store URL: {error}", field="store_url") from error
     raise InvalidArgument(
         "BAD_STORE_URL",
-        f"{url!r} names no store; write file:///path (with %3F for ? and %23 for #), or s3+http://host:port/bucket or "
-        "s3+https://host/bucket, with ?region=NAME behind it if its region cannot be asked for",
+        f"{url!r} is not a store URL; use file:///path (with %3F for ? and %23 for #), s3+http://host:port/bucket or "
+        "s3+https://host/bucket, followed by ?region=NAME if the server cannot be asked for its region",
         field="store_url",
     )
 

@@ -8,7 +8,7 @@ A blob's age is the object's LastModified, which copying it onto itself makes ne
 condition, so whoever deletes by age first puts a notice beside the blob, and only then looks at its age: a put that
 comes too late to be seen there sees the notice, waits until it is gone, and looks whether the blob still is.
 
-The bucket is made by whoever runs the S3 server, not here. docs/operations.md lists the permissions that keys need.
+The operator of the S3 server creates the bucket. docs/operations.md lists the permissions that keys need.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ class S3Store(ArtifactStore):
         timeout_s: Seconds to wait for a connection, and for each answer.
 
     Raises:
-        ValueError: The endpoint or the region cannot be one.
+        ValueError: The endpoint or the region is not valid.
     """
 
     def __init__(
@@ -140,8 +140,8 @@ class S3Store(ArtifactStore):
             told = cast(S3Error, error).message
             return FailedPrecondition("STORE_OTHER_REGION", f"{message} ({told or code})", field="store")
         if code in _OTHER_CLOCK:
-            message = f"{where} has another time than this machine, whose clock says {shown_time(datetime.now(UTC))}"
-            return FailedPrecondition("STORE_ACCESS_DENIED", f"{message}; synchronize both: {code}", field="store")
+            message = f"the clocks of {where} and of this machine differ; this one says {shown_time(datetime.now(UTC))}"
+            return FailedPrecondition("STORE_ACCESS_DENIED", f"{message}. Synchronize both: {code}", field="store")
         if isinstance(error, _Denied):
             message = f"{where} denies our keys {error.permission} in the bucket {self._bucket}; grant it"
             return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
@@ -229,8 +229,8 @@ class S3Store(ArtifactStore):
         try:
             return cast(int, self._client.stat_object(self._bucket, blob_key(tenant, sha256)).size)
         except (S3Error, _Denied) as error:
-            # The answer to a HEAD request has no body that would tell a missing bucket from a missing object, or wrong
-            # keys from a missing permission.
+            # The response to a HEAD request has no body, so it does not show whether bucket or object is missing, or
+            # whether keys are wrong or lack a permission.
             self._find_bucket(self._client)
             if isinstance(error, _Denied) or error.code not in _MISSING:
                 raise
@@ -274,7 +274,7 @@ class S3Store(ArtifactStore):
 
 
 class _Denied(MinioException):  # type: ignore[misc]
-    """The server knows our keys, which lack a permission; the bucket's region if the server named it."""
+    """The server accepts our keys, but they lack a permission. Holds the bucket's region if the server named it."""
 
     def __init__(self, permission: str, region: str) -> None:
         super().__init__(permission)
@@ -282,8 +282,8 @@ class _Denied(MinioException):  # type: ignore[misc]
         self.region = region
 
 
-class _Client(Minio):  # type: ignore[misc]  # the client has no types that mypy would see
-    """A client that works without permission to ask for a bucket's region, and says which permission is missing."""
+class _Client(Minio):  # type: ignore[misc]  # the client has no type hints
+    """A client that does not need permission to ask for a bucket's region, and reports which permission is missing."""
 
     def _get_region(self, bucket_name: str | None = None) -> str:
         try:
@@ -303,7 +303,7 @@ class _Client(Minio):  # type: ignore[misc]  # the client has no types that mypy
 
 
 def _permission(method: str, object_name: str | None, query: Mapping[str, Any]) -> str:
-    """What IAM policies call the action of a request; copies are made of what was just seen, so they only put."""
+    """Returns the IAM action of a request. Copies count as puts: their source has just been read."""
     if object_name is None:
         return "s3:GetBucketLocation" if "location" in query else "s3:ListBucket"
     if method == "DELETE":

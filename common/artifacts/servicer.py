@@ -11,7 +11,7 @@ from protos.artifact.v1 import artifact_pb2, artifact_pb2_grpc
 
 SERVICE = "deepseek.artifact.v1.ArtifactService"
 
-_ENVELOPE_BYTES = 16  # what a message has besides its data
+_ENVELOPE_BYTES = 16  # the part of a message besides its data
 
 
 class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):

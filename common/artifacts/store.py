@@ -66,7 +66,7 @@ class ArtifactStore(ABC):
 
     All methods raise InvalidArgument (BAD_NAME, BAD_DIGEST) for a tenant or digest that is none, Unavailable
     (STORE_UNREACHABLE) while the store is away, and FailedPrecondition (STORE_ACCESS_DENIED, STORE_BUCKET_MISSING,
-    STORE_OTHER_REGION) if it is set up wrongly. The field of a STORE_ error is `store`.
+    STORE_OTHER_REGION) if it is configured wrongly. The field of a STORE_ error is `store`.
     """
 
     def put(
@@ -108,9 +108,9 @@ class ArtifactStore(ABC):
             return Artifact(sha256, size_bytes, media_type, tenant)
         with self._errors():
             room = self._room()
-        # Before a disk that others need, too, is filled in vain.
+        # Fails early, before it fills a disk that others need too.
         if room is not None and room < size_bytes:
-            message = f"{size_bytes} bytes do not fit into the store, which has no space left but {room}; free some"
+            message = f"{size_bytes} bytes do not fit into the store, which has only {room} bytes left; free some"
             raise ResourceExhausted("STORE_FULL", message, field="store")
         return self._spool_and_publish(tenant, _chunks(source), media_type, expected_sha256)
 
@@ -333,8 +333,8 @@ def write_whole(path: Path, chunks: Iterable[bytes], what: str = "") -> None:
 
     Args:
         path: The file.
-        chunks: What it will hold.
-        what: What is kept there, for errors; needed where callers of a service will read them, who see no path.
+        chunks: Its content.
+        what: Kind of content, for errors; needed if callers of a service will read them, since they see no path.
 
     Raises:
         ResourceExhausted: DISK_FULL.
@@ -357,12 +357,12 @@ def write_whole(path: Path, chunks: Iterable[bytes], what: str = "") -> None:
 
 
 def disk_error(error: OSError, path: Path, what: str = "") -> MeshError:
-    """Returns what to tell of a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE.
+    """Returns the error for a local file that could not be read or written: DISK_FULL, _READ_ONLY, _UNAVAILABLE.
 
     Args:
-        error: What the system said.
+        error: Error of the system.
         path: The file; callers of a service do not see it.
-        what: What is kept there, for them.
+        what: Kind of content, for callers.
     """
     where = f"{what} in {path}" if what else str(path)
     if error.errno in FULL:

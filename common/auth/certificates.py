@@ -93,13 +93,13 @@ def rotate_signing_key(folder: Path, *, revoke: bool = False) -> None:
         revoke: Refuse every token that was made before, at once.
 
     Raises:
-        FailedPrecondition: BAD_SIGNING_KEY if the key before cannot be read and is not to be revoked.
+        FailedPrecondition: BAD_SIGNING_KEY if the previous key cannot be read and `revoke` is not set.
     """
     signing = folder / "signing"
     signing.mkdir(mode=0o700, exist_ok=True)
     pem, public = new_signing_key()
     current = signing / "key.pem"
-    # Not of the set, which somebody may have edited.
+    # Not from the set, which somebody may have edited.
     before = [] if revoke or not current.exists() else [public_jwk(read_signing_key(current))]
     content = jwks([public, *before])
     # Services learn the key before anything is signed with it.

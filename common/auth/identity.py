@@ -31,7 +31,7 @@ OLD_DAYS = 30
 """Days before it expires from which on a certificate is worth a warning, at start and once a day."""
 
 LEEWAY_S = 30.0
-"""Seconds by which the clocks of two machines may differ unless set otherwise; the edge's too (`deploy/envoy`)."""
+"""Default of the accepted clock skew between two machines, seconds; also used at the edge (`deploy/envoy`)."""
 
 TENANT_HEADER = "deepseek-tenant"
 """Metadata by which a service names the tenant that it acts for."""
@@ -60,7 +60,7 @@ def read_token(path: Path) -> str:
         raise FailedPrecondition("BAD_TOKEN_FILE", f"the token in {path} {error}", field="token_file") from error
     except OSError:
         token = ""
-    # The metadata of a call takes nothing else.
+    # The metadata of a call accepts nothing else.
     if not (token and token.isascii() and token.isprintable()):
         message = f"{path} holds no token; `deepseek token` makes one"
         raise FailedPrecondition("BAD_TOKEN_FILE", message, field="token_file")
@@ -134,7 +134,7 @@ class Identity:
         return validity[1] if validity else None
 
     def validity(self) -> tuple[datetime.datetime, datetime.datetime] | None:
-        """When the certificate begins to be valid, and when it expires; None if there is none.
+        """From when until when the certificate is valid; None if there is none.
 
         Raises:
             FailedPrecondition: BAD_IDENTITY if it cannot be read.
@@ -178,7 +178,7 @@ class Identity:
                 message = "the certificate in %s expires on %s; run `deepseek certs renew`"
                 _logger.warning(message, self.folder, expires.date())
             if now < begins:
-                # The server is started, since its clock may be set while it runs.
+                # The server starts anyway, since the clock may be corrected while it runs.
                 message = "the certificate in %s is valid from %s; the clock of this machine says %s: synchronize it"
                 _logger.warning(message, self.folder, shown_time(begins), shown_time(now))
         return time.monotonic() + _DAY_S
@@ -199,7 +199,7 @@ class Identity:
 
     def _read(self, name: str) -> bytes:
         try:
-            # gRPC finds no PEM after a byte order mark, nor in lines that end with a lone CR.
+            # gRPC does not read PEM after a byte order mark, or with lines that end with a lone CR.
             return read_text(self.folder / name).encode()
         except NotUtf8 as error:
             raise FailedPrecondition("BAD_IDENTITY", f"{self.folder / name} {error}", field="identity") from error

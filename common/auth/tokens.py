@@ -2,9 +2,9 @@
 
 A service holds public keys only. Keys rotate without a restart: the file is looked at again every second, and what was
 verified before counts no longer once it has changed. A file that has become unreadable changes nothing, so that a
-half-done rotation does not lock everyone out; the log says so. Keys of a set that are for something else are skipped.
+half-done rotation does not lock everyone out; the log says so. Keys of a set for other purposes are skipped.
 
-Times in a token are another machine's: they are compared with a leeway, and an error names both clocks.
+Times in a token come from another machine: they are compared with a leeway, and errors show both clocks.
 """
 
 import base64
@@ -53,7 +53,7 @@ class TokenVerifier:
 
     Args:
         jwks_file: The public keys; those that cannot verify a token of a mesh are skipped (RFC 7517, section 5).
-        leeway_s: Seconds by which a token may come from the future, or have expired.
+        leeway_s: Accepted clock skew, seconds: how far a token may be in the future, or have expired.
 
     Raises:
         FailedPrecondition: BAD_JWKS_FILE if it cannot be read or holds no usable key.
@@ -104,7 +104,7 @@ class TokenVerifier:
                 algorithms=[_ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                # Times are checked below, by our clock; expiry in every call.
+                # Times are checked below, against our clock; expiry in every call.
                 options={
                     "require": ["exp", "iat", "sub", "aud", "iss"],
                     "verify_exp": False,
@@ -165,7 +165,7 @@ def _caller(claims: dict[str, Any]) -> tuple[Caller, float]:
 def _moment(value: Any, claim: str) -> float:
     """A NumericDate of RFC 7519: seconds since the epoch, whole or not."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_MOMENT_S:
-        raise _bad(f"{claim} is no time in seconds since 1970")
+        raise _bad(f"{claim} is not a time in seconds since 1970")
     return float(value)
 
 
@@ -245,7 +245,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
     except (OSError, ValueError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        message = f"{path} holds no Ed25519 key; `deepseek certs init` makes one"
+        message = f"{path} contains no Ed25519 key; `deepseek certs init` makes one"
         raise FailedPrecondition("BAD_SIGNING_KEY", message, field="identity")
     return key
 
@@ -304,7 +304,7 @@ def _read_jwks(path: Path) -> dict[str, Ed25519PublicKey]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: {error}", field="identity") from error
     if not isinstance(members, list):
-        raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: keys is no list", field="identity")
+        raise FailedPrecondition("BAD_JWKS_FILE", f"{path} is not a JWKS file: keys is not a list", field="identity")
     keys: dict[str, Ed25519PublicKey] = {}
     skipped = []
     for index, jwk in enumerate(members):
@@ -318,7 +318,7 @@ def _read_jwks(path: Path) -> dict[str, Ed25519PublicKey]:
     more = "" if len(skipped) <= _MAX_SHOWN else f"; and {len(skipped) - _MAX_SHOWN} more"
     why = "; ".join(skipped[:_MAX_SHOWN]) + more
     if not keys:
-        message = f"{path} holds no Ed25519 key that can verify tokens ({why or 'it is empty'})"
+        message = f"{path} contains no Ed25519 key that can verify tokens ({why or 'it is empty'})"
         raise FailedPrecondition("BAD_JWKS_FILE", message, field="identity")
     if skipped:
         _logger.info("skipped keys of %s: %s", path, why)
@@ -326,9 +326,9 @@ def _read_jwks(path: Path) -> dict[str, Ed25519PublicKey]:
 
 
 def _public_key(jwk: Any) -> tuple[str, Ed25519PublicKey]:
-    """Id and key of a JWK; ValueError says what it is not for. Members that are not known here mean nothing."""
+    """Id and key of a JWK. ValueError says why it cannot be used. Unknown members are ignored."""
     if not isinstance(jwk, dict):
-        raise ValueError("is no object")
+        raise ValueError("is not an object")
     for member, wanted in (("kty", "OKP"), ("crv", "Ed25519")):
         if jwk.get(member) != wanted:
             raise ValueError(f"{member} is {_shown(jwk.get(member))}, not {wanted!r}")

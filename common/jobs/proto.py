@@ -18,8 +18,7 @@ _STATES = {
 
 
 def job_to_proto(job: Job) -> job_pb2.Job:
-    """Returns the message of a job, without paths of this machine. Its spec stays with the service, which shows it as a
-    message of its own."""
+    """Returns the message of a job, without paths of this machine. The service shows its spec in a separate message."""
     message = job_pb2.Job(
         name=job.name,
         kind=job.kind,
@@ -40,7 +39,7 @@ def job_to_proto(job: Job) -> job_pb2.Job:
 
 
 def error_to_proto(error: JobError) -> job_pb2.JobError:
-    """Returns the message of a job's error, without paths of this machine; the log has them."""
+    """Returns the message of a job's error, without paths of this machine, which are in the log."""
     return job_pb2.JobError(
         code=error.code, reason=error.reason, message=without_paths(error.message), field=error.field
     )

@@ -35,7 +35,7 @@ class JobRunner:
         store: Where the jobs are.
         handlers: What to run for each kind of job; called from several threads.
         lease_s: Seconds after which a job of a process that died is taken up by another.
-        num_threads: How many jobs run at once, of all kinds together or of each kind.
+        num_threads: Number of jobs that run at once, of all kinds together or per kind.
         tracer: Makes a span of every attempt at a job; None makes none.
     """
 

@@ -37,8 +37,8 @@ class JobStore:
     Args:
         database: The service's database, migrated.
         max_per_tenant: How many jobs of a tenant may wait or be carried out; more are refused.
-        num_at_once: How many jobs of a kind are carried out at once. A job that waits for its turn behind so many says
-            so in its message; jobs of other kinds wait without a word.
+        num_at_once: Number of jobs that run at once, per kind. The message of a waiting job of these kinds says what it
+            waits for; waiting jobs of other kinds have no such message.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class JobStore:
             return self.read(session, _row(session, tenant, name))
 
     def read(self, session: Session, row: JobRow) -> Job:
-        """Returns the job of a row as its owner sees it: what a job waits for is known only when it is asked."""
+        """Returns the job of a row as its owner sees it: what a job waits for is computed on each request."""
         return self._read(session, [row])[0]
 
     def list(
@@ -191,10 +191,10 @@ class JobStore:
     def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
         """Takes up a job that waits, or whose worker let its lease end.
 
-        It is of a tenant for which the fewest jobs of these kinds are carried out just now; of several such tenants, of
-        the one whose turn was longest ago. So a tenant that has queued many jobs does not keep the others waiting once
-        a worker is free, even if there is only one worker, and a tenant that is alone has every worker. Of one tenant's
-        jobs the oldest comes first, and before them what a worker has left unfinished.
+        The tenant with the fewest active jobs of these kinds comes first; among equals, the one served longest ago. So
+        a tenant with many queued jobs does not keep the others waiting once a worker is free, even if there is only one
+        worker, and a single tenant gets every worker. Of one tenant's jobs, those that a worker left unfinished come
+        first, then the oldest.
 
         Args:
             owner: Who claims; unique to a worker process and its start.
@@ -278,7 +278,7 @@ class JobStore:
             ahead = before.get(row.kind, [])
             if row.state != JobState.PENDING.value or not ahead or len(ahead) < self._num_at_once[row.kind]:
                 return row.job()
-            # Of other tenants' jobs not even their number is told.
+            # Nothing is revealed about other tenants' jobs, not even their number.
             names = [one.result or f"jobs/{one.job_id}" for one in ahead if one.tenant == row.tenant]
             return replace(row.job(), message=f"waits for {', '.join(names) or 'its turn'}")
 

@@ -146,7 +146,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         """Takes every call as one that streams its requests, which is the same on the wire: for a call with one request
         gRPC waits before anybody can ask who makes it."""
         parse = handler.request_deserializer
-        # Responses are serialized here: gRPC would answer one that is too large with an error without details.
+        # Responses are serialized here, because gRPC's error for one that is too large has no details.
         serialize = partial(self._serialized, handler.response_serializer)
         codec = {"request_deserializer": _message_or_error(parse) if parse else None, "response_serializer": None}
         if handler.response_streaming:
@@ -216,7 +216,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             self._streams.release()
 
     def _serialized(self, serializer: Callable[[Any], bytes] | None, response: Any) -> bytes:
-        """The bytes of a response.
+        """Serializes a response.
 
         Raises:
             ResourceExhausted: MESSAGE_TOO_LARGE.
@@ -224,8 +224,8 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         data: bytes = serializer(response) if serializer else response
         if len(data) > self._max_message_bytes:
             message = (
-                f"the response has {len(data)} bytes, and a message at most {self._max_message_bytes}; ask for less at "
-                "a time, or raise `max_message_bytes` of the service"
+                f"the response has {len(data)} bytes; the limit is {self._max_message_bytes}. Request less at a time, "
+                "or raise `max_message_bytes` of the service"
             )
             raise ResourceExhausted("MESSAGE_TOO_LARGE", message)
         return data

@@ -23,7 +23,7 @@ _VIOLATIONS_BYTES = 2048
 def to_status(error: MeshError) -> status_pb2.Status:
     """The status of an error, with `ErrorInfo`, `BadRequest` and `RetryInfo` details (google.rpc error model).
 
-    Paths of this machine are left out; the log has them.
+    Paths of this machine are removed; the log has them.
     """
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     message = without_paths(error.message)

@@ -1,9 +1,9 @@
 """Metrics of a server for Prometheus, over HTTP.
 
 Calls are counted under the names that gRPC's own Prometheus middleware uses, so dashboards made for it work. Labels are
-services, methods, codes, kinds and states, of which there are few: no tenant, no subject, and of what users name only
-the models that are loaded, of which memory allows few. Calls of methods that do not exist are not counted, since a
-caller could make up any number of them.
+services, methods, codes, kinds and states, of which there are few. There are no tenants or subjects, and the only names
+chosen by users are those of loaded models, whose number memory limits. Calls of methods that do not exist are not
+counted, since a caller could invent any number of them.
 """
 
 import datetime
@@ -80,10 +80,11 @@ class Metrics:
         self._registry.register(_Jobs(count))
 
     def watch_served(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
-        """Shows which form of which model version is served, counted whenever somebody looks.
+        """Exposes which form of which model version is served; counted on every scrape.
 
         Args:
-            count: Counts what is loaded by model, version, variant and instruction set; 1, unless tenants share names.
+            count: Counts the loaded models by model, version, variant and instruction set; more than 1 if tenants use
+                the same name.
         """
         self._registry.register(_Served(count))
 
@@ -211,7 +212,7 @@ class _Served(Collector):
     def collect(self) -> Iterable[Metric]:
         served = GaugeMetricFamily(
             "deepseek_served_model",
-            "Which form of which model version answers on this host.",
+            "Which form of which model version is served on this host.",
             labels=("model", "version", "variant", "instruction_set"),
         )
         for labels, number in self._count().items():

@@ -81,7 +81,7 @@ class Telemetry:
             self._metrics.watch_jobs(jobs.count)
 
     def watch_served(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
-        """Shows in the metrics which form of which model version is served; see `Metrics.watch_served`."""
+        """Exposes in the metrics which form of which model version is served; see `Metrics.watch_served`."""
         if self._metrics:
             self._metrics.watch_served(count)
 

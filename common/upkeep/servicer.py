@@ -22,7 +22,7 @@ from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 CHUNK_BYTES = 1 << 20
 SERVICE = "deepseek.upkeep.v1.UpkeepService"
 
-_ENVELOPE_BYTES = 16  # what a message has besides its data
+_ENVELOPE_BYTES = 16  # the part of a message besides its data
 
 
 class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):

@@ -1,7 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that tests use (a PostgreSQL server, a Docker engine and what images are made of, an
-# emulator of other processors), when they are missing and we may. Elsewhere, tests that need them say so and are
-# skipped.
+# Installs missing Debian packages that tests use (a PostgreSQL server, a Docker engine with tools to build images, an
+# emulator of other processors), if we have the rights. Otherwise, tests that need them are skipped and say so.
 set -eu
 packages="postgresql-15 debootstrap docker-compose prometheus"
 # Emulates a processor without AVX-512.
