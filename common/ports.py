@@ -1,15 +1,15 @@
-"""Free ports of the loopback interface."""
+"""Ports of loopback that nobody has."""
 
 import random
 import socket
 
-# Below 32768, where Linux's ephemeral ports begin: any outgoing connection may take one of those that was free a moment
-# ago, or that a service needs again when it restarts.
+# Below 32768, where Linux's ports for outgoing connections begin: of those, any connection may take a port that was
+# free a moment ago, and one that a service wants back when it starts again.
 _CANDIDATES = range(10_000, 32_768)
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns distinct ports that could be bound just now, at random, so that concurrent callers get different ones.
+    """Returns different ports that could be bound just now, at random, so that others who look find others.
 
     >>> len(set(free_ports(3)))
     3

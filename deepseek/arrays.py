@@ -1,4 +1,4 @@
-"""Arrays of whatever a caller of the library has: lists, NumPy arrays, tensors on any device. It imports no torch."""
+"""Arrays from lists, NumPy arrays and tensors on any device. Does not import torch."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def as_array(given: Any, *, reason: str, field: str) -> npt.NDArray[Any]:
 
     Args:
         given: Numbers or texts.
-        reason: Of the error.
-        field: Where they stand in the caller's request.
+        reason: Reason of the error.
+        field: Path of the values in the caller's request.
 
     Raises:
-        InvalidArgument: They are ragged, or of a type that NumPy does not have.
+        InvalidArgument: The values are ragged, or of a type that NumPy does not have.
     """
     try:
         return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
     except (ValueError, TypeError) as error:
-        raise InvalidArgument(reason, f"{field} is no array of numbers: {error}", field=field) from error
+        raise InvalidArgument(reason, f"{field} is not an array of numbers: {error}", field=field) from error

@@ -1,8 +1,8 @@
 """The instruction set of the processor that this process runs on.
 
-The answer is what CPUID reports to this process, as numpy reads it, so it is also right under an emulator, where
-/proc/cpuinfo shows the host's flags. What numpy does not know (AMX, VNNI without AVX-512, int8 matrix products on ARM)
-comes from /proc/cpuinfo, and only where that file agrees with CPUID.
+It is read from CPUID through numpy, so it is also correct under an emulator, where /proc/cpuinfo shows the host's
+flags. Features that numpy does not report (AMX, VNNI without AVX-512, int8 matrix products on ARM) are read from
+/proc/cpuinfo, but only if that file agrees with CPUID.
 """
 
 import functools
@@ -37,16 +37,16 @@ _CPUID_NAMES = {
     "asimd": "ASIMD",
     "asimddp": "ASIMDDP",
 }
-"""Linux's name of a flag -> numpy's."""
+"""Linux's name of a flag to numpy's."""
 
 
 @functools.cache
 def instruction_set() -> str:
-    """Returns the most capable instruction set of this processor that changes how fast or how exact a model runs.
+    """Returns the most capable instruction set of this processor, of those that affect a model's speed or accuracy.
 
     On x86-64, best first:
 
-    - `amx`: AMX tiles for int8 and bfloat16, AVX-512 with BF16 and VNNI.
+    - `amx`: AMX tiles for int8 and bfloat16, and AVX-512 with BF16 and VNNI.
     - `avx512_bf16_vnni`: fast bfloat16; 8-bit products are added in 32 bits.
     - `avx512_vnni`: the same 8-bit products, no fast bfloat16.
     - `avx_vnni`: the same 8-bit products in 256 bits, no fast bfloat16.
@@ -58,22 +58,22 @@ def instruction_set() -> str:
 
 
 def saturates(name: str) -> bool:
-    """Whether 8-bit products may saturate on an instruction set that `instruction_set` names."""
+    """Returns whether 8-bit products may saturate on an instruction set, named as by `instruction_set`."""
     return name in ("avx512", "avx2", "avx", "sse")
 
 
 def haswell() -> Sequence[str] | None:
-    """Returns what to put before a program so that it runs as on a processor with AVX2 and nothing better.
+    """Returns the command prefix that runs a program as on a processor with AVX2 and nothing better.
 
-    Empty where this processor is such a one. Elsewhere Debian's qemu-user emulates a Haswell, for right and wrong and
-    never for speed; None where it is not installed, or this is no x86-64.
+    Empty if this is such a processor. Otherwise Debian's qemu-user emulates a Haswell, which shows whether results are
+    correct but says nothing about speed; None if it is not installed or this is not x86-64.
     """
     if platform.machine() != "x86_64":
         return None
     if instruction_set() in ("avx2", "avx", "sse"):
         return ()
     emulator = shutil.which("qemu-x86_64")
-    # Without what qemu cannot emulate, about which it warns at each start; none of it changes a result.
+    # Disables features that qemu cannot emulate and warns about at each start; none of them changes a result.
     return (emulator, "-cpu", "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid") if emulator else None
 
 
@@ -82,7 +82,7 @@ def classify(cpuid: set[str], cpuinfo: set[str]) -> str:
 
     Args:
         cpuid: What CPUID reports, in numpy's names.
-        cpuinfo: Flags of /proc/cpuinfo; empty where there is no such file.
+        cpuinfo: Flags of /proc/cpuinfo; empty if there is no such file.
     """
     known = {flag for flag, name in _CPUID_NAMES.items() if name in cpuid}
     comparable = {flag for flag, name in _CPUID_NAMES.items() if name in _NUMPY_FEATURES}

@@ -1,6 +1,6 @@
-"""How long work is shown: a bar where somebody watches a terminal, a line of plain text now and then elsewhere.
+"""Progress of long work: a bar on a terminal, otherwise an occasional line of plain text.
 
-Both go to standard error. The bar keeps its count readable at 80 columns: only the note at its end is cut off.
+Both go to standard error. At 80 columns the count stays readable: only the note at the end is shortened.
 """
 
 import sys
@@ -23,14 +23,14 @@ from rich.table import Column
 from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 _WIDE = 110
 _NARROW_BAR = 12
 
 
 def is_watched(console: Console) -> bool:
-    """Whether somebody sees a bar move. Colours that are forced on a file do not make it a terminal."""
+    """Whether a moving bar can be shown. Forced colours do not turn a file into a terminal."""
     return console.file.isatty() and not console.is_dumb_terminal
 
 
@@ -39,8 +39,8 @@ def bar(console: Console, *, transient: bool = False, remaining: bool = True) ->
 
     Args:
         console: Where to draw.
-        transient: Whether it vanishes in the end.
-        remaining: Whether to estimate the time that is left.
+        transient: Whether it is cleared at the end.
+        remaining: Whether to estimate the remaining time.
     """
     wide = console.width >= _WIDE
     columns: list[ProgressColumn] = [
@@ -56,7 +56,7 @@ def bar(console: Console, *, transient: bool = False, remaining: bool = True) ->
 
 
 class Lines(Progress):
-    """Takes a bar's place where nobody watches: prints a task's state every ten seconds, and at the end."""
+    """Replaces the bar without a terminal: prints a task's state every ten seconds, and at the end."""
 
     def __init__(self) -> None:
         super().__init__(disable=True)
@@ -64,13 +64,13 @@ class Lines(Progress):
         self._said = ""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Takes in what has changed."""
+        """Records a change."""
         super().update(task_id, **changes)
         if time.monotonic() - self._said_at >= LINE_INTERVAL_S:
             self._say()
 
     def stop(self) -> None:
-        """Prints how far it came, unless that was the last line already."""
+        """Prints the final state, unless the last line showed it already."""
         self._say()
         super().stop()
 
@@ -82,12 +82,12 @@ class Lines(Progress):
 
 
 def say(line: str) -> None:
-    """Prints a line on standard error as it is, without colours."""
+    """Prints a line unchanged to standard error, without colours."""
     print(line, file=sys.stderr, flush=True)
 
 
 class _Note(ProgressColumn):
-    """The task's note, which gives way where there is little room."""
+    """The task's note, which is shortened if there is little room."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")

@@ -37,10 +37,10 @@ from deepseek.processor import instruction_set
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 
-# Some 500 of the test questions: an emulated processor takes its time.
+# About 500 of the test questions: an emulated processor is slow.
 _AVX2_EVERY = 19
 _AGAIN = (
-    "stopped; `deepseek demo` continues the run from its last checkpoint (if the mesh was running, it still trains)"
+    "stopped; `deepseek demo` resumes the run from its last checkpoint (a mesh that was running before still trains it)"
 )
 
 
@@ -162,7 +162,7 @@ def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
         questions = serving.some_questions(manifest, test, _AVX2_EVERY)
         with avx2.measuring(paths["fp32"], paths.get("int8"), questions, Path(files)) as loss_points_avx2:
             asked = serving.ask_served(mesh, name, manifest, test, lambda number: bar.update(task, completed=number))
-            bar.update(task, note="the same without a server, and on a processor with AVX2")
+            bar.update(task, note="answering without a server, and as with AVX2 only")
             served = serving.accuracy(asked)
             offline = serving.offline_accuracy(Path(files, answering), manifest, test)
             int8_loss_points_avx2 = loss_points_avx2()
@@ -241,7 +241,7 @@ def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
 
 
 def _precision_figures(events: Iterable[trainer_pb2.RunEvent]) -> dict[str, Any]:
-    """Format of the last attempt, and the measured time of a step in each format over that of the fastest."""
+    """Format of the last attempt, and the measured time of a step in each format relative to the fastest."""
     *_, last = (event.precision for event in events if event.HasField("precision"))
     return {"precision": precision_name(last.precision), "precision_ratios": event_ratios(last)}
 

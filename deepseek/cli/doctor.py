@@ -72,7 +72,7 @@ def _processor() -> Check:
 
 
 def _precision() -> list[Check]:
-    """What `auto` is for training on this host, measured in a process of its own unless it was measured before."""
+    """The format that `auto` selects on this host; measured in a separate process unless it is cached."""
     if not _installed("torch"):
         return []
     argv, environment = python("deepseek.training.step_times"), safe_environment()

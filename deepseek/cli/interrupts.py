@@ -32,7 +32,7 @@ def check_interrupted() -> None:
 
 @contextmanager
 def when_interrupted(text: str) -> Iterator[None]:
-    """What to say instead of `stopped` if Ctrl-C ends the command in this block, whose work goes on elsewhere."""
+    """Replaces the message `stopped` if Ctrl-C ends the command in this block, because its work continues elsewhere."""
     _last_words.append(text)
     try:
         yield
@@ -46,7 +46,7 @@ def when_interrupted(text: str) -> Iterator[None]:
 
 
 def last_words() -> str:
-    """What to say after Ctrl-C."""
+    """The message after Ctrl-C."""
     return _last_words[-1]
 
 

@@ -18,7 +18,7 @@ Model = Annotated[str, typer.Argument(help="Id of the model, e.g. easy-vqa.")]
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the models with their versions and figures, and which files inference serves on its host, and why."""
+    """List the models with their versions and figures, and which file inference serves on its host and why."""
     with connect() as mesh:
         versions = [v for model in mesh.models.list() for v in mesh.models.versions(model.name.partition("/")[2])]
         served, problem = _served(mesh)
@@ -31,14 +31,14 @@ def list_models(as_json: AsJson = False) -> None:
     ]
     print_table(["version", "figures", "made from"], figures)
     if problem:
-        error_console.print(f"which versions are served is not known: {problem}", markup=False, soft_wrap=True)
+        error_console.print(f"could not find out which versions are served: {problem}", markup=False, soft_wrap=True)
     elif served:
         console.print()
         print_table(["served", "file"], served.items())
 
 
 def _served(mesh: Mesh) -> tuple[dict[str, str], str]:
-    """What inference serves and from which file, by version; or why that is not known."""
+    """For each served version, which file is served and why; or the error if inference could not be asked."""
     try:
         loaded = list(mesh.inference.index(ready=True))
     except MeshError as error:

@@ -21,14 +21,12 @@ error_console = Console(stderr=True)
 
 
 def _keep_pure(as_json: bool) -> bool:
-    """Leaves standard output to the JSON; what else a command has to say goes to standard error."""
+    """Reserves standard output for JSON; all other output goes to standard error."""
     console.stderr = as_json
     return as_json
 
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.", callback=_keep_pure)
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.", callback=_keep_pure)]
 
 
 def print_json(document: Any) -> None:
@@ -38,7 +36,7 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints rows under headings."""
-    # What is narrow wraps; names, which come first, are for the next command, and are shown whole.
+    # In a narrow terminal the other columns wrap; names, which come first, stay whole so that they can be copied.
     first, *others = columns
     table = Table(Column(first, no_wrap=True), *others, box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -88,5 +86,5 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def progress_bar() -> Progress:
-    """A progress bar with count and times on standard error, cleared when done; without a terminal, lines."""
+    """A progress bar with count and times on standard error, cleared when done; plain lines without a terminal."""
     return bar(error_console, transient=True) if is_watched(error_console) else Lines()

@@ -1,4 +1,4 @@
-"""Numeric formats in words."""
+"""Texts about numeric formats."""
 
 from collections.abc import Mapping
 
@@ -6,32 +6,32 @@ from protos.trainer.v1 import trainer_pb2
 
 _REASONS = {
     trainer_pb2.PRECISION_REASON_REQUESTED: "as requested",
-    trainer_pb2.PRECISION_REASON_FASTEST: "the fastest as measured",
-    trainer_pb2.PRECISION_REASON_DEVICE: "what the device is made for",
-    trainer_pb2.PRECISION_REASON_KEPT: "which the run began in",
+    trainer_pb2.PRECISION_REASON_FASTEST: "measured as the fastest",
+    trainer_pb2.PRECISION_REASON_DEVICE: "the fast format of this device",
+    trainer_pb2.PRECISION_REASON_KEPT: "kept from the run's first attempt",
 }
 
 
 def event_text(event: trainer_pb2.PrecisionEvent) -> str:
-    """Says which format a run trains in, and why, in one line."""
+    """Returns one line that says which format a run trains in, and why."""
     reason = _REASONS.get(event.reason, "")
     return f"{precision_name(event.precision)}, {reason}{ratios_text(event_ratios(event))} ({event.instruction_set})"
 
 
 def event_ratios(event: trainer_pb2.PrecisionEvent) -> dict[str, float]:
-    """Measured time of a training step in each format over that of the fastest."""
+    """Measured time of a training step in each format relative to the fastest."""
     return {precision_name(part.precision): part.ratio for part in event.ratios}
 
 
 def precision_name(precision: trainer_pb2.Precision) -> str:
-    """`fp32` for PRECISION_FP32."""
+    """Returns e.g. `fp32` for PRECISION_FP32."""
     return trainer_pb2.Precision.Name(precision).removeprefix("PRECISION_").lower()
 
 
 def ratios_text(ratios: Mapping[str, float]) -> str:
-    """E.g. `; a step takes 9.8x as long in bf16, 13.1x in fp16`; empty if nothing was measured."""
+    """E.g. `; step time relative to fp32: 9.8x in bf16, 13.1x in fp16`; empty if nothing was measured."""
     if not ratios:
         return ""
     best = min(ratios, key=lambda name: ratios[name])
     slower = [f"{ratio:.1f}x in {name}" for name, ratio in ratios.items() if name != best]
-    return f"; a training step takes {', '.join(slower)} against {best}"
+    return f"; step time relative to {best}: {', '.join(slower)}"

@@ -1,4 +1,4 @@
-"""`deepseek run`: the training runs of a mesh, listed, shown, watched and stopped."""
+"""`deepseek run`: list, show, watch and stop the training runs of a mesh."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from deepseek.client import connect
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 
-app = typer.Typer(help="The training runs: those that wait, are under way or have ended.", no_args_is_help=True)
+app = typer.Typer(help="List, show, watch and stop training runs.", no_args_is_help=True)
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name or id of a run; see `deepseek run list`.")]
 _LISTED = 20
@@ -19,7 +19,7 @@ _LISTED = 20
 
 @app.command("list")
 def list_runs(
-    every: Annotated[bool, typer.Option("--all", help=f"All of them, not only the newest {_LISTED}.")] = False,
+    every: Annotated[bool, typer.Option("--all", help=f"List all runs, not only the newest {_LISTED}.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the runs, newest first."""
@@ -34,7 +34,7 @@ def list_runs(
 
 @app.command()
 def show(run: RunName, as_json: AsJson = False) -> None:
-    """Show one run: its state, its figures and its spec."""
+    """Show the state, figures and spec of a run."""
     with connect() as mesh:
         found = mesh.runs.get(_name(run))
     if as_json:
@@ -49,7 +49,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
 
 @app.command()
 def watch(run: RunName, as_json: AsJson = False) -> None:
-    """Show the progress of a run until it ends. Ctrl-C leaves it going."""
+    """Show the progress of a run until it ends. The run continues after Ctrl-C."""
     name = _name(run)
     with connect() as mesh:
         found = mesh.runs.get(name)
@@ -64,9 +64,9 @@ def watch(run: RunName, as_json: AsJson = False) -> None:
 
 @app.command()
 def stop(run: RunName, as_json: AsJson = False) -> None:
-    """Stop a run after its current step; one that waits ends at once. It keeps its last checkpoint.
+    """Stop a run after its current step; a waiting run ends at once. It keeps its last checkpoint.
 
-    `deepseek train` with the same spec continues it from there.
+    `deepseek train` with the same spec resumes it from there.
     """
     with connect() as mesh:
         found = mesh.runs.stop(_name(run))
@@ -85,7 +85,7 @@ def _state(run: trainer_pb2.Run) -> str:
 
 
 def _outcome(run: trainer_pb2.Run) -> str:
-    """What came of a run, or what it is doing."""
+    """The outcome of a run, or its current activity."""
     if run.job.HasField("error"):
         return run.job.error.message.partition("\n")[0]
     return ", ".join(f"{m.name} {m.value:.4f}" for m in run.metrics) or run.job.message

@@ -24,8 +24,8 @@ def gc(
 ) -> None:
     """Delete blobs that no data set, model, run or upload needs any more.
 
-    For example, blobs left by dropped uploads, failed exports and interrupted runs. Every service
-    has to answer; nothing is deleted otherwise. Services keep working. The registry's audit log tells what went.
+    For example, blobs left by dropped uploads, failed exports and interrupted runs. Every service must answer;
+    otherwise nothing is deleted. Services keep working. The registry's audit log records what was deleted.
     """
     from deepseek.upkeep.garbage import Amount, collect
 
@@ -62,9 +62,9 @@ def backup(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Back up the state of every service and all that it refers to, verified.
+    """Back up the state of every service and all blobs that it refers to, with verification.
 
-    Into the folder of an earlier backup only new blobs are copied; the earlier one counts until this one is finished.
+    In the folder of an earlier backup only new blobs are copied; the earlier backup stays valid until this one is done.
     Services keep working.
     """
     from deepseek.upkeep.backup import back_up

@@ -202,7 +202,7 @@ def _value_to_proto(name: str, field: Field | None, given: Any) -> ingest_pb2.Va
                 return ingest_pb2.Value(integer=int(value))  # protobuf 7 takes no bool
             case int() | float():
                 return ingest_pb2.Value(number=value)
-    except (ValueError, OverflowError) as error:  # more than 64 bits, or no Unicode
+    except (ValueError, OverflowError) as error:  # more than 64 bits, or not valid Unicode
         raise _wrong_type(f"{ascii(value)[:80]} cannot be sent: {error}", name) from error
     raise _wrong_type(f"a {type(given).__name__} cannot be sent; give bytes, str, int or float", name)
 
@@ -223,7 +223,7 @@ def _messages(
     for number, sample in enumerate(itertools.islice(samples, offset, None), offset + 1):
         message = _sample_to_proto(sample, by_name)
         sample_size = message.ByteSize()
-        # A sample that just fits a message by itself must not share it.
+        # A sample that only just fits into a message must be alone in it.
         if request.samples and size + sample_size > MESSAGE_BYTES:
             yield request
             request, size = ingest_pb2.UploadSamplesRequest(offset=number - 1), 0

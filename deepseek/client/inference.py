@@ -61,9 +61,9 @@ class Inference:
         yield from self._stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=ready)).models
 
     def metadata(self, model: str) -> inference_pb2.ModelMetadataResponse:
-        """Versions, inputs and outputs of a loaded model, and which of its files answers on the server's host.
+        """Versions, inputs and outputs of a loaded model, and which of its files is served on the server's host.
 
-        The last are the parameters `file`, `variant`, `instruction_set` and `reason`.
+        The parameters `file`, `variant`, `instruction_set` and `reason` describe that file.
         """
         request = inference_pb2.ModelMetadataRequest(name=model)
         metadata: inference_pb2.ModelMetadataResponse = self._stub.ModelMetadata(request)
@@ -76,12 +76,12 @@ class Inference:
 
         Args:
             model: Name of the model.
-            inputs: An array, tensor or list for each input, with the datatypes and shapes that `metadata` tells; texts
-                or `bytes` for BYTES.
+            inputs: An array, tensor or list for each input, with the datatypes and shapes that `metadata` returns;
+                texts or `bytes` for BYTES.
             version: Empty means the version that is served.
 
         Returns:
-            An array for each output; of BYTES an object array of `bytes`.
+            An array for each output; for BYTES an object array of `bytes`.
 
         Raises:
             InvalidArgument: BAD_INPUT.

@@ -140,7 +140,7 @@ class Mesh:
         file: Where the services are.
         deadline_s: Seconds that a unary call may take unless it says otherwise.
         patience_s: Seconds for which a unary call waits for a service that is away, besides the usual 1.5 s.
-        max_message_bytes: Largest message that is sent or taken; a service has a limit of its own.
+        max_message_bytes: Largest message that is sent or received; services have their own limits.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ def connect(
     Args:
         path: The mesh file; None means `mesh.json` in the home directory (`DEEPSEEK_HOME`, else `~/.deepseek`).
         deadline_s: Seconds that a unary call may take unless it says otherwise.
-        max_message_bytes: Largest message that is sent or taken, where services take larger ones than by default.
+        max_message_bytes: Largest message that is sent or received; raise it if the services accept larger ones.
 
     Raises:
         FailedPrecondition: MESH_NOT_FOUND if no mesh was started here.

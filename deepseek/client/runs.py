@@ -124,8 +124,9 @@ class Runs:
         Args:
             run: `runs/<id>`, SUCCEEDED.
             model: Id of the model; it need not exist.
-            int8: Also quantise. Inference serves that file where it is at least 1.3 times as fast and as good.
-            int8_max_loss: Largest accepted loss against the float32 file, as a fraction from 0 (none) to 1.
+            int8: Also quantise to int8. Inference serves that file where it is at least 1.3 times as fast and accurate
+                enough.
+            int8_max_loss: Largest accepted loss compared with the float32 file, a fraction from 0 (none) to 1.
             on_change: Called with every state of the export job.
 
         Returns:

@@ -57,7 +57,7 @@ class Watermarks:
         """Looks for a mark in tokens, by the tokeniser that they were drawn with.
 
         Args:
-            tokens: The text; any list, array or tensor of integers, or a batch of one.
+            tokens: Tokens of the text: a list, array or tensor of integers, or a batch of one.
             model_version: `models/<id>/versions/<n>` whose tokeniser's they are; without it nothing is said to be not
                 marked.
         """

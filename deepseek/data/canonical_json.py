@@ -90,7 +90,7 @@ class Node:
         raise InvalidArgument(self._reason, f"{self.path} {problem}", field=self.path)
 
     def object(self, *keys: str, optional: Sequence[str] = ()) -> dict[str, "Node"]:
-        """Takes an object that has exactly these keys, and may have the optional ones."""
+        """Accepts an object that has all of these keys and no others except the optional ones."""
         members = self.mapping()
         for key in members:
             if key not in keys and key not in optional:

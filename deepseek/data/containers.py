@@ -1,8 +1,8 @@
-"""Sound files whose headers were written before their length was known, or by programs that count differently.
+"""Repairs the headers of audio files that were written before the length was known, and detects truncated files.
 
-libsndfile believes a header: it reads no frames of a WAV file that was piped, and cannot read such a FLAC file at all;
-of a file that was cut off it reads what is left without a word. So here headers are compared with the bytes that are
-there, before it sees them. Sound is not decoded here.
+libsndfile trusts the header: it reads no frames from a WAV file that was piped, cannot read such a FLAC file at all,
+and reads the rest of a truncated file without an error. So headers are compared with the actual bytes before libsndfile
+reads them. Audio is not decoded here.
 
 Source: Multimedia Programming Interface and Data Specifications 1.0 (1991), RIFF and WAVE; RFC 9639 (FLAC), 8.2 and 9;
 RFC 3533 (Ogg), 6.
@@ -18,33 +18,34 @@ _RIFF_ORDERS = {b"RIFF": "<", b"RIFX": ">"}
 _WHOLE_FRAMES = {1, 3, 6, 7, 0xFFFE}
 """WAV codecs whose blocks are frames: PCM, float, A-law, mu-law, and the extensible header of any of these."""
 _NEAR = 1 << 16
-"""How far from 2^31 or 2^32 a size may be that means that it was not known."""
+"""A size within this distance of 2^31 or 2^32 means that the size was not known."""
 _MOST_CHUNKS = 1000
 
 _FLAC_HEAD, _FLAC_TOTAL = slice(18, 26), (1 << 36) - 1
-"""Where a FLAC file has rate, channels, depth and, in the lowest bits, the number of samples; 0 if it is not known."""
+"""Offset in a FLAC file of rate, channels, depth and, in the lowest bits, the number of samples (0 if unknown)."""
 _FLAC_MOST_SAMPLES = 10
-"""Where it has the samples of each frame but the last, if all frames have equally many."""
+"""Offset of the number of samples per frame, if all frames but the last have equally many."""
 _FLAC_SYNCS = (b"\xff\xf8", b"\xff\xf9")
 _FLAC_SAMPLES = {1: 192, **{code: 144 << code for code in range(2, 6)}, **{code: 1 << code for code in range(8, 16)}}
 _FLAC_SAMPLES_BYTES, _FLAC_RATE_BYTES = {6: 1, 7: 2}, {12: 1, 13: 2, 14: 2}
-"""Codes in a frame's header; those whose value stands behind the header's number, with its length."""
+"""Codes in a frame header whose value follows the frame number, with the length of that value."""
 _MOST_FLAC_FRAME_BYTES, _MOST_FLAC_SYNCS, _MOST_FLAC_HEADERS = 1 << 18, 64, 4
-"""How far, and at how much that looks like it, a last frame is searched: hostile files hold much that does."""
+"""Limits of the search for the last frame, in bytes and in candidates: hostile files hold many false candidates."""
 
 _OGG_HEAD_BYTES = 27
 _OGG_FIRST_PAGE, _OGG_LATER_PAGE = re.compile(rb"OggS\0[\2\3\6\7]"), re.compile(rb"OggS\0[\0\1\4\5]")
-"""How pages begin, by whether they are the first of a stream."""
+"""The bytes with which pages begin, by whether they are the first of a stream."""
 
 
 def settled(data: bytes) -> bytes:
-    """Returns a sound file with the length that its content has.
+    """Returns an audio file whose header states the actual length of the content.
 
     Args:
-        data: Any file; what is no sound, or damaged otherwise, is returned as it is, for libsndfile to say so.
+        data: Any file; a file that is not audio, or damaged in another way, is returned unchanged, so that libsndfile
+            reports it.
 
     Raises:
-        ValueError: The file is cut off, or holds several recordings one after another.
+        ValueError: The file is truncated, or holds several recordings one after another.
     """
     if data[:4] in _RIFF_ORDERS and data[8:12] == b"WAVE":
         return _settled_wav(data)
@@ -56,7 +57,7 @@ def settled(data: bytes) -> bytes:
 
 
 def _settled_wav(data: bytes) -> bytes:
-    """Returns a WAV file of nothing but the sound and what it takes to decode it."""
+    """Returns a WAV file that holds only the audio data and the chunks required to decode it."""
     order = _RIFF_ORDERS[data[:4]]
     (riff_size,) = struct.unpack_from(order + "I", data, 4)
     kept = {}
@@ -77,9 +78,9 @@ def _settled_wav(data: bytes) -> bytes:
     elif size > there:
         codec, block = struct.unpack_from(order + "H10xH", kept[b"fmt "])
         needed = size - size % block if codec in _WHOLE_FRAMES and block else size
-        # Where the file is as long as it says as a whole, the size of the sound alone is wrong.
+        # If the file is as long as its RIFF header says, only the size of the data chunk is wrong.
         if needed > there and riff_size + 8 != len(data):
-            raise ValueError(f"it is cut off: {needed - there} of {needed} bytes of sound are missing")
+            raise ValueError(f"it is truncated: {needed - there} of {needed} bytes of audio are missing")
     chunks = [*kept.items(), (b"data", data[start : start + size])]
     body = b"WAVE" + b"".join(
         kind + struct.pack(order + "I", len(content)) + content + bytes(len(content) % 2) for kind, content in chunks
@@ -88,7 +89,7 @@ def _settled_wav(data: bytes) -> bytes:
 
 
 def _riff_chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, start of the content and announced size of each chunk, with or without padding before the sound."""
+    """Yields kind, content offset and announced size of each chunk; padding before the data chunk may be missing."""
     at = 12
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(order + "4sI", data, at)
@@ -99,23 +100,23 @@ def _riff_chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_open(size: int) -> bool:
-    """Returns whether a size means that it was not known: about 2^31 or 2^32, e.g. less a header, by the program."""
+    """Returns whether a size means that it was unknown: about 2^31 or 2^32; some programs subtract a header."""
     return size >= (1 << 31) - _NEAR and (size + _NEAR) % (1 << 31) < 2 * _NEAR
 
 
 def _settled_flac(data: bytes) -> bytes:
-    """Returns a FLAC file that says how many samples it has, by the header of its last frame."""
+    """Returns a FLAC file that states its number of samples, computed from the header of its last frame."""
     head = int.from_bytes(data[_FLAC_HEAD])
     if head & _FLAC_TOTAL:
         return data
     for start, total in islice(_flac_ends(data), _MOST_FLAC_HEADERS):
         if _crc(data[start:], 16, 0x8005) == 0:
             return data[: _FLAC_HEAD.start] + (head | total & _FLAC_TOTAL).to_bytes(8) + data[_FLAC_HEAD.stop :]
-    raise ValueError("it is cut off: it does not end with a whole frame")
+    raise ValueError("it is truncated: it does not end with a whole frame")
 
 
 def _flac_ends(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields where a frame seems to start, and the number of samples up to its end; the last frame first."""
+    """Yields the offset of each possible frame and the number of samples up to its end, last frame first."""
     earliest = max(_FLAC_HEAD.stop, len(data) - _MOST_FLAC_FRAME_BYTES)
     start = len(data)
     for _ in range(_MOST_FLAC_SYNCS):
@@ -143,7 +144,7 @@ def _flac_ends(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _crc(data: bytes, width: int, polynomial: int) -> int:
-    """Returns the remainder of bytes by a polynomial, most significant bit first; 0 if their checksum is among them."""
+    """Returns the CRC of bytes for a polynomial, most significant bit first; 0 if the bytes end with their checksum."""
     table, mask, value = _crc_table(width, polynomial), (1 << width) - 1, 0
     for byte in data:
         value = (value << 8 & mask) ^ table[value >> width - 8 ^ byte]
@@ -163,7 +164,7 @@ def _crc_table(width: int, polynomial: int) -> list[int]:
 
 
 def _check_ogg(data: bytes) -> None:
-    """Refuses an Ogg file whose last page is incomplete, and one of which libsndfile reads the first recording only."""
+    """Refuses an Ogg file whose last page is incomplete, or with several recordings (libsndfile reads the first)."""
     last = data.rfind(b"OggS")
     head = data[last : last + _OGG_HEAD_BYTES]
     num_segments = head[-1] if len(head) == _OGG_HEAD_BYTES else 0
@@ -171,7 +172,7 @@ def _check_ogg(data: bytes) -> None:
     end = start + num_segments + sum(data[start : start + num_segments])
     rest = data[end:]
     if end > len(data) or (rest and b"OggS".startswith(rest)):
-        raise ValueError("it is cut off: its last page is incomplete")
+        raise ValueError("it is truncated: its last page is incomplete")
     later = _OGG_LATER_PAGE.search(data)
     if later and _OGG_FIRST_PAGE.search(data, later.end()):
         raise ValueError("it holds several recordings one after another; split it")

@@ -1,8 +1,8 @@
 """Encoders: one value of a data set's field in, one array of fixed shape and dtype out.
 
 The same class runs in the trainer, in the CLI and beside a served model, so none of it needs torch, and what an encoder
-has learned is small JSON that travels in the model's manifest: `restore` makes an encoder with exactly the same outputs
-of it, whichever release stored it. Learning is deterministic: a vocabulary is ordered by falling count, then by code
+has learned is small JSON that travels in the model's manifest: from it `restore` makes an encoder with exactly the same
+outputs, whichever release stored it. Learning is deterministic: a vocabulary is ordered by falling count, then by code
 point.
 
 Augmentation is not encoding (`deepseek.data.augmentations`); nor is collecting the repeated values of a sample into one
@@ -39,7 +39,7 @@ DEFAULT_ENCODERS = {"image": "image", "text": "words", "label": "label", "intege
 """Name of the encoder that a field's type gets where none is asked for; types that are not here have none."""
 
 TEXT_VERSION = 2
-"""Version of the encoders `words` and `characters`: 1 splits a text as it is, 2 after NFC, and words by UAX #29."""
+"""Version of `words` and `characters`: 2 normalizes texts to NFC and splits words by UAX #29; 1 does neither."""
 
 _WORD = re.compile(r"\w+")
 _GREATEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -52,7 +52,7 @@ class Encoder(ABC):
 
     Attributes:
         learns: Whether `fit` does anything.
-        before: Values of the parameters that an encoder lacks which was stored before they were added.
+        before: Values of parameters that were added later, for encoders that were stored without them.
         params: Keyword arguments that make an equal, unfitted encoder.
         shape: Shape of an encoded value.
         dtype: Its dtype.
@@ -118,7 +118,7 @@ class ImageEncoder(Encoder):
         self._mode = mode
 
     def encode(self, value: Any) -> npt.NDArray[np.uint8]:
-        """Encodes an image file's bytes, or a `PIL.Image.Image`, as viewers show it."""
+        """Encodes the bytes of an image file, or a `PIL.Image.Image`, as viewers show it."""
         if isinstance(value, Image.Image):
             image = pictures.as_shown(value, self._mode)
         elif isinstance(value, bytes):
@@ -159,7 +159,7 @@ class _TokenEncoder(Encoder):
         self._set(ranked[: self._vocabulary - NUM_SPECIAL_TOKENS])
 
     def ids(self, text: str) -> list[int]:
-        """Returns the number of every token of a text, however long."""
+        """Returns the number of every token of a text of any length."""
         return [self._ids.get(token, UNKNOWN) for token in self.split(text)]
 
     def encode(self, value: Any) -> npt.NDArray[np.int64]:
@@ -190,8 +190,8 @@ class WordsEncoder(_TokenEncoder):
     Args:
         length: Words kept; the rest is cut off.
         vocabulary: Number of tokens, the two special ones included.
-        version: How a text is split: 2 as `deepseek.data.words` describes; 1, of models trained before, as Python's
-            regular expression `\\w+` does, which cuts words at vowel signs and apostrophes.
+        version: How a text is split: 2 as `deepseek.data.words` describes; 1, for models from before version 2, by
+            Python's regular expression `\\w+`, which splits words at vowel signs and apostrophes.
     """
 
     def __init__(self, length: int = 16, vocabulary: int = 64, version: int = TEXT_VERSION) -> None:
@@ -207,7 +207,7 @@ class CharactersEncoder(_TokenEncoder):
     Args:
         length: Characters kept; the rest is cut off.
         vocabulary: Number of tokens, the two special ones included.
-        version: 2 puts a text into NFC before; 1, of models trained before, takes it as it is.
+        version: 2 normalizes a text to NFC first; 1, for models from before version 2, does not.
     """
 
     def __init__(self, length: int = 64, vocabulary: int = 128, version: int = TEXT_VERSION) -> None:
@@ -220,8 +220,7 @@ class CharactersEncoder(_TokenEncoder):
 class LabelEncoder(Encoder):
     """A label to its class number, int64 []; missing labels are -1, which losses ignore.
 
-    The labels come from the schema, so their order is the data set's. A label in another spelling (composed or
-    decomposed characters) is the same label.
+    The labels come from the schema, so their order is the data set's. Composed and decomposed forms are one label.
     """
 
     pad = -1
@@ -297,13 +296,13 @@ class NumberEncoder(Encoder):
 def restore(
     name: str, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, field: str = ""
 ) -> Encoder:
-    """Builds an encoder as it was stored, in a run's complete spec or in a model's manifest.
+    """Builds an encoder as it was stored in a run's complete spec or in a model's manifest.
 
     Args:
         name: Its name in the registry `deepseek.encoders`.
-        params: Its parameters; those that were added to the encoder since get the values that keep it as it was.
-        state: What it learned; None if it is to be fitted.
-        field: Where it stands in the caller's document, for errors.
+        params: Its parameters; parameters that were added since get the values that keep its behaviour.
+        state: What it learned; None if it is yet to be fitted.
+        field: Its path in the caller's document, for errors.
 
     Raises:
         InvalidArgument: As `Components.build`, and BAD_STATE.

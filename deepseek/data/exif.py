@@ -1,8 +1,8 @@
-"""The orientation of a picture in its EXIF or XMP: reading it, and setting it once the pixels lie upright.
+"""The orientation of an image in EXIF or XMP: reads it, and resets it once the pixels are upright.
 
 EXIF is read and changed in place, because maker notes hold offsets that a rewritten block would break, and because a
-damaged block must not keep the pixels from being read; Pillow's own class rewrites, warns and raises. Nothing else of
-EXIF is interpreted here.
+damaged block must not prevent the pixels from being read; Pillow's own class rewrites, warns and raises. No other part
+of EXIF is interpreted here.
 
 Source: EXIF 2.32 (CIPA DC-008), 4.5 and 4.6; XMP specification part 2, `tiff:Orientation`.
 """
@@ -19,20 +19,20 @@ _FIRST_ON_SIDE, _LAST = 5, 8
 _ORIENTATION, _SUBDIRECTORY, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _INTEGERS = {3: "H", 4: "I"}
-"""Types of a field that holds a count or an offset, and how `struct` calls them."""
+"""Types of a field that holds a count or an offset, and their `struct` formats."""
 _FIELD_BYTES, _TAG_BYTES, _HEAD_BYTES = 12, 2, 8
 _DAMAGED = (LookupError, ValueError, struct.error)
 _PREFIX = b"Exif\0\0"
 _XMP = re.compile(rb'(tiff:Orientation(?:="|>))([0-9])')
 RAW_PROFILE, _RAW_PROFILE_LINES = "Raw profile type exif", 3
-"""Text of a PNG file that holds EXIF in hexadecimal below some lines: how programs wrote it before there was eXIf."""
+"""PNG text chunk with EXIF in hexadecimal after some header lines, as programs wrote it before eXIf existed."""
 
 
 def orientation(info: Mapping[Any, Any]) -> int:
-    """Returns how a picture lies, as EXIF numbers it: 1 is upright, 2 to 8 are mirrored or turned.
+    """Returns the EXIF orientation of an image: 1 is upright, 2 to 8 are mirrored or rotated.
 
     Args:
-        info: What Pillow knows of a file beside its pixels. EXIF is asked before XMP; damaged metadata says nothing.
+        info: Pillow's metadata of the file. EXIF takes precedence over XMP; damaged metadata is ignored.
     """
     found = None
     try:
@@ -51,13 +51,13 @@ def swaps_sides(value: int) -> bool:
 
 
 def upright_exif(exif: bytes, was: int) -> bytes:
-    """Returns an EXIF block for pixels that were turned upright, of the same length.
+    """Returns an EXIF block of the same length for pixels that were rotated upright.
 
-    Its thumbnail is unlinked, because that was not turned.
+    Its thumbnail is unlinked, because it was not rotated.
 
     Args:
         exif: The block.
-        was: Orientation that the pixels had.
+        was: Former orientation of the pixels.
     """
     try:
         block = _Block(exif)
@@ -71,7 +71,7 @@ def upright_exif(exif: bytes, was: int) -> bytes:
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """Returns XMP for pixels that were turned upright."""
+    """Returns XMP for pixels that were rotated upright."""
     return _XMP.sub(rb"\g<1>1", xmp)
 
 
@@ -79,7 +79,7 @@ class _Block:
     """An EXIF block that can be changed.
 
     Raises:
-        LookupError, struct.error: It is damaged; so do the methods.
+        LookupError, struct.error: It is damaged. The methods raise these errors too.
     """
 
     def __init__(self, exif: bytes) -> None:
@@ -93,11 +93,11 @@ class _Block:
 
     @property
     def orientation(self) -> int | None:
-        """What the block says; None if nothing."""
+        """The orientation in the block; None if there is none."""
         return self._value(self._fields[_ORIENTATION]) if _ORIENTATION in self._fields else None
 
     def set_upright(self) -> None:
-        """Says that the pixels lie upright, and that there is no thumbnail."""
+        """Sets the orientation to upright and removes the thumbnail."""
         if _ORIENTATION in self._fields:
             at = self._fields[_ORIENTATION]
             struct.pack_into(self._order + self._code(at), self.data, at + _HEAD_BYTES, UPRIGHT)
@@ -105,7 +105,7 @@ class _Block:
         self.data[end : end + 4] = bytes(len(self.data[end : end + 4]))
 
     def swap_sides(self) -> None:
-        """Swaps width and height, if it says them."""
+        """Swaps width and height, if the block has them."""
         if _SUBDIRECTORY not in self._fields:
             return
         fields = self._fields_at(self._base + self._value(self._fields[_SUBDIRECTORY]))

@@ -1,8 +1,8 @@
-"""Files of a folder, found by the names that people write.
+"""Looks up files of a folder by name, whatever the Unicode normalization form of the name.
 
-One name may be composed (`é`) on one machine and decomposed (`e` and an accent) on another: macOS, archives and
-keyboards differ. The file in the spelling that was written comes first; else the one file in another spelling is taken.
-Nothing outside the folder is found.
+A name may be composed (`é`) on one machine and decomposed (`e` and an accent) on another: macOS, archives and keyboards
+differ. An exact match comes first; otherwise the only file whose name matches in another form is used. Files outside
+the folder are not found.
 """
 
 import os
@@ -15,16 +15,16 @@ from common.errors import InvalidArgument
 
 
 class Folder:
-    """A folder as it was when its files were first looked for.
+    """A folder, listed once at the first lookup.
 
     Args:
-        path: Where it is.
+        path: Path of the folder.
 
     Attributes:
-        path: The same, without links.
+        path: The path with links resolved.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder does not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,12 +38,12 @@ class Folder:
         """Returns the file with a name, links resolved.
 
         Args:
-            name: Its path within the folder, `/` between folders, in any normalization form. Space around it is left
-                out unless it belongs to the file's name.
+            name: Path within the folder, with `/` between folders, in any normalization form. Surrounding whitespace
+                is ignored unless it belongs to the file's name.
 
         Raises:
-            InvalidArgument: BAD_FILE_NAME if the name leads out of the folder; FILE_NOT_FOUND, also if it is there in
-                several other spellings. The message follows `<file>:<line>`.
+            InvalidArgument: BAD_FILE_NAME if the name leads out of the folder; FILE_NOT_FOUND, also if the name matches
+                several files in other normalization forms. The message is to follow `<file>:<line>`.
         """
         for written in dict.fromkeys((name, name.strip())):
             relative = PurePosixPath(written)
@@ -61,7 +61,7 @@ class Folder:
         raise InvalidArgument("FILE_NOT_FOUND", message)
 
     def _spelled(self, relative: PurePosixPath) -> Path:
-        """The path of a file in the spelling that is there; as it was written if there is none."""
+        """The path of a file in the form that exists; unchanged if there is none."""
         if os.path.exists(self.path / relative):
             return self.path / relative
         path = self.path
@@ -69,13 +69,13 @@ class Folder:
             found = self._spellings(path).get(unicodedata.normalize("NFC", part), [part])
             if len(found) > 1 and part not in found:
                 known = ", ".join(map(ascii, found))
-                message = f"names the file {str(relative)[:80]!a}, which is there in other spellings: {known}"
+                message = f"names the file {str(relative)[:80]!a}, which exists in other Unicode forms: {known}"
                 raise InvalidArgument("FILE_NOT_FOUND", f"{message}; rename all but one of them")
             path /= part if part in found else found[0]
         return path
 
     def _hint(self, missing: Path) -> str:
-        """What is there instead of a file: a name that looks alike."""
+        """Suggests an existing file whose name looks similar."""
         alike = [name for name in self._names(missing.parent) if _visible(name) == _visible(missing.name)]
         return f"; did you mean {alike[0]!a}?" if alike else ""
 
@@ -88,7 +88,7 @@ def _names(folder: Path) -> Sequence[str]:
 
 
 def _spellings(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder by their composed form."""
+    """The names in a folder, by their composed form."""
     found: dict[str, list[str]] = {}
     for name in _names(folder):
         found.setdefault(unicodedata.normalize("NFC", name), []).append(name)
@@ -96,6 +96,6 @@ def _spellings(folder: Path) -> dict[str, list[str]]:
 
 
 def _visible(name: str) -> str:
-    """What of a name can be seen, whatever the case: no spaces of any kind, no joiners."""
+    """The visible part of a name in lower case: without spaces of any kind and without joiners."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(character for character in folded if unicodedata.category(character) not in ("Cf", "Zs"))

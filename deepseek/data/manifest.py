@@ -50,7 +50,7 @@ class Field:
 
     @cached_property
     def label_set(self) -> frozenset[str]:
-        """The labels in composed form (NFC), to look one up in: a field may have tens of thousands."""
+        """The labels in composed form (NFC), as a set: a field may have tens of thousands."""
         return frozenset(unicodedata.normalize("NFC", label) for label in self.labels)
 
 
@@ -161,11 +161,11 @@ def check_schema(
         fields: The columns.
         reason: Reason of the error.
         path: Path of the list of fields in the caller's document.
-        stored: It is the schema of data that is there already: two spellings of one label were two labels once.
+        stored: The schema belongs to stored data; in older data two Unicode forms of one label may be two labels.
 
     Raises:
         InvalidArgument: There is no field, a name is bad or repeated, a type is unknown, or labels are missing, empty,
-            repeated, given in two spellings or given to a field that is not a label.
+            repeated, given in two Unicode forms, or given to a field that is not a label.
     """
     if not fields:
         raise InvalidArgument(reason, "a schema needs at least one field", field=path)
@@ -198,12 +198,12 @@ def _labels_problem(one: Field, *, stored: bool) -> str:
     if repeated := _repeated(one.labels):
         return f"lists the label {repeated[:80]!r} twice"
     if not stored and (repeated := _repeated([unicodedata.normalize("NFC", label) for label in one.labels])):
-        return f"lists the label {repeated[:80]!r} in two spellings, composed and decomposed; keep one of them"
+        return f"lists the label {repeated[:80]!r} twice, composed and decomposed; keep one of them"
     return ""
 
 
 def _repeated(labels: Sequence[str]) -> str:
-    """A label that is listed more than once; empty if there is none."""
+    """The first label that is listed more than once; empty if there is none."""
     label, count = Counter(labels).most_common(1)[0]
     return label if count > 1 else ""
 

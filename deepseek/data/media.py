@@ -30,7 +30,7 @@ MAX_PIXELS = 64 * 1024 * 1024
 MAX_AUDIO_VALUES = 32 * 1024 * 1024
 """Longer recordings (frames times channels) are refused before they are decoded: 128 MiB, 12 minutes at 44.1 kHz."""
 MAX_PEAK = 100.0
-"""Recordings with greater values are refused: 40 dB above full scale, these are integers that nobody scaled."""
+"""Recordings with greater values are refused: values 40 dB above full scale are unscaled integers."""
 MAX_LARGE = 2
 """How many files with more than LARGE_VALUES pixels or values a process decodes at a time; more wait."""
 LARGE_VALUES = 1024 * 1024
@@ -78,7 +78,7 @@ def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str =
         name: What to call it in the message, e.g. a file's path.
 
     Returns:
-        The pixels as `pictures.as_shown` has them, detached from `data`.
+        The pixels as `pictures.as_shown` returns them, detached from `data`.
 
     Raises:
         InvalidArgument: DAMAGED_IMAGE if it is not such a file, is cut off or damaged, or has more than MAX_PIXELS.
@@ -150,11 +150,11 @@ def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[
         name: What to call it in the message, e.g. a file's path.
 
     Returns:
-        float32 [frames, channels] in [-1, 1], where louder peaks are clipped, and the sampling rate in Hz.
+        float32 [frames, channels] in [-1, 1], with louder peaks clipped, and the sampling rate in Hz.
 
     Raises:
-        InvalidArgument: DAMAGED_AUDIO if it is not such a file, is cut off or damaged, is too long, or holds values
-            that are not finite or beyond MAX_PEAK.
+        InvalidArgument: DAMAGED_AUDIO if it is not such a file, is truncated or damaged, is too long, or holds values
+            that are not finite or exceed MAX_PEAK.
     """
     with _recording(data, field, name) as recording, _turn(recording.frames * recording.channels):
         samples = np.empty((recording.frames, recording.channels), np.float32)
@@ -198,21 +198,21 @@ def _recording(data: bytes, field: str, name: str) -> Iterator[Any]:
 
 def _check_length(num_read: int, num_frames: int, field: str, name: str) -> None:
     if not num_frames:
-        raise InvalidArgument("DAMAGED_AUDIO", f"{name} holds no sound", field=field)
+        raise InvalidArgument("DAMAGED_AUDIO", f"{name} contains no audio", field=field)
     if num_read != num_frames:
-        message = f"{name} is cut off: {num_read} of {num_frames} frames could be read"
+        message = f"{name} is truncated: {num_read} of {num_frames} frames could be read"
         raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
 
 def _check_values(samples: npt.NDArray[np.float32], first_frame: int, field: str, name: str) -> None:
-    """Refuses samples [frames, channels] that are no sound; `first_frame` is where they are in the recording."""
-    # NaN is the minimum and the maximum of any array that holds it, and fails both comparisons.
+    """Refuses invalid samples [frames, channels]; `first_frame` is their position in the recording."""
+    # If an array holds NaN, its minimum and maximum are NaN, and both comparisons fail.
     if samples.min(initial=0) >= -MAX_PEAK and samples.max(initial=0) <= MAX_PEAK:
         return
     at = int((~(np.abs(samples) <= MAX_PEAK)).argmax())
     message = (
-        f"{name} has the value {samples.flat[at]:g} in frame {first_frame + at // samples.shape[1]}; values have to be "
-        f"finite, and scaled to [-1, 1]: {MAX_PEAK:g} is the greatest that is taken for a peak and clipped"
+        f"{name} has the value {samples.flat[at]:g} in frame {first_frame + at // samples.shape[1]}; values must be "
+        f"finite and scaled to [-1, 1]; peaks of up to {MAX_PEAK:g} are clipped"
     )
     raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
@@ -239,5 +239,5 @@ def _soundfile() -> Any:
 def _brief(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose message tells an address in memory
         return "its first bytes are those of no PNG, JPEG or WebP file"
-    # libsndfile's own words; those around them tell an address as well.
+    # Only libsndfile's own message: the text around it includes a memory address.
     return (getattr(error, "error_string", "") or str(error) or type(error).__name__)[:200]

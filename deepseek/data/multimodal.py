@@ -2,8 +2,8 @@
 
 The questions lie in one UTF-8 text file of tab-separated columns, the images (and sound) in folders. The text file is
 read and checked when the data set is made, the files it names are only looked for then, and decoded on access: such a
-folder may be far larger than memory. Questions and answers are put into NFC, without the space around them. For a data
-set that is to be kept, versioned and shared, upload it to a mesh instead.
+folder may be far larger than memory. Questions and answers are normalized to NFC and stripped of whitespace. To keep,
+version and share a data set, upload it to a mesh instead.
 """
 
 import unicodedata
@@ -42,9 +42,9 @@ class MultiModalDataset:
     [frames, channels] in [-1, 1]) with `audio_rate` (Hz).
 
     Args:
-        image_dir: Folder of the images; names in the text file are relative to it, composed or decomposed.
+        image_dir: Folder of the images; names in the text file are relative to it, in composed or decomposed form.
         text_file: Tab-separated UTF-8 lines `image, question, answer[, audio]`. A first line with these names is a
-            header and may put them in another order. Empty lines and empty columns at the end are skipped.
+            header and may have them in another order. Empty lines and empty columns at the end are skipped.
         transform: Applied to every image, e.g. `Compose([Resize(224), ToTensor()])`.
         audio_dir: Folder of the sound; default `image_dir`.
         answers: The classes in order; default the answers in the file, sorted. Give those of the training data for a
@@ -76,7 +76,8 @@ class MultiModalDataset:
         self.answers = tuple(found if answers is None else answers)
         numbers = {_plain(answer): number for number, answer in enumerate(self.answers)}
         if len(numbers) < len(self.answers):
-            message = f"the answers {', '.join(self.answers[:50])} name one twice, maybe in two spellings; give it once"
+            listed = ", ".join(self.answers[:50])
+            message = f"the answers {listed} contain one twice, perhaps composed and decomposed; give it once"
             raise InvalidArgument("BAD_VALUE", message, field="answers")
         self._rows = [self._row(line, cells, numbers) for line, cells in lines]
 
@@ -118,8 +119,8 @@ class MultiModalDataset:
             split: Split that the samples belong to.
 
         Raises:
-            InvalidArgument: BAD_SPLIT, or BAD_KEY for a file whose name cannot be a sample's key; before the first
-                sample.
+            InvalidArgument: BAD_SPLIT, or BAD_KEY for a file whose name cannot be a sample's key; raised before the
+                first sample.
         """
         by_key: dict[str, list[_Row]] = {}
         for row in self._rows:
@@ -157,7 +158,7 @@ class MultiModalDataset:
             if not content.strip():
                 continue
             cells = content.split("\t")
-            # Spreadsheets end lines with the tabs of columns that were used once.
+            # Spreadsheets end lines with the tabs of columns that are empty now.
             while len(cells) > max(len(columns), _NUM_REQUIRED) and not cells[-1].strip():
                 cells.pop()
             if not columns:

@@ -1,7 +1,7 @@
-"""Pictures as viewers show them: upright, over one background, in 8 bits.
+"""Images as viewers show them: upright, composited onto one background, in 8 bits per channel.
 
-Whatever an encoder, a data set or a watermark sees of a picture has gone through here, so all of them see the same.
-Colour profiles are not applied.
+Encoders, data sets and watermarks all read images through this module, so all of them see the same pixels. Colour
+profiles are not applied.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from common.errors import InvalidArgument
 from deepseek.data import exif
 
 BACKGROUND = 128
-"""Grey level behind what is transparent. On it, signs in black and in white both remain visible."""
+"""Grey level behind transparent pixels. Both black and white content remain visible on it."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,18 +28,17 @@ _MOST_16_BITS = 0xFFFF
 
 
 def as_shown(image: Image.Image, mode: str) -> Image.Image:
-    """Returns a picture as viewers show it.
+    """Returns an image as viewers show it.
 
     Args:
-        image: A picture, as opened; its orientation is that of its EXIF or XMP.
+        image: An image as Pillow opened it; its orientation is read from EXIF or XMP.
         mode: `RGB` or `L`.
 
     Returns:
         A new image of this mode, without the metadata that was applied.
 
     Raises:
-        InvalidArgument: WRONG_TYPE if the values of the picture have no stated range (modes `F`, and `I` beyond 16
-            bits).
+        InvalidArgument: WRONG_TYPE if the values of the image have no defined range (mode `F`, and `I` beyond 16 bits).
     """
     image.load()  # metadata may follow the pixels
     shown = _flat(_in_8_bits(upright(image)), mode)
@@ -49,20 +48,20 @@ def as_shown(image: Image.Image, mode: str) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Returns a picture turned as its orientation says, with its metadata as it was; itself if it lies upright."""
+    """Returns the image rotated upright, with its metadata unchanged; the image itself if it is upright."""
     turn = _TURNS.get(exif.orientation(image.info))
     return image if turn is None else image.transpose(turn)
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Returns a picture of at most 8 bits per channel: of 16, the upper 8, as Pillow itself reads colours of 16."""
+    """Returns an image of at most 8 bits per channel: the upper 8 of 16, as Pillow itself reads 16-bit colour."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image)
     if image.mode == "F" or (image.mode == "I" and not 0 <= values.min() <= values.max() <= _MOST_16_BITS):
         message = (
-            f"the image has the mode {image.mode} and values from {values.min():g} to {values.max():g}, of no stated "
-            "range; scale it to 0 to 255 and convert it to L"
+            f"the image has the mode {image.mode} and values from {values.min():g} to {values.max():g}, which have no "
+            "defined range; scale it to 0 to 255 and convert it to L"
         )
         raise InvalidArgument("WRONG_TYPE", message)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
@@ -72,7 +71,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """Returns a picture without transparency."""
+    """Returns an image without transparency."""
     if not image.has_transparency_data:
         return image.convert(mode)
     if image.mode not in ("LA", "RGBA"):

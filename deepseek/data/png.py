@@ -1,8 +1,8 @@
-"""PNG files as Pillow reads them well: without metadata that it refuses, and with transparency in its own scale.
+"""Rewrites PNG files so that Pillow reads them correctly: removes metadata that it refuses, and rescales tRNS.
 
-Pillow refuses a whole file for one piece of compressed metadata above a process-wide limit, lists text under the names
-of its own values, and compares the transparent colour (tRNS) in another scale than the pixels. What it would get wrong
-is changed in the bytes, before it sees them. Pixels are not decoded here.
+Pillow refuses a whole file because of one compressed metadata chunk above a process-wide limit, stores text under the
+same names as its own values, and compares the transparent colour (tRNS) on another scale than the pixels. These parts
+are changed in the bytes before Pillow reads them. Pixels are not decoded here.
 
 Source: PNG specification, third edition (W3C, 2025), 5.3 and 11.3; Pillow 13.0.0, `PngImagePlugin.py`.
 """
@@ -16,7 +16,7 @@ from PIL import PngImagePlugin
 from deepseek.data.exif import RAW_PROFILE
 
 MAX_INFLATED = 64 * 1024 * 1024
-"""Files whose metadata inflates to more bytes are refused: no program writes such, and some would hold it all."""
+"""Files whose metadata decompresses to more bytes are refused: no program writes them, and some would keep it all."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 12
@@ -28,15 +28,15 @@ _STEP = 1024 * 1024
 
 
 def readable(data: bytes) -> bytes:
-    """Returns a file whose pixels are those of the given one, and which Pillow reads as they are meant.
+    """Returns a file with the same pixels that Pillow reads correctly.
 
-    Text other than XMP and EXIF is left out, and so is metadata that Pillow takes for too large.
+    Text other than XMP and EXIF is removed, and so is metadata that Pillow considers too large.
 
     Args:
-        data: Any file; what is not PNG, or damaged, is returned as it is, for Pillow to say so.
+        data: Any file; a file that is not PNG, or damaged, is returned unchanged, so that Pillow reports it.
 
     Raises:
-        ValueError: The metadata inflates to more than MAX_INFLATED, or is damaged.
+        ValueError: The metadata decompresses to more than MAX_INFLATED, or is damaged.
     """
     if not data.startswith(_SIGNATURE):
         return data
@@ -55,7 +55,7 @@ def readable(data: bytes) -> bytes:
             for num_bytes in _inflate(packed):
                 size += num_bytes
                 if num_inflated + size > MAX_INFLATED:
-                    raise ValueError(f"its metadata inflates to more than {MAX_INFLATED} bytes")
+                    raise ValueError(f"its metadata decompresses to more than {MAX_INFLATED} bytes")
             num_inflated += size
             if size >= PngImagePlugin.MAX_TEXT_CHUNK or (kind in _TEXTS and keyword not in _KEPT_TEXTS):
                 new = b""
@@ -69,7 +69,7 @@ def readable(data: bytes) -> bytes:
 
 
 def profile(data: bytes) -> bytes | None:
-    """Returns the colour profile of a file of any size that `readable` takes; None if it has none, or a damaged one."""
+    """Returns the colour profile, of any size, of a file that `readable` accepts; None if missing or damaged."""
     if data.startswith(_SIGNATURE):
         for kind, start, end in _chunks(data):
             if kind == _PROFILE:
@@ -81,7 +81,7 @@ def profile(data: bytes) -> bytes | None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, start and end of each whole chunk up to the last."""
+    """Yields kind, start and end of each complete chunk."""
     start = len(_SIGNATURE)
     while start + _CHUNK_BYTES <= len(data):
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -93,9 +93,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _scaled(body: bytes, depth: int, colour: int) -> bytes | None:
-    """Returns a tRNS chunk in the scale of the 8 bits in which Pillow has pixels; None if it is so already.
+    """Returns a tRNS chunk on the 8-bit scale of Pillow's pixels; None if no change is needed.
 
-    Of 16 bits of grey, Pillow keeps all.
+    Pillow keeps all bits of 16-bit grey.
     """
     if colour == _GREY and depth in (2, 4) and len(body) >= 2:
         (value,) = struct.unpack_from(">H", body)
@@ -108,7 +108,7 @@ def _scaled(body: bytes, depth: int, colour: int) -> bytes | None:
 
 
 def _parts(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Returns the keyword of a piece of text or a profile, and what of it is compressed."""
+    """Returns the keyword of a text or profile chunk, and its compressed part."""
     keyword, _, rest = body.partition(b"\0")
     if kind == b"tEXt":
         return keyword, b""
@@ -118,7 +118,7 @@ def _parts(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
 
 
 def _inflate(packed: bytes) -> Iterator[int]:
-    """Yields how many bytes come out, step by step, and keeps none; damage ends them, as Pillow ignores it."""
+    """Yields the number of decompressed bytes per step, and keeps none; stops at damage, which Pillow ignores."""
     inflater = zlib.decompressobj()
     try:
         while packed and not inflater.eof:

@@ -19,7 +19,7 @@ class Sample:
     """One sample of a data set.
 
     Attributes:
-        key: Unique within the data set; 1 to 255 characters, as `check_key` takes them.
+        key: Unique within the data set; 1 to 255 characters that `check_key` accepts.
         split: Split it belongs to.
         values: For each field of the schema its value (bytes, str, int or float), or a list of them if repeated.
     """
@@ -30,11 +30,11 @@ class Sample:
 
 
 def check_key(key: str, split: str) -> None:
-    """Checks what a sample is called.
+    """Checks the key and split of a sample.
 
     A key is often a file's name, so it may hold any character of one: every kind of space, joiners, characters that
-    are newer than this program. It may not hold a control character, a line separator, or a control of bidirectional
-    text, by which it would look like another in a log.
+    are newer than this program. It must not hold a control character, a line separator or a bidirectional control,
+    which could make it look like another key in a log.
 
     Raises:
         InvalidArgument: BAD_KEY or BAD_SPLIT, with the field `samples[<key>].key` or `.split`.
@@ -53,5 +53,5 @@ def _key_problem(key: str) -> str:
     for character in key:
         kind = _REFUSED.get(unicodedata.category(character))
         if kind or character in _BIDIRECTIONAL:
-            return f"holds U+{ord(character):04X}, a {kind or 'control of bidirectional text'}; give it another name"
+            return f"holds U+{ord(character):04X}, a {kind or 'bidirectional control'}; give it another name"
     return ""

@@ -103,8 +103,8 @@ class ToTensor:
     """Turns a Pillow image, or a uint8 array [H, W, C] or [H, W], into a tensor [C, H, W].
 
     uint8 values are scaled to float32 in [0, 1]; other values keep their range: modes `I`, `I;16` and `F` become int32,
-    int16 and float32, and mode `1` becomes 0 and 1 in float32. torchvision wraps values of mode `I;16` above 32,767
-    around to negative ones; here they are refused.
+    int16 and float32, and mode `1` becomes 0 and 1 in float32. Values of mode `I;16` above 32,767 are refused, whereas
+    torchvision wraps them around to negative values.
     """
 
     def __call__(self, image: Image.Image | np.ndarray[Any, Any]) -> Tensor:
@@ -112,14 +112,14 @@ class ToTensor:
 
         Raises:
             TypeError: It is neither.
-            ValueError: The array has neither 2 nor 3 dimensions, or int16 does not hold the values of a 16-bit image.
+            ValueError: The array has neither 2 nor 3 dimensions, or a 16-bit image has values that exceed int16.
         """
         if isinstance(image, Image.Image):
             dtypes: dict[str, type[np.generic]] = {"I": np.int32, "F": np.float32}
             array = np.array(image, dtypes.get(image.mode), copy=True)
             if image.mode.startswith("I;16"):
                 if array.max(initial=0) > _GREATEST_INT16:
-                    message = f"the image has 16-bit values up to {array.max()}, above the {_GREATEST_INT16} of int16"
+                    message = f"the image has 16-bit values up to {array.max()}; int16 holds up to {_GREATEST_INT16}"
                     raise ValueError(f"{message}; scale it to 8 bits first: deepseek.data.pictures.as_shown")
                 array = array.astype(np.int16)
             if image.mode == "1":

@@ -1,7 +1,7 @@
 """Words of a text in any script, by the default word boundaries of Unicode (UAX #29), from the standard library alone.
 
-A text is put into NFC and lower case; a typographic apostrophe counts as a plain one, and format characters (soft
-hyphens, direction marks) are dropped. Rules WB5 to WB13b then decide, with WB4 for what extends a character. A segment
+A text is normalized to NFC and lower-cased; a typographic apostrophe counts as a plain one, and format characters
+(soft hyphens, direction marks) are dropped. Then rules WB5 to WB13b apply, with WB4 for extending characters. A segment
 is a word if it holds a letter or a number; punctuation, symbols and emoji are not words. Scripts written without spaces
 (Thai, Lao, Khmer, Myanmar, Chinese, hiragana) give one word per letter, as UAX #29 prescribes without a dictionary.
 
@@ -42,7 +42,7 @@ _EXTENDING = ((0x1F3FB, 0x1F3FF), (0xE0020, 0xE007F))  # skin tones, tags
 
 
 class _Classes(dict[int, str]):
-    """Word_Break property of a character in one letter; filled as characters are met."""
+    """Word_Break property of a character as one letter; filled on demand."""
 
     def __missing__(self, code: int) -> str:
         self[code] = found = _classify(code)
@@ -69,8 +69,8 @@ def _within(code: int, ranges: tuple[tuple[int, int], ...]) -> bool:
 
 
 _CLASSES = _Classes()
-# Over the classes of a text without what extends a character (WB4): H Hebrew letter, A other letter, N digit, K
-# katakana, E connector, I a word in itself; Q and D are quotation marks, M, B and S stand within words or numbers.
+# Over the classes of a text without extending characters (WB4): H Hebrew letter, A other letter, N digit, K katakana,
+# E connector, I a word by itself; Q and D are quotation marks, M, B and S occur within words or numbers.
 _RUN = "(?:[AHN]|(?<=[AH])[MBQ](?=[AH])|(?<=H)D(?=H)|(?<=N)[SBQ](?=N))+"
 _WORD = re.compile(f"I|(?<!E)E*+(?:K+|{_RUN})(?:E++(?:K+|{_RUN}))*(?:E+|(?<=H)Q)?")
 

@@ -1,8 +1,8 @@
-"""What an int8 file loses on a processor with AVX2 only, whatever processor this is.
+"""Measures how much accuracy an int8 file loses on a processor with AVX2 only, on any processor.
 
-Where this one has more, a process on an emulated processor loads the file and answers questions. That is as exact as a
-real one, and slow, so a part of the questions has to do. As a program: `python -m
-deepseek.demo.avx2 MODEL.onnx QUESTIONS.npz` prints the share of right answers.
+If this processor has more than AVX2, a process under an emulator loads the file and answers questions. The emulation is
+exact but slow, so it answers only a sample of the questions. As a program, `python -m deepseek.demo.avx2 MODEL.onnx
+QUESTIONS.npz` prints the share of correct answers.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ from common.processes import python, spawn, terminate
 from deepseek.processor import haswell
 
 TARGET = "answer of the question"
-"""Name of the array with the positions of the right answers; no input of a model is called so."""
+"""Name of the array with the positions of the correct answers; no input of a model has this name."""
 
 _TIMEOUT_S = 120.0
 
@@ -28,17 +28,17 @@ _TIMEOUT_S = 120.0
 def measuring(
     fp32: Path, int8: Path | None, questions: Mapping[str, npt.NDArray[Any]], folder: Path
 ) -> Iterator[Callable[[], float | None]]:
-    """Measures beside what is in the block.
+    """Measures in the background while the block runs.
 
     Args:
         fp32: The float32 file.
         int8: The int8 file, if the version has one.
         questions: For each input the values of all questions, and `TARGET`.
-        folder: Working space.
+        folder: Folder for temporary files.
 
     Yields:
-        A function that waits for the end and returns the loss in points, negative for a gain; None where this
-        processor has more than AVX2 and no emulator is installed or ends in time, or there is no int8 file.
+        A function that waits for the end and returns the loss in points, negative for a gain. It returns None if there
+        is no int8 file, or if this processor has more than AVX2 and no emulator is installed or finishes in time.
     """
     command = haswell()
     if command is None or int8 is None:
@@ -55,7 +55,7 @@ def measuring(
         except subprocess.TimeoutExpired:
             return None
         lines = log.read_text(encoding="utf-8").splitlines()
-        # An emulator that knows an instruction less than the runtime takes for granted ends without an answer.
+        # An emulator that lacks an instruction which the runtime needs exits without a result.
         return None if process.returncode else 100 * (accuracy(fp32, arrays) - float(lines[-1]))
 
     try:
@@ -65,7 +65,7 @@ def measuring(
 
 
 def accuracy(model: Path, questions: Path) -> float:
-    """Share of questions that a file answers rightly on this process's processor, one question per request."""
+    """Share of questions that a file answers correctly on this process's processor, one question per request."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -53,7 +53,7 @@ def _questions(samples: Iterable[Sample], manifest: ModelManifest) -> Iterator[t
 
 
 def some_questions(manifest: ModelManifest, samples: Iterable[Sample], every: int) -> Arrays:
-    """The tensors of every so manyth question, and the positions of the right answers (`avx2.TARGET`)."""
+    """The tensors of every n-th question, and the positions of the correct answers (`avx2.TARGET`)."""
     chosen = list(islice(_questions(samples, manifest), 0, None, every))
     labels = manifest.outputs[0].labels
     stacked = {name: np.concatenate([inputs[name] for _, _, inputs in chosen]) for name in chosen[0][2]}

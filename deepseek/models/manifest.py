@@ -94,8 +94,8 @@ class Measurement:
         metric: Name of the metric, e.g. `accuracy`.
         value: Its value on the evaluation split.
         loss: How much worse that value is than the float32 file's; negative if it is better. None: not recorded.
-        disagreement: With the answers of the probes, as `deepseek.models.probes.disagreement`. None: no probes.
-        instruction_set: Of the processor it was measured on, as `deepseek.processor` names it; empty: not recorded.
+        disagreement: Disagreement with the probes' answers (`deepseek.models.probes.disagreement`). None: no probes.
+        instruction_set: Instruction set it was measured on, as `deepseek.processor` names it; empty: not recorded.
     """
 
     variant: str
@@ -109,13 +109,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RunPrecision:
-    """The numeric format that the version's run computed in.
+    """The numeric format in which the version's run was trained.
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
-        reason: Why, as `deepseek.training.precision.Reason`.
-        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
-        instruction_set: Of the processor, as `deepseek.processor` names it.
+        reason: Why this format was used (`deepseek.training.precision.Reason`).
+        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
+        instruction_set: Instruction set of the processor, as `deepseek.processor` names it.
     """
 
     precision: str
@@ -133,16 +133,16 @@ class ModelManifest:
         params: Keyword arguments it was built with.
         run: Name of the run that trained it, `runs/<id>`.
         dataset_version: Name of the data it was trained on, `datasets/<id>/versions/<n>`.
-        files: Its files: the candidates for serving, and what belongs to them.
-        served: Name of the file that a server loads, as measured where the model was exported.
+        files: Its files: the candidates for serving, and the files that belong to them.
+        served: Name of the file that was preferred on the host where the model was exported.
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
         metrics: Figures of the trained model on the evaluation split.
         measurements: Figures of the exported variants.
-        accepted_loss: Most that a file may lose against the float32 file to be served: of the first metric where the
-            model was exported, and of agreement with the probes where it is served. None: no file was judged by one.
+        accepted_loss: Largest loss compared with the float32 file with which a file may be served: loss of the first
+            metric where the model was exported, and of agreement with the probes where it is served. None: not used.
         probes: Name of the file that holds the probes (`deepseek.models.probes`); empty if there are none.
-        precision: What the run computed in. None: not recorded.
+        precision: The numeric format of the run. None: not recorded.
     """
 
     model: str
@@ -161,11 +161,11 @@ class ModelManifest:
 
     @property
     def candidates(self) -> tuple[ModelFile, ...]:
-        """The files that can be served: the model itself, each in another form."""
+        """The files that can be served, each the model in another form."""
         return tuple(file for file in self.files if file.media_type == ONNX_MEDIA_TYPE or file.name == self.served)
 
     def measurement(self, variant: str) -> Measurement | None:
-        """Returns what was measured of a variant; None if nothing was."""
+        """Returns the measurement of a variant; None if it was not measured."""
         return next((one for one in self.measurements if one.variant == variant), None)
 
     def file(self, name: str | None = None) -> ModelFile:
@@ -179,7 +179,7 @@ class ModelManifest:
     def to_bytes(self) -> bytes:
         """Writes the manifest canonically: equal manifests give equal bytes.
 
-        What came later is left out where it says nothing, so that an older manifest keeps its digest.
+        Fields that were added later are omitted if they are empty, so that an older manifest keeps its digest.
         """
         return canonical_json.dumps(
             {

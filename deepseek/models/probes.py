@@ -1,9 +1,10 @@
-"""Probes: sample requests that travel with a model version, and the answers that its files have to give.
+"""Probes: sample requests that are stored with a model version, and the expected answers of its files.
 
-A file may answer differently on another processor: 8-bit products saturate on some. So a version carries requests made
-of its evaluation split, with the float32 file's answers, computed without graph optimisations; a server compares its
-own answers with them before it serves a file. The format is an uncompressed .npz archive of `inputs/<name>` and
-`outputs/<name>`, each with the probe as its first axis, which anyone may have written. It imports no torch.
+A file may answer differently on another processor, because 8-bit products saturate on some. So a version carries
+requests built from its evaluation split, with the float32 file's answers, computed without graph optimisations; a
+server compares its own answers with them before it serves a file. The format is an uncompressed .npz archive of
+`inputs/<name>` and `outputs/<name>`, with one probe per index of the first axis; its content is untrusted. This module
+does not import torch.
 """
 
 import io
@@ -24,20 +25,20 @@ MEDIA_TYPE = "application/vnd.deepseek.probes.v1+npz"
 MAX_BYTES = 16 << 20
 """Largest probe set that is read, bytes."""
 MAX_PROBES = 1024
-"""Most probes that are read; every load runs all of them."""
+"""Largest number of probes that is read; every load runs all of them."""
 _MAX_ARRAYS = 1024
 _MAX_RESOLUTION = 0.02
 _KINDS = "biuf"
 _MAX_ITEM_BYTES = 8
 _UNREADABLE = (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError)
-"""What zipfile and numpy raise about bytes that are no archive of arrays; NotImplementedError is a RuntimeError."""
+"""Errors of zipfile and numpy for bytes that are not an archive of arrays; NotImplementedError is a RuntimeError."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Requests and the answers to them.
+    """Requests and their expected answers.
 
     Attributes:
         inputs: For each input, the tensors of all requests, one after another along the first axis.
@@ -51,7 +52,7 @@ class Probes:
         return len(next(iter(self.inputs.values())))
 
     def requests(self) -> Iterator[dict[str, Array]]:
-        """Yields the requests, each as the model takes it."""
+        """Yields the requests, each in the form that the model accepts."""
         for index in range(len(self)):
             yield {name: array[index] for name, array in self.inputs.items()}
 
@@ -75,7 +76,7 @@ class Probes:
         )
 
     def tolerance(self, accepted_loss: float) -> float:
-        """By how much the disagreement on one host may exceed that on another: the accepted loss, and one probe."""
+        """How far the disagreement on one host may exceed the one on another: the accepted loss plus one probe."""
         return accepted_loss + min(1 / len(self), _MAX_RESOLUTION)
 
     def to_bytes(self) -> bytes:
@@ -88,7 +89,7 @@ class Probes:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Probes":
-        """Reads probes that anyone may have written: nothing is unpickled, nothing allocated by what a header claims.
+        """Reads untrusted probes: nothing is unpickled, and no memory is allocated by the sizes in a header.
 
         Raises:
             InvalidArgument: BAD_PROBES, with what is wrong.
@@ -124,15 +125,15 @@ def disagreement(expected: Array, found: Array, *, classes: bool = False) -> flo
     """How much an answer differs from the one expected, from 0 (not at all) to 1.
 
     Args:
-        expected: The answer that is right.
+        expected: The correct answer.
         found: The answer to judge.
         classes: The last axis holds class scores.
 
     Returns:
-        Of class scores, the share of rows with another best class; a class that scores as well in `expected`, within a
-        thousandth of its standard deviation, counts as the same. Of other floats, the root mean square of the
-        difference over the standard deviation of `expected`, at most 1. Of anything else, the share of elements that
-        differ. 1 if the shapes differ, or the places that are finite.
+        For class scores, the share of rows with another best class; a class whose score in `expected` is equal to the
+        best within a thousandth of the standard deviation counts as the same. For other floats, the root mean square of
+        the difference divided by the standard deviation of `expected`, at most 1. For other types, the share of
+        elements that differ. 1 if the shapes differ, or the positions of finite values.
 
     >>> disagreement(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.1, 0.9], [0.4, 0.6]]), classes=True)
     0.5
@@ -154,12 +155,12 @@ def disagreement(expected: Array, found: Array, *, classes: bool = False) -> flo
         rows, chosen = right.reshape(-1, right.shape[-1]), given.reshape(-1, right.shape[-1]).argmax(-1)
         return float(np.mean(rows.max(-1) - rows[np.arange(len(rows)), chosen] > 1e-3 * scale))
     error = float(np.sqrt(np.mean((right[finite] - given[finite]) ** 2))) if finite.any() else 0.0
-    # Constant answers have no spread to compare with.
+    # Constant answers have a standard deviation of zero.
     return min(1.0, error / (scale or float(np.abs(right[finite]).max(initial=0.0)) or 1.0))
 
 
 def _read_array(data: bytes, name: str) -> Array:
-    """Reads an .npy file whose header has to agree with its size."""
+    """Reads an .npy file whose header must agree with its size."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -169,7 +170,7 @@ def _read_array(data: bytes, name: str) -> Array:
     start = file.tell()
     plain = dtype.kind in _KINDS and dtype.itemsize <= _MAX_ITEM_BYTES and dtype.isnative and not fortran_order
     if not plain or math.prod(shape) * dtype.itemsize != len(data) - start:
-        _fail(f"{name[:80]!r} is no plain array of numbers")
+        _fail(f"{name[:80]!r} is not a plain array of numbers")
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 

@@ -1,8 +1,8 @@
-"""Which file of a model version to serve: the fastest of those that are right.
+"""Selects which file of a model version to serve: the fastest correct one.
 
-The same rule picks the preferred file where a model is exported and the served one where it is loaded, so that both
-give the same reasons. The first candidate is the one that the others have to beat, by a margin: a small gain is within
-the noise of a measurement, and not worth answers that are rounded more coarsely.
+The same rule selects the preferred file where a model is exported and the served file where it is loaded, so both give
+the same reasons. Other candidates must beat the first one by a margin: a small gain is within the noise of a
+measurement, and not worth answers that are rounded more coarsely.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from common.errors import FailedPrecondition
 from deepseek.models.manifest import Measurement
 
 MIN_SPEEDUP = 1.3
-"""How many times as fast as the first candidate another one has to be."""
+"""How many times as fast as the first candidate another one must be."""
 DEFAULT_ACCEPTED_LOSS = 0.005
-"""What a file may lose against the float32 file where nobody says otherwise."""
+"""Default of the accepted loss compared with the float32 file."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Candidate:
     """A file as it was measured on one processor.
 
     Attributes:
-        variant: Which form of the model it is, e.g. `int8`.
+        variant: Form of the model, e.g. `int8`.
         latency_ms: Median time of a request of one sample.
-        agreement: What speaks for it, e.g. `it loses 0.1%`.
-        problem: Why it must not be served; empty if it may.
+        agreement: How well it agrees, e.g. `it loses 0.1%`.
+        problem: Why it must not be served; empty if it may be.
     """
 
     variant: str
@@ -44,7 +44,7 @@ def select(candidates: Sequence[Candidate]) -> tuple[int, str]:
         Its position, and a sentence that says why.
 
     Raises:
-        FailedPrecondition: NO_FILE_AGREES; each has a problem, and the message holds them all.
+        FailedPrecondition: NO_FILE_AGREES if every candidate has a problem; the message lists the problems.
 
     >>> select([Candidate("fp32", 1.9), Candidate("int8", 1.0, agreement="it loses 0.1%")])
     (1, 'int8 is 1.90 times as fast as fp32; it loses 0.1%')
@@ -71,10 +71,10 @@ def select(candidates: Sequence[Candidate]) -> tuple[int, str]:
 
 
 def exported(measurements: Sequence[Measurement], accepted_loss: float) -> list[Candidate]:
-    """Turns what was measured where a model was exported into candidates.
+    """Turns the measurements of an export into candidates.
 
     Args:
-        measurements: The float32 file's first; with their losses.
+        measurements: With their losses; the float32 file's comes first.
         accepted_loss: As in the manifest.
     """
     return [_exported(one, accepted_loss) for one in measurements]

@@ -96,8 +96,8 @@ def make_optimizer(
         A torch optimizer; one of one's own is inside an `InterfaceAdapter`.
 
     Raises:
-        InvalidArgument: BAD_VALUE at `lr`, `optimizer` or `optimizer_params`, also for what the optimizer refuses and
-            for settings that the trainer cannot follow; UNKNOWN_COMPONENT and the like.
+        InvalidArgument: BAD_VALUE at `lr`, `optimizer` or `optimizer_params`, also for values that the optimizer
+            refuses and for settings that the trainer does not support; UNKNOWN_COMPONENT and the like.
     """
     if lr is not None and "lr" in optimizer_params:
         raise InvalidArgument("BAD_VALUE", "the learning rate is given twice, also in optimizer_params", field="lr")
@@ -135,13 +135,13 @@ def make_optimizer(
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Returns whether an optimizer's `step` requires a function that computes the loss and the gradients again."""
+    """Returns whether an optimizer's `step` requires a closure that computes the loss and the gradients again."""
     parameters = inspect.signature(optimizer.step).parameters.values()
     return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def _pythons_own(value: Any) -> Any:
-    """NumPy's numbers as Python's, also in a tuple such as `betas`; a tensor, as a learning rate may be, stays one."""
+    """Converts NumPy numbers to Python's, also in a tuple such as `betas`; tensors (a learning rate) are unchanged."""
     if isinstance(value, tuple | list):
         return type(value)(map(_pythons_own, value))
     return value if isinstance(value, Tensor) else python_value(value)
@@ -170,7 +170,7 @@ def _check_groups(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Non
             message = "capturable=True is for CUDA graphs; the parameters are on the CPU"
         foreign = [param for param in group["params"] if id(param) not in own]
         if foreign:
-            message = f"it optimizes a parameter {list(foreign[0].shape)} that is not the model's; make it a part of it"
+            message = f"it optimizes a parameter {list(foreign[0].shape)} that is not part of the model; add it"
         if message:
             raise InvalidArgument(
                 "BAD_VALUE", f"the optimizer {type(optimizer).__name__}: {message}", field="optimizer"

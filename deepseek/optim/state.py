@@ -1,7 +1,7 @@
-"""An optimizer's part of a checkpoint: its state, and what it was made with.
+"""An optimizer's part of a checkpoint: its state and its constructor arguments.
 
-A trainer that loads a checkpoint keeps the hyperparameters that it was given and the checkpoint's run was not; the rest
-is the run's.
+A trainer that loads a checkpoint keeps the hyperparameters that it was given and that differ from those given to the
+checkpoint's run; all others are taken from the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ class OptimizerState:
     """Saves and loads what an optimizer needs to continue exactly.
 
     Args:
-        optimizer: The optimizer, new.
+        optimizer: A new optimizer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._defaults = _plain(optimizer.defaults)  # now: to load a state adds to them
+        self._defaults = _plain(optimizer.defaults)  # now, because loading a state adds to them
 
     def state_dict(self) -> dict[str, Any]:
         """Returns `optimizer`, `optimizer_type` and `optimizer_defaults`; tensors are not copied."""
@@ -36,25 +36,25 @@ class OptimizerState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` returned, from anyone.
+        """Loads an untrusted result of `state_dict`.
 
         Raises:
-            InvalidArgument: WRONG_OPTIMIZER; BAD_STATE of an optimizer of one's own.
+            InvalidArgument: WRONG_OPTIMIZER; BAD_STATE if a user's own optimizer refuses its state.
         """
         own, other = type_name(self._optimizer), state.get("optimizer_type")
         if own != other or not isinstance(state.get("optimizer"), dict):
-            raise _wrong(f"the checkpoint's optimizer is {str(other)[:80]}, this trainer's {own}")
+            raise _wrong(f"the checkpoint's optimizer is {str(other)[:80]}, this trainer's is {own}")
         before = [dict(group) for group in self._optimizer.param_groups]
         try:
             self._optimizer.load_state_dict(state["optimizer"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _wrong(f"the checkpoint's optimizer state is not of these parameters: {error}") from error
-        if isinstance(self._optimizer, _SHAPED_LIKE_PARAMS):  # their fused kernels take the shapes for granted
+            raise _wrong(f"the checkpoint's optimizer state does not fit these parameters: {error}") from error
+        if isinstance(self._optimizer, _SHAPED_LIKE_PARAMS):  # their fused kernels do not check shapes
             for param, values in self._optimizer.state.items():
                 for name, value in values.items():
                     shape = torch.Size() if name == "step" else param.shape
                     if isinstance(value, Tensor) and value.shape != shape:
-                        raise _wrong(f"the checkpoint's {name} is {list(value.shape)}, which should be {list(shape)}")
+                        raise _wrong(f"the checkpoint's {name} has the shape {list(value.shape)}, not {list(shape)}")
         if not isinstance(self._optimizer, InterfaceAdapter):
             self._restore_forms(state["optimizer"])
         saved = state.get("optimizer_defaults")
@@ -65,13 +65,13 @@ class OptimizerState:
             group.update({key: old[key] for key in changed if key in old})
             for key, value in group.items():
                 if key not in old or _kind(value) is not _kind(old[key]):
-                    raise _wrong(f"the checkpoint's {key[:80]} is {str(value)[:80]}, this trainer's {old.get(key)}")
+                    raise _wrong(f"the checkpoint's {key[:80]} is {str(value)[:80]}, this trainer's is {old.get(key)}")
 
     def _restore_forms(self, saved: Mapping[str, Any]) -> None:
-        """Gives state tensors the type that they were saved in and the memory order of their parameter.
+        """Restores the saved type of state tensors and gives them the memory format of their parameter.
 
-        torch's `load_state_dict` casts to the parameter's type, and the fused kernels walk over memory: with state in
-        another order than its parameter (channels_last), they update each weight by the state of another.
+        torch's `load_state_dict` casts to the parameter's type, and the fused kernels iterate over memory: if the state
+        has another memory format than its parameter (channels_last), they update each weight with the state of another.
         """
         casts = type(self._optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
         params = [param for group in self._optimizer.param_groups for param in group["params"]]
@@ -88,7 +88,7 @@ class OptimizerState:
 
 
 def type_name(optimizer: torch.optim.Optimizer) -> str:
-    """Returns the full name of an optimizer's class, of one's own where it is in an `InterfaceAdapter`."""
+    """Returns the full name of an optimizer's class; for an `InterfaceAdapter`, the name of the user's class."""
     kind = type(getattr(optimizer, "inner", optimizer))
     return f"{kind.__module__}.{kind.__qualname__}"
 
@@ -98,12 +98,12 @@ def _wrong(message: str) -> InvalidArgument:
 
 
 def _plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments of an optimizer, comparable after a way through JSON."""
+    """The constructor arguments of an optimizer, in a form that is equal after a round trip through JSON."""
     simple = (bool, int, float, str, type(None))
     return {key: value if isinstance(value, simple) else repr(value) for key, value in defaults.items()}
 
 
 def _kind(value: Any) -> type:
-    """The type of a hyperparameter; one number is as good as another, NumPy's and a tensor of one included."""
+    """The type of a hyperparameter; all numbers have the same type, including NumPy's and tensors of one element."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float if is_number or (isinstance(value, Tensor) and value.numel() == 1) else type(value)

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file that holds tensors and, as its metadata, everything else as JSON.
 
-A state is a tree (`deepseek.training.trees`). Reading a file builds such values and nothing else: no code in it is run,
-whoever wrote it (pickle, which `torch.save` uses, cannot say that).
+A state is a tree (`deepseek.training.trees`). Reading an untrusted file builds such values and nothing else: no code in
+it is run, unlike with pickle, which `torch.save` uses.
 """
 
 import json
@@ -30,7 +30,7 @@ def dumps(state: Mapping[str, Any]) -> bytes:
     """Makes a checkpoint's bytes.
 
     Args:
-        state: A tree. Tensors may share memory; on any device.
+        state: A tree. Its tensors may share memory, on any device.
 
     Raises:
         InvalidArgument: BAD_STATE if a value cannot be stored; the message gives its path and what to do.
@@ -116,18 +116,18 @@ def model_state(model: nn.Module) -> dict[str, Any]:
     """Returns a model's part of a checkpoint, as `load_model` reads it; tensors are not copied.
 
     Raises:
-        InvalidArgument: BAD_STATE if torch could not load it into an equal model.
+        InvalidArgument: BAD_STATE if torch could not load it into a new model of the same code.
     """
     model = modules.uncompiled(model)
     state = model.state_dict()
     for name, value in state.items():
         if isinstance(value, Tensor) and value.layout is torch.strided and modules.is_expanded(value):
-            message = f"{name} is expanded, and nothing can be loaded into it; register its contiguous() as the buffer"
+            message = f"{name} is expanded, so it cannot be loaded into; register its contiguous() as the buffer"
             raise InvalidArgument("BAD_STATE", message, field="model")
     for name, module in model.named_modules():
         kind = type(module)
         if kind.get_extra_state is not nn.Module.get_extra_state and kind.set_extra_state is nn.Module.set_extra_state:
-            message = f"{name or 'the model'} ({kind.__name__}) has get_extra_state and no set_extra_state to load it"
+            message = f"{name or 'the model'} ({kind.__name__}) has get_extra_state but no set_extra_state to load it"
             raise InvalidArgument("BAD_STATE", message, field="model")
     versions = {name: values.get("version", 1) for name, values in getattr(state, "_metadata", {}).items()}
     return {
@@ -144,18 +144,18 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
         state: What `read` returned.
 
     Raises:
-        InvalidArgument: WRONG_MODEL, as `check_model`, or if a module does not take what it once gave.
+        InvalidArgument: WRONG_MODEL, as `check_model`, or if a module refuses the state that it returned before.
     """
     model = modules.uncompiled(model)
     check_model(model, state)
     weights, versions = OrderedDict(state["model"]), state.get("model_versions")
-    if isinstance(versions, dict):  # modules convert the state of older versions, and state without one as the oldest
+    if isinstance(versions, dict):  # modules convert state of older versions; without a version it counts as the oldest
         names = [name for name, _ in model.named_modules(remove_duplicate=False)]
         weights._metadata = {name: {"version": versions.get(name, 1)} for name in names}  # type: ignore[attr-defined]
     try:
         model.load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"the model does not take the checkpoint's state: {type(error).__name__}: {str(error)[:500]}"
+        message = f"the model refuses the checkpoint's state: {type(error).__name__}: {str(error)[:500]}"
         raise InvalidArgument("WRONG_MODEL", message) from error
 
 
@@ -174,9 +174,9 @@ def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     for name in (name for name in own if name in weights):
         found, expected = weights[name], own[name]
         if name.endswith(trees.EXTRA_STATE) or not isinstance(expected, Tensor):
-            continue  # of any form: what it means is the module's affair
+            continue  # of any form: only the module interprets it
         if not isinstance(found, Tensor):
-            problems.append(f"{name} is no tensor")
+            problems.append(f"{name} is not a tensor")
         elif not is_lazy(expected) and found.shape != expected.shape:
             problems.append(f"{name} is {list(found.shape)}, not {list(expected.shape)}")
     if problems:

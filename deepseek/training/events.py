@@ -78,10 +78,10 @@ class CheckpointEvent:
 
 @dataclass(frozen=True)
 class WarningEvent:
-    """Something that the run's owner should know and that does not end it.
+    """Something that the run's owner should know and that does not end the run.
 
     Attributes:
-        message: For people.
+        message: Text for people.
     """
 
     kind: ClassVar[str] = "warning"
@@ -99,8 +99,8 @@ class PrecisionEvent:
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
         reason: `requested`, `fastest`, `device` or `kept` (`deepseek.training.precision.Reason`).
-        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
-        instruction_set: Of rank 0's processor.
+        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
+        instruction_set: Instruction set of rank 0's processor.
     """
 
     kind: ClassVar[str] = "precision"

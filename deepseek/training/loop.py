@@ -98,8 +98,8 @@ class Loop:
     def _train_epoch(self, dataset: Dataset, sampler: ResumableSampler, *, is_last: bool) -> bool:
         """Trains to the end of the epoch; True if it was stopped.
 
-        What is saved after an epoch's last step stands at the end of that epoch, not at the beginning of the next: a
-        run that is resumed from there still evaluates. The run's last step is always saved.
+        A checkpoint after an epoch's last step is at the end of that epoch, not at the beginning of the next: a run
+        that resumes from it still evaluates. The run's last step is always saved.
         """
         step = self._step
         order, epoch, start = sampler.order(sampler.epoch), sampler.epoch + 1, sampler.position
@@ -149,7 +149,7 @@ class Loop:
         self.report(EvaluationEvent(self._step.step, epoch, self.metrics))
 
     def _save(self, checkpoint: Callable[[], Any], *, required: bool) -> None:
-        """Makes a checkpoint; one that is not required and does not fit into its store is given up."""
+        """Makes a checkpoint; one that is not required is skipped if it does not fit into the store."""
 
         def save() -> Event | None:
             try:
@@ -169,7 +169,7 @@ class Loop:
             return None
         self._warned_of_space = True
         message = f"step {self._step.step} was not saved: {error.message}. Training continues and the last checkpoint"
-        return WarningEvent(f"{message} is kept, but there must be room for one more at the end of the run")
+        return WarningEvent(f"{message} is kept, but the store must have room for one more at the end of the run")
 
     def report(self, event: Event) -> None:
         """Adds an event to the history and passes it on, on rank 0."""

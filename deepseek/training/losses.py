@@ -122,7 +122,7 @@ def check_one_tensor(outputs: Any, user: str) -> None:
     """Checks that a model returns one tensor, as built-in losses and metrics require.
 
     Raises:
-        InvalidArgument: WRONG_SHAPE; the message names the `user` of the outputs.
+        InvalidArgument: WRONG_SHAPE; the message begins with `user`, the loss or metric that uses the outputs.
     """
     if not isinstance(outputs, Tensor):
         message = f"{user} needs a model that returns one tensor, not a {type(outputs).__name__}; write one of your own"

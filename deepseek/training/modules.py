@@ -1,7 +1,7 @@
-"""What is asked of a user's module: which models can be trained, in which mode, and what their outputs may be.
+"""Requirements on a user's module: which models can be trained, in which mode, and what their outputs may be.
 
-Outputs are tensors in any nesting of lists, tuples, named tuples, dicts and dataclasses. A module keeps its mode: a
-part that was set to evaluation (a frozen batch normalisation) stays in it while the rest trains.
+Outputs are tensors in any nesting of lists, tuples, named tuples, dicts and dataclasses. Submodules keep their mode:
+one in evaluation mode (a frozen batch normalisation) stays in it while the rest trains.
 """
 
 import copy
@@ -20,8 +20,8 @@ from common.errors import InvalidArgument
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """Returns the module that `torch.compile` made a model of, or the model: its parameters have their own names there,
-    and its forward its own signature."""
+    """Returns the module inside a `torch.compile`d model, or the model itself. There, parameters have their original
+    names and forward its original signature."""
     original: nn.Module = getattr(model, "_orig_mod", model)
     return original
 
@@ -41,24 +41,24 @@ def check_model(model: nn.Module, *, field: str = "model") -> None:
         raise InvalidArgument("BAD_VALUE", "the model has no parameters to train", field=field)
     halves = [name for name, parameter in parameters.items() if parameter.dtype in (torch.float16, torch.bfloat16)]
     if halves:
-        message = f"{halves[0]} is in half precision; weights must be float32, the precision is the computation's"
+        message = f"{halves[0]} is in half precision; weights must be float32, `precision` is for the computation"
         raise InvalidArgument("BAD_VALUE", message, field=field)
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Checks that something of a model can be trained.
+    """Checks that at least one parameter of a model can be trained.
 
     Raises:
         InvalidArgument: BAD_VALUE at `model` if no parameter requires a gradient.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        message = "every parameter of the model is frozen; set requires_grad of those to train"
+        message = "every parameter of the model is frozen; set requires_grad of those that should train"
         raise InvalidArgument("BAD_VALUE", message, field="model")
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and afterwards each of its modules back into its own."""
+    """Puts a model into evaluation mode, and restores the mode of each of its modules afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -69,12 +69,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def is_expanded(tensor: Tensor) -> bool:
-    """Returns whether several elements of a dense tensor are one place in memory, so that it cannot be written to."""
+    """Returns whether elements of a dense tensor share memory, so that it cannot be written to."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
-    """Returns outputs with a function applied to each tensor; what is not a tensor stays as it is."""
+    """Returns outputs with a function applied to each tensor; other values are unchanged."""
 
     def apply(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
@@ -90,9 +90,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
 
 
 def named_tensors(outputs: Any) -> list[tuple[str, Tensor]]:
-    """Returns the tensors of outputs in the order of `map_tensors`, named by where they are.
+    """Returns the tensors of outputs in the order of `map_tensors`, named by their position.
 
-    Keys and fields give names, positions numbers; a single tensor is `output`, and of a tuple `output_0` and so on.
+    Keys and fields give names, indices give numbers; a single tensor is `output`, those of a tuple are `output_0` etc.
 
     >>> [name for name, _ in named_tensors({"logits": torch.ones(1), "parts": (torch.ones(1), None, torch.ones(2))})]
     ['logits', 'parts_0', 'parts_2']
@@ -118,7 +118,7 @@ def _paths(outputs: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def is_opaque(outputs: Any) -> bool:
-    """Returns whether `map_tensors` may miss tensors in outputs, as in an object of a class of one's own."""
+    """Returns whether `map_tensors` may miss tensors in outputs, for example inside an object of a user's class."""
     known = (Tensor, bool, int, float, str, type(None))
     return any(
         any(is_opaque(getattr(leaf, field.name)) for field in fields(leaf))
@@ -129,5 +129,5 @@ def is_opaque(outputs: Any) -> bool:
 
 
 def _is_plain_dataclass(value: Any) -> bool:
-    """Whether it is a dataclass that torch does not know as a container."""
+    """Returns whether a value is a dataclass that torch does not know as a container."""
     return is_dataclass(value) and not isinstance(value, type) and type(value) not in pytree.SUPPORTED_NODES

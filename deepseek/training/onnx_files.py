@@ -2,9 +2,9 @@
 
 The graph takes exactly what the encoders give, with a dynamic batch and, for repeated fields, a dynamic number of
 values. Bytes are as equal as the tools allow: what the exporter notes about source lines and paths is removed. Int8 is
-static QDQ of products with weights and of what is fused with them, unsigned activations and signed weights per channel,
-of 7 bits: two of their products fit 16 bits, so they saturate on no processor (docs/decisions/0012). Whether it is
-faster for this model is measured, not believed.
+static QDQ of products with weights and of the operators fused with them, with unsigned activations and signed 7-bit
+weights per channel: the sum of two products fits 16 bits, so it saturates on no processor (docs/decisions/0012).
+Whether int8 is faster for this model is measured.
 """
 
 import time
@@ -31,8 +31,8 @@ Batch = Mapping[str, npt.NDArray[Any]]
 """Encoded inputs by name, first axis the batch."""
 
 _QUANTISED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool")
-"""Where the time goes, and what passes its 8 bits on. More costs answers: an attention mask of -3e38 leaves no bit for
-the scores beside it."""
+"""The operators that take most of the time, and those that pass 8 bits on. Quantising more loses accuracy: an attention
+mask of -3e38 leaves no bits for the scores."""
 ABSOLUTE_TOLERANCE = 1e-3
 RELATIVE_TOLERANCE = 1e-3
 
@@ -41,14 +41,14 @@ def export_onnx(model: nn.Module, example: Mapping[str, Tensor], repeated: Seque
     """Writes a model as ONNX.
 
     Args:
-        model: In evaluation mode, weights float32, on the CPU; its forward takes the example's keys, and returns
+        model: In evaluation mode, with float32 weights, on the CPU; its forward takes the example's keys and returns
             tensors in any nesting of lists, tuples, dicts and dataclasses.
         example: A batch of at least two samples, with at least two values of every repeated input.
         repeated: Inputs whose second axis is a list of any length; all are equally long.
         path: File to write.
 
     Returns:
-        What the graph's outputs are.
+        The names and the form of the graph's outputs.
 
     Raises:
         FailedPrecondition: EXPORT_UNSUPPORTED if the model cannot be written as ONNX, EXPORT_DIFFERS if ONNX Runtime
@@ -108,7 +108,7 @@ def open_session(path: Path, *, optimised: bool = True) -> ort.InferenceSession:
 
     Args:
         path: An ONNX file.
-        optimised: Let the runtime fuse operators, as a server does; without that, 8-bit tensors are multiplied as
+        optimised: Whether the runtime fuses operators, as on a server. Otherwise 8-bit tensors are multiplied as
             float32, which gives the same answers on every processor.
     """
     levels = ort.GraphOptimizationLevel
@@ -162,7 +162,7 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the package 
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first error of a chain."""
+    """The root cause of a chain of errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -177,7 +177,7 @@ def _check_against(model: nn.Module, example: Mapping[str, Tensor], path: Path) 
         found = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
         for (name, tensor), array in zip(expected, found, strict=True):
             if array.shape != tensor.shape:
-                what = f"{name} of the exported graph is {list(array.shape)}, the model's {list(tensor.shape)}"
+                what = f"{name} is {list(array.shape)} in the exported graph, {list(tensor.shape)} in the model"
                 raise FailedPrecondition("EXPORT_DIFFERS", f"{what}; it is not registered")
             gaps = np.abs(array.astype(np.float64) - tensor.double().numpy())
             if not np.all(gaps <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(tensor.double().numpy())):

@@ -41,7 +41,7 @@ class Ranks:
         return tensor
 
     def max_(self, tensor: Tensor) -> Tensor:
-        """Takes the largest of each element over all ranks in place; every rank has to call it, without NaN."""
+        """Computes the maximum of each element over all ranks in place; every rank must call it, without NaN."""
         if self.world_size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
@@ -56,11 +56,11 @@ class Ranks:
         return wait
 
     def replicate(self, model: nn.Module) -> Replica:
-        """Returns what averages the model's gradients over the ranks; rank 0's weights win."""
+        """Returns a replica that averages the model's gradients over the ranks; all ranks take rank 0's weights."""
         return Replica(model) if self.world_size == 1 else AveragingReplica(model)
 
     def collect(self) -> None:
-        """Frees what `replicate` returned, once nobody holds it any more: DDP is in a reference cycle, and its hooks
+        """Frees the result of `replicate` once nothing else refers to it: DDP is in a reference cycle, and its hooks
         stay on the parameters until it is collected."""
         if self.world_size > 1:
             gc.collect()

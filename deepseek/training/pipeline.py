@@ -107,7 +107,7 @@ def try_out(model: nn.Module, dataset: EncodedDataset, mappings: Mappings, spec:
 
 
 def export_problem(job: JobFile, dataset: EncodedDataset) -> str:
-    """Traces the run's untrained model, as the export will.
+    """Traces the run's untrained model in the same way as the export.
 
     Returns:
         Why the model cannot be exported; empty if no reason was found.
@@ -117,13 +117,13 @@ def export_problem(job: JobFile, dataset: EncodedDataset) -> str:
         trace(build_model(job.spec).eval(), example_batch(dataset, repeated), repeated)
     except FailedPrecondition as error:
         return error.message
-    except Exception as error:  # noqa: BLE001  # a model's own code may raise anything, and the run can do without
+    except Exception as error:  # noqa: BLE001  # a model's code may raise anything, and the run does not depend on this
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def example_batch(dataset: EncodedDataset, repeated: Sequence[str]) -> dict[str, Tensor]:
-    """Three samples, with at least two values of a repeated input: a graph exported from less is not dynamic."""
+    """Three samples, with at least two values per repeated input: a graph exported from fewer is not dynamic."""
     batch = sample_batch(dataset, 3)
     return {
         name: torch.cat([tensor, tensor], 1) if name in repeated and tensor.shape[1] < 2 else tensor

@@ -1,4 +1,4 @@
-"""What `fit` shows of its events: a bar for somebody who watches a terminal, elsewhere a line now and then."""
+"""Shows the events of `fit`: a bar on a terminal, otherwise an occasional line."""
 
 import time
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from deepseek.training.events import EvaluationEvent, Event, StepEvent, WarningE
 
 
 class ProgressBar:
-    """Shows events as they come, on standard error.
+    """Shows events as they arrive, on standard error.
 
-    Where that is no terminal, a line is printed at the end of an epoch or in the middle of one, but at most every ten
-    seconds, and one at the end.
+    Without a terminal it prints lines within and at the end of epochs, at most one every ten seconds, and one at the
+    end of training.
 
     Args:
         console: Where to draw; by default standard error.

@@ -1,7 +1,7 @@
-"""One rank's copy of a model, whose gradients are averaged over the ranks, whatever parts of it each of them uses.
+"""One rank's copy of a model. Gradients are averaged over the ranks, even if each rank uses other parts of the model.
 
-The exchange is that of DistributedDataParallel, overlapped with the backward pass. Not here: sums of anything else
-(`deepseek.training.parallel`).
+The exchange is that of DistributedDataParallel, overlapped with the backward pass. Other sums over the ranks are in
+`deepseek.training.parallel`.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ _EXCHANGED = {
     *(torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32),
     *(torch.float64, torch.complex64, torch.complex128),
 }
-"""Types of buffers that DDP passes on with every backend."""
+"""Types of buffers that DDP can broadcast with every backend."""
 
 
 class Replica:
-    """This process's copy of a model, and how its gradients are computed.
+    """This process's copy of a model, which computes its gradients.
 
     Args:
         model: The model.
@@ -41,11 +41,11 @@ class Replica:
         """Computes the parameters' gradients; None where no rank's loss depends on a parameter.
 
         Args:
-            loss: What `forward` returned, maybe scaled.
-            share: This rank's part in the mean over all ranks, 0 to 1.
+            loss: Result of `forward`, possibly scaled.
+            share: This rank's weight in the mean over all ranks, 0 to 1.
 
         Returns:
-            Whether a loss depends on any parameter.
+            Whether any rank's loss depends on a parameter.
         """
         self._model.zero_grad(set_to_none=True)
         if loss.requires_grad:
@@ -54,12 +54,12 @@ class Replica:
 
 
 class AveragingReplica(Replica):
-    """One of several copies. Each rank may use another part of the model, and another in each step.
+    """One of several copies. Ranks may use different parts of the model, and different parts in each step.
 
-    DDP averages a parameter's gradient once every rank has it, so a parameter that one rank's loss does not depend on
-    would make the others wait for ever. Here a rank completes its backward pass with zeros for those, and a second,
-    small sum says which parameters were used at all: the gradients of the others are None, as in one process. DDP's
-    own `find_unused_parameters` searches the graph of the outputs ahead of each backward pass, and fails where that
+    DDP averages a parameter's gradient once every rank has it, so if one rank's loss does not depend on a parameter,
+    the others would wait forever. Here a rank completes its backward pass with zeros for such parameters, and a second,
+    small sum determines which parameters any rank used: the gradients of the others are None, as in one process. DDP's
+    own `find_unused_parameters` searches the graph of the outputs before each backward pass, and fails if that graph
     shows less than the backward pass computes (reentrant activation checkpoints).
     """
 
@@ -90,7 +90,7 @@ class AveragingReplica(Replica):
 
     def backward(self, loss: Tensor, share: float) -> bool:
         self._share = share
-        # What only passes samples along that do not count uses nothing.
+        # A rank that only computes along on samples that do not count uses no parameter.
         self._used = torch.full((len(self._params),), float(share > 0), device=self._params[0].device)
         super().backward(loss, share)
         unused = [i for i, param in enumerate(self._params) if param.grad is None]
@@ -107,13 +107,13 @@ class AveragingReplica(Replica):
         return any(used)
 
     def _add_share(self, _: object, bucket: GradBucket) -> Future[Tensor]:
-        """Sums a bucket of gradients over the ranks, each rank's times its share."""
+        """Sums a bucket of gradients over the ranks, weighted by each rank's share."""
         gradients = bucket.buffer()
         if self._share:
             gradients.mul_(self._share)
         else:
-            gradients.zero_()  # no share, even of what is not finite
-        if bucket.is_last():  # by now the rank knows what it uses: buckets go in order, and wait for what is not used
+            gradients.zero_()  # no contribution, even of values that are not finite
+        if bucket.is_last():  # now the rank knows what it uses: buckets go in order, after unused parameters are filled
             work = dist.all_reduce(self._used, async_op=True)
             assert work is not None
             self._wait = work.wait
@@ -138,8 +138,8 @@ def _is_exchanged(buffer: Tensor) -> bool:
 
 
 def share_buffer(buffer: Tensor) -> None:
-    """Gives all ranks rank 0's values of a buffer, whatever its type is; sparse and expanded ones, which modules do not
-    change in place, stay as they are."""
+    """Broadcasts rank 0's values of a buffer of any type; sparse and expanded buffers, which modules do not change in
+    place, are left as they are."""
     if buffer.layout is torch.strided and not is_expanded(buffer):
         values = buffer.detach().resolve_conj().clone(memory_format=torch.contiguous_format)
         data = values.reshape(-1).view(torch.uint8)
@@ -148,7 +148,7 @@ def share_buffer(buffer: Tensor) -> None:
 
 
 class _Calling(nn.Module):
-    """Calls what it is given. DDP wraps it instead of the model, so that it sees the loss, whatever the outputs are."""
+    """Calls its argument. DDP wraps this module instead of the model, so that it sees the loss, not the outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -148,9 +148,9 @@ class RunSpec:
         return spec._with_encoders(manifest)
 
     def _with_encoders(self, manifest: DatasetManifest) -> "RunSpec":
-        """Names every encoder, and builds each to see whether it takes its parameters and suits its field.
+        """Names every encoder, and builds each one to check its parameters and its field.
 
-        All parameters are written out, so that a run keeps its encoders when their defaults change.
+        All parameters are made explicit, so that a run keeps its encoders when their defaults change.
         """
 
         def encoded(mapping: FieldMapping, path: str) -> FieldMapping:
@@ -302,7 +302,7 @@ def _component(data: Any, path: str) -> Component:
 
 
 def _plain(given: Any, path: str) -> Any:
-    """A value of JSON, with numbers and arrays of NumPy as Python's own."""
+    """Returns a JSON value, with numbers and arrays of NumPy converted to Python's."""
     match value := python_value(given):
         case Mapping():
             return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
@@ -310,7 +310,7 @@ def _plain(given: Any, path: str) -> Any:
             return [_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
         case None | bool() | int() | float() | str():
             return value
-    raise InvalidArgument("BAD_VALUE", f"a {type(given).__name__} is no value of JSON", field=path)
+    raise InvalidArgument("BAD_VALUE", f"a {type(given).__name__} is not a JSON value", field=path)
 
 
 def _mapping(data: Any, path: str) -> FieldMapping:

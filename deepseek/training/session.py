@@ -26,9 +26,9 @@ from deepseek.training.trainer import MixedPrecisionTrainer
 def train(path: Path) -> None:
     """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
 
-    Reports on rank 0: a `warning` for each that the trainer gives and for a model that could not be exported, then the
-    events of `fit`, all with `train_s`, the seconds since all ranks had started, reading the data included; then
-    `finished` with the final metrics, or `stopped`; `failed` if a MeshError ends it.
+    Reports on rank 0: a `warning` for each warning of the trainer and for a model that cannot be exported; then the
+    events of `fit`, all with `train_s`, the seconds since all ranks started, including reading the data; then
+    `finished` with the final metrics, or `stopped`; `failed` if a MeshError ends the run.
 
     Raises:
         MeshError: What the run's owner can understand; it has been reported.
@@ -68,9 +68,9 @@ def _train(job: JobFile, started: float) -> None:
     if report_here:
         # The process's own output goes with its directory; nobody would read them there.
         messages = [plain_text(str(warning.message)) for warning in given]
-        # A run need not be exported, so this is no error; whoever wants to is better told now than after it.
+        # Not every run is exported, so this is not an error; but a user who wants to should know before training.
         if not job.checkpoint_sha256 and (problem := export_problem(job, dataset)):
-            messages.append(f"the run can be trained, but not exported: {problem}")
+            messages.append(f"the model can be trained but not exported: {problem}")
         for message in messages:
             report(job.directory, "warning", message=message, train_s=time.monotonic() - started)
 
@@ -104,8 +104,8 @@ def make_trainer(spec: RunSpec, model: nn.Module) -> MixedPrecisionTrainer:
     """The trainer that a spec describes.
 
     Raises:
-        InvalidArgument: A parameter that a component does not take, or parts that do not fit each other, with the path
-            in the spec.
+        InvalidArgument: A component does not accept a parameter, or parts do not fit together; with the path in the
+            spec.
     """
     modules.check_model(model, field="spec.model")
     optimizer = OPTIMIZERS.build(
@@ -129,5 +129,5 @@ def make_trainer(spec: RunSpec, model: nn.Module) -> MixedPrecisionTrainer:
             inputs={mapping.input: mapping.input for mapping in spec.inputs},
             target="target",
         )
-    except InvalidArgument as error:  # its arguments are called as the fields of the spec
+    except InvalidArgument as error:  # its arguments have the names of the spec's fields
         raise InvalidArgument(error.reason, error.message, field=f"spec.{error.field}") from error

@@ -32,7 +32,7 @@ MAX_SKIPPED_IN_A_ROW = 40
 
 
 class _NotFiniteError(Exception):
-    """Ends an optimizer's step from within."""
+    """Raised in a closure to end the optimizer's step."""
 
 
 class TrainingStep:
@@ -92,8 +92,8 @@ class TrainingStep:
         self._optimizer_state = OptimizerState(optimizer)
         self._base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self._num_sums = 2 + sum(metric.num_sums for metric in metrics)
-        self._replica: Replica | None = None  # while it trains
-        self._is_checked = True  # that the state, the optimizer's included, can be saved
+        self._replica: Replica | None = None  # set while training
+        self._is_checked = True  # whether the state, including the optimizer's, is known to be storable
         self._shapes = _shapes(modules.uncompiled(model).state_dict())
 
     @property
@@ -102,14 +102,14 @@ class TrainingStep:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def use(self, precision: str) -> None:
-        """Computes in `fp32`, `bf16` or `fp16` from now on; the loss scale begins anew.
+        """Computes in `fp32`, `bf16` or `fp16` from now on, and resets the loss scale.
 
         Raises:
             InvalidArgument: BAD_VALUE for fp16 with an optimizer that needs a closure.
         """
         if precision == "fp16" and self._needs_closure:
             message = (
-                f"{type(self.optimizer).__name__} computes the loss several times in a step, which the loss scale of "
+                f"{type(self.optimizer).__name__} evaluates the loss several times per step, which the loss scale of "
                 "fp16 does not allow; use fp32 or bf16"
             )
             raise InvalidArgument("BAD_VALUE", message, field="precision")
@@ -122,7 +122,7 @@ class TrainingStep:
         Args:
             sampler: The sampler.
             num_samples: Samples of the data set.
-            saves: The state will be saved, so it is checked now and after the first update that it can be.
+            saves: Whether the state will be saved; if so, it is checked now and after the first update.
 
         Raises:
             InvalidArgument: BAD_VALUE if its data set is not the run's, or nothing can be trained; BAD_STATE if the
@@ -154,7 +154,7 @@ class TrainingStep:
         Args:
             dataset: The data.
             indices: This rank's samples, maybe none.
-            fillers: Samples to pass through the model besides, which count for nothing; not empty if `indices` is.
+            fillers: Further samples to pass through the model that do not count; not empty if `indices` is.
             flags: Questions that all ranks answer together.
 
         Returns:
@@ -162,7 +162,7 @@ class TrainingStep:
             flags: Each flag, True if it was so on any rank.
 
         Raises:
-            InvalidArgument: What the loss or the optimizer cannot take; BAD_STATE if the state cannot be saved.
+            InvalidArgument: The loss or the optimizer refuses its input; BAD_STATE if the state cannot be saved.
             FailedPrecondition: NOT_FINITE after 40 skipped steps in a row.
             Internal: RANKS_DIVERGED if one rank skipped the step before and another did not.
         """
@@ -180,7 +180,7 @@ class TrainingStep:
         def compute_loss() -> Tensor:
             nonlocal sums
             if self._needs_closure:
-                self._seed_generators(-2 - self._ranks.rank)  # the same dropout each time, and not collate's numbers
+                self._seed_generators(-2 - self._ranks.rank)  # the same dropout each time, not collate's numbers
             outputs = self._forward(self.model, arguments)
             if batch_size > num_samples and modules.is_opaque(outputs):
                 outputs = self._forward(self.model, self._arguments.split(collate(dataset, indices), self._device)[0])
@@ -200,7 +200,7 @@ class TrainingStep:
         total, *answers, num_skipped_before = shared.tolist()
         if num_skipped_before not in (0, self._ranks.world_size):
             raise Internal("RANKS_DIVERGED", f"the ranks do not agree whether step {self.step} was skipped")
-        # This rank's part in the mean; where no target counts at all, only who has samples takes part.
+        # This rank's weight in the mean; if no target counts at all, only ranks with samples take part.
         share = float(count) / total if total else float(bool(indices))
         moved = self._differentiate(loss, share) and self._update(compute_loss, loss, share)
         if self._scaler:
@@ -223,7 +223,7 @@ class TrainingStep:
         """Computes loss and metrics over this rank's batches, and sums them over the ranks."""
         self._ranks.share_buffers(self.model)
         sums = self._zeros((self._num_sums,))
-        # Not inference mode: what a module caches in it (position tables) could not be used in training afterwards.
+        # Not inference mode: tensors that a module caches in it (position tables) could not be used in training later.
         with modules.evaluating(self.model), torch.no_grad():
             for indices in sampler:
                 if indices:
@@ -248,15 +248,15 @@ class TrainingStep:
         """Returns everything that a step changes, as `deepseek.training.checkpoint` stores it; not copied.
 
         Raises:
-            InvalidArgument: BAD_STATE if a tensor of the model has another shape than in the beginning.
+            InvalidArgument: BAD_STATE if a tensor of the model has changed its shape since the beginning.
         """
         model = checkpoints.model_state(self.model)
         before, now = self._shapes, _shapes(model["model"])
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 message = (
-                    f"{name} was {before.get(name, 'absent')} in the beginning and is {now.get(name, 'absent')} now, "
-                    "which no new model could load; keep its shape, or register it with persistent=False"
+                    f"{name} was {before.get(name, 'absent')} at the beginning and is {now.get(name, 'absent')} now, "
+                    "which a new model could not load; keep its shape, or register it with persistent=False"
                 )
                 raise InvalidArgument("BAD_STATE", message, field="model")
         return {
@@ -346,7 +346,7 @@ class TrainingStep:
         return True
 
     def _update(self, compute_loss: Callable[[], Tensor], loss: Tensor, share: float) -> bool:
-        """Moves the weights along the gradients; returns False if it ran into some that are not finite."""
+        """Updates the weights; returns False if gradients that are not finite occurred."""
         rate = self._schedule(self.step - self.num_skipped_steps, self.num_steps)
         for group, base_lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base_lr * rate
@@ -364,10 +364,10 @@ class TrainingStep:
         return True
 
     def _update_by_closure(self, compute_loss: Callable[[], Tensor], loss: Tensor, share: float) -> bool:
-        """Calls an optimizer that computes loss and gradients again at the weights it tries.
+        """Calls an optimizer that evaluates loss and gradients at several weights.
 
-        What it gets are the mean loss and the gradients over all ranks, clipped, with the dropout of this step. If they
-        are not finite somewhere, the weights go back to where they were, and the optimizer begins without its history.
+        Its closure returns the mean loss over all ranks and computes the averaged, clipped gradients, with the dropout
+        of this step. If any are not finite, the weights are restored and the optimizer's history is discarded.
         """
         starts = [
             (param, param.detach().clone(), param.grad)
@@ -419,7 +419,7 @@ class TrainingStep:
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The shapes of a model's tensors, but for extra state, which may be of any form."""
+    """The shapes of a model's tensors, without extra state, which may have any form."""
     return {
         name: list(value.shape)
         for name, value in state.items()

@@ -89,8 +89,8 @@ class MixedPrecisionTrainer:
         optimizer: A torch optimizer's class, an `OptimizerInterface` class, any callable `(params, lr=, **params)` that
             returns one of these, an instance that was made from the model's parameters, or a name (`adamw`). Adam and
             AdamW run in torch's fused form where there is one, unless `optimizer_params` says otherwise.
-        precision: `auto`, `fp32`, `bf16` or `fp16`. On CPUs `auto` is the format that is measured to be the fastest on
-            the slowest rank's host; on CUDA it is bf16, or fp16 before compute capability 8.
+        precision: `auto`, `fp32`, `bf16` or `fp16`. On CPUs `auto` is the format that is fastest on the slowest rank's
+            host, by measurement; on CUDA it is bf16, or fp16 before compute capability 8.
         loss: A name, or a callable `(outputs, target) -> scalar`; outputs come in float32. See
             `deepseek.training.losses`.
         lr: Learning rate; by default the optimizer's own default, or 0.001 if it has none.
@@ -110,7 +110,8 @@ class MixedPrecisionTrainer:
         InvalidArgument: BAD_VALUE, UNKNOWN_COMPONENT and the like, with the argument's name as the field.
 
     Warns:
-        SlowPrecisionWarning: The precision is named and more than 1.5 times slower on this CPU than the fastest.
+        SlowPrecisionWarning: The precision was requested by name and takes more than 1.5 times as long on this CPU as
+            the fastest.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class MixedPrecisionTrainer:
         model = model.to(self._device)
         if isinstance(loss, nn.Module):
             if any(param.requires_grad for param in loss.parameters()):
-                message = "the loss has parameters of its own, which are not trained; make them a part of the model"
+                message = "the loss has its own parameters, which would not be trained; make them part of the model"
                 raise InvalidArgument("BAD_VALUE", message, field="loss")
             loss.to(self._device)
         self._step = TrainingStep(
@@ -177,7 +178,7 @@ class MixedPrecisionTrainer:
 
     @property
     def precision_ratios(self) -> Mapping[str, float]:
-        """Measured time of a training step in each format over that of the fastest; empty on CUDA."""
+        """Measured time of a training step in each format relative to the fastest; empty on CUDA."""
         return self._choice.ratios
 
     @property
@@ -212,9 +213,9 @@ class MixedPrecisionTrainer:
                 computes along on others that do not count, but are in the statistics of batch normalisation.
             evaluation: Evaluated after every epoch.
             on_event: Called on rank 0 with each event. Without it, a progress bar is shown on standard error; if that
-                is no terminal, a line is printed at most every ten seconds and one at the end.
+                is not a terminal, a line is printed at most every ten seconds and one at the end.
             checkpoint: Called on rank 0 with the bytes of a checkpoint: after the last step, when stopped, and in
-                between so seldom that it takes at most 5 % of the time. What it returns becomes the event's `artifact`.
+                between for at most 5 % of the time. Its return value becomes the event's `artifact`.
                 If it raises ResourceExhausted before the last step, a warning event says so and training continues.
             checkpoint_interval_s: Shortest time between checkpoints, seconds.
             stop: Asked on every rank once a step; if any says True, a checkpoint is made after the step and training
@@ -286,8 +287,8 @@ class MixedPrecisionTrainer:
         """Goes on from a checkpoint file; every rank reads it.
 
         The number of ranks, the batch size, the learning rate and other parameters of the optimizer may be others
-        than when it was saved: those given to this trainer hold. A trainer whose precision is `auto` takes that of the
-        checkpoint, also on a host where another would be faster. After an error the trainer is not to be used.
+        than when it was saved: those given to this trainer apply. A trainer with the precision `auto` adopts that of
+        the checkpoint, even on a host where another would be faster. Do not use the trainer after an error.
 
         Raises:
             DataLoss: BAD_CHECKPOINT if it is damaged or none of ours.

@@ -1,10 +1,10 @@
-"""State trees: what a checkpoint can hold, as JSON and dense tensors.
+"""State trees: the values that a checkpoint can hold, as JSON and dense tensors.
 
-A tree consists of dicts, lists and tuples whose leaves are tensors, numbers, text and None. Each tensor is taken out
-under its path in the tree, and the rest is JSON. What JSON cannot express is an object with one key that begins with
-`$`: `{"$tensor": path}`, `{"$tuple": [...]}`, `{"$dict": [[key, value], ...]}` for keys that are not text, `{"$float":
-"nan"}`, `{"$bits": [bytes, dtype, shape]}` for number formats that safetensors lacks, and `{"$sparse": [layout, shape,
-*parts]}`. A value that would come back as something else is refused.
+A tree consists of dicts, lists and tuples whose leaves are tensors, numbers, text and None. Tensors are stored under
+their path in the tree, and the rest is JSON. Values that JSON cannot express become an object with one key that begins
+with `$`: `{"$tensor": path}`, `{"$tuple": [...]}`, `{"$dict": [[key, value], ...]}` for keys that are not text,
+`{"$float": "nan"}`, `{"$bits": [bytes, dtype, shape]}` for number formats that safetensors lacks, and `{"$sparse":
+[layout, shape, *parts]}`. A value that would not be restored as the same type is refused.
 """
 
 import math
@@ -19,22 +19,22 @@ from torch.nn.parameter import is_lazy
 from common.errors import InvalidArgument
 
 EXTRA_STATE = "_extra_state"
-"""Last part of the name under which torch keeps what a module's `get_extra_state` returns."""
+"""Last part of the name under which torch stores the result of a module's `get_extra_state`."""
 
 _BITS = {
     str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
 }
-"""Formats that safetensors does not write, or writes and does not read (0.8.0)."""
+"""Formats that safetensors 0.8.0 does not write, or writes but does not read."""
 _COMPRESSED = {
     str(layout): layout for layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 }
 _HINTS = {
-    "bytes": "torch.frombuffer makes a tensor of it",
-    "_io.BytesIO": "torch.frombuffer makes a tensor of its bytes",
-    "set": "sorted makes a list of it",
-    "collections.deque": "list makes a list of it",
-    "collections.Counter": "dict makes a dict of it",
-    "collections.defaultdict": "dict makes a dict of it",
+    "bytes": "convert it with torch.frombuffer",
+    "_io.BytesIO": "convert its bytes with torch.frombuffer",
+    "set": "convert it to a list with sorted",
+    "collections.deque": "convert it with list",
+    "collections.Counter": "convert it with dict",
+    "collections.defaultdict": "convert it with dict",
 }
 
 
@@ -106,7 +106,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor], stored: dict[Any
             return {"$tuple": [flatten(item, i) for i, item in enumerate(value)]}
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    hint = "torch.as_tensor makes a tensor of it" if kind.__module__ == "numpy" else _HINTS.get(name, "")
+    hint = "convert it with torch.as_tensor" if kind.__module__ == "numpy" else _HINTS.get(name, "")
     raise _refused(path, f"is a {name}", hint)
 
 

@@ -1,9 +1,9 @@
 """A backup: the state of every service, and every blob that this state reaches.
 
-The states are taken one after another, the registry's last, for the reason that `reachable` gives; what they refer to
-stands in the state files, as of the same moment. A blob may be deleted before it is copied: a run under way gives up
-its older checkpoints, for example. Then the states are taken again, which do not refer to it any more, and what the
-backup does not have yet is copied first. Only what is missing in two states running is lost.
+The states are exported one after another, the registry's last, for the reason that `reachable` gives; each state file
+includes its references as of the same moment. A blob may be deleted before it is copied: an active run deletes its
+older checkpoints, for example. Then the states, which no longer refer to it, are exported again, and blobs that the
+backup does not have yet are copied first. Only blobs that are missing twice in a row are lost.
 """
 
 import time
@@ -20,7 +20,7 @@ from deepseek.upkeep.reachable import ANSWER_S, named, reach, services, upkeep
 from protos.upkeep.v1 import upkeep_pb2
 
 _MAX_REPEATS = 3
-"""How often states are taken again because blobs were deleted before they were copied."""
+"""How often states are exported again because blobs were deleted before they were copied."""
 
 
 def back_up(
@@ -58,7 +58,7 @@ def back_up(
 
 
 def _copy(mesh: Mesh, folder: BackupFolder, on_blob: Callable[[int, int], None]) -> Contents:
-    """Takes the states as they are now and copies what they reach; returns what is in the folder then."""
+    """Exports the current states and copies the blobs they reach; returns the contents of the folder."""
     create_us = time.time_ns() // 1000
     states = {service: _take_state(mesh, service, folder) for service in services(mesh)}
     references = [one for sha256 in states.values() for one in _references(folder.state(sha256))]
@@ -67,7 +67,7 @@ def _copy(mesh: Mesh, folder: BackupFolder, on_blob: Callable[[int, int], None])
     blobs: dict[str, dict[str, int]] = defaultdict(dict)
     target = folder.blobs()
     wanted = [(tenant, sha256) for tenant, digests in sorted(reached.blobs.items()) for sha256 in sorted(digests)]
-    # What is there already is only verified, which can wait; what is not may be gone soon.
+    # Blobs in the folder are only verified, which can wait; the others may be deleted soon.
     wanted.sort(key=lambda blob: target.exists(*blob))
     for number, (tenant, sha256) in enumerate(wanted, start=1):
         try:
@@ -104,7 +104,7 @@ def _blobs_lost(lost: Mapping[str, list[str]]) -> FailedPrecondition:
     tenant, (first, *_) = min(lost.items())
     message = (
         f"{number} blobs that the state refers to are not in the store, or damaged there; the first is {first} of "
-        f"tenant {tenant}. Back up again: they may not be needed any more. If they are missing again, they are lost: "
-        "back up without them by --incomplete"
+        f"tenant {tenant}. Back up again: they may no longer be needed. If they are missing again, they are lost; "
+        "use --incomplete to back up without them"
     )
     return FailedPrecondition("BLOBS_LOST", message)

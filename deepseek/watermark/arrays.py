@@ -1,4 +1,4 @@
-"""Names of arrays, pixels as callers have them, and uniforms out of random words."""
+"""Names of array types, pixels from callers' images, and uniforms from random words."""
 
 from typing import Any
 

@@ -16,6 +16,6 @@ def check_id(given: Any) -> int:
     """
     message = python_value(given)
     if isinstance(message, bool) or not isinstance(message, int) or not 0 <= message < 1 << ID_BITS:
-        text = f"{str(given)[:80]} is no id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
+        text = f"{str(given)[:80]} is not an id; ids are whole numbers from 0 to 2^{ID_BITS} - 1"
         raise InvalidArgument("BAD_ID", text, field="id")
     return message

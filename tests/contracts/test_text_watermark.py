@@ -65,7 +65,7 @@ def marked(scheme: Scheme, num_tokens: int, number: int = 0) -> list[int]:
         ([], "there are no logits"),
         ([0.0, math.nan], "neither a number nor -inf"),
         ([0.0, math.inf], "neither a number nor -inf"),
-        ([-math.inf, -math.inf], "no token can come"),
+        ([-math.inf, -math.inf], "no token can be drawn"),
     ],
     ids=["none", "not a number", "infinite", "nothing possible"],
 )

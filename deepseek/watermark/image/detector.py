@@ -134,7 +134,7 @@ class ImageDetector:
             locate: Whether to tell the region.
 
         Raises:
-            InvalidArgument: BAD_VALUE if these are no pixels.
+            InvalidArgument: BAD_VALUE if these are not pixels.
         """
         pixels = check_pixels(pixels)
         height, width = pixels.shape[:2]

@@ -1,8 +1,8 @@
 """Image files in and out: what a mark must not lose beside the pixels (colour profile, EXIF, XMP, resolution,
 transparency), and what is not taken at all.
 
-Pixels are upright, as viewers show them. A marked file has them so as well, and says so: programs that turn pixels by
-their EXIF and programs that ignore it then both keep the mark, which a mirrored image would lose.
+Pixels are upright, as viewers show them. A marked file stores them upright too, with that orientation, so programs that
+apply the EXIF orientation and programs that ignore it both keep the mark, which a mirrored image would lose.
 """
 
 import io
@@ -146,7 +146,7 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
         image.load()  # what stands behind the pixels is known only then
         kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name) not in (None, b"")}
-        if "icc_profile" not in kept and (profile := png.profile(data)):  # one that Pillow finds too large
+        if "icc_profile" not in kept and (profile := png.profile(data)):  # a profile that Pillow considers too large
             kept["icc_profile"] = profile
         if "dpi" in kept and not all(0 < one <= _MOST_DPI for one in kept["dpi"]):
             del kept["dpi"]
@@ -163,7 +163,7 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
 
 
 def _upright(kept: dict[str, Any], was: int) -> dict[str, Any]:
-    """Returns what is kept of a file whose pixels were turned."""
+    """Returns the metadata to keep of a file whose pixels were rotated."""
     kept = dict(kept)
     if "exif" in kept:
         kept["exif"] = exif.upright_exif(kept["exif"], was)

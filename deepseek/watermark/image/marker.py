@@ -73,7 +73,7 @@ class Quality:
 
 
 def luma(pixels: Pixels, alpha: Pixels | None = None) -> Real:
-    """Brightness, (height, width), 0 to 255; over BACKGROUND where pixels are transparent."""
+    """Brightness, (height, width), 0 to 255; transparent pixels are composited onto BACKGROUND."""
     brightness = pixels.astype(np.float32) @ LUMA if pixels.ndim == 3 else pixels.astype(np.float32)
     if alpha is None:
         return brightness
@@ -164,7 +164,7 @@ class ImageMarker:
             The marked image, of the same shape.
 
         Raises:
-            InvalidArgument: BAD_ID, IMAGE_TOO_SMALL, BAD_VALUE if these are no pixels.
+            InvalidArgument: BAD_ID, IMAGE_TOO_SMALL, BAD_VALUE if these are not pixels.
         """
         signs_B1 = 2.0 * self._code.encode(self._payload.seal(message))[:, None] - 1
         pixels = check_pixels(pixels)

@@ -118,7 +118,7 @@ def detect(
 
     Args:
         detector: Of a scheme and a key.
-        tokens: The text, by the tokeniser that it was drawn with; at most 4,096. Any list, array or tensor of integers.
+        tokens: Tokens of the text, by the tokeniser that it was drawn with; a list, array or tensor of at most 4,096.
         spans: Whether to look for text that is marked in part, and to tell where.
         check: Called now and then; may raise, e.g. when time is over.
 

@@ -128,10 +128,10 @@ class GumbelSampler(Sampler):
             self._begin()
 
     def _is_carried(self) -> bool:
-        """Whether the evidence for the id suffices. A tail takes as many steps as there are tokens, a bound one."""
+        """Whether the evidence for the id suffices. The tail takes one step per token, the bound a single step."""
         bound = _LOG_IDS + log_erlang_bound(self._num_scored, self._carried)
         # The last term of the tail, exp(-x) x^(n - 1) / (n - 1)!, is at most 1 + ln(x) nats below the bound (Stirling),
-        # so the tail exceeds the threshold where the bound exceeds it by more. Of very many tokens a bound will do.
+        # so the tail exceeds the threshold where the bound exceeds it by more. For very many tokens the bound suffices.
         if bound > CARRIED + 2 + math.log1p(self._carried) or self._num_scored > _MANY_TOKENS:
             return bound <= CARRIED
         return _LOG_IDS + log_erlang_tail(self._num_scored, self._carried) <= CARRIED

@@ -16,12 +16,12 @@ from protos.watermark.v1 import watermark_pb2
 
 
 def logits_message(logits: Real, *, tokens: Sequence[int] = (), sequence: int = 0) -> watermark_pb2.Logits:
-    """Returns the message of logits.
+    """Returns logits as a message.
 
     Args:
         logits: (tokens,), converted to single precision; numbers beyond its range become infinite.
         tokens: Tokens they belong to; all from 0 on by default.
-        sequence: Sequence that continues.
+        sequence: Sequence that the drawn token continues.
 
     Raises:
         ValueError: The logits have another number of dimensions.

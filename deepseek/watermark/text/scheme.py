@@ -92,7 +92,7 @@ class Sampler(ABC):
         return plain(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
 
     def observe(self, token: int) -> None:
-        """Goes on by a token, whoever chose it.
+        """Appends a token, whoever chose it.
 
         Raises:
             InvalidArgument: BAD_TOKEN.
@@ -186,8 +186,8 @@ def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, 
 
 
 class _KeyWords(ISeedSequence):
-    """Seeds Philox with the words of its key. For `Philox(key=...)` NumPy first draws and hashes entropy that the key
-    replaces, which takes longer than a short draw."""
+    """Seeds Philox with the words of its key. `Philox(key=...)` first draws and hashes entropy, which the key then
+    replaces; that takes longer than a short draw."""
 
     def __init__(self, words: npt.NDArray[np.uint64]) -> None:
         self._words = words

@@ -1,6 +1,6 @@
-"""Tokens and logits as tokenizers and models give them: lists, ranges, arrays, tensors, also a batch of one.
+"""Converts tokens and logits from callers: lists, ranges, arrays, tensors, also a batch of one.
 
-What a caller has becomes a list of integers or an array of floats here, or an error that names the field.
+The result is a list of integers or an array of floats, or an error that names the field.
 """
 
 import math
@@ -22,8 +22,8 @@ def check_tokens(given: Any, *, field: str = "tokens") -> list[int]:
     """Returns the tokens of one text.
 
     Args:
-        given: Integers in anything that can be iterated over, or a batch of one such text.
-        field: Where they stand in the caller's request, for errors.
+        given: An iterable of integers, or a batch of one such text.
+        field: Path of the tokens in the caller's request, for errors.
 
     Raises:
         InvalidArgument: BAD_TOKEN.
@@ -34,10 +34,10 @@ def check_tokens(given: Any, *, field: str = "tokens") -> list[int]:
     tokens = python_value(given)
     if isinstance(tokens, str | bytes | Mapping) or not isinstance(tokens, Iterable):
         more = ", e.g. its input_ids" if isinstance(tokens, Mapping) else ""
-        raise _bad(f"tokens are a list of whole numbers{more}; a {type(given).__name__} is none", field)
+        raise _bad(f"tokens must be a list of whole numbers{more}, not a {type(given).__name__}", field)
     tokens = list(tokens)
     if all(type(token) is int and 0 <= token <= MAX_TOKEN for token in tokens):
-        return tokens  # as most are, and a detector asks for each part of a text
+        return tokens  # the common case; a detector calls this for each part of a text
     if any(isinstance(row := python_value(token), list | tuple | range) for token in tokens):
         if len(tokens) > 1:
             raise _bad(f"there are {len(tokens)} texts; give the tokens of one at a time", field)
@@ -56,29 +56,29 @@ def check_token(given: Any, *, field: str = "token") -> int:
     except TypeError:
         token = -1
     if isinstance(python_value(given), bool) or not 0 <= token <= MAX_TOKEN:
-        message = f"tokens are whole numbers from 0 to {MAX_TOKEN}; take those of the tokenizer the text was drawn with"
-        raise _bad(f"{str(given)[:80]} is no token; {message}", field)
+        message = f"tokens are whole numbers from 0 to {MAX_TOKEN}; use the tokenizer that the text was drawn with"
+        raise _bad(f"{str(given)[:80]} is not a token; {message}", field)
     return token
 
 
 def check_logits(given: Any, *, field: str = "logits_V") -> npt.NDArray[np.floating[Any]]:
-    """Returns the logits of one token, (vocabulary,), in the precision they have.
+    """Returns the logits of one token, (vocabulary,), in their own precision.
 
     Args:
         given: A list, array or tensor; also a batch of one.
-        field: Where they stand in the caller's request, for errors.
+        field: Path of the logits in the caller's request, for errors.
 
     Raises:
-        InvalidArgument: BAD_LOGITS if they are no such thing, or give no probabilities.
+        InvalidArgument: BAD_LOGITS if they are not numbers per token, or define no probabilities.
     """
-    # NumPy has no bfloat16, which tensors may be of.
+    # NumPy has no bfloat16, but tensors may have that type.
     tensor_or_list = given.double() if hasattr(given, "detach") else given
     logits = as_array(tensor_or_list, reason="BAD_LOGITS", field=field)
     if logits.ndim == 2 and len(logits) == 1:
         logits = logits[0]
     if logits.ndim != 1 or logits.dtype.kind not in "fiu":
         what = f"an array of {logits.dtype} of the shape {list(logits.shape)}"
-        raise _bad_logits(f"logits are numbers, one per token of the vocabulary; {what} is none", field)
+        raise _bad_logits(f"logits must be numbers, one per token of the vocabulary, not {what}", field)
     if logits.dtype.kind != "f":
         logits = logits.astype(np.float64)
     most = float(logits.max(initial=-np.inf))
@@ -87,7 +87,7 @@ def check_logits(given: Any, *, field: str = "logits_V") -> npt.NDArray[np.float
     if not len(logits):
         raise _bad_logits("there are no logits", field)
     if most == -math.inf:
-        raise _bad_logits("all logits are -inf, so no token can come", field)
+        raise _bad_logits("all logits are -inf, so no token can be drawn", field)
     raise _bad_logits("a logit is neither a number nor -inf", field)
 
 

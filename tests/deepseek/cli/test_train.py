@@ -23,7 +23,7 @@ with progress_bar() as bar:
 def test_warnings_and_the_precision_are_shown() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert "warning: fp16 takes [3.1] times as long" in done.stderr
-    chosen = "precision: fp32, the fastest as measured; a training step takes 9.8x in bf16 against fp32 (avx2)"
+    chosen = "precision: fp32, measured as the fastest; step time relative to fp32: 9.8x in bf16 (avx2)"
     assert chosen in done.stderr.splitlines()
 
 
@@ -66,4 +66,4 @@ def test_a_spec_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert read_specs(path) == [f"BAD_SPEC_FILE {path} is not UTF-8 (byte 0xf6 in line 1); save it as UTF-8"]
         path.write_text("{")
         [error] = read_specs(path)
-        assert str(error).startswith(f"BAD_SPEC_FILE {path} cannot be read as {form}: ")
+        assert str(error).startswith(f"BAD_SPEC_FILE {path} is not valid {form}: ")

@@ -67,7 +67,7 @@ def test_a_header_that_was_never_finished_is_no_empty_recording(kind: str, endia
 
 def test_an_empty_recording_with_notes_behind_it_is_empty() -> None:
     body = encoded("WAV", "PCM_16", num_frames=0)[8:] + b"LIST\x04\0\0\0INFO"
-    is_refused(b"RIFF" + struct.pack("<I", len(body)) + body, "holds no sound")
+    is_refused(b"RIFF" + struct.pack("<I", len(body)) + body, "contains no audio")
 
 
 @pytest.mark.parametrize("riff", ["own 8 bytes", "nonsense", "too small"])
@@ -96,13 +96,13 @@ def test_the_pad_byte_of_the_sound_may_be_missing() -> None:
     data = encoded("WAV", "PCM_24", num_frames=801)
     assert data[-1:] == b"\0"
     assert len(read(data[:-1])) == 801
-    is_refused(data[:-2], "cut off: 1 of 2403 bytes")
+    is_refused(data[:-2], "truncated: 1 of 2403 bytes")
 
 
 @pytest.mark.parametrize("subtype", WAV_SUBTYPES)
 @pytest.mark.parametrize("num_missing", [2, 3, 600, 3000])
 def test_a_wav_file_that_was_cut_off_is_refused(subtype: str, num_missing: int) -> None:
-    is_refused(encoded("WAV", subtype)[:-num_missing], "cut off")
+    is_refused(encoded("WAV", subtype)[:-num_missing], "truncated")
 
 
 def streamed_flac(subtype: str = "PCM_16", num_frames: int = 20_000) -> bytes:

@@ -32,7 +32,7 @@ def test_several_other_spellings_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         folder.file("\u1e61\u0323.png")
     assert caught.value.reason == "FILE_NOT_FOUND"
-    assert r"in other spellings: 's\u0323\u0307.png', '\u1e69.png'; rename" in caught.value.message
+    assert r"in other Unicode forms: 's\u0323\u0307.png', '\u1e69.png'; rename" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,6 @@ def test_decoded_pictures_of_16_bits_are_scaled() -> None:
     "values", [np.array([[0, 70_000]], np.int32), np.array([[-1, 0]], np.int32), np.ones((1, 2), np.float32)]
 )
 def test_values_of_no_stated_range_are_refused(values: np.ndarray[Any, Any]) -> None:
-    with pytest.raises(InvalidArgument, match="of no stated range") as caught:
+    with pytest.raises(InvalidArgument, match="no defined range") as caught:
         ImageEncoder(2).encode(Image.fromarray(values))
     assert caught.value.reason == "WRONG_TYPE"

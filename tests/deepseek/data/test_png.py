@@ -63,7 +63,7 @@ def test_metadata_that_inflates_without_end_is_refused(kind: bytes) -> None:
     half = zlib.compress(bytes(png.MAX_INFLATED // 2 + 1))
     media.check_image(with_chunk(kind, b"k\0\0" + half))
     data = png_file(8, 0, 2, b"\x05\x06", *[(kind, b"k\0\0" + half)] * 2)
-    with pytest.raises(InvalidArgument, match="inflates to more than") as caught:
+    with pytest.raises(InvalidArgument, match="decompresses to more than") as caught:
         media.check_image(data, field="samples[k].image")
     assert (caught.value.reason, caught.value.field) == ("DAMAGED_IMAGE", "samples[k].image")
 

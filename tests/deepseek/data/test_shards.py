@@ -162,7 +162,7 @@ def test_repeated_fields_must_be_equally_long() -> None:
         ("\ud800", "U+D800, a half of a character"),
         ("tab\t", "U+0009"),
         ("a\u2028", "U+2028, a line separator"),
-        ("gnp\u202ea.exe", r"the key 'gnp\u202ea.exe' holds U+202E, a control of bidirectional text"),
+        ("gnp\u202ea.exe", r"the key 'gnp\u202ea.exe' holds U+202E, a bidirectional control"),
         ("\u2066a", "U+2066"),
     ],
 )

@@ -121,15 +121,15 @@ class Pair(NamedTuple):
     ("value", "problem"),
     [
         (object(), "is a object"),
-        ({1, 2}, "is a set.*sorted makes a list of it"),
-        (b"bytes", "is a bytes.*torch.frombuffer makes a tensor of it"),
+        ({1, 2}, "is a set.*convert it to a list with sorted"),
+        (b"bytes", "is a bytes.*convert it with torch.frombuffer"),
         ({(1, 2): 3}, "has a key that is a tuple; keys are text or whole numbers"),
         (nn.Linear(1, 1), "is a torch.nn.modules.linear.Linear"),
-        (np.zeros(3), "is a numpy.ndarray.*torch.as_tensor makes a tensor of it"),
-        (np.int64(3), "is a numpy.int64.*torch.as_tensor makes a tensor of it"),
+        (np.zeros(3), "is a numpy.ndarray.*convert it with torch.as_tensor"),
+        (np.int64(3), "is a numpy.int64.*convert it with torch.as_tensor"),
         (Pair(1, 2), r"is a tests\..*Pair"),
-        (defaultdict(int), "is a collections.defaultdict.*dict makes a dict of it"),
-        (deque([1]), "is a collections.deque.*list makes a list of it"),
+        (defaultdict(int), "is a collections.defaultdict.*convert it with dict"),
+        (deque([1]), "is a collections.deque.*convert it with list"),
         (torch.empty(2, device="meta"), "is a meta tensor"),
         (nn.parameter.UninitializedParameter(), "is a parameter without a shape"),
     ],
@@ -244,7 +244,7 @@ def test_weights_of_another_model_are_refused_and_change_nothing() -> None:
     for nothing in ({}, {"model": {1: torch.zeros(2)}}):
         with pytest.raises(InvalidArgument, match="holds no model"):
             checkpoints.load_model(model, nothing)
-    with pytest.raises(InvalidArgument, match="weight is no tensor"):
+    with pytest.raises(InvalidArgument, match="weight is not a tensor"):
         checkpoints.load_model(model, {"model": {"weight": 3, "bias": 4}})
 
 
@@ -289,7 +289,7 @@ class OneWay(nn.Module):
 
 
 def test_extra_state_that_a_module_does_not_take_is_an_error_of_the_model() -> None:
-    with pytest.raises(InvalidArgument, match="does not take the checkpoint's state: TypeError") as caught:
+    with pytest.raises(InvalidArgument, match="refuses the checkpoint's state: TypeError") as caught:
         checkpoints.load_model(Picky(), checkpoints.model_state(Picky()))
     assert caught.value.reason == "WRONG_MODEL"
 

@@ -119,7 +119,7 @@ class Memory(OptimizerInterface):
     ("model", "optimizer", "problem", "step"),
     [
         (Forgetful, "sgd", "model/_extra_state is a set; get_extra_state may hold", 0),
-        (Growing, "sgd", r"queue was \[0\] in the beginning and is \[1\] now", 1),
+        (Growing, "sgd", r"queue was \[0\] at the beginning and is \[1\] now", 1),
         (Classifier, Memory, "optimizer/state/0/gradients is a set; the state may hold", 1),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_model_without_anything_to_train_is_refused() -> None:
 @pytest.mark.parametrize(
     ("loss", "problem"),
     [
-        (nn.Sequential(nn.Linear(3, 3)), "the loss has parameters of its own"),
+        (nn.Sequential(nn.Linear(3, 3)), "the loss has its own parameters"),
         (nn.CrossEntropyLoss(reduction="none"), r"must be a tensor of one number, not a tensor \[4\]"),
         (lambda outputs, target: (outputs.sum(), {}), "must be a tensor of one number, not a tuple"),
         (lambda outputs, target: outputs.detach().sum(), "does not depend on any parameter"),

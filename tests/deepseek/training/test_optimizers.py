@@ -223,12 +223,12 @@ def test_an_optimizer_that_does_not_take_the_gradients_is_refused_at_the_first_s
 
 @pytest.mark.filterwarnings("ignore::deepseek.training.precision.SlowPrecisionWarning")
 def test_a_closure_and_a_loss_scale_exclude_each_other() -> None:
-    with pytest.raises(InvalidArgument, match=r"LBFGS computes the loss several times.*use fp32 or bf16") as c:
+    with pytest.raises(InvalidArgument, match=r"LBFGS evaluates the loss several times.*use fp32 or bf16") as c:
         MixedPrecisionTrainer(Classifier(), torch.optim.LBFGS, "fp16")
     assert c.value.field == "precision"
 
 
 def test_an_optimizer_of_other_parameters_is_refused() -> None:
     for params in (Matrix().parameters(), [*Classifier().parameters()]):
-        with pytest.raises(InvalidArgument, match="that is not the model's"):
+        with pytest.raises(InvalidArgument, match="that is not part of the model"):
             MixedPrecisionTrainer(Classifier(), torch.optim.SGD(params))

@@ -130,7 +130,7 @@ def test_a_run_of_another_seed_or_data_set_is_refused(folder: Path) -> None:
 def test_a_run_of_another_optimizer_or_model_is_refused(folder: Path) -> None:
     other_optimizer = MixedPrecisionTrainer(Classifier(dropout=0.3, batch_norm=True), "sgd", seed=7)
     with pytest.raises(
-        InvalidArgument, match=r"optimizer is torch\.optim\.adamw\.AdamW, this trainer's torch\.optim\.sgd"
+        InvalidArgument, match=r"optimizer is torch\.optim\.adamw\.AdamW, this trainer's is torch\.optim\.sgd"
     ) as c:
         other_optimizer.load(folder / "adamw-part")
     assert c.value.reason == "WRONG_OPTIMIZER"

@@ -95,7 +95,7 @@ def test_a_model_that_cannot_be_exported_is_warned_of_before_it_is_trained(tmp_p
     kinds = [event["kind"] for event in reported]
     assert kinds.index("warning") < kinds.index("step")
     (warning,) = [event["message"] for event in reported if event["kind"] == "warning"]
-    assert warning.startswith("the run can be trained, but not exported: the model cannot be written as ONNX: ")
+    assert warning.startswith("the model can be trained but not exported: the model cannot be written as ONNX: ")
     assert "in forward: return scores if text.sum() > 0 else -scores" in warning
     assert reported[-1]["kind"] == "finished"
 
