@@ -57,13 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Says where, and on which processors."""
+    """Reports the folder of temporary files and the processors."""
     return [f"temporary files: {tempfile.gettempdir()}", f"processors: {covered()}"]
 
 
 @pytest.fixture(params=KINDS)
 def processor(request: pytest.FixtureRequest) -> Processor:
-    """Each kind of processor that programs can run on here."""
+    """Each kind of processor on which programs can run here."""
     return processor_of(request.param)
 
 

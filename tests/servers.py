@@ -45,7 +45,7 @@ class S3Server:
     secret_key_file: Path
 
     def open_as(self, name: str, query: str = "") -> ArtifactStore:
-        """Opens the store with the keys of one of the server's policies."""
+        """Opens the store with the keys for one of the server's policies."""
         access = self.access_key_file.with_name(f"access-{name}")
         access.write_text(name)
         return open_store(f"{self.url}{query}", access_key_file=access, secret_key_file=self.secret_key_file)
@@ -142,7 +142,7 @@ def seaweedfs(policies: Mapping[str, Mapping[str, object]] = MappingProxyType({}
     """Runs an S3 server with one bucket, `artifacts`, on free ports of the loopback interface.
 
     Args:
-        policies: IAM policies; each makes a user of its name, see `S3Server.open_as`.
+        policies: IAM policies by name; for each there is a user of that name, see `S3Server.open_as`.
 
     Yields:
         Where it is.

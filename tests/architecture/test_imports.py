@@ -64,7 +64,7 @@ def test_one_place_says_how_our_programs_are_started() -> None:
         for path in sources(package)
         if "sys.executable" in path.read_text(encoding="utf-8") and path != ROOT / "common" / "processes.py"
     ]
-    assert not wrong, "common.processes.python starts them on a safe path"
+    assert not wrong, "start them with common.processes.python, which sets a safe path"
 
 
 def test_common_imports_no_torch() -> None:

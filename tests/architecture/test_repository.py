@@ -15,7 +15,7 @@ RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_certified_result_says_where_it_comes_from(path: Path) -> None:
     result = json.loads(path.read_text(encoding="utf-8"))
-    # Null where it was measured before results named it.
+    # Null in results from before the instruction set was recorded.
     assert {"commit", "cpu", "instruction_set", "n"} <= set(result)
     assert result["changed"] is False
     assert result["n"] > 1

@@ -58,7 +58,7 @@ def test_an_unknown_variable_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def kubernetes_variables(service: str, address: str = "10.96.0.7") -> dict[str, str]:
-    """What Kubernetes sets for a service with the ports 8001 (named grpc) and 9001 (UDP), in every container."""
+    """Variables that Kubernetes sets in each container for a service with ports 8001 (named grpc) and 9001 (UDP)."""
     shown = f"[{address}]" if ":" in address else address
     variables = {
         "SERVICE_HOST": address,
@@ -75,7 +75,7 @@ def kubernetes_variables(service: str, address: str = "10.96.0.7") -> dict[str, 
 
 
 def link_variables(service: str) -> dict[str, str]:
-    """What a docker link sets, of a container with a range of ports and without any."""
+    """Variables that a docker link sets for a container with a range of ports and for one without ports."""
     ports = {
         "PORT": "tcp://172.17.0.5:8001",
         "PORT_8001_TCP": "tcp://172.17.0.5:8001",
@@ -108,7 +108,7 @@ def test_variables_of_kubernetes_services_and_docker_links_are_no_settings(
 
 
 def test_settings_count_beside_variables_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container that names a variable itself overrides that of Kubernetes."""
+    """A variable in a container's own specification overrides the one of Kubernetes."""
     own = {"DEEPSEEK_EXAMPLE_PORT": "7001", "DEEPSEEK_EXAMPLE_METRICS_PORT": "9001", "DEEPSEEK_METRICS_PORT": "1"}
     variables = kubernetes_variables("DEEPSEEK_EXAMPLE") | kubernetes_variables("DEEPSEEK_EXAMPLE_METRICS") | own
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""How many cores may be used, by control groups of both versions as files."""
+"""The number of usable cores, with the files of control groups of both versions."""
 
 import os
 from pathlib import Path

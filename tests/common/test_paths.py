@@ -1,4 +1,4 @@
-"""Paths of this machine in texts for others."""
+"""Paths of this machine in texts for callers."""
 
 import sys
 import tempfile

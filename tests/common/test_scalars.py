@@ -1,4 +1,4 @@
-"""Numbers of other libraries as Python's own."""
+"""Numbers of other libraries become Python's."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ EDITED = {
     "lines of old Macs": lambda text: text.replace("\n", "\r").encode(),
     "both": lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(),
 }
-"""What editors make of a text."""
+"""Forms in which editors save a text."""
 
 
 @pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)

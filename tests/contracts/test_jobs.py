@@ -251,7 +251,7 @@ def test_a_job_that_waits_says_for_what_and_names_nothing_of_others(database: Da
     submit(database, tenant="other")
     waiting = submit(database)
     submit(database, kind="foreign")
-    assert messages() == ["", ""], "nothing is carried out yet, so there is nothing to wait for"
+    assert messages() == ["", ""], "no job runs yet, so there is nothing to wait for"
     mine = _claim(store)
     assert mine.job.name == first.name
     assert messages() == [""], "a place is free"

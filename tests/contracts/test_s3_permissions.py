@@ -1,4 +1,4 @@
-"""A store in S3 with keys that may do no more than docs/operations.md lists, on a server that enforces policies."""
+"""A store in S3 whose keys have only the permissions in docs/operations.md, on a server that enforces policies."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tests.servers import S3Server, seaweedfs
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "text/plain"
 LARGE = b"0123456789abcdef" * (2 << 20)
-"""More than is sent in one part."""
+"""Larger than one part of an upload."""
 
 
 def documented() -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_documented_keys_suffice_for_each_part(server: S3Server, query: str, mon
     tenant = new_id()
     small, large = (write.put(tenant, content, TEXT) for content in (b"small", LARGE))
     assert write.put(tenant, b"small", TEXT) == small
-    # Who began to delete it was killed long ago.
+    # The process that began to delete it was killed long ago.
     monkeypatch.setattr(s3, "NOTICE_S", 0)
     access, secret = (path.read_text().strip() for path in (server.access_key_file, server.secret_key_file))
     notice = f".expiring/{tenant}/{small.sha256}.gone"

@@ -1,4 +1,4 @@
-"""What the command line shows of long work, on a terminal and elsewhere."""
+"""Progress of long work on the command line, with and without a terminal."""
 
 import io
 
@@ -9,7 +9,7 @@ from deepseek import progress
 
 
 class Terminal(io.StringIO):
-    """Text that says it is watched."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -77,7 +77,7 @@ def _answer(kind: str, request: Any) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An authority of this test alone: tests rotate its keys and renew its certificates."""
+    """A separate authority for each test: tests rotate its keys and renew its certificates."""
     place = tmp_path / "identity"
     make_authority(place, list(PORTS))
     (place / "user").mkdir()

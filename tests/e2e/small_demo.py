@@ -1,4 +1,4 @@
-"""The command line with a demo of an eighth of the images, saved often, for tests that interrupt it."""
+"""The command line with a demo of an eighth of the images and frequent checkpoints, for tests that interrupt it."""
 
 from collections import Counter
 from collections.abc import Iterator

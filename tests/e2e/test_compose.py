@@ -62,7 +62,7 @@ MODEL = "pictures"
 LIST_MODELS = "/deepseek.registry.v1.RegistryService/ListModels"
 ONE_SHOTS = {"init", "bucket"}
 _EDGE_S = 180
-"""Longest time after which the edge uses new keys or certificates on a busy machine."""
+"""Longest time until the edge uses new keys or certificates on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Stack:
         return home / "mesh.json"
 
     def join(self) -> None:
-        """Lets `ana` join, again after tokens were revoked, and waits until the edge accepts the new token."""
+        """Lets `ana` join (again, if tokens were revoked) and waits until the edge accepts the new token."""
         self.invite(self.home, "--subject ana --role admin")
         wait_until(lambda: not refuses(self, token_of(self)), "the edge to accept ana's token", timeout_s=_EDGE_S)
 
@@ -300,7 +300,7 @@ def test_an_identity_that_a_user_claims_is_stripped(stack: Stack, served: str) -
 
 @pytest.fixture
 def revoking(stack: Stack) -> Iterator[Stack]:
-    """The stack, for a test that revokes tokens: `ana` has a valid one again afterwards, whatever failed."""
+    """The stack, for a test that revokes tokens: afterwards `ana` gets a valid one again, even after a failure."""
     yield stack
     stack.join()
 
@@ -531,7 +531,7 @@ def test_an_audit_log_of_a_service_that_is_away_is_not_judged(stack: Stack) -> N
     assert "SERVICE_UNREACHABLE" in verified.stderr
 
 
-# Last, since it deletes what the others need.
+# Last, because it deletes what the others need.
 def test_a_backup_is_restored_into_an_empty_stack(stack: Stack, served: str) -> None:
     with stack.connect() as mesh:
         before = answer(mesh)

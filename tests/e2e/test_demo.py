@@ -47,7 +47,7 @@ def test_commands_show_the_precision_and_the_served_file(demo: Demo) -> None:
         demo.home.run("down")
     assert lineage.returncode == models.returncode == as_json.returncode == 0, lineage.stderr + models.stderr
     assert f"trained in {demo.figures['precision']} (" in lineage.stdout
-    # The name is shown whole in 80 columns, once with its figures and once with the file that answers.
+    # The name is shown whole in 80 columns, once with its figures and once with the file that is served.
     assert models.stdout.count(f"{version} ") == 2
     (listed,) = json.loads(as_json.stdout)
     assert listed["version"] == version
@@ -76,7 +76,7 @@ def test_the_report_holds_the_figures_and_the_pictures(demo: Demo) -> None:
 
 def test_int8_is_served_only_if_faster_and_as_good(demo: Demo) -> None:
     speedup, loss = float(str(demo.figures["int8_speedup"])), float(str(demo.figures["int8_loss_points"]))
-    if abs(speedup - MIN_SPEEDUP) > 0.2:  # near the limit, the host that serves may find otherwise
+    if abs(speedup - MIN_SPEEDUP) > 0.2:  # near the limit, the serving host may decide otherwise
         assert ("int8" in str(demo.figures["served_file"])) == (speedup > MIN_SPEEDUP and loss <= 0.5)
 
 

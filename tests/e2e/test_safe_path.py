@@ -1,4 +1,4 @@
-"""A mesh that is started in a folder of somebody else's files executes none of them."""
+"""A mesh that is started in a folder of untrusted files executes none of them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class PluggedIn(Home):
 
 
 def install(folder: Path, name: str, module: str) -> None:
-    """Tells of a package with a model where Python looks for some, as pip would."""
+    """Installs the metadata of a package with a model, as pip would."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

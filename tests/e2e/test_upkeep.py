@@ -446,7 +446,7 @@ def test_a_damaged_backup_changes_nothing(mesh: Mesh, fresh: Mesh, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def empty_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Mesh]]:
-    """Returns a mesh with nothing in it: the same one until a test that failed has left something there."""
+    """Returns an empty mesh: the same one, unless a failed test has left something in it."""
     with ExitStack() as owned:
         meshes: list[Mesh] = []
 

@@ -1,4 +1,4 @@
-"""Certificates that are old, or of the future, which nobody would make on purpose."""
+"""Certificates that have expired or are not yet valid."""
 
 import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ def renew_as_old(folder: Path, name: str, *, days_left: float) -> None:
 
 
 def renew_as_of_tomorrow(folder: Path, name: str) -> None:
-    """Renews a certificate as a machine would whose clock is a day ahead."""
+    """Renews a certificate as on a machine whose clock is a day ahead."""
     _renew(folder, name, begun=datetime.timedelta(days=-1), days_left=366)
 
 

@@ -44,7 +44,7 @@ class Servicer(ExampleServicer):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An authority of this test alone: tests rotate its keys and renew its certificates."""
+    """A separate authority for each test: tests rotate its keys and renew its certificates."""
     folder = tmp_path / "authority" / "identity"
     make_authority(folder, ["registry", "trainer", "stranger"])
     return folder

@@ -141,7 +141,7 @@ def test_a_token_of_another_time_names_both_clocks_and_what_to_do(folder: Path) 
 
 
 def other_members(usable: dict[str, Any]) -> list[Any]:
-    """Members that a set may have besides one key, by the tools of others."""
+    """Members that other tools may put into a set beside one key."""
     return [
         {"kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": "AQAB", "e": "AQAB", "x5c": ["MIIB"]},
         {"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA"},

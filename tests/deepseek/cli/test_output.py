@@ -1,4 +1,4 @@
-"""What tables show."""
+"""Tables show names whole."""
 
 import subprocess
 import sys

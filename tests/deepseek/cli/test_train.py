@@ -42,7 +42,7 @@ for name in sys.argv[1:]:
 
 
 def read_specs(*paths: Path) -> list[object]:
-    """Of each file its content, or the reason and message of the error."""
+    """For each file its content, or the reason and message of the error."""
     command = [sys.executable, "-c", READ, *map(str, paths)]
     return [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
 
@@ -66,4 +66,4 @@ def test_a_spec_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert read_specs(path) == [f"BAD_SPEC_FILE {path} is not UTF-8 (byte 0xf6 in line 1); save it as UTF-8"]
         path.write_text("{")
         [error] = read_specs(path)
-        assert str(error).startswith(f"BAD_SPEC_FILE {path} is not valid {form}: ")
+        assert str(error).startswith(f"BAD_SPEC_FILE {path} cannot be read as {form}: ")

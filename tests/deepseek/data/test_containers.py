@@ -1,4 +1,4 @@
-"""Sound files as recorders, pipes and careless programs write them, and those that were cut off."""
+"""Audio files as recorders, pipes and careless programs write them, and truncated files."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ UNKNOWN_SIZES = (0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFF000, 0x80000000
 
 
 def noise(num_frames: int = 20_000) -> npt.NDArray[np.float32]:
-    """Noise, which no codec makes small."""
+    """Noise, which no codec compresses well."""
     return np.random.default_rng(0).uniform(-0.5, 0.5, num_frames).astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def is_refused(data: bytes, message: str) -> None:
 
 
 def with_sizes(data: bytes, riff: int | None, sound: int | None) -> bytes:
-    """A WAV file that says something else about its length."""
+    """A WAV file whose header states another length."""
     order, at = "<" if data[:4] == b"RIFF" else ">", data.index(b"data") + 4
     changed = bytearray(data)
     for place, size in ((4, riff), (at, sound)):
@@ -106,7 +106,7 @@ def test_a_wav_file_that_was_cut_off_is_refused(subtype: str, num_missing: int) 
 
 
 def streamed_flac(subtype: str = "PCM_16", num_frames: int = 20_000) -> bytes:
-    """A FLAC file as it is written to a pipe: its header was never finished."""
+    """A FLAC file as written to a pipe: its header was never completed."""
     data = bytearray(encoded("FLAC", subtype, num_frames=num_frames))
     data[12:18] = bytes(6)  # sizes of frames
     data[21] &= 0xF0

@@ -1,4 +1,4 @@
-"""Blocks of real shape, made here byte by byte or by Pillow."""
+"""Realistic EXIF blocks, made byte by byte or by Pillow."""
 
 import io
 import struct
@@ -64,7 +64,7 @@ def test_an_orientation_that_does_not_exist_is_none(value: int) -> None:
         b"",
         b"Exif\0\0",
         b"Exif\0\0II*",
-        b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03",  # of a PNG file whose program left the head out
+        b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03",  # from a PNG file whose program omitted the header
         b"Exif\0\0II*\0\xff\xff\xff\xff",
         b"Exif\0\0II*\0\x08\0\0\0",
         block("<", 6)[:20],
@@ -99,7 +99,7 @@ def test_a_block_of_upright_pixels_says_so_and_keeps_the_rest(order: str, value:
     details = read.get_ifd(SUBDIRECTORY)
     assert (details[WIDTH], details[HEIGHT]) == size
     assert details[MAKER_NOTE] == b"note"[:1]
-    assert not read.get_ifd(0x1)  # the thumbnail still lies on its side
+    assert not read.get_ifd(0x1)  # the thumbnail is still rotated
 
 
 def test_xmp_is_asked_where_exif_says_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What is shown of pictures of every format, orientation, depth and kind of transparency."""
+"""Images of every format, orientation, depth and kind of transparency look as in viewers."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png(depth: int, colour: int, width: int, row: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of one row, of any kind."""
+    """A PNG file of one row, of any type."""
     header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
     parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -36,7 +36,7 @@ def png(depth: int, colour: int, width: int, row: bytes, *chunks: tuple[bytes, b
 
 
 def four_colours(width: int = 32, height: int = 16) -> Image.Image:
-    """A picture that looks different however it is turned or mirrored."""
+    """An image that looks different in each orientation."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2] = 255, 0, 0
     pixels[: height // 2, width // 2 :] = 0, 255, 0
@@ -82,7 +82,7 @@ def test_an_orientation_behind_the_pixels_or_in_text_is_applied() -> None:
         assert decode_image(encoded(four_colours(), "PNG", pnginfo=info)).size == (16, 32)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # of Pillow, which looks for a resolution there
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # from Pillow, which reads the resolution there
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03"])
 def test_damaged_exif_does_not_keep_pixels_from_being_read(kind: str, exif: bytes) -> None:
@@ -92,7 +92,7 @@ def test_damaged_exif_does_not_keep_pixels_from_being_read(kind: str, exif: byte
 
 
 def sign(colour: int) -> Image.Image:
-    """A sign in black or white on a transparent ground of the same hidden colour."""
+    """A black or white sign on a transparent background of the same hidden colour."""
     pixels = np.full((32, 32, 4), colour, np.uint8)
     pixels[..., 3] = 0
     pixels[8:24, 8:24, 3] = 255

@@ -1,4 +1,4 @@
-"""Metadata in sizes and places that Pillow refuses or takes for something else."""
+"""Metadata in sizes and places that Pillow refuses or misreads."""
 
 import io
 import zlib

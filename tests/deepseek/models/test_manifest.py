@@ -51,7 +51,7 @@ def test_evidence_and_probes_come_back_as_they_were_written() -> None:
 
 
 def test_a_manifest_from_before_probes_keeps_its_digest() -> None:
-    """The digest is of release 0.1.0, which knew neither probes nor where a figure was measured."""
+    """The digest is from release 0.1.0, which had neither probes nor the processor of a measurement."""
     assert hashlib.sha256(MANIFEST.to_bytes()).hexdigest() == RELEASED
 
 

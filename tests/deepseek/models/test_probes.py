@@ -1,4 +1,4 @@
-"""Probes come back as they were written, hostile ones are refused, and disagreement means what it says."""
+"""Probes are read as they were written, hostile ones are refused, and disagreement is computed as documented."""
 
 import io
 import zipfile
@@ -83,7 +83,7 @@ def test_hostile_probes_are_refused(data: bytes, problem: str) -> None:
     [
         ([[1, 0], [0, 1]], [[0.6, 0.4], [0.4, 0.6]], True, 0.0),
         ([[1, 0], [0, 1]], [[0.4, 0.6], [0.4, 0.6]], True, 0.5),
-        # Two classes that score the same may change places.
+        # Two classes with the same score may swap ranks.
         ([[1, 0], [1, 1 + 1e-5]], [[1, 0], [1 + 1e-5, 1]], True, 0.0),
         ([0, 2], [1, 3], False, 1.0),
         ([0, 2], [0, 2], False, 0.0),

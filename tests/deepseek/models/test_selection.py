@@ -1,4 +1,4 @@
-"""The fastest file that is right is selected, for a reason that people can read."""
+"""The fastest correct file is selected, with a readable reason."""
 
 import pytest
 

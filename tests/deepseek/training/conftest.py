@@ -1,4 +1,4 @@
-"""What tests of training share: a home of their own, and no warnings that depend on the processor."""
+"""Shared by tests of training: their own home, and no warnings that depend on the processor."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """A precision that a test names is slow on some processors."""
+    """Ignores warnings about precisions that are slow on some processors."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """DEEPSEEK_HOME, where the speed of numeric formats is kept."""
+    """DEEPSEEK_HOME, where the speed of numeric formats is cached."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DEEPSEEK_HOME", str(folder))

@@ -1,4 +1,4 @@
-"""Models that are valid PyTorch and not the simplest: each takes `Points` and is trained for its logits."""
+"""Unusual but valid PyTorch models: each takes `Points` and is trained by its logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ FORMS: dict[str, Callable[[], nn.Module]] = {}
 
 
 def form(kind: type[nn.Module]) -> type[nn.Module]:
-    """Registers a model, whose weights are always the same."""
+    """Registers a model with deterministic weights."""
 
     def make() -> nn.Module:
         with torch.random.fork_rng():
@@ -27,7 +27,7 @@ def form(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def logits_loss(outputs: Any, target: Tensor) -> Tensor:
-    """Cross-entropy of the logits, wherever they are in the outputs; the rest of the outputs is not used."""
+    """Cross-entropy of the logits, wherever they are in the outputs; other outputs are not used."""
     if isinstance(outputs, tuple):
         outputs = outputs[0]
     elif not isinstance(outputs, Tensor):
@@ -36,7 +36,7 @@ def logits_loss(outputs: Any, target: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """The simplest; the others add to it."""
+    """The simplest model; the others extend it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Linear(nn.Module):
 
 @form
 class ExtraState(Linear):
-    """State that is not a tensor, in modules of several kinds."""
+    """Extra state that is not a tensor, in several kinds of modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ExtraState(Linear):
         self.none = WithoutState()
 
     def get_extra_state(self) -> Any:
-        """Everything that JSON has, and a tensor."""
+        """All types of JSON, and a tensor."""
         return {"calls": self.calls, "mean": torch.tensor(0.5), "shape": (1, None), "names": ["é", {2: float("inf")}]}
 
     def set_extra_state(self, state: Any) -> None:
@@ -81,14 +81,14 @@ class WithoutState(nn.Module):
 
 @form
 class TensorState(Linear):
-    """Extra state that is a tensor, of another shape each time."""
+    """Extra state that is a tensor whose shape changes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[int] = []
 
     def get_extra_state(self) -> Tensor:
-        """What it has seen."""
+        """The inputs seen so far."""
         return torch.tensor(self.seen, dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -101,7 +101,7 @@ class TensorState(Linear):
 
 @form
 class UnusedHead(Linear):
-    """A head that nothing calls."""
+    """A head that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class UnusedHead(Linear):
 
 @form
 class TupleOutput(Linear):
-    """A second output that the loss does not use, and one that has no batch axis."""
+    """A second output that the loss does not use, and one without a batch axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class DataclassOutput(TupleOutput):
 
 
 class Opaque:
-    """Nothing that torch knows how to look into."""
+    """A container that torch does not know."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -164,7 +164,7 @@ class ObjectOutput(UnusedHead):
 
 @form
 class Experts(nn.Module):
-    """Each sample uses one of four layers, so batches use some of them, and ranks different ones."""
+    """Each sample uses one of four layers, so a batch uses some of them, and ranks use different ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class ComplexAndDouble(Linear):
 
 @form
 class ChannelsLast(nn.Module):
-    """Weights whose order in memory is not that of their dimensions."""
+    """Weights in another memory format (channels_last)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class ChannelsLast(nn.Module):
 
 @form
 class Recomputed(Linear):
-    """A reentrant checkpoint: autograd's graph does not show what its backward pass computes."""
+    """A reentrant activation checkpoint: autograd's graph does not show what its backward pass computes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every optimizer of torch, with a model that it can train."""
+"""Every optimizer of torch with a model that it can train."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ class Bag(nn.Module):
 
 
 class Matrix(nn.Module):
-    """One weight of two dimensions."""
+    """A single two-dimensional weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], Callable[[], nn.Module]
 
 
 def trainer_of(name: str, params: Mapping[str, Any] | None = None) -> MixedPrecisionTrainer:
-    """A trainer of one of these, with further parameters."""
+    """A trainer with one of these optimizers and further parameters."""
     optimizer, model, fixed = OPTIMIZERS[name]
     return MixedPrecisionTrainer(
         model(), optimizer, "fp32", optimizer_params={**fixed, **(params or {})}, clip_norm=5.0

@@ -249,7 +249,7 @@ def test_weights_of_another_model_are_refused_and_change_nothing() -> None:
 
 
 class Versioned(nn.Module):
-    """Converts state of before version 2."""
+    """Converts state from before version 2."""
 
     _version = 2
 
@@ -268,7 +268,7 @@ def test_a_module_reads_its_own_version_of_its_state() -> None:
     state = checkpoints.loads(checkpoints.dumps(checkpoints.model_state(model)))
     checkpoints.load_model(model, state)
     assert model[0].scale.item() == 1.0
-    del state["model_versions"]  # a checkpoint of before versions were stored
+    del state["model_versions"]  # as in a checkpoint from before versions were stored
     checkpoints.load_model(model, state)
     assert model[0].scale.item() == pytest.approx(math.e)
 

@@ -204,7 +204,7 @@ def rows(num_samples: int, split: str, seed: int, *, length: int = 13) -> list[S
 
 
 def uneven_rows(num_samples: int, split: str, seed: int) -> list[Sample]:
-    """As `rows`, with a list in the middle that is one value shorter."""
+    """Same as `rows`, with a list in the middle that is one value shorter."""
     samples = rows(num_samples, split, seed)
     samples[num_samples // 2].values["row"].pop()
     return samples
@@ -222,7 +222,7 @@ class Columns(nn.Module):
 
 
 class Total(nn.Module):
-    """Takes any number of numbers."""
+    """Accepts lists of any length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ def test_a_sample_that_a_fixed_length_does_not_fit_is_named(tmp_path: Path) -> N
     spec = SUM_OF_ROWS | {"model": {"name": "columns"}}
     path = write_export(tmp_path, "columns", spec=spec, fields=NUMBERS, make=uneven_rows)
     with pytest.raises(
-        FailedPrecondition, match="takes exactly 13 values of 'row', but the sample 'test-6' has 12"
+        FailedPrecondition, match="takes exactly 13 values of 'row', and the sample 'test-6' has 12"
     ) as caught:
         package(path)
     assert caught.value.reason == "EXPORT_UNSUPPORTED"

@@ -1,4 +1,4 @@
-"""Models of every form, and optimizers of every kind on several ranks, train and resume as the simplest do."""
+"""Models and optimizers of every form train and resume like the simplest ones, also on several ranks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.deepseek.training.optimizers import OPTIMIZERS
 from tests.deepseek.training.ranks import check_ranks
 from tests.deepseek.training.tasks import NUM_CLASSES, NUM_FEATURES, Classifier, Points, weights
 
-NUM_SAMPLES = 21  # in batches of 5: shares of 3 and 2, and at the end one of 1 and one of 0
+NUM_SAMPLES = 21  # in batches of 5: shares of 3 and 2, and in the last batch of 1 and 0
 EPOCHS = 3
 
 
@@ -34,7 +34,7 @@ def fit(trainer: MixedPrecisionTrainer, *, batch_size: int = 5, **options: Any) 
 
 
 def batch_size_of(name: str) -> int:
-    """Batches from which rounding does not grow: curvature out of two batches divides by a small difference."""
+    """Batches that do not amplify rounding: curvature from two batches divides by a small difference."""
     return NUM_SAMPLES if name == "LBFGS" else 5
 
 
@@ -109,7 +109,7 @@ class Forgetful(nn.Linear):
 
 
 class Memory(OptimizerInterface):
-    """Keeps what a checkpoint cannot hold."""
+    """Keeps state that a checkpoint cannot hold."""
 
     def step(self, params: object, gradients: Sequence[Tensor]) -> None:
         self.state[self.params[0]]["gradients"] = set(gradients)

@@ -26,7 +26,7 @@ def fit(trainer: MixedPrecisionTrainer, **options: Any) -> None:
 
 
 def cases() -> list[Any]:
-    """Each optimizer, plain and with each of its flags."""
+    """Each optimizer without flags and with each of its flags."""
     found = []
     for name, (optimizer, _, params) in OPTIMIZERS.items():
         if name == "SGD, sparse":
@@ -118,11 +118,11 @@ def test_a_step_that_runs_into_values_that_are_not_finite_is_undone() -> None:
 
 
 class Sharpness(torch.optim.SGD):
-    """Sharpness-aware minimisation (Foret et al. 2021), as it is usually written: gradients first, then the closure."""
+    """Sharpness-aware minimisation (Foret et al. 2021) in its usual form: gradients first, then the closure."""
 
     @torch.no_grad()
     def step(self, closure: Any) -> None:  # type: ignore[override]
-        """Moves by the gradients at the worst point nearby."""
+        """Updates by the gradients at the worst nearby point."""
         params = [param for group in self.param_groups for param in group["params"]]
         before = [param.clone() for param in params]
         norm = torch.stack([param.grad.norm() for param in params if param.grad is not None]).norm()
@@ -159,7 +159,7 @@ def test_an_optimizer_that_wants_gradients_and_a_closure_gets_both() -> None:
 
 
 class Wide(torch.optim.Optimizer):
-    """Keeps its state in types that are not the parameter's."""
+    """Keeps its state in types other than the parameter's."""
 
     def __init__(self, params: Any, lr: float) -> None:
         super().__init__(params, {"lr": lr})

@@ -80,7 +80,7 @@ def stop_on_rank_1(folder: Path) -> None:
 
 
 def measure_differently(_: Path) -> None:
-    """Rank 0 on a processor with fast bf16, rank 1 on one without."""
+    """Rank 0 has a processor with fast bf16, rank 1 one without."""
     bf16_s = 0.001 if dist.get_rank() == 0 else 0.030
     measured = {"fp32": 0.002, "bf16": bf16_s, "fp16": 0.050}
     with pytest.MonkeyPatch.context() as host:

@@ -25,14 +25,14 @@ ALONE = Ranks(CPU)
 
 
 def times(**ratios: float) -> StepTimes:
-    """Step times of both operations, in milliseconds of one format each."""
+    """Step times of both operations, in milliseconds per format."""
     both = {name: ratio / 1000 for name, ratio in ratios.items()}
     return StepTimes(both, both)
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Says what is measured on this host."""
+    """Sets the times that are measured on this host."""
 
     def be(**ratios: float) -> None:
         monkeypatch.setattr(step_times, "of_this_host", lambda: times(**ratios))
@@ -46,7 +46,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ({"fp32": 1.0, "bf16": 16.0, "fp16": 10.0}, "fp32"),  # AVX2 only
         ({"fp32": 2.6, "bf16": 1.0, "fp16": 24.0}, "bf16"),  # AVX-512 BF16
         ({"fp32": 3.0, "bf16": 1.2, "fp16": 1.0}, "fp16"),  # AMX FP16
-        ({"fp32": 1.0, "bf16": 0.97, "fp16": 0.96}, "fp32"),  # about equal: the most exact one
+        ({"fp32": 1.0, "bf16": 0.97, "fp16": 0.96}, "fp32"),  # about equal: the most exact format
     ],
 )
 def test_auto_on_a_cpu_is_the_fastest_as_measured(
@@ -121,7 +121,7 @@ def test_a_precision_that_is_named_holds_for_a_checkpoint_of_another(tmp_path: P
     ("state", "precision"),
     [
         ({"precision": "fp32", "scaler": None}, "fp32"),
-        ({"scaler": None}, "bf16"),  # saved before runs said: auto was bf16 on every CPU
+        ({"scaler": None}, "bf16"),  # saved before runs recorded it: auto was bf16 on every CPU
         ({"scaler": {"scale": 1.0, "growth_tracker": 0}}, "fp16"),
     ],
 )

@@ -14,7 +14,7 @@ STEP = StepEvent(30, 40, 2, {"loss": 0.25, "accuracy": 0.5}, 1234.5, 6.0, 1e-3, 
 
 
 class Terminal(io.StringIO):
-    """Text that says it is watched."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What a session finds out about a model before its first step."""
+"""Checks of a model before the first step of a session."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.deepseek.training.jobs import events, write_job
 
 
 class Table(nn.Module):
-    """Scores of the next letter out of a table."""
+    """Scores of the next letter from a table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Branching(Table):
 
 
 class ByName(Table):
-    """Takes its inputs by any names."""
+    """Accepts inputs of any names."""
 
     def forward(self, **columns: Tensor) -> Tensor:
         return super().forward(columns["text"])
@@ -70,7 +70,7 @@ class Nothing(nn.Module):
 
 @pytest.fixture(autouse=True)
 def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is the only rank; the models are known by name."""
+    """This process is the only rank, and the models are registered."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     models = {kind.__name__: kind for kind in (Table, Branching, ByName, Lazy, Seeing, Nothing)}
@@ -80,7 +80,7 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dense(params: Any, lr: float = 0.1) -> torch.optim.Optimizer:
-    """An optimizer with a setting that the trainer cannot follow."""
+    """An optimizer with a setting that the trainer does not support."""
     return torch.optim.SGD(params, lr, differentiable=True)
 
 

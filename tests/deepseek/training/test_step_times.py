@@ -14,7 +14,7 @@ MEASURED = StepTimes({"fp32": 0.001, "bf16": 0.004, "fp16": 0.009}, {"fp32": 0.0
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Nothing was measured in this process yet; counts measurements, which are made up."""
+    """Starts without measurements in this process, fakes them and counts them."""
     calls: list[int] = []
 
     def measured() -> StepTimes:

@@ -1,4 +1,4 @@
-"""Which models can be traced and written as ONNX, and what the message says of the others."""
+"""Which models can be traced and written as ONNX, and the errors for the others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Fields:
 
 
 class Returning(nn.Module):
-    """Returns what a function makes of the logits and the inputs."""
+    """Returns a function of the logits and the inputs."""
 
     def __init__(self, outputs: Callable[[Tensor, Tensor], Any]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_outputs_are_exported_by_name_and_come_back_in_their_form(kind: str, tmp
 
 
 class Columns(nn.Module):
-    """Takes its inputs by any names."""
+    """Accepts inputs of any names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Chooses what to serve of a version, again and again: `python -m tests.services.inference.loads FOLDER NUM_LOADS`.
+"""Chooses the file of a version to serve, repeatedly: `python -m tests.services.inference.loads FOLDER NUM_LOADS`.
 
-A program of its own, so that it can run on another kind of processor. The folder holds `manifest.json`, the files and
-`truth.npz`, probes that say what is right. Prints a JSON list: of each load the variant, mode and reason, or the error,
-and how much the answers of what was chosen differ from the truth.
+A separate program, so that it can run on another kind of processor. The folder holds `manifest.json`, the files and
+`truth.npz`, probes with the correct answers. Prints a JSON list: for each load the variant, mode and reason, or the
+error, and how much the answers of the chosen file differ from the truth.
 """
 
 import json

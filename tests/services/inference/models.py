@@ -44,7 +44,7 @@ def unchecked(
     ir_version: int = 10,
     opset: int = 21,
 ) -> bytes:
-    """An ONNX file as a converter may write it, whatever the specification says."""
+    """An ONNX file as a converter may write it, even against the specification."""
     graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), list(constants))
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 1)]
     data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
@@ -70,7 +70,7 @@ def identity_model(datatype: int, shape: Shape = ("n",)) -> bytes:
 
 
 def relu_model(shape: Shape | None, ir_version: int = 10, opset: int = 21) -> bytes:
-    """y = max(x, 0) as converters write it that say little of shapes."""
+    """y = max(x, 0), as written by converters that declare few shapes."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
     return unchecked([helper.make_node("Relu", ["x"], ["y"])], [x], [y], ir_version=ir_version, opset=opset)
 
@@ -140,7 +140,7 @@ class Publisher:
         return self.publish_manifest(model_id, manifest.to_bytes())
 
     def publish_files(self, model_id: str, manifest: ModelManifest, contents: Mapping[str, bytes]) -> int:
-        """Publishes a version of these files by name, whatever their bytes, whose digests the manifest gets."""
+        """Publishes a version with these files, by name; the manifest gets their digests."""
         stored = [self.store.put(TENANT, contents[file.name], file.media_type) for file in manifest.files]
         files = tuple(
             replace(file, sha256=blob.sha256, size_bytes=blob.size_bytes)

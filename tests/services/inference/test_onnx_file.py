@@ -1,4 +1,4 @@
-"""What a file declares, read without ONNX's own packages."""
+"""The declarations of a file, read without ONNX's own packages."""
 
 from pathlib import Path
 

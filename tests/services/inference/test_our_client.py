@@ -1,4 +1,4 @@
-"""Our own client of the protocol: what it takes for tensors, and what it gives."""
+"""Our own client of the protocol: the tensors that it accepts and returns."""
 
 from collections.abc import Iterator
 from typing import Any

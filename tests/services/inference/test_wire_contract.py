@@ -16,7 +16,7 @@ from tests.services.inference.conftest import Served
 ROOT = Path(__file__).resolve().parents[3]
 DUMP = Path(__file__).with_name("dump_descriptors.py")
 ADDED = ("inference.ModelMetadataResponse", "parameters")
-"""What MLServer adds to the protocol, and so do we; Triton's clients do not know it."""
+"""An extension of MLServer that we share, and that Triton's clients do not know."""
 ADDED_ENTRY = "inference.ModelMetadataResponse.ParametersEntry"
 
 
@@ -98,7 +98,7 @@ assert len(role_of_methods(["inference.GRPCInferenceService"])) == 10
 
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_a_process_may_hold_any_other_module_of_the_protocol(ours_first: bool) -> None:
-    """As those of kserve and mlserver are, which differ from ours."""
+    """Like the contracts of kserve and mlserver, which differ from ours."""
     parts = [CHECK_OURS, REGISTER_AS_OTHERS_DO]
     run_program("".join(parts if ours_first else reversed(parts)) + CHECK_OURS)
 

@@ -1,4 +1,4 @@
-"""What was taken can be read again, whatever the largest message is, or it is refused when it is sent."""
+"""Every accepted sample can be read back, whatever the message limit; others are refused on upload."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -98,7 +98,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture(autouse=True)
 def nothing_under_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Stops the runs that a test has left on the common mesh: it carries out one at a time, so others would wait."""
+    """Stops runs that a test has left on the shared mesh, which executes one at a time, so others would wait."""
     yield
     if "mesh" in request.fixturenames:
         mesh: Mesh = request.getfixturevalue("mesh")

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and what becomes of the others."""
+"""Which checkpoints of a run are kept, and how the others are deleted."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_what_was_not_deleted_is_tried_again_until_it_is_given_up(tmp_path: Path
         first, second = here.runs.superseded(here.run())
         assert [first.artifact, second.artifact] == made[:2]
         assert first.next_us <= second.next_us
-        # Killed before it was noted: the same again, and the newest besides.
+        # Killed before it was recorded: the same again, and the newest one too.
         checkpoint(here, here.run(), 5)
         assert [one.artifact for one in here.runs.superseded(here.run())] == made[:3]
         with here.database.transaction() as session:
@@ -68,7 +68,7 @@ def test_a_checkpoint_that_another_run_begins_with_stays(tmp_path: Path) -> None
             checkpoint(here, run, step)
         (one,) = here.runs.superseded(run)
         assert (one.artifact, one.is_needed) == (adopted, True)
-        # What it began with is not the other run's to delete.
+        # The other run must not delete the checkpoint that it began with.
         other = here.runs.get("default", name)
         for step in (4, 5, 6):
             checkpoint(here, other, step)

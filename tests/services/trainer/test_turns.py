@@ -1,4 +1,4 @@
-"""Runs share the cores by turns: one is carried out, the others wait, and exports do not wait for them."""
+"""Runs take turns: one is executed, the others wait, and exports do not wait for them."""
 
 import os
 
@@ -11,7 +11,7 @@ from tests.services.trainer.tasks import picture_spec
 
 
 def states(mesh: Mesh, name: str) -> list[int]:
-    """The states that a run's history shows, up to its end."""
+    """The states in a run's history, up to its end."""
     return [event.state.state for event in mesh.watch(name) if event.HasField("state")]
 
 
@@ -32,7 +32,7 @@ def test_runs_wait_for_their_turn_and_exports_do_not(mesh: Mesh, trained: pb.Run
     *_, export = mesh.jobs.WatchJob(job_pb2.WatchJobRequest(name=exported), timeout=240)
     assert export.job.state == job_pb2.JOB_STATE_SUCCEEDED
 
-    # Nobody has to notice that a run that waits is stopped.
+    # No worker has to notice that a waiting run is stopped.
     stopped = mesh.runs.StopRun(pb.StopRunRequest(name=second.name)).run
     assert stopped.job.state == job_pb2.JOB_STATE_CANCELLED
     assert stopped.job.message == ""

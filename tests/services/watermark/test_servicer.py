@@ -1,4 +1,4 @@
-"""What streams of requests answer where one request fails."""
+"""The responses of request streams in which one request fails."""
 
 from pathlib import Path
 

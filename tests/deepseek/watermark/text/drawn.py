@@ -1,7 +1,7 @@
 """Prints tokens that samplers draw for fixed keys and logits, so that they can be compared across processors.
 
 `python -m tests.deepseek.watermark.text.drawn` prints a JSON object: the extensions that NumPy uses, under "simd", and
-for each kind of logits every third token of 24, behind the tokens 1 and 2.
+for each kind of logits every third token of 24, after the tokens 1 and 2.
 """
 
 import json

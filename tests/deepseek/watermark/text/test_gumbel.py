@@ -186,7 +186,7 @@ def test_uniforms_are_the_upper_bits_of_the_words() -> None:
     ],
 )
 def test_draws_are_the_same_on_every_processor(disabled: list[str]) -> None:
-    """NumPy has other logarithms where it has no AVX-512, and others again without AVX2."""
+    """NumPy uses different logarithms without AVX-512, and yet others without AVX2."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.deepseek.watermark.text.drawn"],
         env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(disabled)},
@@ -207,7 +207,7 @@ def test_draws_are_the_same_on_every_processor(disabled: list[str]) -> None:
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 10, 40, 100, 1000, 4096, 4097, 100_000])
 def test_an_id_is_carried_where_the_tail_says_so(num_tokens: int) -> None:
-    """However few tails are computed: a bound decides most of the time."""
+    """A bound decides most of the time, so few tails are computed."""
     sampler = GumbelSampler(KEY, MESSAGE, CODE)
     tail = log_erlang_tail if num_tokens <= 4096 else log_erlang_bound
     decisions = set()

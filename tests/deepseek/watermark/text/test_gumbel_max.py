@@ -1,4 +1,4 @@
-"""The filter before the comparison of scores: the token is that of a comparison of all words, bit for bit."""
+"""The filter before the comparison of scores gives the same token as a comparison of all words."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def scores(u_V: np.ndarray) -> np.ndarray:
 
 
 def reference(u_V: np.ndarray, logits_V: np.ndarray) -> int:
-    """The definition: all words are compared."""
+    """The definition, which compares all words."""
     return int(np.argmin(scores(u_V) - logits_V))
 
 
@@ -51,7 +51,7 @@ LOGITS: dict[str, Callable[[Random, np.ndarray], np.ndarray]] = {
     ),
     "many nats": lambda random, u_V: 1e5 + random.normal(0, 3, len(u_V)),
     "many nats, against the scores": lambda random, u_V: 1e5 + scores(u_V),
-    # Rounding takes the noise of such logits, wholly or in part.
+    # Rounding removes the noise of such logits, wholly or in part.
     "beyond rounding": lambda random, u_V: random.choice([1e17, 1e17 - 32, -1e17], len(u_V)),
     "near rounding": lambda random, u_V: 1e15 + random.integers(0, 4, len(u_V)),
     "below zero, near rounding": lambda random, u_V: -1e15 - random.integers(0, 4, len(u_V)),
@@ -113,7 +113,8 @@ def test_tokens_come_with_their_probabilities() -> None:
     logits_V, num_draws = np.log([0.5, 0.3, 0.15, 0.05]), 20_000
     counts = np.bincount([gumbel_max(random.random(4), logits_V) for _ in range(num_draws)], minlength=4)
     expected = num_draws * np.exp(logits_V)
-    assert float(((counts - expected) ** 2 / expected).sum()) < 21.1  # three degrees: exceeded once in 10,000 times
+    # Three degrees of freedom: exceeded once in 10,000 times.
+    assert float(((counts - expected) ** 2 / expected).sum()) < 21.1
 
 
 def test_the_bits_of_a_uniform_bound_its_logarithm() -> None:

@@ -1,4 +1,4 @@
-"""Logits in messages: the numbers that protobuf's own conversion gives, however a client encodes them."""
+"""Logits in messages equal those of protobuf's own conversion, however a client encodes them."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""Tokens and logits in every form that tokenizers and models give them."""
+"""Tokens and logits in every form that tokenizers and models return."""
 
 import array
 from typing import Any
