@@ -1,9 +1,9 @@
 """Metrics of a server for Prometheus, over HTTP.
 
 Calls are counted under the names that gRPC's own Prometheus middleware uses, so dashboards made for it work. Labels are
-services, methods, codes, kinds and states, of which there are few. There are no tenants or subjects, and the only names
-chosen by users are those of loaded models, whose number memory limits. Calls of methods that do not exist are not
-counted, since a caller could invent any number of them.
+services, methods, codes, kinds and states, which have few values. There are no tenants or subjects, and the only names
+chosen by users are the ids of loaded models, which memory limits. Calls of methods that do not exist are not counted,
+since a caller could invent any number of them.
 """
 
 import datetime

@@ -287,8 +287,8 @@ class MixedPrecisionTrainer:
         """Goes on from a checkpoint file; every rank reads it.
 
         The number of ranks, the batch size, the learning rate and other parameters of the optimizer may be others
-        than when it was saved: those given to this trainer apply. A trainer with the precision `auto` adopts that of
-        the checkpoint, even on a host where another would be faster. Do not use the trainer after an error.
+        than when it was saved: those given to this trainer apply. A trainer with the precision `auto` adopts the
+        checkpoint's, even on a host where another would be faster. Do not use the trainer after an error.
 
         Raises:
             DataLoss: BAD_CHECKPOINT if it is damaged or none of ours.
