@@ -1,26 +1,46 @@
-"""Ports of loopback that nobody has."""
+"""Free ports of the loopback interface."""
 
 import random
 import socket
+from pathlib import Path
 
-# Below 32768, where Linux's ports for outgoing connections begin: of those, any connection may take a port that was
-# free a moment ago, and one that a service wants back when it starts again.
-_CANDIDATES = range(10_000, 32_768)
+from common.errors import Unavailable
+
+_LOWEST = 10_000
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns different ports that could be bound just now, at random, so that others who look find others.
+    """Returns distinct ports that could be bound just now, at random, so that concurrent callers get different ones.
+
+    Raises:
+        Unavailable: NO_FREE_PORT if there are not as many.
 
     >>> len(set(free_ports(3)))
     3
     """
     found: list[int] = []
-    for port in random.SystemRandom().sample(_CANDIDATES, len(_CANDIDATES)):
-        if len(found) == count:
-            break
+    candidates = range(_LOWEST, _first_outgoing())
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
         if _is_free(port):
             found.append(port)
-    return found
+        if len(found) == count:
+            return found
+    message = f"{len(found)} of {count} ports from {candidates.start} to {candidates.stop} are free; stop what has them"
+    raise Unavailable("NO_FREE_PORT", message)
+
+
+def _first_outgoing() -> int:
+    """Returns the first port that the system may assign to outgoing connections.
+
+    Those may take a port between the check and its use, or while the service that had it restarts.
+    """
+    try:
+        first = int(_RANGE.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux
+        first = 49_152
+    # If nearly all ports are for outgoing connections, there is no better choice.
+    return first if first > _LOWEST + 1000 else 65_536
 
 
 def _is_free(port: int) -> bool:

@@ -1,8 +1,8 @@
 """Kinds of processor that a test runs on: this machine's, and one with AVX2 only.
 
 Intel and AMD processors without VNNI add two 8-bit products in 16 bits, which saturates; a machine with AVX-512 shows
-that only under an emulator. Debian's qemu-user emulates it for one process. It is for right and wrong, never for
-speed: Python with ONNX Runtime takes some 5 s to start there.
+that only under an emulator. Debian's qemu-user emulates such a processor for one process. It shows whether results are
+correct, but says nothing about speed: Python with ONNX Runtime takes some 5 s to start there.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseek.processor import haswell, instruction_set
+from deepseek.processor import haswell, instruction_set, saturates
 from tests.servers import missing
 
 KINDS = ("native", "haswell")
@@ -25,21 +25,23 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Processor:
-    """A kind of processor, and how a Python program is started on it.
+    """A kind of processor, and the command that starts a Python program on it.
 
     Attributes:
         kind: Of `KINDS`.
+        saturates: Whether 8-bit products do, which a native one may as well.
         command: Precedes the interpreter.
     """
 
     kind: str
+    saturates: bool
     command: Sequence[str] = ()
 
     def python(self, *arguments: str | Path) -> str:
-        """Returns what Python prints on this processor; the test fails with its errors if it ends with another status.
+        """Returns the output of Python on this processor; if its exit status is not 0, the test fails with its errors.
 
         Args:
-            arguments: Of the interpreter, such as `-c`, a program and what the program takes.
+            arguments: Arguments of the interpreter, e.g. `-c`, a program and its arguments.
         """
         done = subprocess.run(
             [*self.command, sys.executable, *arguments],
@@ -56,18 +58,18 @@ class Processor:
 def processor_of(kind: str) -> Processor:
     """Returns a processor of a kind.
 
-    The test is skipped where the kind cannot be had, and fails in CI where it could be, had somebody installed it.
+    The test is skipped if the kind is not available; in CI it fails if only the emulator is missing.
     """
     if kind == "native":
-        return Processor(kind)
+        return Processor(kind, saturates(instruction_set()))
     if _HASWELL is None:
         missing("no qemu-x86_64: install Debian's qemu-user")
     if not _HASWELL:
         pytest.skip(f"haswell differs from processors with AVX-512 or VNNI; this one is {instruction_set()}")
-    return Processor(kind, _HASWELL)
+    return Processor(kind, saturates("avx2"), _HASWELL)
 
 
 def covered() -> str:
-    """Says which kinds tests run on here, for the head of a report."""
+    """Lists the kinds of processor on which tests run here, for the header of a report."""
     emulated = "avx2, emulated" if _HASWELL else "not emulated"
     return f"native ({instruction_set()}), haswell ({emulated})"

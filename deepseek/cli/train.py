@@ -29,18 +29,18 @@ def train(
     dataset: Annotated[str, typer.Option(help="Data set version; overrides the spec's.")] = "",
     model: Annotated[str, typer.Option(help="Export the result as a version of this model.")] = "",
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also quantise; served where it is at least 1.3 times as fast and as good.")
+        bool, typer.Option("--int8", help="Also quantise to int8; served where 1.3 times as fast and accurate enough.")
     ] = False,
     int8_max_loss: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Largest accepted loss of the quantised form, a fraction from 0 (none) to 1."),
+        typer.Option(min=0, max=1, help="Largest accepted loss of the first metric by quantising, from 0 (none) to 1."),
     ] = DEFAULT_ACCEPTED_LOSS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model and, with --model, export and register it.
 
-    Ctrl-C leaves the run going; `deepseek train` with the same spec finds it again, and `deepseek run stop` ends it.
+    The run continues after Ctrl-C: the same command attaches to it again, and `deepseek run stop` ends it.
     """
     document = read_spec(spec)
     if dataset:
@@ -64,7 +64,7 @@ def train(
                     on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
                 )
             manifest = mesh.models.manifest(version)
-            result |= {"model_version": version.name, **_files(manifest)}
+            result |= {"model_version": version.name, **_files(manifest, int8=int8)}
     if as_json:
         print_json(result)
     else:
@@ -74,9 +74,11 @@ def train(
             _show_files(manifest, result)
 
 
-def _files(manifest: ModelManifest) -> dict[str, Any]:
-    """The forms of a version as they were measured, and which one is preferred and why."""
+def _files(manifest: ModelManifest, *, int8: bool) -> dict[str, Any]:
+    """The measured forms of a version, and which one is preferred and why."""
     preferred, reason = select(exported(manifest.measurements, manifest.accepted_loss or 0.0))
+    if int8 and all(one.variant != "int8" for one in manifest.measurements):
+        reason = "the int8 file is left out: its metric is not finite, or one request and its answer exceed 16 MiB"
     return {
         "files": [vars(measurement) for measurement in manifest.measurements],
         "preferred": manifest.measurements[preferred].variant,
@@ -106,7 +108,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     except NotUtf8 as error:
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} {error}", field="spec") from error
     except (OSError, ValueError) as error:
-        message = f"{path} cannot be read as {form}: {error}; correct it"
+        message = f"{path} is not valid {form}: {error}"
         raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
     if not isinstance(document, dict):
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")
@@ -114,14 +116,14 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def leaving(run: str) -> AbstractContextManager[None]:
-    """Around watching a run: Ctrl-C ends the watching, and says that the run goes on and what to do about it."""
+    """For watching a run: Ctrl-C stops watching, and the message says that the run continues and how to manage it."""
     run_id = run.removeprefix("runs/")
     text = f"stopped watching; {run} continues\n  watch it: deepseek run watch {run_id}\n  stop it:  "
     return when_interrupted(f"{text}deepseek run stop {run_id}")
 
 
 def waiting(run: trainer_pb2.Run) -> str:
-    """What a run waits for; empty if it has begun."""
+    """What a run waits for; empty if it has started."""
     return run.job.message if run.job.state == job_pb2.JOB_STATE_PENDING else ""
 
 
@@ -131,9 +133,9 @@ def show_run(
     """Shows a run's events on a progress bar until it ends, and returns them.
 
     Args:
-        bar: The bar.
-        events: The run's.
-        waits_for: What the run waits for, if it has not begun.
+        bar: The progress bar.
+        events: Events of the run.
+        waits_for: What the run waits for, if it has not started.
     """
     task = bar.add_task("training", total=None, note=waits_for or "starting the workers")
     if waits_for:

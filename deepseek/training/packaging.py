@@ -1,9 +1,9 @@
 """From a checkpoint to the files and the manifest of a model version.
 
-The float32 file is always made, the int8 file if asked for. Both are measured: latency, and the first metric by ONNX
-Runtime on the whole evaluation split. A server decides by measurements of its own which of them it serves, so a version
-carries probes and says what was measured on which processor. The version's figures are those of the run and of the
-float32 file. All of them have to be finite: a model with an infinite loss is none to serve.
+The float32 file is always made, the int8 file on request. Both are measured: latency, and the first metric, computed by
+ONNX Runtime on the whole evaluation split. A server decides by its own measurements which file it serves, so a version
+carries probes and records what was measured on which processor. The version's figures are those of the run and of the
+float32 file. All of them must be finite: a model with an infinite loss must not be served.
 """
 
 import math
@@ -70,7 +70,7 @@ class FirstMetric:
         self.name = spec.metrics[0].name if spec.metrics else "loss"
 
     def of_file(self, path: Path, dataset: EncodedDataset, outputs: Outputs) -> float:
-        """Computes the metric of an ONNX file, and of what its outputs are, over a whole data set."""
+        """Computes the metric of an ONNX file with the given outputs over a whole data set."""
         session = onnx_files.open_session(path)
         totals = torch.zeros(self._metric.num_sums if self._metric else 2, dtype=torch.float64)
         for batch in batches(dataset):
@@ -94,7 +94,7 @@ def package(path: Path) -> Artifact:
     """Carries out an export: makes, checks and measures the files, and stores them with their manifest.
 
     Args:
-        path: The job file; besides what every job file has: `run`, `metrics`, `precision`, `int8`, `int8_max_loss`.
+        path: The job file. Besides the common members it has `run`, `metrics`, `precision`, `int8`, `int8_max_loss`.
 
     Returns:
         The manifest. It is also reported, with the figures that the registry keeps.
@@ -178,7 +178,10 @@ def _measure(
     outputs: Sequence[TensorSpec],
     form: Outputs,
 ) -> tuple[list[Measurement], Probes | None]:
-    """Measures every file, the float32 one first; a file whose metric is no number is left out."""
+    """Measures every file, the float32 one first.
+
+    The int8 file is left out if its metric is not finite, or if there are no probes to verify it with.
+    """
     sessions = {variant: onnx_files.open_session(file) for variant, file in files.items()}
     latencies = onnx_files.median_latencies_ms(list(sessions.values()), requests[:16])
     values = {variant: metric.of_file(file, evaluation, form) for variant, file in files.items()}
@@ -198,7 +201,7 @@ def _measure(
             instruction_set=instruction_set(),
         )
         for variant, latency_ms in zip(files, latencies, strict=True)
-        if math.isfinite(values[variant])
+        if variant == "fp32" or (probes is not None and math.isfinite(values[variant]))
     ]
     return measurements, probes
 
@@ -241,7 +244,7 @@ def _calibration(dataset: EncodedDataset) -> Iterator[Mapping[str, npt.NDArray[A
 
 
 def _inputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
-    """The graph's inputs; a graph may take a list of one length only, whatever its field holds."""
+    """The graph's inputs; a graph may accept lists of one length only, whatever its field holds."""
     shapes = {node.name: onnx_files.shape_of(node) for node in onnx.load(path, load_external_data=False).graph.input}
     return tuple(
         TensorSpec(
@@ -256,7 +259,7 @@ def _inputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
 
 
 def _outputs(mappings: Mappings, path: Path) -> tuple[TensorSpec, ...]:
-    """The graph's outputs; the first whose last axis has as many places as there are labels has the labels."""
+    """The graph's outputs; the labels belong to the first output whose last axis has one element per label."""
     labels = tuple(getattr(mappings.target.encoder, "labels", ()))
     specs = []
     for node in onnx.load(path, load_external_data=False).graph.output:

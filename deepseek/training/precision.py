@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer state are float32 in every precision; the format is that of the forward and backward
 pass under torch's autocast. Only fp16 needs its loss scaled: its smallest gradient is 6e-8, where bf16 has the range of
-float32 (Micikevicius et al. 2018). `auto` is measured on CPUs (`deepseek.training.step_times`).
+float32 (Micikevicius et al. 2018). On CPUs, `auto` selects by measurement (`deepseek.training.step_times`).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from deepseek.training.step_times import DTYPES, StepTimes, measure_step_s
 __all__ = ["DTYPES", "Choice", "LossScaler", "Reason", "SlowPrecisionWarning", "choose", "kept_by", "measure_step_s"]
 
 SLOW = 1.5
-"""A format that takes this many times as long as the fastest is warned of."""
+"""A format that takes more than this many times as long as the fastest causes a warning."""
 
 
 class SlowPrecisionWarning(UserWarning):
@@ -32,13 +32,13 @@ class Reason(StrEnum):
     """Why a run trains in its format."""
 
     REQUESTED = "requested"
-    """It was asked for by name."""
+    """It was requested by name."""
     FASTEST = "fastest"
     """It was measured to be the fastest on the slowest of the run's hosts."""
     DEVICE = "device"
-    """It is what this CUDA device computes fast: bf16, or fp16 before compute capability 8."""
+    """It is the fast format of this CUDA device: bf16, or fp16 before compute capability 8."""
     KEPT = "kept"
-    """The run began in it; a run that changed its format would not continue exactly."""
+    """It is the format of the run's first attempt; a run that changed its format would not continue exactly."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Choice:
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
-        reason: Why it is that.
-        ratios: Measured time of a training step in each format over that of the fastest; empty on CUDA.
+        reason: Why this format is used.
+        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
     """
 
     precision: str
@@ -57,12 +57,12 @@ class Choice:
 
     @property
     def fastest(self) -> str:
-        """The format that was measured to be the fastest, or this one where nothing was measured."""
-        return min(self.ratios, key=self.ratios.__getitem__, default=self.precision)
+        """The format that `auto` takes, or this one where nothing was measured."""
+        return step_times.fastest_of(self.ratios) if self.ratios else self.precision
 
     @property
     def warning(self) -> str:
-        """What to say of a format that is more than 1.5 times slower than the fastest; empty if it is not."""
+        """The warning for a format that takes more than 1.5 times as long as the fastest; empty for a faster one."""
         slowdown = self.ratios.get(self.precision, 1.0)
         if slowdown <= SLOW:
             return ""
@@ -76,9 +76,9 @@ class Choice:
 
 
 def choose(precision: str, device: torch.device, ranks: Ranks) -> Choice:
-    """Turns a user's choice into a format; every rank has to call it, and all get the same.
+    """Turns a user's choice into a format; every rank must call it, and all ranks get the same format.
 
-    On a CPU every rank measures its host, and each operation counts with the time of the rank that is slowest at it:
+    On a CPU every rank measures its host, and for each operation the time of the slowest rank counts, because
     data-parallel ranks wait for the slowest.
 
     Args:
@@ -107,7 +107,7 @@ def kept_by(state: Mapping[str, Any]) -> str:
     """Returns the format that a checkpoint's run trains in.
 
     Args:
-        state: A checkpoint's, from anyone. Where it names none, it is of a time when `auto` was bf16 on CPUs.
+        state: An untrusted checkpoint's state. If it records no format, it is from when `auto` was bf16 on CPUs.
 
     Raises:
         InvalidArgument: BAD_STATE.

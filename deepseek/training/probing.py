@@ -1,8 +1,8 @@
-"""Requests out of a split of the data: what latency is measured with, and what becomes the probes of a version.
+"""Builds requests from a split of the data, to measure latency and to become the probes of a version.
 
-A request is one sample, as a client asks it: of a repeated field it has one value, unless the model takes a fixed
-number of them. The answers are the float32 file's, without graph optimisations. Not here: how probes are stored and
-compared (`deepseek.models.probes`).
+A request is one sample, as a client sends it: it has one value of a repeated field, unless the model takes a fixed
+number. The answers are the float32 file's, without graph optimisations. `deepseek.models.probes` stores and compares
+probes.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,20 +12,22 @@ import numpy as np
 
 from common.errors import FailedPrecondition
 from deepseek.data.datasets import TARGET, EncodedDataset
-from deepseek.models.probes import Array, Probes
+from deepseek.models.probes import MAX_BYTES, Array, Probes
 from deepseek.training import onnx_files
 
 MAX_PROBES = 256
 MAX_PROBE_BYTES = 4 << 20
+_MAX_ONLY_PROBE_BYTES = MAX_BYTES - (1 << 16)
+"""What a probe and its answers may have if it is the only one; the rest is for the archive's headers."""
 MAX_PROBE_S = 2.0
-"""What all probes together may take to be answered by the float32 file where the model is exported."""
+"""Time budget for the float32 file to answer all probes on the exporting host."""
 _MIN_PROBES = 8
 
 Request = dict[str, Array]
 
 
 def make_requests(dataset: EncodedDataset, dynamic: Collection[str]) -> list[Request]:
-    """Makes requests of samples that are spread evenly over a split.
+    """Builds requests from samples that are spread evenly over a split.
 
     Args:
         dataset: The split.
@@ -36,46 +38,48 @@ def make_requests(dataset: EncodedDataset, dynamic: Collection[str]) -> list[Req
     """
     num_requests = min(MAX_PROBES, len(dataset))
     requests = [_request(dataset, i * len(dataset) // num_requests, dynamic) for i in range(num_requests)]
-    # A sample whose list is empty asks nothing.
+    # A sample with an empty list contains no question.
     shapes = [tuple(array.shape for array in request.values()) for request in requests]
     return [request for request, shape in zip(requests, shapes, strict=True) if shape == max(shapes)]
 
 
 def make_probes(file: Path, requests: Sequence[Request], *, latency_ms: float) -> Probes | None:
-    """Makes probes of the requests that are not too many, too large or too slow.
+    """Builds probes from as many requests as the limits on number, size and time allow.
 
     Args:
         file: The float32 file.
-        requests: From `make_requests`.
-        latency_ms: What a request takes with that file.
+        requests: Result of `make_requests`.
+        latency_ms: Time of one request with that file.
 
     Returns:
-        The probes; None if the answers differ in shape, or a single one is too large.
+        The probes, at least one; None if a single request with its answers is too large for a server to read.
     """
     session = onnx_files.open_session(file, optimised=False)
     names = [node.name for node in session.get_outputs()]
     size = sum(array.nbytes for array in (*requests[0].values(), *session.run(None, requests[0])))
-    affordable = min(len(requests), MAX_PROBE_BYTES // size, max(_MIN_PROBES, int(MAX_PROBE_S * 1000 / latency_ms)))
-    # A power of two, so that a latency that varies a little makes no other probes.
+    if size > _MAX_ONLY_PROBE_BYTES:
+        return None
+    in_size, in_time = max(1, MAX_PROBE_BYTES // size), max(_MIN_PROBES, int(MAX_PROBE_S * 1000 / latency_ms))
+    affordable = min(len(requests), in_size, in_time)
+    # A power of two, so that a slightly different latency gives the same probes.
     num_probes = affordable if affordable == len(requests) else 1 << max(0, affordable.bit_length() - 1)
-    if affordable == 0:
-        return None
     chosen = [requests[i * len(requests) // num_probes] for i in range(num_probes)]
-    answers = [session.run(None, request) for request in chosen]
-    if len({tuple(array.shape for array in answer) for answer in answers}) > 1:
-        return None
+    answered = [(request, session.run(None, request)) for request in chosen]
+    # Probes have one shape. Where the answers' shapes depend on the values, those like the first are kept.
+    shapes = [tuple(array.shape for array in answer) for _, answer in answered]
+    answered = [one for one, shape in zip(answered, shapes, strict=True) if shape == shapes[0]]
     return Probes(
-        {name: np.stack([request[name] for request in chosen]) for name in requests[0]},
-        {name: np.stack([answer[i] for answer in answers]) for i, name in enumerate(names)},
+        {name: np.stack([request[name] for request, _ in answered]) for name in requests[0]},
+        {name: np.stack([answer[i] for _, answer in answered]) for i, name in enumerate(names)},
     )
 
 
 def check_lengths(dataset: EncodedDataset, fixed: dict[str, int]) -> None:
-    """Checks that every sample has as many values as the graph takes.
+    """Checks that every sample has the number of values that the graph takes.
 
     Args:
         dataset: Split that is about to be run through the graph.
-        fixed: For each repeated input that takes no list of any length, how many values it takes.
+        fixed: The number of values of each repeated input whose length is fixed.
 
     Raises:
         FailedPrecondition: EXPORT_UNSUPPORTED, naming the sample.
@@ -84,7 +88,7 @@ def check_lengths(dataset: EncodedDataset, fixed: dict[str, int]) -> None:
         for name, length in fixed.items():
             if (found := len(dataset[index][name])) != length:
                 message = (
-                    f"the exported graph takes exactly {length} values of {name!r}, and the sample "
+                    f"the exported graph takes exactly {length} values of {name!r}, but the sample "
                     f"{dataset.keys[index]!r} has {found}; write the model for lists of any length, or give every "
                     f"sample {length} values"
                 )
@@ -95,7 +99,7 @@ def _request(dataset: EncodedDataset, index: int, dynamic: Collection[str]) -> R
     batch = dataset.collate([dataset[index]])
     del batch[TARGET]
     lengths = [tensor.shape[1] for name, tensor in batch.items() if name in dynamic]
-    # Not always the first value: what is asked first about an image may be the same about all.
+    # Not always the first value: the first question may be the same for all images.
     chosen = index % max(1, min(lengths, default=1))
     return {
         name: (tensor[:, chosen : chosen + 1] if name in dynamic else tensor).numpy() for name, tensor in batch.items()

@@ -1,8 +1,8 @@
-"""How long a training step takes in each numeric format on this host's CPU: measured once, kept on disk.
+"""Time of a training step in each numeric format on this host's CPU: measured once and cached on disk.
 
-A processor without instructions for a format emulates it, up to 75 times slower than float32, and no flag says so
-reliably: a format is as fast as it is measured. Two operations stand for all models, a convolution and a matrix
-product, forward and backward.
+A processor without instructions for a format emulates it, up to 75 times slower than float32, and no processor flag
+shows this reliably, so the time is measured. Two operations represent all models, a convolution and a matrix product,
+forward and backward.
 """
 
 import json
@@ -28,9 +28,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _BUDGET_S = 0.6
 _MIN_ROUNDS = 2
-# A format this many times slower than float32 is not timed further, so that slow emulation keeps within the budget.
+# A format this many times slower than float32 is not timed further, to keep slow emulation within the time budget.
 _HOPELESS = 3.0
-# A less precise format has to be this much faster to be chosen.
+# A less precise format must be this much faster to be chosen.
 _MARGIN = 1.05
 _NUM_KEPT = 32
 
@@ -39,7 +39,7 @@ Operation = tuple[nn.Module, Tensor]
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a step of each operation in each format, the best of several.
+    """Seconds per step of each operation in each format, the best of several.
 
     Attributes:
         convolution: 3 x 3, 32 to 32 channels, over 2 images of 24 x 24.
@@ -51,26 +51,31 @@ class StepTimes:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Time of a step in each format over that of the fastest; the geometric mean of both operations."""
+        """Time of a step in each format relative to the fastest; the geometric mean of both operations."""
         times = {name: math.sqrt(self.convolution[name] * self.matrix_product[name]) for name in DTYPES}
         return {name: time / min(times.values()) for name, time in times.items()}
 
     @property
     def fastest(self) -> str:
-        """The format to train in: a less precise one only if it is at least 5 % faster."""
-        ratios, chosen = self.ratios, "fp32"
-        for name in DTYPES:
-            if ratios[name] * _MARGIN <= ratios[chosen]:
-                chosen = name
-        return chosen
+        """The format to train in, see `fastest_of`."""
+        return fastest_of(self.ratios)
+
+
+def fastest_of(ratios: Mapping[str, float]) -> str:
+    """The format to train in by the times of all: a less precise one only if it is at least 5 % faster."""
+    chosen = "fp32"
+    for name in DTYPES:
+        if ratios[name] * _MARGIN <= ratios[chosen]:
+            chosen = name
+    return chosen
 
 
 def of_this_host(directory: Path | None = None) -> StepTimes:
     """Returns the times on this host; measures them at most once, within a second.
 
     Args:
-        directory: Where to keep them; by default the `cache` folder of `DEEPSEEK_HOME`. An entry of another host,
-            processor or torch is not used. A folder that cannot be written is no error.
+        directory: Folder of the cache; by default `cache` in `DEEPSEEK_HOME`. Entries of another host, processor or
+            version of torch are not used. A folder that cannot be written is not an error.
     """
     return _of_this_host(directory or home() / "cache")
 
@@ -83,15 +88,15 @@ def _of_this_host(directory: Path) -> StepTimes:
     kept = _read(path)
     if key not in kept:
         kept = {**dict(list(kept.items())[1 - _NUM_KEPT :]), key: measure()}
-        with suppress(OSError):  # measured again by the next process
+        with suppress(OSError):  # the next process measures again
             _write(path, kept)
     return kept[key]
 
 
 def measure() -> StepTimes:
-    """Times all formats now, on one thread of the CPU; torch's random numbers and threads are left as they were."""
+    """Times all formats on one thread of the CPU; torch's random state and number of threads are restored."""
     operations = _convolution(), _matrix_product()
-    # Several threads wait for each other, so where cores are shared they say more of other load than of the format.
+    # Several threads wait for each other, so on shared cores their time shows the other load more than the format.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -118,7 +123,7 @@ def measure_step_s(dtype: torch.dtype, operation: Operation | None = None) -> fl
 def _best_times(operations: Sequence[Operation]) -> list[dict[str, float]]:
     best = [dict.fromkeys(DTYPES, math.inf) for _ in operations]
     end, rounds = time.perf_counter() + _BUDGET_S, 0
-    # All formats take turns, so that whatever else runs on the host slows them alike.
+    # The formats alternate, so that other load on the host slows them equally.
     while rounds < _MIN_ROUNDS or time.perf_counter() < end:
         for operation, times in zip(operations, best, strict=True):
             for name, dtype in DTYPES.items():
@@ -139,7 +144,7 @@ def _matrix_product() -> Operation:
 
 
 def _read(path: Path) -> dict[str, StepTimes]:
-    """What was kept; nothing if it is damaged."""
+    """The cached times; empty if the file is damaged."""
     try:
         return {key: _checked(**times) for key, times in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):

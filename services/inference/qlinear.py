@@ -1,54 +1,74 @@
-"""QLinearConv and QLinearMatMul written as ONNX defines them: dequantised, computed in float32, quantised again.
+"""Expands QLinearConv and QLinearMatMul as ONNX defines them: dequantised, computed in float32, quantised again.
 
-On processors that add two 8-bit products in 16 bits, ONNX Runtime's kernels for these operators saturate in each of its
-modes. Written out and not optimised, the same file is right everywhere, and tells whether they do.
+On processors that add two 8-bit products in 16 bits, ONNX Runtime's kernels for these operators saturate in all of its
+modes. Expanded and without optimisations, the same file is correct everywhere, so a comparison shows whether they do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
-from onnx import GraphProto, NodeProto, helper
+from onnx import FunctionProto, NodeProto, TensorProto, helper
 
 from common.errors import FailedPrecondition
 from services.inference.onnx_file import PRODUCTS
 
+_ONNX = ("", "ai.onnx")
 _RUNTIME = "com.microsoft"
-"""Domain of the runtime's own operators. Its (De)QuantizeLinear takes an axis and any integers at any opset."""
+"""Domain of the runtime's own operators. Its (De)QuantizeLinear accepts an axis and any integer type at any opset."""
 
 
 def written_out(path: Path) -> bytes:
-    """Returns the model of a file without such operators.
+    """Returns the model of a file with these operators expanded.
 
     Raises:
-        FailedPrecondition: MODEL_BROKEN if the file holds such an operator of another domain, or no model.
+        FailedPrecondition: MODEL_BROKEN if the file has such an operator of another domain, or is not a model.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError is of one of two implementations
-        raise FailedPrecondition("MODEL_BROKEN", f"the model is no valid ONNX file: {error}") from error
-    _write_out(model.graph)
-    if any(name in data for data in (model.SerializeToString(),) for name in PRODUCTS):
-        message = "its QLinear operators are the runtime's own and cannot be written as float32; use the QDQ format"
-        raise FailedPrecondition("MODEL_BROKEN", message)
-    if all(opset.domain != _RUNTIME for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(_RUNTIME, 1))
+    except Exception as error:  # DecodeError comes from one of protobuf's two implementations
+        raise FailedPrecondition("MODEL_BROKEN", f"the model is not a valid ONNX file: {error}") from error
+    for body in (model.graph, *model.functions):
+        if any(_is_product(node, domains=(*_ONNX, _RUNTIME)) for node in _all_nodes(body)):
+            _write_out(body)
+            opsets = (body if isinstance(body, FunctionProto) else model).opset_import
+            if all(opset.domain != _RUNTIME for opset in opsets):
+                opsets.append(helper.make_opsetid(_RUNTIME, 1))
+        if any(_is_product(node, domains=(_RUNTIME,)) for node in _all_nodes(body)):
+            message = (
+                "its QLinear operators are the runtime's own and cannot be expanded to float32; use the QDQ format"
+            )
+            raise FailedPrecondition("MODEL_BROKEN", message)
     data: bytes = model.SerializeToString()
     return data
 
 
-def _write_out(graph: GraphProto) -> None:
-    for node in graph.node:
+def _all_nodes(body: Any) -> Iterator[NodeProto]:
+    """The nodes of a graph or function, with those of its branches and loops."""
+    for node in body.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
+
+
+def _is_product(node: NodeProto, domains: Collection[str]) -> bool:
+    return node.domain in domains and node.op_type.encode() in PRODUCTS
+
+
+def _write_out(body: Any) -> None:
+    for node in body.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _write_out(attribute.g)
-    nodes = [written for node in graph.node for written in _nodes(node)]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    nodes = [written for node in body.node for written in _nodes(node)]
+    del body.node[:]
+    body.node.extend(nodes)
 
 
 def _nodes(node: NodeProto) -> Iterable[NodeProto]:
-    if node.domain or node.op_type not in ("QLinearConv", "QLinearMatMul"):
+    if not _is_product(node, domains=_ONNX):
         return [node]
     return _convolution(node) if node.op_type == "QLinearConv" else _matrix_product(node)
 
@@ -72,15 +92,23 @@ def _convolution(node: NodeProto) -> Iterator[NodeProto]:
 def _matrix_product(node: NodeProto) -> Iterator[NodeProto]:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
     unique = node.output[0]
-    yield _dequantise([a, a_scale, a_zero], f"{unique}/a", axis=-2)
-    yield _dequantise([b, b_scale, b_zero], f"{unique}/b", axis=-1)
+    yield from _subtract_and_scale(a, a_scale, a_zero, f"{unique}/a")
+    yield from _subtract_and_scale(b, b_scale, b_zero, f"{unique}/b")
     yield helper.make_node("MatMul", [f"{unique}/a", f"{unique}/b"], [f"{unique}/y"])
     yield _quantise([f"{unique}/y", y_scale, y_zero], unique)
 
 
 def _dequantise(inputs: list[str], output: str, axis: int = 0) -> NodeProto:
-    """The axis counts where the scale has a value per row, column or channel."""
+    """`axis` matters only if the scale has a value per channel."""
     return helper.make_node("DequantizeLinear", inputs, [output], domain=_RUNTIME, axis=axis)
+
+
+def _subtract_and_scale(x: str, scale: str, zero: str, output: str) -> Iterator[NodeProto]:
+    """Dequantises a matrix whose scale is a scalar, has a value per column, or has the rank of the matrix."""
+    for number in (x, zero):
+        yield helper.make_node("Cast", [number], [f"{output}/{number}"], to=TensorProto.FLOAT)
+    yield helper.make_node("Sub", [f"{output}/{x}", f"{output}/{zero}"], [f"{output}/difference"])
+    yield helper.make_node("Mul", [f"{output}/difference", scale], [output])
 
 
 def _quantise(inputs: list[str], output: str) -> NodeProto:

@@ -1,7 +1,10 @@
 import socket
+from pathlib import Path
 
 import pytest
 
+from common import ports
+from common.errors import Unavailable
 from common.ports import free_ports
 
 
@@ -15,13 +18,23 @@ def test_ports_are_different_and_can_be_bound_together() -> None:
             each.close()
 
 
-def test_a_port_that_somebody_has_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_that_somebody_has_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        monkeypatch.setattr("common.ports._CANDIDATES", range(port, port + 2))
-        assert port not in free_ports(2)
+        monkeypatch.setattr(ports, "_LOWEST", port)
+        monkeypatch.setattr(ports, "_first_outgoing", lambda: port + 1)
+        with pytest.raises(Unavailable, match="0 of 1 ports") as caught:
+            free_ports(1)
+    assert caught.value.reason == "NO_FREE_PORT"
 
 
-def test_no_port_is_one_of_those_for_outgoing_connections() -> None:
-    assert max(free_ports(50)) < 32_768
+@pytest.mark.parametrize(
+    ("content", "end"), [("32768\t60999\n", 32_768), ("15000 64000", 15_000), ("1024 65535", 65_536), ("", 49_152)]
+)
+def test_ports_for_outgoing_connections_are_left_out(
+    content: str, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "range").write_text(content)
+    monkeypatch.setattr(ports, "_RANGE", tmp_path / "range")
+    assert all(10_000 <= port < end for port in free_ports(200))

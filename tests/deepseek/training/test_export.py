@@ -256,7 +256,7 @@ def test_a_sample_that_a_fixed_length_does_not_fit_is_named(tmp_path: Path) -> N
     spec = SUM_OF_ROWS | {"model": {"name": "columns"}}
     path = write_export(tmp_path, "columns", spec=spec, fields=NUMBERS, make=uneven_rows)
     with pytest.raises(
-        FailedPrecondition, match="takes exactly 13 values of 'row', and the sample 'test-6' has 12"
+        FailedPrecondition, match="takes exactly 13 values of 'row', but the sample 'test-6' has 12"
     ) as caught:
         package(path)
     assert caught.value.reason == "EXPORT_UNSUPPORTED"

@@ -1,4 +1,4 @@
-"""When the next checkpoint is due, by a clock that stands where a test puts it."""
+"""When the next checkpoint is due, with a clock that the test sets."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from deepseek.training.pace import MAX_SHARE, Pace
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that the test advances."""
 
     now = 100.0
 
@@ -19,7 +19,7 @@ def save(pace: Pace, clock: Clock, seconds: float) -> None:
         clock.now += seconds
 
 
-@pytest.mark.parametrize(("cost", "pause"), [(0.1, 10.0), (2.0, 38.0), (0.0, 10.0)])
+@pytest.mark.parametrize(("cost", "pause"), [(0.1, 10.0), (2.0, 28.0), (0.0, 10.0), (100.0, 1890.0)])
 def test_the_pause_is_the_interval_or_what_keeps_saving_cheap(cost: float, pause: float) -> None:
     clock = Clock()
     pace = Pace(10.0, clock)
@@ -32,16 +32,20 @@ def test_the_pause_is_the_interval_or_what_keeps_saving_cheap(cost: float, pause
     assert not pace.due
     clock.now += 0.02
     assert pace.due
-    assert cost / (cost + pause) <= MAX_SHARE + 1e-9
 
 
-def test_one_slow_save_of_three_does_not_hold_up_the_next() -> None:
+@pytest.mark.parametrize("costs", [[1.0], [0.1, 300.0, 0.1], [1.0, 100.0, 100.0], [30.0, 0.01]])
+def test_saving_never_takes_more_than_its_share_once_it_is_due_again(costs: list[float]) -> None:
     clock = Clock()
-    pace = Pace(1.0, clock)
-    for cost in (0.1, 300.0, 0.1):
+    pace, began_at, spent_s = Pace(10.0, clock), clock.now, 0.0
+    for number in range(30):
+        while not pace.due:
+            clock.now += 1.0
+        assert spent_s <= MAX_SHARE * (clock.now - began_at)
+        cost = costs[number % len(costs)]
         save(pace, clock, cost)
-        clock.now += 2.0
-        assert pace.due
+        spent_s += cost
+    assert clock.now - began_at < max(30 * 10.0, spent_s / MAX_SHARE) + 30 * (1.0 + 10.0)
 
 
 def test_a_save_that_fails_counts_too() -> None:

@@ -26,8 +26,18 @@ def load(folder: Path) -> dict[str, Any]:
         choice = choose(manifest, probes, lambda file: folder / file.name, Engine)
     except MeshError as error:
         return {"error": error.reason, "message": error.message}
-    differing = truth.disagreement(lambda request: [array for _, array in choice.engine.run(request)], ["scores"])
-    return {"variant": choice.file.variant, "mode": choice.mode, "reason": choice.reason, "differing": differing}
+    classes = [output.name for output in manifest.outputs if output.labels]
+    differing = truth.disagreement(lambda request: [array for _, array in choice.engine.run(request)], classes)
+    # Quantised alone, and multiplied exactly.
+    plain = Engine(folder / "model.int8.onnx", "plain")
+    expected = truth.disagreement(lambda request: [array for _, array in plain.run(request)], classes)
+    return {
+        "variant": choice.file.variant,
+        "mode": choice.mode,
+        "reason": choice.reason,
+        "differing": differing,
+        "expected": expected,
+    }
 
 
 if __name__ == "__main__":

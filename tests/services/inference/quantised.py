@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from deepseek.models.manifest import ONNX_MEDIA_TYPE, Measurement, ModelFile, ModelManifest, TensorSpec
 from deepseek.models.probes import MEDIA_TYPE, Array, Probes
-from services.inference.engine import Engine, Mode
+from services.inference.engine import DTYPES, Engine, Mode
 from tests.services.inference.models import build, tensor
 
 NUM_PIXELS, NUM_CLASSES = 64, 10
@@ -29,14 +29,35 @@ OLD = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per
 NEW = {**OLD, "reduce_range": True}
 
 
-def network() -> bytes:
-    """Class scores FP32 [n, 10] of UINT8 [n, 64]."""
+@dataclass(frozen=True)
+class Unit:
+    """How a pixel is given to the network.
+
+    Attributes:
+        datatype: The protocol's name of its type.
+        size: What a pixel of 1 is in it.
+    """
+
+    datatype: str = "UINT8"
+    size: int = 1
+
+    def of(self, values: Array) -> Array:
+        """Pixels of 0 to 255 in it."""
+        return (values.astype(np.int64) * self.size).astype(DTYPES[self.datatype])
+
+
+PIXELS = Unit()
+UNITS = (PIXELS, Unit("FP32"), Unit("INT16", 128))
+
+
+def network(unit: Unit = PIXELS) -> bytes:
+    """Class scores FP32 [n, 10] of pixels [n, 64]."""
     random = np.random.default_rng(0)
     # Pairs of inputs have about equal weights, as neighbouring pixels have.
     first = np.repeat(random.uniform(-1, 1, (NUM_PIXELS // 2, 128)), 2, axis=0)
     second = np.repeat(random.uniform(-1, 1, (64, NUM_CLASSES)), 2, axis=0)
     constants = [
-        numpy_helper.from_array(np.float32(1 / 255), "scale"),
+        numpy_helper.from_array(np.float32(1 / 255 / unit.size), "scale"),
         numpy_helper.from_array(first.astype(np.float32), "first"),
         numpy_helper.from_array(second.astype(np.float32), "second"),
     ]
@@ -47,7 +68,7 @@ def network() -> bytes:
         helper.make_node("Relu", ["seen"], ["hidden"]),
         helper.make_node("MatMul", ["hidden", "second"], ["scores"]),
     ]
-    inputs = [tensor("pixels", TensorProto.UINT8, ["n", NUM_PIXELS])]
+    inputs = [tensor("pixels", helper.np_dtype_to_tensor_dtype(DTYPES[unit.datatype]), ["n", NUM_PIXELS])]
     return build(nodes, inputs, [tensor("scores", TensorProto.FLOAT, ["n", NUM_CLASSES])], constants)
 
 
@@ -59,18 +80,20 @@ def pixels(seed: int, num_samples: int = 64) -> Array:
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
-    def __init__(self) -> None:
-        self._batches = iter([{"pixels": pixels(1)[:, 0]}])
+    def __init__(self, unit: Unit) -> None:
+        self._batches = iter([{"pixels": unit.of(pixels(1)[:, 0])}])
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self._batches, None)
 
 
-def quantised(model: bytes, options: Mapping[str, Any], quant_format: QuantFormat = QuantFormat.QDQ) -> bytes:
+def quantised(
+    model: bytes, options: Mapping[str, Any], quant_format: QuantFormat = QuantFormat.QDQ, unit: Unit = PIXELS
+) -> bytes:
     """The model in 8 bits."""
 
     def quantise(prepared: str, made: str) -> None:
-        quantize_static(prepared, made, _Calibration(), quant_format=quant_format, **options)
+        quantize_static(prepared, made, _Calibration(unit), quant_format=quant_format, **options)
 
     return _made(model, quantise)
 
@@ -146,26 +169,50 @@ def _made(model: bytes, quantise: Callable[[str, str], None]) -> bytes:
     return data
 
 
-def probes_of(model: bytes) -> Probes:
-    """Probes with the model's answers, not optimised."""
+def probes_of(model: bytes, unit: Unit = PIXELS) -> Probes:
+    """Probes with the network's answers, not optimised."""
+    return answered(model, {"pixels": unit.of(pixels(2))})
+
+
+def answered(model: bytes, requests: Mapping[str, Array]) -> Probes:
+    """Requests with a model's answers, not optimised."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    requests = pixels(2)
-    return Probes(
-        {"pixels": requests}, {"scores": np.stack([session.run(None, {"pixels": one})[0] for one in requests])}
-    )
+    count = len(next(iter(requests.values())))
+    answers = [session.run(None, {name: array[i] for name, array in requests.items()})[0] for i in range(count)]
+    return Probes(requests, {session.get_outputs()[0].name: np.stack(answers)})
 
 
 Contents = dict[str, bytes]
 """Files of a version by name."""
 
 
-def old_version(options: Mapping[str, Any] = OLD) -> tuple[ModelManifest, Contents]:
+def old_version(options: Mapping[str, Any] = OLD, unit: Unit = PIXELS) -> tuple[ModelManifest, Contents]:
     """A version as it was made before there were probes, promoted where it was measured."""
-    contents = {"model.onnx": network()}
-    contents["model.int8.onnx"] = quantised(contents["model.onnx"], options)
-    return _manifest(contents), contents
+    contents = {"model.onnx": network(unit)}
+    contents["model.int8.onnx"] = quantised(contents["model.onnx"], options, unit=unit)
+    inputs = (TensorSpec("pixels", unit.datatype, (-1, NUM_PIXELS)),)
+    return replace(_manifest(contents), inputs=inputs), contents
+
+
+def exported_before() -> tuple[ModelManifest, Contents]:
+    """A version that 81dc366 exported on a processor with VNNI: the demo's network with a third of its width, trained
+    for four epochs. Its 8-bit file is taken for the one that was promoted."""
+    folder = Path(__file__).parent / "exported_before"
+    manifest = ModelManifest.from_bytes((folder / "manifest.json").read_bytes())
+    contents = {file.name: (folder / file.name).read_bytes() for file in manifest.files}
+    return replace(manifest, served="model.int8.onnx"), contents
+
+
+def questions() -> dict[str, Array]:
+    """Requests to that version: pictures of patches, and words that it knows."""
+    random = np.random.default_rng(4)
+    patches = random.integers(0, 256, (32, 1, 4, 4, 3)).astype(np.uint8)
+    return {
+        "image": patches.repeat(16, axis=2).repeat(16, axis=3),
+        "question": random.integers(0, 27, (32, 1, 1, 16)),
+    }
 
 
 def new_version(

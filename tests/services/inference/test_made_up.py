@@ -1,11 +1,11 @@
-"""Requests are made up for whatever a graph declares, and they are the same every time."""
+"""Synthetic requests fit whatever a graph declares, and are deterministic."""
 
 import numpy as np
 import pytest
 
 from deepseek.models.manifest import EncoderSpec, TensorSpec
 from services.inference.engine import DTYPES, Tensor
-from services.inference.made_up import NUM_REQUESTS, make_requests
+from services.inference.made_up import NUM_KINDS, NUM_REQUESTS, make_requests
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,27 @@ def test_requests_are_the_same_every_time() -> None:
 
 
 def test_pixels_are_noise_patches_and_one_value() -> None:
-    noise, patches, flat, *_ = next(make_requests([Tensor("x", "UINT8", ("n", 64, 64))], []))
-    assert len(np.unique(noise["x"][0, 0])) > 40
-    assert len(np.unique(patches["x"][0, 0])) <= 8
-    assert len(np.unique(flat["x"])) == 1
+    requests = next(make_requests([Tensor("x", "UINT8", ("n", 64, 64))], []))
+    num_values = [len(np.unique(request["x"][0, 0])) for request in requests]
+    assert {number == 1 for number in num_values[:4]} == {True}
+    assert {1 < number <= 8 for number in num_values[4:8]} == {True}
+    assert {number > 40 for number in num_values[8:12]} == {True}
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "INT16", "INT32"])
+def test_numbers_are_small_and_large(datatype: str) -> None:
+    requests = next(make_requests([Tensor("x", datatype, (64,))], []))
+    greatest = [float(np.abs(request["x"].astype(np.float64)).max()) for request in requests]
+    assert np.isfinite(greatest).all()
+    assert min(greatest) <= 1
+    assert sum(100 < one <= 255 for one in greatest) >= 3
+    assert max(greatest) >= {"FP16": 4000, "FP32": 1e8}.get(datatype, 30_000)
+
+
+def test_a_kind_of_request_comes_again() -> None:
+    requests = next(make_requests([Tensor("x", "FP32", (64, 64))], []))
+    for one, other in zip(requests[:NUM_KINDS], requests[NUM_KINDS:], strict=True):
+        assert len(np.unique(one["x"])) == pytest.approx(len(np.unique(other["x"])), rel=0.01)
 
 
 def test_tokens_stay_within_what_an_encoder_knows() -> None:
@@ -45,8 +62,11 @@ def test_tokens_stay_within_what_an_encoder_knows() -> None:
 
 def test_other_sizes_and_bounds_are_tried_next() -> None:
     tries = list(make_requests([Tensor("ids", "INT64", ("n", "length"))], []))
-    assert [one[0]["ids"].shape[1] for one in tries] == [8, 8, 64, 64, 224, 224, 1, 1]
-    assert [max(int(request["ids"].max()) for request in one) > 1 for one in tries[:2]] == [True, False]
+    assert [one[0]["ids"].shape[1] for one in tries] == [8] * 3 + [64] * 3 + [224] * 3 + [1] * 3
+    greatest = [max(int(request["ids"].max()) for request in one) for one in tries[:3]]
+    assert 30_000 < greatest[0] < 32_768
+    assert 90 < greatest[1] < 100
+    assert greatest[2] == 1
 
 
 def test_nothing_huge_is_made() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import QuantFormat
 
@@ -12,7 +12,7 @@ from common.errors import FailedPrecondition
 from services.inference.engine import Engine
 from services.inference.onnx_file import PRODUCTS
 from services.inference.qlinear import written_out
-from tests.services.inference.models import tensor
+from tests.services.inference.models import build, tensor
 from tests.services.inference.quantised import OLD, convolutional, network, pixels, quantised
 
 
@@ -49,6 +49,30 @@ def test_it_reaches_operators_in_branches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(straight[0][1], branched[0][1])
 
 
+def test_scales_of_any_rank_are_taken_and_names_are_no_operators(tmp_path: Path) -> None:
+    """A scale per column of a stack of matrices, which ONNX allows and DequantizeLinear does not."""
+    random = np.random.default_rng(0)
+    scales = {"b": random.uniform(0.01, 0.02, (2, 1, 10)), "one": np.array(0.02)}
+    constants = {f"{name}_scale": scale.astype(np.float32) for name, scale in scales.items()}
+    constants |= {"b": random.integers(-127, 128, (2, 64, 10)).astype(np.int8), "middle": np.uint8(128)}
+    constants |= {"b_zero": np.zeros((2, 1, 10), np.int8)}
+    nodes = [
+        helper.make_node(
+            "QLinearMatMul",
+            ["x", "one_scale", "middle", "b", "b_scale", "b_zero", "one_scale", "middle"],
+            ["QLinearMatMul_0_out"],
+        ),
+        helper.make_node("DequantizeLinear", ["QLinearMatMul_0_out", "one_scale", "middle"], ["y"]),
+    ]
+    ends = [tensor("x", TensorProto.UINT8, [2, 3, 64]), tensor("y", TensorProto.FLOAT, [2, 3, 10])]
+    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    path = file_of(build(nodes, ends[:1], ends[1:], initializers), tmp_path)
+    x = random.integers(100, 156, (2, 3, 64)).astype(np.uint8)
+    ((_, found),) = Engine(path, "plain").run({"x": x})
+    expected = ((x - 128.0) * 0.02) @ (constants["b"] * scales["b"])
+    np.testing.assert_allclose(found, expected.clip(-2.56, 2.54), atol=0.0101)
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="no valid ONNX file"):
+    with pytest.raises(FailedPrecondition, match="not a valid ONNX file"):
         written_out(file_of(b"QLinearConv", tmp_path))

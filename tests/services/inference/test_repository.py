@@ -40,7 +40,7 @@ ONES = np.ones((1, 3), np.float32)
 NOBODY = "127.0.0.1:1"
 HOST = Host("avx2", "cpu, 1 threads, onnxruntime 1")
 OTHER_HOST = Host("avx512_vnni", HOST.runtime)
-PLAIN = "int8 on avx2: it holds no 8-bit operators"
+PLAIN = "int8 on avx2: it has no 8-bit operators"
 
 
 class Opened:
