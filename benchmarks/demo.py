@@ -1,7 +1,8 @@
 """The main job, measured: accuracy against the published figure, and how long training and the whole demo take.
 
-A full run trains three times from nothing, each in a home of its own, and reports the worst of each figure; `--quick`
-runs the demo once. The peer is the accuracy published for this split: 87.60 % (a convolutional network with an LSTM).
+A full run trains three times from nothing, each in a home of its own, and reports the worst of each figure. An
+interrupted run continues. `--quick` runs the demo once. The peer is the accuracy published for this split: 87.60 % (a
+convolutional network with an LSTM).
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import certify, provenance
+from benchmarks.report import certify, progress_file, provenance, read_progress
 
 PUBLISHED_ACCURACY = 0.8760
 NUM_RUNS = 3
@@ -60,12 +61,18 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one run; certifies nothing")
     arguments = parser.parse_args()
-    runs = []
-    for number in range(1 if arguments.quick else NUM_RUNS):
+    where = provenance()
+    file = progress_file("demo", where, "quick" if arguments.quick else "full")
+    if arguments.quick:
+        file.unlink(missing_ok=True)
+    runs = read_progress(file)
+    for number in range(len(runs), 1 if arguments.quick else NUM_RUNS):
         with tempfile.TemporaryDirectory() as home:
             first, second = run_demo(Path(home)), run_demo(Path(home))
         figures = {**first, "second_blobs_added": second["blobs_added"], "second_total_s": second["total_s"]}
         runs.append(figures)
+        with file.open("a", encoding="utf-8") as progress:
+            progress.write(json.dumps(figures) + "\n")
         print(f"run {number + 1}: " + ", ".join(f"{name} {figures[name]:.4g}" for name in WORST), file=sys.stderr)
     result = {
         "n": len(runs),
@@ -73,8 +80,9 @@ def main() -> None:
         "int8_loss_points_avx2": max(losses) if (losses := _known("int8_loss_points_avx2", runs)) else None,
         **{name: runs[-1][name] for name in ("precision", "precision_ratios")},
         "accuracy_ratio_to_published": min(run["test_accuracy"] for run in runs) / PUBLISHED_ACCURACY,
-        **provenance(),
+        **where,
     }
+    file.unlink()
     certify("demo", result, full=not arguments.quick)
     print(json.dumps(result))
 
