@@ -26,7 +26,8 @@ def free_ports(count: int) -> list[int]:
             found.append(port)
         if len(found) == count:
             return found
-    message = f"{len(found)} of {count} ports from {candidates.start} to {candidates.stop} are free; stop what has them"
+    which = f"from {candidates.start} to {candidates.stop - 1}"
+    message = f"only {len(found)} of {count} ports {which} are free; stop programs that use them"
     raise Unavailable("NO_FREE_PORT", message)
 
 

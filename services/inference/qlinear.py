@@ -27,7 +27,7 @@ def written_out(path: Path) -> bytes:
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # DecodeError comes from one of protobuf's two implementations
+    except Exception as error:  # protobuf's DecodeError, which the domain of a service does not import
         raise FailedPrecondition("MODEL_BROKEN", f"the model is not a valid ONNX file: {error}") from error
     for body in (model.graph, *model.functions):
         if any(_is_product(node, domains=(*_ONNX, _RUNTIME)) for node in _all_nodes(body)):
