@@ -2,10 +2,10 @@
 
 Three things make it certain: the kernel kills a child whose parent died (PR_SET_PDEATHSIG), which `spawn` arranges for
 any program on Linux; a thread of a child that asks for it watches the ancestor that counts through a pidfd, which also
-covers processes in between, such as torchrun's agent, that start theirs in new sessions; and a child that finds the
-ancestor gone at its start ends at once. The first is tied to the *thread* that started the child, and would kill a
-child when a thread of a living parent ends, so all children are started by one thread that lasts as long as its
-process. Not a supervisor: nothing is started again here.
+covers processes in between that start theirs in new sessions; and a child that finds the ancestor gone at its start
+ends at once. The first is tied to the *thread* that started the child, and would kill a child when a thread of a living
+parent ends, so all children are started by one thread that lasts as long as its process. Not a supervisor: nothing is
+started again here.
 
 Python puts the current directory, or the program's own, first on the import path: a `random.py` or `services/` in the
 directory from which `deepseek up` is run would run with the rights of the mesh. So our programs start with a safe path

@@ -46,7 +46,7 @@ def workers(home: Path, *, agents: bool = False) -> list[int]:
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        ours = str(home) in command and "deepseek.training.worker" in command and state != "Z"
-        if ours and agents == ("deepseek.training.guard" in command):
+        program = "deepseek.training.agent" if agents else "deepseek.training.worker"
+        if str(home) in command and program in command and state != "Z":
             found.append(int(entry.name))
     return found

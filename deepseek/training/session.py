@@ -24,7 +24,7 @@ from deepseek.training.trainer import MixedPrecisionTrainer
 
 
 def train(path: Path) -> None:
-    """Carries out the job file's run in this process, which is one rank of torch.distributed.run.
+    """Carries out the job file's run in this process, which is one rank; `deepseek.training.agent` names it.
 
     Reports on rank 0: a `warning` for each warning of the trainer and for a model that cannot be exported; then the
     events of `fit`, all with `train_s`, the seconds since all ranks started, including reading the data; then

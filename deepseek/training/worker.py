@@ -1,4 +1,4 @@
-"""One data-parallel worker: `python -m deepseek.training.worker JOB.json` under torch.distributed.run.
+"""One data-parallel worker: `python -m deepseek.training.worker JOB.json`, started by `deepseek.training.agent`.
 
 The program of a worker process, nothing else: it dies with its agent before anything slow is imported, trains, and
 says how it ended. Training itself is `deepseek.training.session`.

@@ -1,6 +1,6 @@
 """Carries out a run: starts the workers, follows what they report, and starts them anew when they crash.
 
-Training happens in processes of its own (`python -m torch.distributed.run`), one directory a start. The workers put
+Training happens in processes of its own (`deepseek.training.agent`), one directory a start. The workers put
 checkpoints into the store, where nobody knows them; a checkpoint counts once it is published in a transaction that
 proves that the lease is still held. So one start's work at most is ever published, whatever processes are left over.
 A run keeps its last two checkpoints; earlier ones are deleted once a newer one is published.
@@ -32,8 +32,6 @@ from services.trainer.children import Child, attempt_directory, reported_error
 from services.trainer.runs import Run, RunStore, final_state
 
 _POLL_S = 0.1
-# The agent says which worker failed and how; what it prints after that is about itself.
-_AGENTS_VERDICT = "failed (exitcode"
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _RETRIED = (*_AWAY, "INTERNAL")
 _PUBLISHED = ("precision", "step", "evaluation", "checkpoint", "warning")
@@ -127,7 +125,7 @@ class RunHandler:
             run = self._runs.get(lease.job.tenant, name)
             with self._start(lease, run, directory / str(start)) as child:
                 end = self._follow(lease, run, child)
-                tail = child.log_tail(until=_AGENTS_VERDICT) if end is _End.CRASHED else ""
+                tail = child.log_tail() if end is _End.CRASHED else ""
             if end is _End.DONE:
                 return
             if end is _End.CRASHED:
@@ -163,16 +161,10 @@ class RunHandler:
             "attempt": lease.attempt,
         }
         # All workers of a run are on this machine. torch's TCP stores listen on every interface and what is in them is
-        # unpickled, so agent and workers meet by files instead (the workers' own: deepseek.training.session), and the
-        # agent is kept from opening a TCP store for the workers. Gloo's connections stay on loopback.
-        agent = python("deepseek.training.guard", "torch.distributed.run")
-        agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
-        agent += ["--rdzv-endpoint", str(directory / "rendezvous"), "--local-addr", "127.0.0.1"]
-        workers = ["--nproc-per-node", str(num_workers), "-m", "deepseek.training.worker"]
-        env = {"OMP_NUM_THREADS": str(num_threads), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-        env["DEEPSEEK_HOME"] = str(self._home)
+        # unpickled, so the workers meet by a file (deepseek.training.session). Gloo's connections stay on loopback.
+        env = {"OMP_NUM_THREADS": str(num_threads), "DEEPSEEK_HOME": str(self._home)}
         env |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        return Child(directory, [*agent, *workers], job, env=env)
+        return Child(directory, python("deepseek.training.agent", str(num_workers)), job, env=env)
 
     def _num_threads(self, run: Run) -> int:
         """Threads of each worker: the number that the run started with, or its share of the cores if it is new.

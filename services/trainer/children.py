@@ -129,19 +129,13 @@ class Child:
         if self._process.poll() is None:
             terminate(self._process, grace_s=0)
 
-    def log_tail(self, *, until: str = "") -> str:
-        """The end of what the process printed.
-
-        Args:
-            until: Leave out what follows the first line that holds this.
-        """
+    def log_tail(self) -> str:
+        """The end of what the process printed."""
         try:
             text = (self.directory / "child.log").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:  # a later attempt has removed the directory
             return ""
-        lines = text.replace("\0", "").splitlines()  # PostgreSQL has no NUL in text
-        ends = [number for number, line in enumerate(lines, 1) if until and until in line]
-        return "\n".join(lines[: ends[0] if ends else None])[-_LOG_TAIL_CHARACTERS:].strip()
+        return text.replace("\0", "")[-_LOG_TAIL_CHARACTERS:].strip()  # PostgreSQL has no NUL in text
 
 
 def reported_error(event: Mapping[str, Any]) -> MeshError:

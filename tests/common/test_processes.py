@@ -14,7 +14,7 @@ from tests.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A process in between that knows nothing of us and starts the last one in a new session, as torchrun's agent does.
+# A process in between that knows nothing of us and starts the last one in a new session.
 MIDDLE = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)

@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark
 PROGRAM = (sys.executable, str(Path(__file__).with_name("small_demo.py")))
 SEED = 0
 WORKER = "-m deepseek.training.worker"
-AGENT = "-m deepseek.training.guard"
 EXPORT = "-m deepseek.training.export"
 
 
@@ -60,15 +59,15 @@ class RunningDemo:
         """Waits until its run has a checkpoint."""
         self.wait_for(lambda: has_checkpoint(self.home.path / "mesh.json"), "a checkpoint")
 
-    def processes(self, command: str, *, without: str = "nothing of that kind") -> set[int]:
+    def processes(self, command: str) -> set[int]:
         """Its processes whose command line holds one text and not another."""
         found = processes_of(self.home.path)
-        return {pid for pid, line in found.items() if command in line and without not in line}
+        return {pid for pid, line in found.items() if command in line}
 
-    def kill(self, command: str, *, without: str = "nothing of that kind") -> int:
+    def kill(self, command: str) -> int:
         """Kills a process as soon as there is one, and returns its id."""
-        self.wait_for(lambda: bool(self.processes(command, without=without)), command)
-        pid = min(self.processes(command, without=without))
+        self.wait_for(lambda: bool(self.processes(command)), command)
+        pid = min(self.processes(command))
         os.kill(pid, signal.SIGKILL)
         return pid
 
@@ -126,7 +125,7 @@ def test_the_demo_ends_right_whatever_is_killed(home: Home, start: Callable[...,
     demo.kill("-m services.registry")
 
     demo.wait_for_checkpoint()
-    demo.kill(WORKER, without=AGENT)
+    demo.kill(WORKER)
     pause(draw, 8)
     workers = demo.processes(WORKER)
     demo.kill("-m services.trainer")

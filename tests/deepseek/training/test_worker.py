@@ -17,8 +17,8 @@ from tests.processes import wait_until
 
 
 def start(path: Path) -> "subprocess.Popen[bytes]":
-    """Starts one worker as torchrun would, as the only rank."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    """Starts one worker as its agent would, as the only rank."""
+    ranks = {"RANK": "0", "WORLD_SIZE": "1"}
     argv = python("deepseek.training.worker", str(path))
     environment = {**os.environ, **ranks, "OMP_NUM_THREADS": "1"}
     return spawn(argv, env=environment, log=path.parent / "log")
@@ -91,16 +91,12 @@ threading.Event().wait()
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """A process that has started two workers by torchrun and waits."""
+    """A process that has started an agent of two workers and waits."""
     path = write_job(tmp_path, spec={"epochs": 100_000, "num_workers": 2})
-    agent = python("deepseek.training.guard", "torch.distributed.run")
-    agent += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
-    agent += ["--rdzv-endpoint", str(tmp_path / "rendezvous")]
-    workers = ["--local-addr", "127.0.0.1", "--nproc-per-node", "2", "-m", "deepseek.training.worker", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    process = spawn(
-        [sys.executable, "-c", PARENT, str(tmp_path / "log"), *agent, *workers], env=environment, log=tmp_path / "log"
-    )
+    agent = python("deepseek.training.agent", "2", str(path))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = path.with_name("child.log")
+    process = spawn([sys.executable, "-c", PARENT, str(log), *agent], env=environment, log=log)
     yield process, path
     process.kill()
     process.wait()
@@ -129,7 +125,34 @@ def test_no_worker_outlives_its_trainer_or_its_agent(
 ) -> None:
     process, path = trainer
     wait_until(lambda: bool(events(path)), "training to begin", timeout_s=120)
+    agent, *_ = sorted(below(path))
     assert len(below(path)) == 3
-    agent = min(below(path))
     os.kill(process.pid if victim == "trainer" else agent, signal.SIGKILL)
     wait_until(lambda: not below(path), "all to be gone", timeout_s=20)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_an_agent_says_which_worker_was_killed_and_ends_the_other(
+    trainer: tuple["subprocess.Popen[bytes]", Path],
+) -> None:
+    _, path = trainer
+    wait_until(lambda: bool(events(path)), "training to begin", timeout_s=120)
+    _, first, _ = sorted(below(path))
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: not below(path), "all to be gone", timeout_s=20)
+    assert "worker 0 of 2 was ended by SIGKILL" in path.with_name("child.log").read_text()
+
+
+def test_an_agent_ends_as_its_workers_do(tmp_path: Path) -> None:
+    path = write_job(tmp_path, spec={"num_workers": 2})
+    agent = spawn(python("deepseek.training.agent", "2", str(path)), env=None, log=tmp_path / "log")
+    assert agent.wait(120) == 0
+    assert events(path)[-1]["kind"] == "finished"
+
+    path = write_job(
+        tmp_path, name="refused", spec={"num_workers": 2, "model": {"name": "character_lm", "params": {"wide": 3}}}
+    )
+    agent = spawn(python("deepseek.training.agent", "2", str(path)), env=None, log=tmp_path / "log")
+    assert agent.wait(120) == 1
+    assert {event["reason"] for event in events(path)} == {"UNKNOWN_FIELD"}
