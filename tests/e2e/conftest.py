@@ -19,6 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DEEPSEEK = Path(sys.executable).with_name("deepseek")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives the first test that needs the demo time for it: two minutes on a fast machine, ten on a slow, busy one."""
+    for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @dataclass(frozen=True)
 class Home:
     """A home directory of a mesh, and the command line on it.

@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 CALL_S = 8.0
 PATIENCE_S = 120.0
-PAUSE_S = 0.5
+PAUSE_S = 1.0
 SAMPLES = [number(i) for i in range(240)]
 SAMPLES_A_STREAM = 60
 FACTORS = {"1": 2.0, "2": 3.0}
