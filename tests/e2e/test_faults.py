@@ -60,7 +60,7 @@ class RunningDemo:
         self.wait_for(lambda: has_checkpoint(self.home.path / "mesh.json"), "a checkpoint")
 
     def processes(self, command: str) -> set[int]:
-        """Its processes whose command line holds one text and not another."""
+        """Its processes whose command line holds a text."""
         found = processes_of(self.home.path)
         return {pid for pid, line in found.items() if command in line}
 
