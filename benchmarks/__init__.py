@@ -1,1 +1,1 @@
-"""Measurements, one module an area: `python -m benchmarks.<area> --json`. Certified results lie in docs/results/."""
+"""Benchmarks, one module per area: `python -m benchmarks.<area> --json`. Certified results are in docs/results/."""

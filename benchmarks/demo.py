@@ -1,8 +1,8 @@
-"""The main job, measured: accuracy against the published figure, and how long training and the whole demo take.
+"""Measures the demo: its accuracy, the time for training, and the time for the whole demo.
 
-A full run trains three times from nothing, each in a home of its own, and reports the worst of each figure. An
-interrupted run continues. `--quick` runs the demo once. The peer is the accuracy published for this split: 87.60 % (a
-convolutional network with an LSTM).
+A full run of the benchmark runs the demo three times from scratch, each time in a new home directory, and reports the
+worst value of each figure. An interrupted benchmark resumes when it is started again. `--quick` runs the demo once. The
+accuracy is compared with the published accuracy on the same test set: 87.60 %, by a convolutional network with an LSTM.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WORST = {
 
 
 def run_demo(home: Path) -> dict[str, Any]:
-    """Runs the demo in a home directory and returns its report."""
+    """Runs the demo in a home directory, and returns its report."""
     command = [
         Path(sys.executable).with_name("deepseek"),
         "demo",
@@ -54,12 +54,12 @@ def _known(name: str, runs: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def main() -> None:
-    """Measures, prints one JSON line, and certifies it if the run was full and the tree clean."""
+    """Runs the benchmark, prints one JSON line, and certifies it if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument(
         "--json", action="store_true", help="print the result as one JSON object (always the last line)"
     )
-    parser.add_argument("--quick", action="store_true", help="one run; certifies nothing")
+    parser.add_argument("--quick", action="store_true", help="run the demo once; certify nothing")
     arguments = parser.parse_args()
     where = provenance()
     file = progress_file("demo", where, "quick" if arguments.quick else "full")

@@ -1,9 +1,9 @@
-"""Fault trials: what a mesh of real processes loses, tears or does twice when parts of it are killed, cut off or full.
+"""Counts lost, torn and duplicate writes when parts of a mesh are killed or disconnected, or when the disk is full.
 
-Each trial lets clients write and one fault strike, repairs it, kills the service once more, and looks for everything
-that was acknowledged; nothing may be wrong, so there is no peer. Trials are drawn from a seed (`tests.faults.trials`).
-Each is written to a results file as it ends, and a run that was interrupted goes on from there. `--quick` shortens what
-lasts long, and certifies nothing.
+In each trial, one fault is injected into a service while clients write. Then the fault is repaired, the same service is
+killed once more, and all acknowledged writes are checked. No lost, torn or duplicate write is acceptable, so there is
+no comparison with other systems. A seed determines all trials (`tests.faults.trials`). Each result is written to a
+file, from which an interrupted benchmark resumes. `--quick` shortens long faults and certifies nothing.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from rich.table import Table
 
 from benchmarks.report import certify, progress_file, provenance, read_progress
 from tests.faults.findings import Findings
-from tests.faults.mesh import start_mesh
+from tests.faults.mesh import broken_mesh
 from tests.faults.trial_run import run_trial
 from tests.faults.trials import Trial, draw
-from tests.faults.workload import Undisturbed
+from tests.faults.workload import workloads_on
 
 NUM_TRIALS = 100
 SEED = 20261125
@@ -37,17 +37,17 @@ NUM_RESAMPLES = 2000
 
 
 def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Findings]]:
-    """Carries out trials, one mesh for all of a backend, and yields what each found."""
+    """Runs trials, on one mesh per backend, and yields each trial with its findings."""
     by_backend = attrgetter("backend")
     for backend, of_backend in groupby(sorted(trials, key=by_backend), key=by_backend):
-        with tempfile.TemporaryDirectory(prefix="faults-") as folder, start_mesh(backend, Path(folder)) as mesh:
-            expected = Undisturbed.measure(mesh)
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder, broken_mesh(backend, Path(folder)) as mesh:
+            workloads = workloads_on(mesh)
             for trial in of_backend:
-                yield trial, run_trial(mesh, trial, expected)
+                yield trial, run_trial(mesh, trial, workloads)
 
 
 def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """The figures of all trials; intervals cover 95 %."""
+    """Returns summary statistics of all trials, with a 95 % interval for the 95th percentile of the restart times."""
     restarts_s = sorted(second for row in rows for second in row["restarts_s"])
     draws = random.Random(seed)
     resampled = sorted(
@@ -60,7 +60,7 @@ def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
         "seed": seed,
         **{name: sum(len(row[name]) for row in rows) for name in WRONG},
         "wrong_trials": num_wrong,
-        # Exact (Clopper-Pearson) for no failure, which is the only outcome that passes.
+        # The exact (Clopper-Pearson) bound if no trial is wrong, which is the only acceptable result.
         "wrong_trials_share_below": None if num_wrong else 1 - 0.05 ** (1 / len(rows)),
         "acknowledged_writes": sum(row["num_acknowledged"] for row in rows),
         "compared_reads": sum(row["num_reads"] for row in rows),
@@ -72,12 +72,12 @@ def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def percentile(ascending: Sequence[float], fraction: float) -> float:
-    """The smallest value that at least this fraction does not exceed."""
+    """Returns the smallest value v such that at least this fraction of the values are at most v."""
     return ascending[math.ceil(fraction * len(ascending)) - 1]
 
 
 def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a fault, and what was wrong."""
+    """Prints a table with one line per backend and kind of fault, and then one line per wrong result."""
     table = Table("backend", "fault", "trials", "writes", *WRONG, "slowest restart", box=None, header_style="bold")
     key = itemgetter("backend", "fault")
     for (backend, fault), group in groupby(sorted(rows, key=key), key=key):
@@ -96,14 +96,19 @@ def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def main() -> None:
-    """Runs what is missing, prints a table and one JSON line, and certifies it if it was full and the tree clean."""
+    """Runs the remaining trials, prints all results, and certifies them.
+
+    Nothing is certified unless this was a full run on a clean working tree.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--trials", type=int, default=NUM_TRIALS, help="how many; at least 100 are certified")
-    parser.add_argument("--seed", type=int, default=SEED, help="what they are drawn from")
-    parser.add_argument("--quick", action="store_true", help="nothing stays away for long; certifies nothing")
+    parser.add_argument(
+        "--trials", type=int, default=NUM_TRIALS, help="number of trials; a run of at least 100 is certified"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the trials")
+    parser.add_argument("--quick", action="store_true", help="shorten long faults; certify nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object (always the last line)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is cleaned up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cleanup runs
     where = provenance()
     kind = "quick" if arguments.quick else "full"
     file = progress_file("faults", where, f"{kind}-{arguments.seed}")
@@ -127,7 +132,7 @@ def main() -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    """Count, elapsed and remaining time, and the last fault."""
+    """Returns a progress bar that shows the number of trials, the time elapsed and left, and the latest fault."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
 

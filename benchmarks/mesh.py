@@ -1,12 +1,11 @@
-"""What the mesh adds to a call, and whether it holds under many clients.
+"""Measures a mesh server's overhead per call, and its behaviour under load from many clients.
 
-Overhead: the median of a unary call to a server of ours (authentication, authorisation, limits, telemetry with default
-sampling) over that to a bare synchronous grpcio server with the same certificates, the same thread pool and the same
-servicer. Both run as processes of their own, and rounds alternate between them; the ratio is that of a round, and the
-interval that of the median round by bootstrap.
-
-Load: clients with a connection and a token each call one registry at once, over TLS; memory is the server's resident
-set, and its growth is counted from ten seconds on.
+The overhead is the median time of a unary call to a mesh server (which adds authentication, authorization, limits and
+telemetry with default sampling), divided by the median time of the same call to a bare synchronous grpcio server with
+the same certificates, number of threads and servicer. The servers run in separate processes and are measured
+alternately; the confidence interval is a bootstrap over rounds. In the load test, many clients call one registry over
+TLS, each over its own connection. Memory means the registry's resident set; its growth during the first ten seconds of
+the load is not counted.
 """
 
 import argparse
@@ -28,17 +27,20 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.report import certify, provenance
-from common.auth import Identity, Role
+from common.auth import Role
 from common.auth.certificates import make_authority
-from common.auth.identity import replace_file
+from common.auth.identity import Identity
 from common.auth.tokens import issue_token
 from common.channel import open_channel
-from common.config import Port, ServiceSettings, load_settings
+from common.config import ServiceSettings, load_settings
 from common.database import Database
 from common.errors import MeshError
-from common.server import Hosted, make_server
-from common.telemetry.process import Telemetry
-from deepseek.embedded import PORTS, Access, EmbeddedMesh, start_mesh
+from common.files import replace_file
+from common.server import GrpcService, make_server
+from common.server.telemetry import Telemetry
+from common.service import Service
+from deepseek.embedded import Access, EmbeddedMesh, start_mesh
+from deepseek.services import SERVICES
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 
@@ -51,7 +53,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Echo(job_pb2_grpc.JobServiceServicer):
-    """The least that a servicer can do."""
+    """A servicer that does as little as possible."""
 
     def GetJob(self, request: job_pb2.GetJobRequest, context: grpc.ServicerContext) -> job_pb2.GetJobResponse:
         return job_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
@@ -60,12 +62,11 @@ class Echo(job_pb2_grpc.JobServiceServicer):
 class EchoSettings(ServiceSettings):
     """Settings of the echo service."""
 
-    service: ClassVar[str] = "echo"
-    port: Port = 0
+    service: ClassVar[Service] = Service("echo", SERVICE, 0, 0)
 
 
 def serve_bare(folder: Path, home: Path, address: Connection) -> None:
-    """A server with nothing of ours but the certificates."""
+    """Runs a plain grpcio server with the mesh's certificates."""
     server = grpc.server(futures.ThreadPoolExecutor(NUM_THREADS))
     job_pb2_grpc.add_JobServiceServicer_to_server(Echo(), server)
     identity = Identity(folder / "registry")
@@ -78,12 +79,12 @@ def serve_bare(folder: Path, home: Path, address: Connection) -> None:
 
 
 def serve_ours(folder: Path, home: Path, address: Connection) -> None:
-    """A server of the mesh, with all telemetry on: spans to a file by the default sampling, metrics, the audit log."""
+    """Runs a mesh server with full telemetry: metrics, audit log and a file of spans at the default sampling rate."""
     flags = ["--home", str(home), "--identity", str(folder / "registry"), "--unary-workers", str(NUM_THREADS)]
     settings = load_settings(EchoSettings, [*flags, "--metrics-port", "0", "--trace-file", str(home / "spans.jsonl")])
     database = Database(settings.state_url)
     database.migrate()
-    hosted = Hosted(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, Echo())
+    hosted = GrpcService(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, Echo())
     telemetry = Telemetry(settings, database)
     with make_server(settings, [hosted], ready=lambda: True, telemetry=telemetry) as server:
         address.send(server.address)
@@ -92,7 +93,7 @@ def serve_ours(folder: Path, home: Path, address: Connection) -> None:
 
 @contextmanager
 def serving(serve: Callable[[Path, Path, Connection], None], folder: Path, home: Path) -> Iterator[str]:
-    """Runs a server in a process of its own; yields its address."""
+    """Runs a server in a separate process, and yields its address."""
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=serve, args=(folder, home, theirs), daemon=True)
     process.start()
@@ -104,7 +105,7 @@ def serving(serve: Callable[[Path, Path, Connection], None], folder: Path, home:
 
 
 def median_s(stub: job_pb2_grpc.JobServiceStub, num_calls: int) -> float:
-    """Median seconds of a call, one after the other."""
+    """Returns the median time of sequential calls, in seconds."""
     request, seconds = job_pb2.GetJobRequest(name="jobs/x"), np.empty(num_calls)
     for i in range(num_calls):
         start = time.perf_counter()
@@ -114,7 +115,7 @@ def median_s(stub: job_pb2_grpc.JobServiceStub, num_calls: int) -> float:
 
 
 def overhead(folder: Path, home: Path, token_file: Path, *, num_rounds: int, num_calls: int) -> dict[str, Any]:
-    """Ratios of medians, round by round."""
+    """Returns the median ratio of the mesh server's time per call to the bare server's, and related statistics."""
     with (
         serving(serve_bare, folder, home) as bare_address,
         serving(serve_ours, folder, home) as our_address,
@@ -143,7 +144,9 @@ def overhead(folder: Path, home: Path, token_file: Path, *, num_rounds: int, num
 
 
 def call_for(address: str, folder: Path, token_file: Path, num_clients: int, seconds: float, pipe: Connection) -> None:
-    """Clients of one process, a thread and a connection each, that call for a time once they are told to begin."""
+    """Runs the clients of one process for the given time, starting when a message arrives on the pipe.
+
+    Each client has its own thread and connection."""
     outcomes: Counter[str] = Counter()
     lock = threading.Lock()
 
@@ -173,13 +176,13 @@ def call_for(address: str, folder: Path, token_file: Path, num_clients: int, sec
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident set of a process."""
+    """Returns the size of the resident set of a process, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
 def load(mesh: EmbeddedMesh, folder: Path, token_file: Path, *, num_clients: int, seconds: float) -> dict[str, Any]:
-    """Many clients at one registry."""
+    """Calls the registry from many clients at once, and returns the results of this load test."""
     registry = mesh.file.services["registry"]
     with open_channel(registry.address, identity=folder / "cli", token_file=token_file) as channel:
         request = registry_pb2.CreateDatasetRequest(dataset_id="d")
@@ -219,16 +222,16 @@ def load(mesh: EmbeddedMesh, folder: Path, token_file: Path, *, num_clients: int
 
 
 def main() -> None:
-    """Measures, prints, and certifies if the run was full and the tree clean."""
+    """Runs the benchmark, prints the result, and certifies it if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mesh", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
-    parser.add_argument("--quick", action="store_true", help="less than a minute; certifies nothing")
+    parser.add_argument("--quick", action="store_true", help="run for less than a minute; certify nothing")
     arguments = parser.parse_args()
     num_rounds, num_calls, seconds = (10, 500, 10.0) if arguments.quick else (60, 2000, 70.0)
     with tempfile.TemporaryDirectory() as scratch:
         folder, token_file = Path(scratch) / "identity", Path(scratch) / "token"
-        make_authority(folder, list(PORTS))
-        # Everyone is one user here, so the user's limit has to be out of the way.
+        make_authority(folder, list(SERVICES))
+        # All clients use the token of one user, so the limits per user must not apply.
         token = issue_token(
             folder / "signing" / "key.pem", "bench", tenant="default", role=Role.ADMIN, lifetime_s=24 * 3600
         )

@@ -1,4 +1,4 @@
-"""What every result says about where it comes from, and where it is kept."""
+"""Provenance, progress and certification of benchmark results."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, whether the tree differs from it, and the processor with its instruction set."""
+    """Returns the commit, whether the working tree has changed since, and the processor with its instruction set."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     changed = subprocess.run(
         ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -38,7 +38,9 @@ def provenance() -> dict[str, Any]:
 
 
 def progress_file(area: str, provenance: Mapping[str, Any], run: str) -> Path:
-    """Where a run that may be interrupted keeps what it has, a line a case; another commit or run is another file."""
+    """Returns the path of a benchmark's progress file, which has one line per completed case.
+
+    The file name contains the commit and the kind of run."""
     path = ROOT / f".{area}" / f"{provenance['commit'][:12]}{'-changed' * provenance['changed']}-{run}.jsonl"
     path.parent.mkdir(exist_ok=True)
     return path
@@ -52,14 +54,13 @@ def measure_all(
     case_of: Callable[[Record], tuple[Any, ...]],
     cache: Path | None,
 ) -> Iterator[Record]:
-    """Yields a record of every case, those in the cache from there, and shows how far it is.
+    """Yields the record of every case, and shows a progress bar. Cases that the cache contains are not measured again.
 
     Args:
-        pool: Processes that measure.
-        measure: Makes the record of a case from its parts.
-        cases: What is to be measured.
-        case_of: The case of a record.
-        cache: Where records are kept, a line each.
+        pool: Pool in which the cases are measured.
+        measure: Function that measures a case; its arguments are the elements of the case.
+        case_of: Function that maps a record to its case.
+        cache: File with one record per line, to which new records are appended; None to measure all cases.
     """
     known = {case_of(record): record for record in (read_progress(cache) if cache else ())}
     yield from (known[case] for case in cases if case in known)
@@ -73,7 +74,7 @@ def measure_all(
 
 
 def read_progress(path: Path) -> list[Record]:
-    """The cases that are done; a line that a kill has cut off is dropped."""
+    """Returns the records of completed cases, and removes an incomplete last line from the file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith("\n"):
         path.write_text("".join(lines[:-1]), encoding="utf-8")
@@ -81,8 +82,32 @@ def read_progress(path: Path) -> list[Record]:
     return [json.loads(line) for line in lines]
 
 
+class Rounds:
+    """The measurements of all rounds, stored in a file so that an interrupted benchmark can resume.
+
+    Args:
+        file: File with one record per line.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.records = read_progress(file)
+
+    def measure(self, part: str, number: int, work: Callable[[], Mapping[str, Any]]) -> Record:
+        """Returns the record of a part in a round. If none exists, measures the part and stores its record."""
+        for record in self.records:
+            if (record["part"], record["round"]) == (part, number):
+                return record
+        record = {"part": part, "round": number, **work()}
+        self.records.append(record)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), file=sys.stderr, flush=True)
+        return record
+
+
 def certify(area: str, result: Mapping[str, Any], *, full: bool) -> None:
-    """Writes docs/results/<area>.json, if the run was full and the tree clean."""
+    """Writes a result to docs/results/<area>.json if it is from a full run on a clean working tree."""
     if not full or result["changed"]:
         return
     path = ROOT / "docs" / "results" / f"{area}.json"

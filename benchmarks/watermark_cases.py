@@ -1,7 +1,8 @@
-"""The cases of `watermark_image`: pictures, and what is done to them.
+"""The cases of `watermark_image`: pictures, and the attacks on them.
 
-They are frozen in watermark_image_cases.json, drawn uniformly and so off the grids that a detector searches. Pictures
-are those that come with scikit-image, and in every eighth case a procedural one.
+The cases are frozen in watermark_image_cases.json. The parameters of attacks are drawn from continuous ranges, so they
+do not lie on the grids that the detector searches. Most pictures are part of scikit-image; every eighth case uses a
+procedural picture.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from common.errors import FailedPrecondition
 from deepseek.watermark.arrays import Real
 from deepseek.watermark.ids import ID_BITS
-from deepseek.watermark.image.marker import Pixels
+from deepseek.watermark.image.pixels import Pixels
 
 CASES = Path(__file__).with_name("watermark_image_cases.json")
 NUM_CASES = 432
@@ -30,7 +31,7 @@ SOURCES = (
     *("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "moon", "brick", "grass", "gravel"),
     *("hubble_deep_field", "immunohistochemistry", "retina", "colorwheel", "stereo_motorcycle", "clock", "cell"),
 )
-"""Pictures of scikit-image that load offline, without those of less than 300 pixels (page, text)."""
+"""Pictures of scikit-image that can be loaded offline, except those with a side below 300 pixels (page, text)."""
 
 PROCEDURAL = "procedural-"
 NUM_KINDS = 3
@@ -44,23 +45,23 @@ class Case:
     """One image to be marked and attacked.
 
     Attributes:
-        number: From 0.
+        number: Number of the case, from 0.
         source: One of SOURCES, or `procedural-<number>`.
-        box: Left, top, right and bottom of what is taken, pixels.
-        size: Width and height that it is resized to, pixels.
-        flip: 1 for left and right, 2 for top and bottom, 3 for both.
-        key: Number of the key.
-        id: What the mark says.
-        origin: Seed of the origins that are tried.
-        bits: Seed of what peers carry.
-        resize: Factor of the size.
-        resize_jpeg: The same, for before compression.
-        crop: Left, top, width and height, parts of the image.
-        angle: Degrees.
-        expand: Whether turning makes the image larger, so that all of it is kept.
-        noise: Seed.
-        brightness: Factor.
-        contrast: Factor.
+        box: Left, top, right and bottom of the part of the source that is used, in pixels.
+        size: Width and height of the resized part, in pixels.
+        flip: How the image is flipped: 0 not at all, 1 left to right, 2 top to bottom, 3 in both directions.
+        key: Number from which the key is derived.
+        id: Id of the mark.
+        origin: Seed of the origins that the marker tries.
+        bits: Seed of the bits that the marks of peers carry.
+        resize: Factor by which the attack `resize` resizes the image.
+        resize_jpeg: Factor by which the attack `resize_jpeg_75` resizes the image before compressing it.
+        crop: Left, top, width and height of the crop, relative to the image.
+        angle: Angle of the rotation, in degrees.
+        expand: Whether the rotated image is enlarged so that no part is lost.
+        noise: Seed of the noise.
+        brightness: Factor by which the brightness changes.
+        contrast: Factor by which the contrast changes.
     """
 
     number: int
@@ -83,10 +84,10 @@ class Case:
 
 
 def make_cases(numbers: Iterable[int], seed: int) -> list[Case]:
-    """Draws cases with these numbers.
+    """Draws and returns the cases with the given numbers.
 
     Raises:
-        FailedPrecondition: PACKAGE_MISSING.
+        FailedPrecondition: PACKAGE_MISSING if scikit-image is not installed.
     """
     sizes = {name: photograph(name).size for name in SOURCES}
     random = np.random.default_rng(seed)
@@ -128,7 +129,10 @@ def make_cases(numbers: Iterable[int], seed: int) -> list[Case]:
 def _draw_box(
     width: int, height: int, random: np.random.Generator
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """A square part of a large picture, to be resized; all of another."""
+    """Draws the part of a picture to use, and returns the part's box and its size after resizing.
+
+    The part is a random square, except that a picture with a side below 512 pixels is used whole and is not resized.
+    """
     if min(height, width) < SIDE or (height, width) == (SIDE, SIDE):
         return (0, 0, width, height), (width, height)
     side = int(random.integers(SIDE, min(MOST_SIDE, height, width) + 1))
@@ -137,10 +141,10 @@ def _draw_box(
 
 
 def write_cases() -> None:
-    """Freezes the cases, once.
+    """Draws the cases and writes them to the file `CASES`, which must not exist yet.
 
     Raises:
-        FileExistsError: They are frozen.
+        FileExistsError: The file already exists.
     """
     text = as_json(make_cases(range(NUM_CASES), CASES_SEED))
     with CASES.open("x", encoding="utf-8") as file:
@@ -148,14 +152,14 @@ def write_cases() -> None:
 
 
 def as_json(cases: Sequence[Case]) -> str:
-    """Cases as a file has them."""
+    """Returns cases as JSON, in the format of the frozen file."""
     lines = ",\n".join(json.dumps(dataclasses.asdict(case)) for case in cases)
     return f"[\n{lines}\n]\n"
 
 
 @cache
 def read_cases() -> tuple[Case, ...]:
-    """The frozen cases."""
+    """Returns the frozen cases."""
     return tuple(_case(fields) for fields in json.loads(CASES.read_text(encoding="utf-8")))
 
 
@@ -164,7 +168,7 @@ def _case(fields: dict[str, Any]) -> Case:
 
 
 def whole_cases(number: int) -> list[Case]:
-    """The first cases with images of 512 x 512."""
+    """Returns the first `number` cases with images of 512 x 512 pixels."""
     return [case for case in read_cases() if case.size == (SIDE, SIDE)][:number]
 
 
@@ -173,22 +177,22 @@ def whole_cases(number: int) -> list[Case]:
 
 @cache
 def photograph(name: str) -> Image.Image:
-    """A picture of scikit-image.
+    """Returns a picture that comes with scikit-image.
 
     Raises:
-        FailedPrecondition: PACKAGE_MISSING.
+        FailedPrecondition: PACKAGE_MISSING if scikit-image is not installed.
     """
     try:
         from skimage import data
     except ImportError as error:
-        message = "the pictures come with the package scikit-image: pip install 'deepseek-mesh[peers]'"
+        message = "the pictures need the package scikit-image: pip install 'deepseek-mesh[peers]'"
         raise FailedPrecondition("PACKAGE_MISSING", message) from error
     pixels = getattr(data, name)()
-    return Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels)  # the first of two for two eyes
+    return Image.fromarray(pixels[0] if isinstance(pixels, tuple) else pixels)  # the first picture of a stereo pair
 
 
 def procedural(number: int, side: int = SIDE) -> Pixels:
-    """A picture that was never taken, (side, side, 3): noise as pictures have it, shapes on a gradient, or both."""
+    """Returns a procedural picture [side, side, 3]: noise with a natural spectrum, shapes on a gradient, or both."""
     random = np.random.default_rng([0x1DEA, number])
     kind = number % NUM_KINDS
     noise, shapes = _pink(random, side), _shapes(random, side)
@@ -197,7 +201,7 @@ def procedural(number: int, side: int = SIDE) -> Pixels:
 
 
 def _pink(random: np.random.Generator, side: int) -> Real:
-    """Noise whose power falls with a power of the frequency."""
+    """Returns noise whose power decreases with frequency, following a power law."""
     frequencies = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequencies[0, 0] = np.inf
     gains = frequencies ** (-random.uniform(1, 2) / 2)
@@ -209,7 +213,7 @@ def _pink(random: np.random.Generator, side: int) -> Real:
 
 
 def _shapes(random: np.random.Generator, side: int) -> Real:
-    """Ellipses, rectangles and triangles on a gradient, with a little noise."""
+    """Returns ellipses, rectangles and triangles on a gradient, with a little noise."""
     angle = random.uniform(0, 2 * math.pi)
     y, x = np.mgrid[:side, :side] / side - 0.5
     share = (0.5 + (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2))[..., None]
@@ -231,7 +235,7 @@ def _shapes(random: np.random.Generator, side: int) -> Real:
 
 
 def picture(case: Case) -> Pixels:
-    """The image of a case, grey or in colours."""
+    """Returns the image of a case before it is marked, grey or RGB."""
     if case.source.startswith(PROCEDURAL):
         image = Image.fromarray(procedural(int(case.source.removeprefix(PROCEDURAL))))
     else:
@@ -247,7 +251,7 @@ def picture(case: Case) -> Pixels:
 
 
 def coloured(pixels: Pixels) -> Pixels:
-    """The same in red, green and blue."""
+    """Returns an image as RGB."""
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
 
 
@@ -255,7 +259,7 @@ def coloured(pixels: Pixels) -> Pixels:
 
 
 def attacks(case: Case) -> dict[str, Attack]:
-    """What is done to the marked image of a case, by name."""
+    """Returns the attacks on the marked image of a case, keyed by name."""
     return {
         "none": lambda image: image,
         "jpeg_75": lambda image: _compressed(image, "JPEG", 75),

@@ -1,267 +1,45 @@
-"""Marks in images beside the strongest published ones: in the same images, with the same error, after the same attacks.
+"""Compares our image marks with the strongest published ones: same images, same squared error, same attacks.
 
-The cases are frozen (`watermark_cases`): which part of which picture, key, id, and what attacks do. Parts of a picture
-are not independent, so beside the Clopper-Pearson bound there is a bootstrap over pictures. An attack is behind a peer
-if a one-sided exact McNemar test says so at 95 %.
-
-False alarms are counted in procedural pictures, which are independent: each without a mark, and marked, with keys that
-are all others. Averaging is what can be done without a key: the mean of an image's tiles, or of what is fine in many
-images with one key and id, is taken away again. Speed is measured first, alone and with one thread.
+The cases are frozen (`watermark_cases`). Several cases use parts of the same picture and are not independent, so a
+bootstrap over pictures is reported beside the Clopper-Pearson bound. Our mark counts as behind a peer after an attack
+if our mark is read significantly less often than the peer's (one-sided exact McNemar test, 95 %). False alarms are
+counted in independent procedural pictures, unmarked or marked with other keys. The averaging attacks need no key: one
+subtracts the mean of an image's tiles from each tile, the other the mean of many images from each image. Speed is
+measured first, while nothing else runs, with one thread.
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageFilter
 
 from benchmarks.report import ROOT, Record, certify, measure_all, progress_file, provenance
 from benchmarks.statistics import interval, is_below, lower_bound, source_interval, uniformity, upper_bound
 from benchmarks.watermark_cases import (
-    NUM_CASES,
-    RESIZED,
-    SIDE,
     SOURCES,
     Case,
-    attacks,
-    coloured,
     photograph,
-    picture,
-    procedural,
     read_cases,
-    whole_cases,
     write_cases,
 )
-from benchmarks.watermark_peers import PEERS, embed_like, rounded
+from benchmarks.watermark_image_measures import FULL, QUICK, TILES, Run, marked_picture, measure, speed
+from benchmarks.watermark_peers import PEERS
 from common.errors import FailedPrecondition
-from deepseek.watermark.arrays import Real
-from deepseek.watermark.ids import ID_BITS
-from deepseek.watermark.image.detector import ImageDetector
-from deepseek.watermark.image.marker import ImageMarker, Pixels, quality, squared_error
-from deepseek.watermark.keys import WatermarkKey, derive_key
-from deepseek.watermark.verdict import Verdict
+from deepseek.watermark.image.quality import quality
 
 KINDS = ("ours", *PEERS, "null", "tiles", "many")
-TIMED_PEER = "blind-watermark"
-TILES = (64, 128, 256, 512)
-FINE_RADIUS = 8
-NUM_KEPT_P = 2
-"""p-values of wrong keys that are kept of each picture."""
-
-# Numbers of keys and procedural pictures; cases have the keys and pictures from 0.
-NULL_NUMBER, TILE_NUMBER, MANY_NUMBER = 1_000_000, 2_000_000, 3_000_000
-
-
-@dataclass(frozen=True)
-class Run:
-    """How much is measured. Peers are slow and get the first cases only; `peers` has the number for each."""
-
-    cases: int
-    peers: Mapping[str, int]
-    nulls: int
-    wrong_keys: int
-    tiles: int
-    many: int
-    timed: int
-    searched: int
-
-
-FULL = Run(NUM_CASES, {"dwtDctSvd": 200, "blind-watermark": 100, "rivaGan": 40}, 1000, 30, 64, 100, 20, 100)
-QUICK = Run(4, {"dwtDctSvd": 2, "blind-watermark": 1, "rivaGan": 1}, 2, 4, 1, 4, 2, 4)
-
-
-def fine(pixels: Pixels) -> Real:
-    """What is fine in an image: the image without itself blurred."""
-    blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(FINE_RADIUS))
-    return np.asarray(pixels - np.asarray(blurred, np.float64))
-
-
-def without(pixels: Pixels, difference: Real) -> Pixels:
-    """An image with something taken away."""
-    return np.clip(np.rint(pixels - difference), 0, 255).astype(np.uint8)
-
-
-def without_tile(pixels: Pixels, tile: int) -> Pixels:
-    """An image without the mean of what is fine in its tiles."""
-    rows, columns = pixels.shape[0] // tile, pixels.shape[1] // tile
-    whole = fine(pixels)[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile, -1).mean((0, 2))
-    repeats = (math.ceil(pixels.shape[0] / tile), math.ceil(pixels.shape[1] / tile), 1)
-    return without(pixels, np.tile(whole, repeats)[: pixels.shape[0], : pixels.shape[1]].reshape(pixels.shape))
-
-
-# Measuring
-
-
-def key_of(number: int) -> WatermarkKey:
-    """A key of its own for every number."""
-    return derive_key(number.to_bytes(32, "big"), tenant="benchmark", modality="image", epoch=0)
-
-
-def marked_picture(case: Case) -> tuple[Pixels, Pixels]:
-    """The image of a case, and the same with our mark."""
-    original = picture(case)
-    return original, ImageMarker(key_of(case.key)).mark(original, case.id, random=np.random.default_rng(case.origin))
-
-
-def measure_ours(case: Case) -> Record:
-    """Our mark in one image after every attack."""
-    original, marked = marked_picture(case)
-    detector = ImageDetector(key_of(case.key))
-    found = {
-        name: detector.detect(np.asarray(attack(Image.fromarray(marked)))).id for name, attack in attacks(case).items()
-    }
-    measured = quality(original, marked)
-    return {
-        "source": case.source,
-        "psnr_db": measured.psnr_db,
-        "ssim": measured.ssim,
-        "exact": {name: one == case.id for name, one in found.items()},
-        "wrong_ids": sum(one not in (None, case.id) for one in found.values()),
-    }
-
-
-def measure_peer(name: str, case: Case) -> Record:
-    """A peer's mark in the same image with the same error, after the same attacks."""
-    peer = PEERS[name]
-    original, ours = (coloured(pixels) for pixels in marked_picture(case))
-    bits = np.random.default_rng(case.bits).integers(0, 2, peer.num_bits).astype(np.uint8)
-    embedded = embed_like(peer, original, bits, squared_error(original, ours))
-    exact = {}
-    for attack_name, attack in attacks(case).items():
-        image = attack(Image.fromarray(embedded.pixels))
-        if attack_name in RESIZED:  # which the peers do not look for
-            image = image.resize(original.shape[1::-1], Image.Resampling.BICUBIC)
-        exact[attack_name] = _is_read(peer.decode(np.asarray(image), embedded.strength), bits)
-    return {
-        "psnr_db": _psnr_db(original, embedded.pixels),
-        "native_psnr_db": _psnr_db(original, embedded.native),
-        "native_exact": _is_read(peer.decode(embedded.native, 1.0), bits),
-        "exact": exact,
-    }
-
-
-def _is_read(read: npt.NDArray[np.uint8] | None, bits: npt.NDArray[np.uint8]) -> bool:
-    return read is not None and bool((read == bits).all())
-
-
-def _psnr_db(original: Pixels, marked: Pixels) -> float:
-    return 10 * math.log10(255**2 / max(squared_error(original, marked), 1e-10))
-
-
-def measure_null(number: int, num_keys: int) -> Record:
-    """A procedural picture without a mark, and marked but looked at with other keys."""
-    first = NULL_NUMBER + number * (num_keys + 1)
-    original, random = procedural(NULL_NUMBER + number), np.random.default_rng(number)
-    marked = ImageMarker(key_of(first)).mark(
-        original, int(random.integers(1 << ID_BITS)), random=np.random.default_rng(first)
-    )
-    found = [ImageDetector(key_of(first)).detect(original)]
-    found += [ImageDetector(key_of(first + 1 + wrong)).detect(marked) for wrong in range(num_keys)]
-    p = [math.exp(one.log_p) for one in found]
-    return {
-        "num_keys": num_keys,
-        "false_alarms": sum(one.verdict == Verdict.MARKED or one.id is not None for one in found),
-        "p": p[0],
-        "p_wrong_key": p[1 : 1 + NUM_KEPT_P],
-    }
-
-
-def measure_tiles(number: int) -> Record:
-    """One marked image without its mean tile, for every size of tiles; for the largest a larger image."""
-    case = whole_cases(number + 1)[-1]
-    marked = marked_picture(case)[1]
-    exact = {}
-    for tile in TILES:
-        if tile >= SIDE:  # a single tile has no mean
-            original = procedural(TILE_NUMBER + number, 2 * tile)
-            marked = ImageMarker(key_of(case.key)).mark(original, case.id, random=np.random.default_rng(case.origin))
-        exact[str(tile)] = ImageDetector(key_of(case.key)).detect(without_tile(marked, tile)).id == case.id
-    return {"exact": exact}
-
-
-def measure_many(num_images: int) -> Record:
-    """Many images with one key and id, without what is fine in all of them."""
-    cases, key = whole_cases(num_images), key_of(MANY_NUMBER)
-    marker, detector, message = ImageMarker(key), ImageDetector(key), cases[0].id
-    marked = [
-        marker.mark(coloured(picture(case)), message, random=np.random.default_rng(case.origin)) for case in cases
-    ]
-    common = np.mean([fine(one) for one in marked], 0)
-    return {"exact": [detector.detect(without(one, common)).id == message for one in marked]}
-
-
-def measure(kind: str, number: int, run: Run) -> Record:
-    """One part of the benchmark: ours or a peer in a case, a picture without a mark, tiles, or many images."""
-    match kind:
-        case "ours":
-            record = measure_ours(read_cases()[number])
-        case "null":
-            record = measure_null(number, run.wrong_keys)
-        case "tiles":
-            record = measure_tiles(number)
-        case "many":
-            record = measure_many(run.many)
-        case _:
-            record = measure_peer(kind, read_cases()[number])
-    return {"kind": kind, "number": number, **record}
-
-
-def speed(run: Run) -> dict[str, float | None]:
-    """Median times on one core, and how many times as fast as blind-watermark; and a high one of a search in vain."""
-    times: dict[str, list[float]] = {name: [] for name in ("embed", "detect", "search", "peer_embed", "peer_detect")}
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        times[name].append((time.perf_counter() - start) * 1000)
-
-    with_peer = PEERS[TIMED_PEER].version is not None
-    for case in whole_cases(run.timed):
-        original, key = picture(case), key_of(case.key)
-        marker, detector = ImageMarker(key), ImageDetector(key)
-        with timed("embed"):
-            marked = marker.mark(original, case.id)
-        with timed("detect"):
-            detector.detect(marked)
-        if with_peer:
-            bits = np.random.default_rng(case.bits).integers(0, 2, PEERS[TIMED_PEER].num_bits).astype(np.uint8)
-            image = coloured(original)
-            with timed("peer_embed"):
-                embedded = PEERS[TIMED_PEER].embed(image, bits, 1.0)
-            read = rounded(embedded)
-            with timed("peer_detect"):
-                PEERS[TIMED_PEER].decode(read, 1.0)
-    detector = ImageDetector(key_of(NULL_NUMBER))
-    for number in range(run.searched):
-        original = procedural(NULL_NUMBER + number)
-        with timed("search"):
-            detector.detect(original)
-    medians = {name: float(np.median(some)) for name, some in times.items() if some}
-    return {
-        "embed_ms": medians["embed"],
-        "detect_ms": medians["detect"],
-        "search_p95_ms": float(np.quantile(times["search"], 0.95)),
-        "embed_times_blind_watermark": medians["peer_embed"] / medians["embed"] if with_peer else None,
-        "detect_times_blind_watermark": medians["peer_detect"] / medians["detect"] if with_peer else None,
-    }
 
 
 def summary_of_ours(ours: Sequence[Record]) -> dict[str, Any]:
-    """The figures of our marks: how much they change, and how often they are read after every attack."""
+    """Returns the results of our marks: the quality of marked images, and the share of ids read after each attack."""
     hits = {name: [one["exact"][name] for one in ours] for name in ours[0]["exact"]}
     exact = {name: float(np.mean(some)) for name, some in hits.items()}
     worst = min(exact, key=lambda name: exact[name])
@@ -281,7 +59,7 @@ def summary_of_ours(ours: Sequence[Record]) -> dict[str, Any]:
 
 
 def summary_of_nulls(nulls: Sequence[Record]) -> dict[str, Any]:
-    """How often images were taken for marked by keys that marked none of them, and whether p-values are uniform."""
+    """Returns the rate of false alarms for keys that did not mark the images, and how uniform the p-values are."""
     false_alarms = sum(one["false_alarms"] for one in nulls)
     num_pairs = sum(one["num_keys"] + 1 for one in nulls)
     return {
@@ -296,7 +74,7 @@ def summary_of_nulls(nulls: Sequence[Record]) -> dict[str, Any]:
 
 
 def summary_of_averaging(tiles: Sequence[Record], many: Sequence[Record]) -> dict[str, Any]:
-    """How often our marks are read after what is common to tiles, or to many images, was taken away."""
+    """Returns the share of our ids that are read after each of the two averaging attacks (tiles, many images)."""
     exact = {str(tile): float(np.mean([one["exact"][str(tile)] for one in tiles])) for tile in TILES}
     return {
         "tile_averaging": exact,
@@ -306,7 +84,7 @@ def summary_of_averaging(tiles: Sequence[Record], many: Sequence[Record]) -> dic
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """The figures that records give."""
+    """Returns summary statistics of the records of all tasks."""
     ordered = sorted(records, key=lambda record: record["number"])
     by_kind = {kind: [one for one in ordered if one["kind"] == kind] for kind in KINDS}
     ours = by_kind["ours"]
@@ -321,7 +99,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _peer_summary(name: str, theirs: Sequence[Record], ours: Sequence[Record]) -> dict[str, Any]:
-    """The figures of a peer, and the attacks after which ours is read significantly less often in the same cases."""
+    """Returns a peer's results, and the attacks after which its mark is read significantly more often than ours."""
     exact_of = {one["number"]: one["exact"] for one in ours}
     hits = {attack: [one["exact"][attack] for one in theirs] for attack in theirs[0]["exact"]}
     return {
@@ -342,7 +120,7 @@ def _peer_summary(name: str, theirs: Sequence[Record], ours: Sequence[Record]) -
 
 
 def write_figure(path: Path, result: Mapping[str, Any], case: Case) -> None:
-    """Draws how often marks were read after every attack, and one image, marked, and the difference."""
+    """Draws the share of marks read after each attack, and one image with its marked copy and the difference."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 9), dpi=120, layout="constrained")
@@ -375,29 +153,32 @@ def write_figure(path: Path, result: Mapping[str, Any], case: Case) -> None:
 
 
 def tasks(run: Run) -> list[tuple[str, int]]:
-    """Everything that is to be measured; at the end what is short and many, so that no process is left alone."""
+    """Returns the kind and number of every task. Short tasks come last, so that all processes finish together."""
     peers = {name: run.peers[name] for name in reversed(PEERS) if PEERS[name].version is not None}
     counts = {"ours": run.cases, "many": 1, **peers, "tiles": run.tiles, "null": run.nulls}
     return [(kind, number) for kind, count in counts.items() for number in range(count)]
 
 
 def task_of(record: Record) -> tuple[str, int]:
-    """Which task a record is of."""
+    """Returns the task of a record."""
     return record["kind"], record["number"]
 
 
 def make_pool(num_processes: int | None) -> futures.ProcessPoolExecutor:
-    """Processes with a thread each; from scratch, since libraries count threads when they are loaded."""
+    """Returns a pool of single-threaded processes.
+
+    The processes are spawned, not forked, because libraries read the number of threads at import.
+    """
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"})
     return futures.ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
 
 
 def main() -> None:
-    """Measures, prints, and certifies if the run was full and the tree clean."""
+    """Runs the benchmark, prints the result, and certifies it if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watermark_image", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
-    parser.add_argument("--quick", action="store_true", help="about a minute; certifies nothing")
-    parser.add_argument("--make-cases", action="store_true", help="freeze the cases; only where there are none")
+    parser.add_argument("--quick", action="store_true", help="run for about a minute; certify nothing")
+    parser.add_argument("--make-cases", action="store_true", help="freeze the cases, unless they are frozen already")
     arguments = parser.parse_args()
     try:
         photograph(SOURCES[0])

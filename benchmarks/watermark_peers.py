@@ -1,9 +1,9 @@
-"""Published marks for images, as their packages come: invisible-watermark and blind-watermark.
+"""Peers: published image marks, from the packages invisible-watermark and blind-watermark.
 
-A peer is compared at the squared error of ours in the same image, whichever of the two is larger by nature. Where it
-has a strength (the quantisation steps of blind-watermark, which its decoder is then told), that is set first, since
-half a quantised mark is none; what is left to the same error is made up for by scaling what the peer changed. The
-steps of dwtDctSvd are left alone: most of what it changes is rounding, and does not shrink with them.
+The changes that a peer makes to an image are scaled so that their squared error matches that of our mark in the same
+image. A mark of blind-watermark is quantized, and cannot be read if it is only scaled down. So the strength of the mark
+(the size of the quantization steps, which the decoder needs too) is adjusted first. The strength of dwtDctSvd is not
+adjusted: most of the changes that it makes are rounding errors, which do not shrink with the quantization steps.
 """
 
 import importlib.metadata
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.arrays import Real
-from deepseek.watermark.image.marker import Pixels, squared_error
+from deepseek.watermark.image.pixels import Pixels
+from deepseek.watermark.image.quality import squared_error
 
 MIN_STRENGTH, MAX_STRENGTH = 0.125, 4.0
 MAX_SCALE = 8.0
@@ -29,15 +30,15 @@ Bits = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Peer:
-    """A published mark. Images are (height, width, 3), red, green and blue.
+    """A published mark. Images are RGB arrays [height, width, 3].
 
     Attributes:
-        package: What it comes in.
-        module: What that is imported as.
-        num_bits: How many bits it carries.
-        has_strength: Whether a strength other than 1 means anything.
-        embed: From an image, bits and a strength to the marked image, 0 to 255.
-        decode: From an image and the strength to the bits; None if it refuses the image.
+        package: Package that implements the mark.
+        module: Name by which the package is imported.
+        num_bits: Number of bits in the mark.
+        has_strength: Whether a strength other than 1 has an effect.
+        embed: Function that maps an image, bits and a strength to the marked image, with values from 0 to 255.
+        decode: Function that maps an image and the strength to the bits, or to None if the peer rejects the image.
     """
 
     package: str
@@ -49,7 +50,7 @@ class Peer:
 
     @property
     def version(self) -> str | None:
-        """The version of the package; None if it is not installed."""
+        """Version of the package, or None if the package is not installed."""
         return importlib.metadata.version(self.package) if importlib.util.find_spec(self.module) else None
 
 
@@ -58,9 +59,9 @@ class Embedded:
     """An image that a peer marked.
 
     Attributes:
-        pixels: At the squared error that was asked for.
-        strength: For the decoder.
-        native: As the peer marks by default.
+        pixels: Marked image with the requested squared error.
+        strength: Strength of the mark, which the decoder needs.
+        native: Image as the peer marks it by default, with a different squared error.
     """
 
     pixels: Pixels
@@ -69,7 +70,7 @@ class Embedded:
 
 
 def embed_like(peer: Peer, pixels: Pixels, bits: Bits, error: float) -> Embedded:
-    """Marks an image with a mean squared error."""
+    """Marks an image with a peer's mark of a given mean squared error."""
     marked, strength = peer.embed(pixels, bits, 1.0), 1.0
     native = rounded(marked)
     if peer.has_strength:
@@ -79,7 +80,7 @@ def embed_like(peer: Peer, pixels: Pixels, bits: Bits, error: float) -> Embedded
 
 
 def scaled(pixels: Pixels, difference: Real, error: float) -> Pixels:
-    """An image with a difference added that is scaled to a mean squared error; as little more as rounding allows."""
+    """Adds a difference to an image, scaled so that the mean squared error is `error` or, by rounding, a bit more."""
     low, high = 0.0, MAX_SCALE
     for _ in range(14):
         middle = (low + high) / 2
@@ -89,12 +90,12 @@ def scaled(pixels: Pixels, difference: Real, error: float) -> Pixels:
 
 
 def rounded(pixels: Real) -> Pixels:
-    """Pixels of what was calculated."""
+    """Rounds and clips real values to pixel values."""
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _swapped(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Between red, green, blue and blue, green, red, which is what OpenCV and all peers take."""
+    """Converts between RGB and BGR. OpenCV and all peers use BGR."""
     return np.ascontiguousarray(pixels[..., ::-1])
 
 
@@ -136,7 +137,7 @@ def _decoded(method: str, pixels: Pixels, num_bits: int) -> Bits | None:
 
     try:
         return np.asarray(WatermarkDecoder("bits", num_bits).decode(_swapped(pixels), method), np.uint8)
-    except RuntimeError as error:  # it takes no image of less than 256 x 256 pixels
+    except RuntimeError as error:  # the package rejects images below 256 x 256 pixels
         if _TOO_SMALL not in str(error):
             raise
         return None
@@ -144,7 +145,7 @@ def _decoded(method: str, pixels: Pixels, num_bits: int) -> Bits | None:
 
 @cache
 def _blind_package() -> Any:
-    # The package sets the start method when it is imported, which fails where there is one already.
+    # At import, the package sets the start method of processes, which fails if the method has been set before.
     multiprocessing.set_start_method(None, force=True)
     import blind_watermark
 

@@ -1,14 +1,11 @@
-"""Marks in text beside the strongest published ones, on the same logits.
+"""Compares our text marks with the strongest published ones, on the same logits.
 
-Text is drawn from a vocabulary of 256 words whose probabilities follow Zipf's law, shuffled anew for every token, with
-an exponent that gives the entropy of a cell. Ours carries a random 48-bit id throughout; SynthID-Text and KGW none. A
-text of each scheme is drawn from the same logits with the same key, and cut to every length of the table. A cell is
-below a peer if a one-sided exact McNemar test says so at 95 %, of detection at 1e-3 or at 1e-6.
-
-Beside the cells: ids told, clean and with a tenth of the tokens replaced, and wrong ones; the tokens of all marked
-texts, counted by rank, against the model's probabilities (chi-square); the perplexity of marked text over that of text
-without a mark; and the time of a draw from a vocabulary of 50,000 on one core, beside draws of the other schemes and
-without a mark, and again with NumPy's AVX-512 code disabled. Cases and seeds are fixed by their numbers.
+Texts are drawn from 256 words whose probabilities follow Zipf's law and are shuffled for every token. Schemes are
+compared in cells: combinations of an entropy (set by the law's exponent), a text length and a false positive rate. All
+schemes use the same logits and key, but only our mark carries an id (48 bits). In a cell, our mark counts as worse than
+a peer's if it is detected significantly less often (one-sided exact McNemar test, 95 %). Also measured: how often the
+id is read, with and without replaced tokens; the distribution of tokens (chi-square); the perplexity; and the time to
+draw from 50,000 words on one core, with and without AVX-512.
 """
 
 import argparse
@@ -28,11 +25,11 @@ import numpy as np
 from benchmarks.report import ROOT, certify, measure_all, progress_file, provenance
 from benchmarks.statistics import chi_squared_p, interval, is_below
 from deepseek.watermark.keys import WatermarkKey, derive_key
-from deepseek.watermark.text.code import ID_BITS, IdCode
 from deepseek.watermark.text.detection import detect
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
-from deepseek.watermark.text.scheme import Detector, Sampler, plain, softmax
+from deepseek.watermark.text.reed_solomon import ID_BITS, IdCode
+from deepseek.watermark.text.scheme import Detector, Sampler, draw_from, softmax
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
 
 ENTROPIES = (0.7, 1.0, 1.4, 2.0)
@@ -42,14 +39,14 @@ NUM_WORDS = 256
 ID_ENTROPY, ID_LENGTH, PROOF_LENGTH = 1.4, 400, 200
 REPLACED = 0.1
 RANKS = (0, 1, 2, 3, 4, 8, 16, 64)
-"""Where classes of ranks begin that tokens are counted in, 0 for the likeliest token."""
+"""First rank of each class of ranks. Tokens are counted per class; the likeliest token has rank 0."""
 
 SPEED_VOCABULARY = 50_000
 SCHEMES = ("ours", "synthid", "kgw")
 
 
 class Remembering(GumbelDetector):
-    """Draws the uniforms of a text once, however many of its beginnings are weighed."""
+    """A detector that computes the evidence in each token once, and reuses it for all prefixes of a text."""
 
     def __init__(self, key: WatermarkKey, code: IdCode) -> None:
         super().__init__(key, code)
@@ -63,7 +60,7 @@ class Remembering(GumbelDetector):
 
 
 def zipf(entropy: float) -> np.ndarray:
-    """Logits of Zipf's law with this entropy, nats; by bisection of the exponent."""
+    """Returns the logits of a Zipf distribution with the given entropy, in nats. Bisection finds the exponent."""
     ranks, low, high = np.log(np.arange(1, NUM_WORDS + 1)), 0.0, 20.0
     for _ in range(80):
         exponent = (low + high) / 2
@@ -73,26 +70,26 @@ def zipf(entropy: float) -> np.ndarray:
 
 
 def key_of(number: int) -> WatermarkKey:
-    """A key of its own for every text."""
+    """Returns a different key for every text."""
     return derive_key(number.to_bytes(32, "big"), tenant="benchmark", modality="text", epoch=0)
 
 
 def sampler_of(scheme: str, key: WatermarkKey, message: int, code: IdCode, random: np.random.Generator) -> Sampler:
-    """A sampler of a scheme."""
+    """Returns a sampler of a scheme; only our scheme uses the message."""
     if scheme == "ours":
         return GumbelSampler(key, message, code, random)
     return SynthIdSampler(key, random) if scheme == "synthid" else KgwSampler(key, random)
 
 
 def detector_of(scheme: str, key: WatermarkKey, code: IdCode) -> Detector:
-    """The detector of a scheme."""
+    """Returns the detector of a scheme."""
     if scheme == "ours":
         return Remembering(key, code)
     return SynthIdDetector(key) if scheme == "synthid" else KgwDetector(key)
 
 
 def measure_text(entropy: float, number: int) -> dict[str, Any]:
-    """One text of every scheme: p-values by length, ids, and how likely the model found what was drawn."""
+    """Draws one text per scheme, and returns p-values by length; for our scheme, also ids read and token statistics."""
     code, key = _code(), key_of(number)
     case = np.random.default_rng([number, round(entropy * 100)])
     message = int(case.integers(1 << ID_BITS))
@@ -124,14 +121,14 @@ _codes: list[IdCode] = []
 
 
 def _code() -> IdCode:
-    """The code of this process, made once."""
+    """Returns the error-correcting code for ids, which is built once per process."""
     if not _codes:
         _codes.append(IdCode())
     return _codes[0]
 
 
 def chi_squared(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The tokens of all marked texts, by how likely the model found them, against its probabilities."""
+    """Tests whether the ranks of the tokens in all texts with our mark follow the model's probabilities."""
     statistic, freedom, num_draws = 0.0, 0, 0
     for entropy in ENTROPIES:
         counts = np.sum([text["ranks"] for text in texts if text["entropy"] == entropy], axis=0)
@@ -144,13 +141,16 @@ def chi_squared(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def speed(num_tokens: int) -> dict[str, float]:
-    """Median time of a draw from a large vocabulary on the current core; the same if all words are equally likely; and
-    the times of other draws relative to it: those of the other schemes, and one without a mark."""
+    """Returns the median time in which our scheme draws a token from a large vocabulary on one core.
+
+    Also returns our scheme's median time if all tokens have equal probabilities. The times of the other schemes, and of
+    drawing without a mark, are returned as multiples of ours.
+    """
     random = np.random.default_rng(0)
     draws: dict[str, Callable[[np.ndarray], int]] = {
         scheme: sampler_of(scheme, key_of(0), 1, _code(), random).draw for scheme in SCHEMES
     }
-    draws["unmarked"] = lambda logits_V: plain(softmax(logits_V), random)
+    draws["unmarked"] = lambda logits_V: draw_from(softmax(logits_V), random)
     draw_flat, flat_V = sampler_of("ours", key_of(1), 1, _code(), random).draw, np.zeros(SPEED_VOCABULARY, np.float32)
     draws["flat"] = lambda _: draw_flat(flat_V)
     seconds: dict[str, list[float]] = {name: [] for name in draws}
@@ -168,7 +168,7 @@ def speed(num_tokens: int) -> dict[str, float]:
 
 
 def speed_without_avx512(num_tokens: int) -> dict[str, float]:
-    """Median times of our draws with NumPy's AVX-512 code disabled, measured in a separate process."""
+    """Returns our scheme's median times without NumPy's AVX-512 code. They are measured in a separate process."""
     found = np.show_config("dicts")["SIMD Extensions"].get("found", [])
     disabled = " ".join(name for name in found if name == "X86_V4" or name.startswith("AVX512"))
     program = f"import json, benchmarks.watermark_text as b; print(json.dumps(b.speed({num_tokens})))"
@@ -180,7 +180,7 @@ def speed_without_avx512(num_tokens: int) -> dict[str, float]:
 
 
 def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures that texts give."""
+    """Returns summary statistics of the records of all texts."""
     cells: list[dict[str, Any]] = []
     ids: list[dict[str, Any]] = []
     for entropy in ENTROPIES:
@@ -223,11 +223,11 @@ def summary(texts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_figure(path: Path, result: Mapping[str, Any]) -> None:
-    """Draws how often marks were found at a false positive rate of 1e-6, and ids told, by entropy and length."""
+    """Draws the shares of marks found (at a false positive rate of 1e-6) and of ids read, by entropy and length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
-    names = {"tpr_ours": "ours, with an id", "tpr_synthid": "SynthID-Text", "tpr_kgw": "KGW", "exact": "ours: id told"}
+    names = {"tpr_ours": "ours, with an id", "tpr_synthid": "SynthID-Text", "tpr_kgw": "KGW", "exact": "ours: id read"}
     panels: Any = figure.subplots(1, len(ENTROPIES), sharey=True)
     for panel, entropy in zip(panels, ENTROPIES, strict=True):
         cells = [one for one in result["cells"] if one["entropy"] == entropy and one["fpr"] == LEVELS[-1]]
@@ -239,19 +239,19 @@ def write_figure(path: Path, result: Mapping[str, Any]) -> None:
             panel.errorbar(LENGTHS, rates, errors, label=label, linestyle=style, marker="o", markersize=4, capsize=3)
         panel.set_xscale("log", base=2)
         panel.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
-        panel.set(title=f"{entropy} nat a token", xlabel="tokens", ylim=(-0.03, 1.03))
+        panel.set(title=f"{entropy} nat per token", xlabel="tokens", ylim=(-0.03, 1.03))
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel(f"found at 1e-6, of {result['n']} texts")
+    panels[0].set_ylabel(f"detected at 1e-6, of {result['n']} texts")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
 
 
 def main() -> None:
-    """Measures, prints, and certifies if the run was full and the tree clean."""
+    """Runs the benchmark, prints the result, and certifies it if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watermark_text", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
-    parser.add_argument("--quick", action="store_true", help="less than a minute; certifies nothing")
+    parser.add_argument("--quick", action="store_true", help="run for less than a minute; certify nothing")
     arguments = parser.parse_args()
     num_texts, num_tokens = (12, 100) if arguments.quick else (2000, 1000)
     start = provenance()

@@ -1,27 +1,37 @@
-"""Descriptors of gRPC services by full name, in whichever protobuf pool they are.
+"""Finds descriptors of gRPC services by full name, in all protobuf pools.
 
-All our contracts register in the default pool except the Open Inference Protocol (`protos.inference.v2.own_pool`),
-whose names another package may have registered there.
+Our contracts are in the default pool. Only the Open Inference Protocol has a pool of its own
+(`protos.inference.v2.own_pool`), because another package may have registered the same names in the default pool.
 """
 
+import pkgutil
 from collections.abc import Iterable
+from importlib import import_module
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2
 
+import protos
 from protos.inference.v2 import own_pool
+
+
+def import_contracts() -> list[str]:
+    """Imports the generated modules of all contracts, and returns the full names of their gRPC services."""
+    names = [module.name for module in pkgutil.walk_packages(protos.__path__, "protos.")]
+    files = [import_module(name).DESCRIPTOR for name in names if name.endswith("_pb2")]
+    return [service.full_name for file in files for service in file.services_by_name.values()]
 
 
 def find_service(name: str) -> ServiceDescriptor:
     """Returns the descriptor of a gRPC service whose generated module has been imported.
 
     Args:
-        name: Its full name, e.g. `deepseek.job.v1.JobService`.
+        name: Full name, e.g. `deepseek.job.v1.JobService`.
 
     Raises:
-        KeyError: There is no such service.
+        KeyError: The service is unknown.
     """
     for pool in (own_pool.Default(), descriptor_pool.Default()):
         try:
@@ -32,7 +42,7 @@ def find_service(name: str) -> ServiceDescriptor:
 
 
 def pool_of(services: Iterable[str]) -> DescriptorPool:
-    """Returns a pool with the files of some services, of error details, and of their imports."""
+    """Returns a pool with the .proto files of the services and of the error details, and all files that they import."""
     pool = DescriptorPool()
     for file in (error_details_pb2.DESCRIPTOR, *(find_service(name).file for name in services)):
         _add(pool, file)

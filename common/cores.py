@@ -1,7 +1,7 @@
-"""The number of cores that this process may use, which may be fewer than the machine has.
+"""Determines the number of cores that this process may use, which may be fewer than the machine has.
 
-A container usually gets its share of a machine by a quota of its control group (`docker run --cpus 2`), which neither
-the number of processors nor the affinity mask shows. More threads than the quota make work slower, not faster.
+A container is usually limited by a quota on its control group (`docker run --cpus 2`). This quota is visible neither in
+the number of CPUs nor in the affinity mask. Work slows down if it uses more threads than the quota allows.
 """
 
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def num_cores(*, membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns how many threads can compute at the same time, at least 1.
+    """Returns the number of threads that can compute at the same time, at least 1.
 
     Args:
         membership: File that lists the control groups of this process.
         groups: Mount point of the control groups, version 1 or 2.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    # 1.5 cores count as one: a second thread would be stopped half of the time, and the first would wait for it.
+    # A quota of 1.5 cores counts as 1: a second thread would be paused half of the time, and the first would wait.
     return max(1, min([cores, *(int(quota) for quota in _quotas(membership, groups))]))
 
 
@@ -33,7 +33,7 @@ def _quotas(membership: Path, groups: Path) -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = groups / controllers
-        # In a container the path may be the host's, while the mount point is the container's own group.
+        # In a container, the path may be the one on the host, although the mount point is the container's own group.
         group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             if quota := _quota(folder):

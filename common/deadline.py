@@ -1,7 +1,8 @@
-"""The deadline of the call that a thread answers: what it asks of others meanwhile may take no longer.
+"""The deadline of the call that a thread is handling, which also limits the calls that the handler makes.
 
-Python cannot stop a thread from outside, so a handler ends in time because everything that it waits for does: calls to
-other services take the time that is left (`common.channel`), databases and stores have bounds of their own.
+Python cannot stop a thread from outside, so a handler ends in time only if everything that it waits for ends in time.
+Calls to other services get the remaining time as their deadline (`common.channel`); databases and stores have their own
+limits.
 """
 
 import time
@@ -14,10 +15,10 @@ _end_s: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 @contextmanager
 def until(end_s: float | None) -> Iterator[None]:
-    """Sets the deadline of what this thread does in the block.
+    """Sets the deadline of this thread within the `with` block.
 
     Args:
-        end_s: On the monotonic clock; None means none.
+        end_s: Deadline in seconds on the monotonic clock; None means no deadline.
     """
     token = _end_s.set(end_s)
     try:
@@ -27,7 +28,7 @@ def until(end_s: float | None) -> Iterator[None]:
 
 
 def within(timeout_s: float | None) -> float | None:
-    """The shorter of a timeout and the time that is left, never below 0; None if there is neither."""
+    """Returns the smaller of a timeout and the time until the deadline, at least 0; None if there is neither."""
     end_s = _end_s.get()
     if end_s is None:
         return timeout_s

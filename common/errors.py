@@ -1,14 +1,15 @@
 """The errors of the mesh.
 
-The domain raises these; one interceptor turns them into a gRPC status with `ErrorInfo`, `BadRequest` and `RetryInfo`
-details (`common.server`), and clients turn such a status back into the same class (`common.channel`). A message says
-what happened and what to do; a reason is stable, UPPER_SNAKE_CASE and made for programs. Neither may hold secrets.
+Domain code raises these errors. An interceptor converts an error to a gRPC status with `ErrorInfo`, `BadRequest` and
+`RetryInfo` details (`common.server`), and clients convert the status back to the same class (`common.channel`). A
+message states the problem and the remedy. A reason is in UPPER_SNAKE_CASE, stable, and meant for programs. Messages and
+reasons must not contain secrets.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _CONTROLS = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])|[^\n\t -~\x80-\U0010ffff]|[\x80-\x9f]"
@@ -16,7 +17,7 @@ _CONTROLS = re.compile(
 
 
 def plain_text(text: str) -> str:
-    """Returns a text from elsewhere (a child process, a library) without terminal escapes and control characters.
+    """Returns a text without terminal escapes, and without control characters other than newlines and tabs.
 
     >>> plain_text("a \x1b[96m*model*\x1b[0m\r\n")
     'a *model*\n'
@@ -26,11 +27,11 @@ def plain_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """One field of a request that is wrong.
+    """An invalid field of a request.
 
     Attributes:
-        field: Path of the field as the caller wrote it, e.g. `spec.inputs[0].encoder.name`.
-        description: What is wrong with it.
+        field: Path of the field in the caller's notation, e.g. `spec.inputs[0].encoder.name`.
+        description: Description of the problem.
     """
 
     field: str
@@ -38,14 +39,14 @@ class Violation:
 
 
 class MeshError(Exception):
-    """A failure that a caller can understand.
+    """An error that is reported to callers.
 
     Args:
         reason: Stable machine-readable reason, e.g. `DUPLICATE_KEY`.
-        message: What happened and what to do, for people; passed through `plain_text`.
-        field: Path of the offending field; shorthand for one violation with `message` as its description.
-        violations: Every offending field, where there are several.
-        retry_delay_s: Seconds after which trying again makes sense; None if it does not.
+        message: Problem and remedy, for people; passed through `plain_text`.
+        field: Path of the offending field. Shorthand for one violation whose description is `message`.
+        violations: Offending fields, if there are several.
+        retry_delay_s: Seconds after which a retry makes sense; None if a retry does not help.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -67,9 +68,13 @@ class MeshError(Exception):
         self.violations = (Violation(field, message), *violations) if field else tuple(violations)
         self.retry_delay_s = retry_delay_s
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Allows other processes to receive the error."""
+        return type(self), (self.reason, self.message), self.__dict__
+
     @property
     def field(self) -> str:
-        """Path of the first offending field; empty where none applies."""
+        """Path of the first offending field; empty if no field is at fault."""
         return self.violations[0].field if self.violations else ""
 
     def __str__(self) -> str:
@@ -77,73 +82,73 @@ class MeshError(Exception):
 
 
 class InvalidArgument(MeshError):
-    """The request is wrong whatever the state of the system."""
+    """The request is invalid, regardless of the state of the system."""
 
     code = "INVALID_ARGUMENT"
 
 
 class NotFound(MeshError):
-    """What was asked for does not exist for this caller."""
+    """The requested resource does not exist for this caller."""
 
     code = "NOT_FOUND"
 
 
 class AlreadyExists(MeshError):
-    """What was to be made exists, or a request id came back with another body."""
+    """The resource already exists, or a request id was reused for a different request."""
 
     code = "ALREADY_EXISTS"
 
 
 class FailedPrecondition(MeshError):
-    """The system is not in the state the call needs; repeating it does not help."""
+    """The system is not in the state that the call requires. A retry alone does not help."""
 
     code = "FAILED_PRECONDITION"
 
 
 class Aborted(MeshError):
-    """A concurrent change won; read again and decide anew."""
+    """A concurrent change took precedence. Read the resource again and decide whether to retry."""
 
     code = "ABORTED"
 
 
 class ResourceExhausted(MeshError):
-    """A limit was reached: streams, message size, disk."""
+    """A limit was reached, e.g. on streams, message size or disk space."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(MeshError):
-    """A part is away for the moment; try again with backoff."""
+    """A dependency is temporarily unavailable; retry with backoff."""
 
     code = "UNAVAILABLE"
 
 
 class DeadlineExceeded(MeshError):
-    """The call took longer than its caller wanted to wait."""
+    """The call took longer than its deadline allows."""
 
     code = "DEADLINE_EXCEEDED"
 
 
 class Cancelled(MeshError):
-    """The caller, or the job's owner, asked to stop."""
+    """The caller cancelled the call, or the owner cancelled the job."""
 
     code = "CANCELLED"
 
 
 class PermissionDenied(MeshError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated but may not do this."""
 
     code = "PERMISSION_DENIED"
 
 
 class Unauthenticated(MeshError):
-    """The caller is not known."""
+    """The caller is not authenticated."""
 
     code = "UNAUTHENTICATED"
 
 
 class Unimplemented(MeshError):
-    """The server does not have this call."""
+    """The server does not have this method."""
 
     code = "UNIMPLEMENTED"
 
@@ -155,10 +160,10 @@ class DataLoss(MeshError):
 
 
 class Internal(MeshError):
-    """A bug of ours."""
+    """There is a bug in the mesh."""
 
     code = "INTERNAL"
 
 
 ERROR_CLASSES: dict[str, type[MeshError]] = {cls.code: cls for cls in MeshError.__subclasses__()}
-"""The class of each canonical status code."""
+"""The error class for each canonical status code."""

@@ -1,6 +1,6 @@
-"""Resource names and ids: parsed and made in this one place.
+"""Parses and generates all resource names and ids.
 
-An `<x>_id` is one segment, an `<x>_name` a path such as `datasets/d/versions/3`.
+A variable or field `<x>_id` is one path segment; `<x>_name` is a whole path such as `datasets/d/versions/3`.
 """
 
 import re
@@ -10,18 +10,20 @@ from functools import cache
 from common.errors import InvalidArgument
 
 DEFAULT_TENANT = "default"
-"""Whose data everyone sees as long as callers are not told apart."""
+"""Tenant of every caller of a service that runs without authentication."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def check_id(value: str, *, field: str) -> str:
-    """Returns an id that is well formed: 1 to 63 of a-z, 0-9, `.`, `_`, `-`, starting with a letter or digit.
+    """Checks an id and returns it.
+
+    A valid id has 1 to 63 characters from a-z, 0-9, `.`, `_` and `-`, and starts with a letter or digit.
 
     Args:
-        value: What a caller sent.
-        field: Path of the request's field, for the error.
+        value: Id sent by a caller.
+        field: Path of the request field that contains the id, for the error.
 
     Raises:
         InvalidArgument: BAD_NAME.
@@ -29,22 +31,23 @@ def check_id(value: str, *, field: str) -> str:
     if not _ID.fullmatch(value):
         raise InvalidArgument(
             "BAD_NAME",
-            f"{value[:80]!r} is not an id: use 1 to 63 of a-z, 0-9, '.', '_', '-', starting with a letter or digit",
+            f"{value[:80]!r} is not an id; use 1 to 63 characters from a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or digit",
             field=field,
         )
     return value
 
 
 def parse(name: str, pattern: str, *, field: str = "name") -> tuple[str, ...]:
-    """Takes a resource name apart.
+    """Returns the ids in a resource name.
 
     >>> parse("datasets/d/versions/3", "datasets/{}/versions/{}")
     ('d', '3')
 
     Args:
-        name: What a caller sent.
-        pattern: The expected form; each `{}` stands for an id.
-        field: Path of the request's field, for the error.
+        name: Name sent by a caller.
+        pattern: The expected form, in which each `{}` stands for an id.
+        field: Path of the request field that contains the name, for the error.
 
     Raises:
         InvalidArgument: BAD_NAME.
@@ -52,13 +55,13 @@ def parse(name: str, pattern: str, *, field: str = "name") -> tuple[str, ...]:
     match = _expression(pattern).fullmatch(name)
     if not match:
         raise InvalidArgument(
-            "BAD_NAME", f"{name[:200]!r} is not of the form {pattern.format(*_holes(pattern))}", field=field
+            "BAD_NAME", f"{name[:200]!r} is not of the form {pattern.format(*_placeholders(pattern))}", field=field
         )
     return match.groups()
 
 
 def new_id() -> str:
-    """Makes an id that nobody else has: 16 random characters, 80 bits."""
+    """Returns a new id of 16 random characters. With 80 random bits, it is unique in practice."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(16))
 
 
@@ -69,5 +72,5 @@ def _expression(pattern: str) -> re.Pattern[str]:
     )
 
 
-def _holes(pattern: str) -> list[str]:
+def _placeholders(pattern: str) -> list[str]:
     return ["<id>"] * pattern.count("{}")

@@ -1,4 +1,4 @@
-"""Removes paths of this machine from texts for callers, because they reveal how the server is set up."""
+"""Removes this machine's paths from messages to remote callers, because paths reveal how the server is set up."""
 
 import os
 import re
@@ -11,9 +11,9 @@ _SHOWN = "<path>"
 
 
 def without_paths(text: str) -> str:
-    """Returns a text with each absolute path of this machine's file system replaced by `<path>`.
+    """Returns a text in which `<path>` replaces each absolute path of this machine's file system.
 
-    Text that begins with a slash but not with a directory of the root, such as the name of a gRPC method, is kept.
+    A path whose first part is not an entry of the root directory, e.g. the path of a gRPC method, is kept.
 
     >>> without_paths("no space left for /tmp/upload; see '/deepseek.job.v1.JobService/GetJob'")
     "no space left for <path>; see '/deepseek.job.v1.JobService/GetJob'"

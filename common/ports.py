@@ -1,4 +1,4 @@
-"""Free ports of the loopback interface."""
+"""Finds free ports on the loopback interface."""
 
 import random
 import socket
@@ -11,10 +11,10 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns distinct ports that could be bound just now, at random, so that concurrent callers get different ones.
+    """Returns distinct free ports, chosen at random so that concurrent callers rarely get the same ones.
 
     Raises:
-        Unavailable: NO_FREE_PORT if there are not as many.
+        Unavailable: NO_FREE_PORT if there are fewer than `count` free ports.
 
     >>> len(set(free_ports(3)))
     3
@@ -27,20 +27,21 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     which = f"from {candidates.start} to {candidates.stop - 1}"
-    message = f"only {len(found)} of {count} ports {which} are free; stop programs that use them"
+    message = f"{count} free ports are needed, and there are {len(found)} {which}; stop programs that use ports there"
     raise Unavailable("NO_FREE_PORT", message)
 
 
 def _first_outgoing() -> int:
-    """Returns the first port that the system may assign to outgoing connections.
+    """Returns the lowest port that the system may assign to an outgoing connection.
 
-    Those may take a port between the check and its use, or while the service that had it restarts.
+    This port and higher ones are avoided: an outgoing connection could take one after it was found free, or while a
+    service restarts.
     """
     try:
         first = int(_RANGE.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):  # not Linux
         first = 49_152
-    # If nearly all ports are for outgoing connections, there is no better choice.
+    # If nearly all ports are reserved for outgoing connections, there is no better choice than using these too.
     return first if first > _LOWEST + 1000 else 65_536
 
 

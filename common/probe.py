@@ -1,9 +1,9 @@
-"""Asks a server of this machine whether it is ready: the health check of a container.
+"""The health check of a container: checks that a server on this machine is ready.
 
     python -m common.probe ADDRESS_FILE
 
-The address file, which the server wrote itself, says where to ask and as whom: with the server's own certificate.
-It runs every few seconds for ever, so it imports little: no settings, and nothing of what serves.
+The server writes the address file, which contains the server's address and the folder of its certificate. The probe
+presents the same certificate. Because the probe runs every few seconds, it imports no settings and no server code.
 """
 
 import json
@@ -16,25 +16,25 @@ from common.channel import open_channel
 from common.errors import MeshError
 
 DEADLINE_S = 3.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 def probe(address_file: Path) -> str:
-    """Asks for the health of everything that a server offers.
+    """Checks the health of every gRPC service that a server hosts.
 
     Args:
-        address_file: As `common.server` writes it once it listens.
+        address_file: File that the server writes once it listens.
 
     Returns:
-        What is wrong; empty if all of it is ready.
+        A description of the problem; empty if all services are ready.
     """
     try:
         bound = json.loads(address_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return f"nothing listens yet: {address_file} is missing"
+        return f"the server is not listening yet: {address_file} is missing"
     host, _, port = bound["address"].rpartition(":")
     identity = Path(bound["identity"]) if bound["identity"] else None
-    address = f"{_EVERYWHERE.get(host, host)}:{port}"
+    address = f"{_WILDCARDS.get(host, host)}:{port}"
     try:
         with open_channel(address, identity=identity, deadline_s=DEADLINE_S, retry=False) as channel:
             health = health_pb2_grpc.HealthStub(channel)

@@ -1,15 +1,10 @@
-"""Child processes that never outlive their parent, and import nothing from the current directory.
+"""Child processes that never outlive their parent and import nothing from the current directory.
 
-Three things make it certain: the kernel kills a child whose parent died (PR_SET_PDEATHSIG), which `spawn` arranges for
-any program on Linux; a thread of a child that asks for it watches the ancestor that counts through a pidfd, which also
-covers processes in between that start theirs in new sessions; and a child that finds the ancestor gone at its start
-ends at once. The first is tied to the *thread* that started the child, and would kill a child when a thread of a living
-parent ends, so all children are started by one thread that lasts as long as its process. Not a supervisor: nothing is
-started again here.
-
-Python puts the current directory, or the program's own, first on the import path: a `random.py` or `services/` in the
-directory from which `deepseek up` is run would run with the rights of the mesh. So our programs start with a safe path
-(`python -P`), and their child processes inherit it. PYTHONPATH still applies: its entries are deliberate.
+On Linux, the kernel kills a child whose parent has died (PR_SET_PDEATHSIG). It does so as soon as the *thread* that
+started the child ends, so one permanent thread starts all children. A child may also watch an earlier ancestor through
+a pidfd: it then ends with the ancestor even if the processes in between survive. Programs start with a safe import path
+(`python -P`), so that no `random.py` in the current directory runs with the mesh's privileges; PYTHONPATH still
+applies. This module is not a supervisor: it restarts nothing.
 """
 
 import contextlib
@@ -26,14 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 PARENT_PID = "DEEPSEEK_PARENT_PID"
-"""Environment variable that tells a child whose end it follows."""
+"""Environment variable with the pid of the process that the child must not outlive."""
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.2
-# Becomes the program that it is given. The setting survives exec, so it holds for programs that know nothing of us,
-# and it is made in the child itself: code between fork and exec would have to run in a parent full of threads.
+# Sets PR_SET_PDEATHSIG and executes the given program. The setting survives exec, so this works for any program. The
+# child sets it itself, because it is unsafe to run code between fork and exec if the parent has threads.
 _LAUNCHER = f"""
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGKILL)
@@ -46,8 +41,21 @@ except OSError as error:
 """
 
 
+class Process(Protocol):
+    """A child process, e.g. a `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for the exit status."""
+
+    def poll(self) -> int | None:
+        """Returns the exit status; None while the process runs."""
+
+
 def python(module: str, *arguments: str) -> list[str]:
-    """Returns the command line that runs a module as a program, with this interpreter and a safe path."""
+    """Returns the command line that runs a module with this interpreter and a safe import path."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
@@ -55,8 +63,9 @@ def safe_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     """Returns an environment in which Python processes and their descendants import nothing from the current directory.
 
     Args:
-        environment: The variables to begin with; None means ours. PYTHONPATH keeps all entries except empty ones, which
-            mean the current directory, and which `PYTHONPATH=$PYTHONPATH:/opt/mine` may create by accident.
+        environment: Initial variables; None means those of this process. Empty entries of PYTHONPATH are removed,
+            because they mean the current directory. `PYTHONPATH=$PYTHONPATH:/opt/mine` creates such an entry by
+            accident if PYTHONPATH was not set before.
     """
     safe = {**(os.environ if environment is None else environment), "PYTHONSAFEPATH": "1"}
     if "PYTHONPATH" in safe:
@@ -72,18 +81,19 @@ def spawn(
     parent_pid: int | None = None,
     detach: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """Starts a program in a session of its own, with its output in a file and nothing of ours open in it.
+    """Starts a program in a new session. The program writes its output to a file and inherits no other open files.
 
-    On Linux it is killed when this process ends, however that happens, unless it is detached or follows another.
-    Elsewhere it has to call `die_with_parent`, as have programs that it starts in turn.
+    On Linux, the program is killed when this process ends for any reason, unless `detach` is set or `parent_pid` names
+    another process. On other systems, the program must call `die_with_parent` itself, and so must all programs that it
+    starts in turn.
 
     Args:
-        argv: The program and its arguments; no secrets, everyone on the machine sees them.
-        env: Its environment, made safe by `safe_environment`; None means ours.
-        log: File that its output is appended to; readable by the owner alone.
-        parent_pid: The process whose end it follows; None means this one. It has to call `die_with_parent` if this is
-            another one.
-        detach: It shall outlive us: no parent is told.
+        argv: Program and arguments. They must not contain secrets, because every user of the machine can read them.
+        env: Environment, to which `safe_environment` is applied; None means the environment of this process.
+        log: File to which the output is appended. Only its owner can read it.
+        parent_pid: Id of the process that the program must not outlive; None means this process. If it is another
+            process, the program must call `die_with_parent`.
+        detach: Whether the program may outlive this process.
 
     Returns:
         The running process.
@@ -117,9 +127,9 @@ def spawn(
 
 
 def die_with_parent() -> None:
-    """Makes this process end with the one that `spawn` named, and with its own parent; does nothing if none was named.
+    """Makes this process end as soon as its parent, or the process that `spawn` received as `parent_pid`, ends.
 
-    To be called first thing, before anything slow is imported.
+    Does nothing in a detached process. Call it first, before slow imports.
     """
     if named := os.environ.get(PARENT_PID):
         for pid in {int(named), os.getppid()}:
@@ -127,11 +137,11 @@ def die_with_parent() -> None:
 
 
 def die_with(pid: int) -> None:
-    """Makes this process end, by SIGKILL, as soon as another ends; at once if it is gone already.
+    """Makes this process kill itself as soon as another process ends, or at once if that process no longer exists.
 
-    The group that this process leads, if it leads one, ends with it.
+    If this process leads a process group, the whole group ends with it.
     """
-    # Only of a parent that says so itself is it known that it started us from a thread that lasts.
+    # Used only for children of `spawn`: other parents may start children from a thread that ends before the parent.
     if sys.platform == "linux" and os.getppid() == pid and os.environ.get(PARENT_PID) == str(pid):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
@@ -141,13 +151,13 @@ def die_with(pid: int) -> None:
     threading.Thread(target=_watch, args=(pid, descriptor), name=f"die-with-{pid}", daemon=True).start()
 
 
-def terminate(process: "subprocess.Popen[bytes]", *, grace_s: float) -> int:
-    """Ends a process that `spawn` started, and all of its session's group: SIGTERM, then SIGKILL after the grace time.
+def terminate(process: Process, *, grace_s: float) -> int:
+    """Ends a process that `spawn` started, and its process group: SIGTERM first, SIGKILL after the grace period.
 
-    Does nothing if its end has been seen already: its number may be another's by now.
+    Sends no signal if the process has been reaped, because its pid may belong to another process by now.
 
     Returns:
-        Its exit status.
+        Exit status of the process.
     """
     if process.returncode is None:
         _signal_group(process, signal.SIGTERM)
@@ -162,7 +172,7 @@ _Starts = queue.SimpleQueue[tuple[Callable[[], "subprocess.Popen[bytes]"], "Futu
 
 @cache
 def _starter(pid: int) -> _Starts:
-    """The queue of the thread that starts the children of a process; a fork has none of its parent's threads."""
+    """Returns the queue of the thread that starts children. A fork needs its own, because it inherits no threads."""
     starts: _Starts = queue.SimpleQueue()
 
     def run() -> None:
@@ -177,7 +187,7 @@ def _starter(pid: int) -> _Starts:
     return starts
 
 
-def _signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
+def _signal_group(process: Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

@@ -1,4 +1,4 @@
-"""Converts numbers of other libraries (NumPy, torch, pandas) to Python's. Imports none of them."""
+"""Converts numbers from NumPy, torch and pandas to Python numbers, without importing these libraries."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from common.errors import InvalidArgument
 
 
 def python_value(value: Any) -> Any:
-    """Returns a scalar, array or tensor as Python's number, text or (nested) list; other values unchanged."""
+    """Converts a scalar, array or tensor to a Python number, string or nested list; returns other values unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def whole_number(value: Any, field: str) -> int:
-    """Returns an integer of any library as a Python int.
+    """Converts an integer of any library to a Python int.
 
     Raises:
-        InvalidArgument: BAD_VALUE at `field`.
+        InvalidArgument: BAD_VALUE, with the name of the field, if the value is not an integer.
     """
     number = python_value(value)
     if isinstance(number, bool) or not isinstance(number, int):
@@ -23,10 +23,10 @@ def whole_number(value: Any, field: str) -> int:
 
 
 def real_number(value: Any, field: str) -> float:
-    """Returns a number of any library as a float.
+    """Converts a real number of any library to a Python float.
 
     Raises:
-        InvalidArgument: BAD_VALUE at `field`.
+        InvalidArgument: BAD_VALUE, with the name of the field, if the value is not a real number.
     """
     number = python_value(value)
     if isinstance(number, bool) or not isinstance(number, int | float):

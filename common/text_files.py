@@ -1,7 +1,6 @@
-"""Reads text files that people edit, the same way everywhere, whatever the editor adds.
+"""Reads text files that people edit: UTF-8 with or without a byte order mark, and with any line endings.
 
-UTF-8 with or without a byte order mark, and any of the three line endings. Not for files that only our own programs
-write.
+Files that only our own programs write do not need this module.
 """
 
 import codecs
@@ -12,10 +11,10 @@ _ASCII_IN_UTF_16 = ((0, 2), (1, 3))  # which of the first four bytes are zero
 
 
 class NotUtf8(ValueError):
-    """The file has another encoding. The message is to follow the file's name, e.g. `is UTF-16; save it as UTF-8`.
+    """The file is not UTF-8. The message is meant to follow the file's name, e.g. `is UTF-16; save it as UTF-8`.
 
     Attributes:
-        line: The first line that is not UTF-8, from 1.
+        line: Number of the first line that is not UTF-8, starting at 1.
     """
 
     def __init__(self, message: str, line: int) -> None:
@@ -24,11 +23,11 @@ class NotUtf8(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """Returns a file's text without a byte order mark and with lines ended by `\\n`.
+    """Returns the text of a file, without a byte order mark and with `\\n` as the line ending.
 
     Raises:
-        NotUtf8: It is not UTF-8.
-        OSError: It cannot be read.
+        NotUtf8: The file is not UTF-8.
+        OSError: The file cannot be read.
     """
     return decode_text(path.read_bytes())
 
@@ -37,13 +36,13 @@ def read_secret(path: Path) -> str:
     """Returns the single key, token or password in a file, without surrounding whitespace.
 
     Raises:
-        NotUtf8, OSError: As `read_text`.
+        NotUtf8, OSError: See `read_text`.
     """
     return read_text(path).strip()
 
 
 def decode_text(data: bytes) -> str:
-    """Decodes the bytes of a file, as `read_text`.
+    """Decodes the bytes of a file in the same way as `read_text`.
 
     >>> decode_text(b"\\xef\\xbb\\xbfa\\r\\nb\\rc")
     'a\\nb\\nc'

@@ -1,6 +1,6 @@
-"""DeepSeek Mesh as a Python library: train, read data and models, and talk to a mesh.
+"""DeepSeek Mesh as a Python library: trains models, reads data and models, and connects to a mesh.
 
-Submodules are imported where they are used, so that `import deepseek` and the command line start without torch.
+Submodules are imported only when they are used, so that `import deepseek` and the command line start without torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Arrays from lists, NumPy arrays and tensors on any device. Does not import torch."""
+"""Converts lists, NumPy arrays and tensors on any device to NumPy arrays. Does not import torch."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from common.errors import InvalidArgument
 
 
 def as_array(given: Any, *, reason: str, field: str) -> npt.NDArray[Any]:
-    """Returns an array with the given values, which may share memory with them.
+    """Converts values to a NumPy array, which may share memory with them.
 
     Args:
-        given: Numbers or texts.
-        reason: Reason of the error.
+        given: Numbers or strings, as a list, an array or a tensor.
+        reason: Reason code of the error that is raised if the values cannot be converted.
         field: Path of the values in the caller's request.
 
     Raises:
-        InvalidArgument: The values are ragged, or of a type that NumPy does not have.
+        InvalidArgument: The values are a ragged list, or have a type that NumPy lacks.
     """
     try:
         return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)

@@ -1,11 +1,9 @@
-"""The parts that a run can name: models, losses, optimizers, schedules, metrics, encoders and augmentations.
+"""Registries of the components of a run: models, losses, optimizers, schedules, metrics, encoders and augmentations.
 
-A package adds parts by entry points in the groups `deepseek.models`, `deepseek.losses`, ..., ours among them: nothing
-is special about a built-in one. Names are known without importing what is behind them, so a server can check a spec
-without torch; a part is imported when it is built. A part is a callable whose keyword arguments are its parameters:
-its signature is the schema they are checked against.
-
-Not a plugin system: nothing is discovered beyond entry points, and nothing is called at import.
+Packages add components through entry points in the groups `deepseek.models`, `deepseek.losses` and so on; built-in
+components are declared in the same way. A component is a callable, and its signature is the schema of its parameters.
+Names can be looked up without importing the components, so a server can validate a run's spec without importing torch.
+A component is imported only when it is used. A component that is installed while a program runs is found, too.
 """
 
 import inspect
@@ -18,13 +16,17 @@ from typing import Any
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError
 from common.scalars import python_value
 
+RESTART = "If its package was installed after the mesh was started, run: deepseek down && deepseek up"
+"""Advice for a module that cannot be found. Editable packages extend the module search path only of new processes."""
+
 
 class Components:
-    """The parts of one kind, by name. Thread-safe but for `register`.
+    """Registry of the components of one kind, by name. Thread-safe except for `register`.
 
     Args:
-        kind: What a part is called in messages, e.g. `model`.
-        group: Its entry-point group, e.g. `deepseek.models`.
+        kind: Name of the kind in error messages, e.g. `model`.
+        group: Entry-point group, e.g. `deepseek.models`.
+        given: Names of the arguments that the caller of `build` supplies, and that users cannot set.
 
     >>> losses = Components("loss", "example.losses")
     >>> losses.register("scaled", lambda factor=1.0: factor)
@@ -32,14 +34,15 @@ class Components:
     (['scaled'], 2.0)
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, given: tuple[str, ...] = ()) -> None:
         self.kind = kind
         self.group = group
+        self.given = given
         self._registered: dict[str, Callable[..., Any]] = {}
         self._entry_points: dict[str, EntryPoint] | None = None
 
     def names(self) -> list[str]:
-        """Returns all known names, sorted; imports nothing.
+        """Returns all known names, sorted, without importing any component.
 
         Raises:
             FailedPrecondition: DUPLICATE_COMPONENT if two packages claim the same name.
@@ -47,19 +50,21 @@ class Components:
         return sorted({*self._installed(), *self._registered})
 
     def check(self, name: str, *, field: str) -> None:
-        """Checks that a name is known; imports nothing.
+        """Checks that a name is known, without importing the component.
 
         Raises:
             InvalidArgument: UNKNOWN_COMPONENT at `field`; the message lists the known names.
-            FailedPrecondition: DUPLICATE_COMPONENT.
+            FailedPrecondition: DUPLICATE_COMPONENT, as for `names`.
         """
+        if name not in self.names():
+            self._entry_points = None  # its package may have been installed since this program started
         known = self.names()
         if name not in known:
-            message = f"there is no {self.kind} {str(name)[:80]!r}; known are: {', '.join(known) or 'none'}"
+            message = f"unknown {self.kind} {str(name)[:80]!r}; known: {', '.join(known) or 'none'}"
             raise InvalidArgument("UNKNOWN_COMPONENT", message, field=field)
 
     def get(self, name: str, *, field: str = "") -> Callable[..., Any]:
-        """Imports a part and returns it.
+        """Imports a component and returns it.
 
         Raises:
             InvalidArgument: UNKNOWN_COMPONENT at `field`.
@@ -71,29 +76,30 @@ class Components:
         entry_point = self._installed()[name]
         try:
             part = entry_point.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a package may raise anything while it is imported
             message = f"the {self.kind} {name!r} ({entry_point.value}) cannot be imported: {error}"
+            if isinstance(error, ModuleNotFoundError):
+                message = f"{message}. {RESTART}"
             raise FailedPrecondition("COMPONENT_NOT_IMPORTABLE", message, field=field) from error
         assert callable(part), f"{entry_point.value} is not callable"
         return typing.cast(Callable[..., Any], part)
 
     def build(self, name: str, params: Mapping[str, Any], /, *, field: str = "", **given: Any) -> Any:
-        """Calls a part with parameters that a user wrote.
+        """Calls a component with a user's parameters, and returns its result.
 
         Args:
-            name: Name of the part.
-            params: Its keyword arguments out of JSON or a protobuf Struct. A whole number given as a float becomes an
-                integer where the signature wants one (a Struct has only doubles), a list a tuple likewise.
-            field: Where the part stands in the user's request, for errors.
-            **given: Further arguments that are ours, not the user's; `params` may not name them.
-
-        Returns:
-            What the part returns.
+            name: Name of the component.
+            params: Keyword arguments from JSON or a protobuf Struct. If the signature requires an integer, a float
+                without a fractional part is converted (a Struct holds only doubles). If the signature requires a tuple,
+                a list is converted.
+            field: Path of the component in the user's request, for use in errors.
+            **given: Additional keyword arguments from the caller; `params` must not contain the same names.
 
         Raises:
             InvalidArgument: UNKNOWN_COMPONENT at `<field>.name`; UNKNOWN_FIELD, MISSING_FIELD or BAD_VALUE at
-                `<field>.params.<parameter>`; or what the part raises, with its field put under `<field>.params`.
-            FailedPrecondition: As `get`.
+                `<field>.params.<parameter>`; BAD_VALUE at `<field>.params` if the component rejects its parameters; or
+                an InvalidArgument error that the component raises, with `<field>.params.` prepended to its field.
+            FailedPrecondition: COMPONENT_NOT_IMPORTABLE, as for `get`.
         """
         prefix = f"{field}." if field else ""
         part = self.get(name, field=f"{prefix}name")
@@ -104,29 +110,31 @@ class Components:
         except InvalidArgument as error:
             raise InvalidArgument(error.reason, error.message, field=f"{path}.{error.field}".rstrip(".")) from error
         except (ValueError, TypeError) as error:
-            raise InvalidArgument("BAD_VALUE", f"the {self.kind} {name!r} refuses: {error}", field=path) from error
+            message = f"the {self.kind} {name!r} rejects its parameters: {error}"
+            raise InvalidArgument("BAD_VALUE", message, field=path) from error
 
     def register(self, name: str, part: Callable[..., Any]) -> None:
-        """Adds a part in this process only.
+        """Adds a component in this process only.
 
         Raises:
             AlreadyExists: DUPLICATE_COMPONENT if the name is taken.
         """
         if name in self.names():
-            message = f"there is already a {self.kind} {name!r}; known are: {', '.join(self.names())}"
+            message = f"there is already a {self.kind} {name!r}; known: {', '.join(self.names())}"
             raise AlreadyExists("DUPLICATE_COMPONENT", message, field="name")
         self._registered[name] = part
 
     def _installed(self) -> dict[str, EntryPoint]:
-        if self._entry_points is None:
-            found: dict[str, EntryPoint] = {}
+        found = self._entry_points
+        if found is None:
+            found = {}
             for entry_point in entry_points(group=self.group):
                 other = found.setdefault(entry_point.name, entry_point)
                 if other.value != entry_point.value:
                     message = f"{other.value} and {entry_point.value} both claim the {self.kind} {entry_point.name!r}"
                     raise FailedPrecondition("DUPLICATE_COMPONENT", f"{message}; uninstall one of their packages")
             self._entry_points = found
-        return self._entry_points
+        return found
 
     def _bind(
         self, name: str, part: Callable[..., Any], params: Mapping[str, Any], given: Mapping[str, Any], path: str
@@ -145,7 +153,7 @@ class Components:
                 raise InvalidArgument("UNKNOWN_FIELD", message, field=f"{path}.{key}")
         for key, parameter in named.items():
             if parameter.default is parameter.empty and key not in params:
-                message = f"the {self.kind} {name!r} needs the parameter {key!r}"
+                message = f"the {self.kind} {name!r} requires the parameter {key!r}"
                 raise InvalidArgument("MISSING_FIELD", message, field=f"{path}.{key}")
         try:
             return {key: _convert(value, hints.get(key, Any), f"{path}.{key}") for key, value in params.items()}
@@ -158,12 +166,16 @@ def _type_hints(part: Callable[..., Any]) -> dict[str, Any]:
     function = part.__init__ if inspect.isclass(part) else part
     try:
         return typing.get_type_hints(function)
-    except (NameError, TypeError):  # a foreign part whose annotations cannot be resolved is not checked by type
+    except (NameError, TypeError):  # if annotations cannot be resolved, types are not checked
         return {}
 
 
 def _convert(value: Any, hint: Any, field: str) -> Any:
-    """Checks a JSON value against a type hint of the kinds that JSON can express; others pass as they are."""
+    """Checks a JSON value against a type hint, and converts it to the hinted type.
+
+    Numbers, text, booleans, None, lists, tuples, mappings and unions of these are supported. With any other hint, the
+    value is returned unchecked.
+    """
     value = python_value(value)
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -179,6 +191,9 @@ def _convert(value: Any, hint: Any, field: str) -> Any:
             if len(hints) == len(value):
                 items = zip(value, hints, strict=True)
                 return origin(_convert(item, inner, f"{field}[{i}]") for i, (item, inner) in enumerate(items))
+    elif origin is Mapping:
+        if isinstance(value, Mapping):
+            return {str(key): _convert(item, choices[1], f"{field}.{key}") for key, item in value.items()}
     elif hint is bool:
         if isinstance(value, bool):
             return value
@@ -196,13 +211,18 @@ def _convert(value: Any, hint: Any, field: str) -> Any:
     else:
         return value
     expected = hint.__name__ if inspect.isclass(hint) else str(hint)
-    raise InvalidArgument("BAD_VALUE", f"{str(value)[:80]!r} is not of the type {expected}", field=field)
+    raise InvalidArgument("BAD_VALUE", f"{str(value)[:80]!r} is not of type {expected}", field=field)
 
 
 MODELS = Components("model", "deepseek.models")
 LOSSES = Components("loss", "deepseek.losses")
-OPTIMIZERS = Components("optimizer", "deepseek.optimizers")
+OPTIMIZERS = Components("optimizer", "deepseek.optimizers", given=("params",))
 SCHEDULES = Components("schedule", "deepseek.schedules")
 METRICS = Components("metric", "deepseek.metrics")
 ENCODERS = Components("encoder", "deepseek.encoders")
 AUGMENTATIONS = Components("augmentation", "deepseek.augmentations")
+
+REGISTRIES = {
+    registry.kind: registry for registry in (MODELS, ENCODERS, AUGMENTATIONS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES)
+}
+"""All registries, by kind."""

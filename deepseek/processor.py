@@ -1,8 +1,8 @@
-"""The instruction set of the processor that this process runs on.
+"""Determines the instruction set of this machine's processor.
 
-It is read from CPUID through numpy, so it is also correct under an emulator, where /proc/cpuinfo shows the host's
-flags. Features that numpy does not report (AMX, VNNI without AVX-512, int8 matrix products on ARM) are read from
-/proc/cpuinfo, but only if that file agrees with CPUID.
+The processor's features are read from CPUID through NumPy. They are therefore correct even under an emulator, where
+/proc/cpuinfo shows the host's flags. Features that NumPy does not report (AMX, VNNI without AVX-512, int8 matrix
+products on ARM) are read from /proc/cpuinfo, but only if that file agrees with CPUID.
 """
 
 import functools
@@ -37,20 +37,21 @@ _CPUID_NAMES = {
     "asimd": "ASIMD",
     "asimddp": "ASIMDDP",
 }
-"""Linux's name of a flag to numpy's."""
+"""NumPy's name for each flag that NumPy reports, keyed by the flag's name in Linux."""
 
 
 @functools.cache
 def instruction_set() -> str:
-    """Returns the most capable instruction set of this processor, of those that affect a model's speed or accuracy.
+    """Returns the most capable instruction set of this processor.
 
-    On x86-64, best first:
+    Only instruction sets that affect a model's speed or accuracy are distinguished. On x86-64, from best to worst:
 
     - `amx`: AMX tiles for int8 and bfloat16, and AVX-512 with BF16 and VNNI.
-    - `avx512_bf16_vnni`: fast bfloat16; 8-bit products are added in 32 bits.
-    - `avx512_vnni`: the same 8-bit products, no fast bfloat16.
-    - `avx_vnni`: the same 8-bit products in 256 bits, no fast bfloat16.
-    - `avx512`, `avx2`, `avx`, `sse`: two 8-bit products are added in 16 bits, which saturates; no fast bfloat16.
+    - `avx512_bf16_vnni`: fast bfloat16; 8-bit products are summed in 32 bits, without saturation.
+    - `avx512_vnni`: like `avx512_bf16_vnni`, but without fast bfloat16.
+    - `avx_vnni`: like `avx512_vnni`, but with vectors of 256 instead of 512 bits.
+    - `avx512`, `avx2`, `avx`, `sse`: pairs of 8-bit products are summed in 16 bits, which may saturate; no fast
+      bfloat16.
 
     On ARM: `neon_i8mm`, `neon_dotprod`, `neon`. On any other processor, the machine's name, e.g. `riscv64`.
     """
@@ -58,31 +59,36 @@ def instruction_set() -> str:
 
 
 def saturates(name: str) -> bool:
-    """Returns whether 8-bit products may saturate on an instruction set, named as by `instruction_set`."""
+    """Returns whether sums of 8-bit products may saturate.
+
+    Args:
+        name: Name of an instruction set, as returned by `instruction_set`.
+    """
     return name in ("avx512", "avx2", "avx", "sse")
 
 
 def haswell() -> Sequence[str] | None:
-    """Returns the command prefix that runs a program as on a processor with AVX2 and nothing better.
+    """Returns the command prefix that runs a program as if the processor had AVX2 and nothing newer.
 
-    Empty if this is such a processor. Otherwise Debian's qemu-user emulates a Haswell, which shows whether results are
-    correct but says nothing about speed; None if it is not installed or this is not x86-64.
+    The prefix is empty if this processor has nothing newer. Otherwise, the prefix starts Debian's qemu-user, which
+    emulates a Haswell processor. Emulation shows whether results are correct, but says nothing about speed. The result
+    is None if qemu-user is not installed or this machine is not x86-64.
     """
     if platform.machine() != "x86_64":
         return None
     if instruction_set() in ("avx2", "avx", "sse"):
         return ()
     emulator = shutil.which("qemu-x86_64")
-    # Disables features that qemu cannot emulate and warns about at each start; none of them changes a result.
+    # Disables features that qemu cannot emulate and would warn about at each start; none of them affects a result.
     return (emulator, "-cpu", "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid") if emulator else None
 
 
 def classify(cpuid: set[str], cpuinfo: set[str]) -> str:
-    """Names the instruction set of a processor.
+    """Returns the name of a processor's instruction set.
 
     Args:
-        cpuid: What CPUID reports, in numpy's names.
-        cpuinfo: Flags of /proc/cpuinfo; empty if there is no such file.
+        cpuid: Features that CPUID reports, under NumPy's names for them.
+        cpuinfo: Flags from /proc/cpuinfo; empty if there is no such file.
     """
     known = {flag for flag, name in _CPUID_NAMES.items() if name in cpuid}
     comparable = {flag for flag, name in _CPUID_NAMES.items() if name in _NUMPY_FEATURES}

@@ -1,6 +1,7 @@
-"""Progress of long work: a bar on a terminal, otherwise an occasional line of plain text.
+"""Shows the progress of long work: as a bar on a terminal, otherwise as occasional lines of plain text.
 
-Both go to standard error. At 80 columns the count stays readable: only the note at the end is shortened.
+Both are written to standard error. On a terminal with 80 columns, the count stays readable, because only the note at
+the end of the bar is shortened.
 """
 
 import sys
@@ -23,24 +24,27 @@ from rich.table import Column
 from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
-"""Seconds between two lines without a terminal."""
+"""Minimum time between two lines if there is no terminal, in seconds."""
 
 _WIDE = 110
 _NARROW_BAR = 12
 
 
 def is_watched(console: Console) -> bool:
-    """Whether a moving bar can be shown. Forced colours do not turn a file into a terminal."""
+    """Returns whether a moving bar can be shown.
+
+    This requires a real terminal; a file for which colours are forced does not qualify.
+    """
     return console.file.isatty() and not console.is_dumb_terminal
 
 
 def bar(console: Console, *, transient: bool = False, remaining: bool = True) -> Progress:
-    """A progress bar with description, count, times, and each task's field `note`.
+    """Returns a progress bar with the description, count, times and `note` of each task.
 
     Args:
-        console: Where to draw.
-        transient: Whether it is cleared at the end.
-        remaining: Whether to estimate the remaining time.
+        console: Console to draw on.
+        transient: Whether to clear the bar at the end.
+        remaining: Whether to show an estimate of the remaining time.
     """
     wide = console.width >= _WIDE
     columns: list[ProgressColumn] = [
@@ -56,7 +60,7 @@ def bar(console: Console, *, transient: bool = False, remaining: bool = True) ->
 
 
 class Lines(Progress):
-    """Replaces the bar without a terminal: prints a task's state every ten seconds, and at the end."""
+    """Replaces the bar if there is no terminal: prints the state of the tasks every ten seconds and at the end."""
 
     def __init__(self) -> None:
         super().__init__(disable=True)
@@ -64,7 +68,7 @@ class Lines(Progress):
         self._said = ""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Records a change."""
+        """Records a change, and prints the state if the last line was printed at least ten seconds ago."""
         super().update(task_id, **changes)
         if time.monotonic() - self._said_at >= LINE_INTERVAL_S:
             self._say()
@@ -87,7 +91,7 @@ def say(line: str) -> None:
 
 
 class _Note(ProgressColumn):
-    """The task's note, which is shortened if there is little room."""
+    """The task's note, shortened if space is scarce."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")

@@ -1,20 +1,22 @@
 #!/bin/sh
 # On processors without VNNI, ONNX Runtime 1.31.1 gives different answers for an int8 file with and without graph
-# optimisations.
+# optimizations.
 #
-# quantize_static's defaults (QDQ) give 8-bit weights. Optimised, a quantised MatMul multiplies u8 by s8 with vpmaddubsw
-# on x86-64 processors without VNNI: it adds two products in 16 bits, which saturates. Unoptimised, the same file
-# multiplies float32 numbers between QuantizeLinear and DequantizeLinear, which does not. Signed activations, which
-# quantize_static uses by default, do not help: they give the same wrong answers as unsigned ones. Weights of 7 bits
-# (reduce_range=True) help. So a file that was checked on a processor with VNNI may still be wrong on another.
+# The defaults of quantize_static (QDQ) give 8-bit weights. With graph optimizations, on x86-64 processors without VNNI,
+# a quantized MatMul multiplies u8 by s8 with vpmaddubsw. This instruction adds two products in 16 bits, and the sum
+# saturates. Without optimizations, the same file multiplies float32 numbers between QuantizeLinear and
+# DequantizeLinear, so nothing saturates. Signed activations, the default of quantize_static, do not help: they give the
+# same wrong answers as unsigned ones. 7-bit weights (reduce_range=True) help. A file that was verified on a processor
+# with VNNI may therefore give wrong answers on another processor.
 #
-# Expected: answers that differ only by rounding. Observed on Haswell: an error of 33 % of the answers' standard
-# deviation, 0 % with reduce_range. The error is the root mean square of the difference divided by that deviation.
-# Exits with 1 if that changes, and with 2 if no such processor is available.
+# Expected: the answers differ only by rounding. Observed on Haswell: an error of 33 %, or 0 % with reduce_range. The
+# error is the root mean square of the difference, divided by the standard deviation of the answers.
+# Exits with 1 if the result changes, and with 2 if no processor without VNNI is available or can be emulated.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip install --quiet --disable-pip-version-check --target "$folder" onnxruntime==1.31.1 onnx==1.23.2 numpy==2.4.6
+python3 -m pip install --quiet --disable-pip-version-check --target "$folder" \
+    onnxruntime==1.31.1 onnx==1.23.2 numpy==2.4.6
 run=""
 if grep -qw -e avx512_vnni -e avx_vnni /proc/cpuinfo; then
     run="qemu-x86_64 -cpu Haswell"
@@ -30,7 +32,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 folder = sys.argv[1]
 random = np.random.default_rng(0)
-# Neighbouring inputs are equal and have equal weights, similar to the pixels of an image.
+# Neighbouring inputs are equal and have equal weights, much like neighbouring pixels of an image.
 weights = np.repeat(random.uniform(-1, 1, (32, 16)), 2, axis=0).astype(np.float32)
 graph = helper.make_graph(
     [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -86,13 +88,13 @@ def answers(name, level):
     return session.run(None, {"x": samples})[0]
 
 
-optimised, error = {}, {}
+optimized, error = {}, {}
 for name in ("u8 s8", "s8 s8", "u8 s7"):
     plain = answers(name, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    optimised[name] = answers(name, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    error[name] = round(float(np.sqrt(np.mean((optimised[name] - plain) ** 2)) / plain.std()), 3)
-same = bool(np.array_equal(optimised["u8 s8"], optimised["s8 s8"]))
-print("onnxruntime", ort.__version__, "error of optimised against unoptimised, by form:", error)
+    optimized[name] = answers(name, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    error[name] = round(float(np.sqrt(np.mean((optimized[name] - plain) ** 2)) / plain.std()), 3)
+same = bool(np.array_equal(optimized["u8 s8"], optimized["s8 s8"]))
+print("onnxruntime", ort.__version__, "error of optimized against unoptimized, by form:", error)
 print("signed activations answer as unsigned ones:", same)
 sys.exit(not (error["u8 s8"] > 0.1 and error["s8 s8"] > 0.1 and error["u8 s7"] < 0.01))
 PYTHON

@@ -1,13 +1,14 @@
 #!/bin/sh
-# Pillow 13.0.0 ignores the transparent colour of grey PNG files of 2 and 4 bits.
+# Pillow 13.0.0 ignores the transparent colour of grey PNG files with 2 or 4 bits per pixel.
 #
-# A grey PNG stores its transparent colour in tRNS as a sample of the file's own depth (PNG, third edition, 11.3.1.1):
-# white is 3 in a file of 2 bits, 15 in one of 4 bits. Pillow scales the pixels to 0..255 when it reads them but compares
-# them with the unscaled number, so white (255) is never equal to 3 and the image is opaque. The same image with 1 or
-# 8 bits has the transparent pixels that a browser shows.
+# A grey PNG file stores its transparent colour in tRNS as a sample with the bit depth of the file (PNG, third edition,
+# 11.3.1.1): white is 3 in a 2-bit file and 15 in a 4-bit file. Pillow scales the pixels to 0..255 when it reads them,
+# but compares them with the unscaled number. White (255) therefore never equals 3, and the image is opaque. In a 1-bit
+# or 8-bit file, the same pixels are transparent, as in a browser.
 #
-# Expected: alpha 0 at each white pixel, whatever the depth. Observed: 1 bit 0, 2 bits 255, 4 bits 255, 8 bits 0.
-# Exits with 1 if Pillow's result changes.
+# Expected: white pixels have alpha 0 at every bit depth. Observed: alpha 0 with 1 bit, 255 with 2 bits, 255 with 4
+# bits, and 0 with 8 bits.
+# Exits with 1 if the result changes.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

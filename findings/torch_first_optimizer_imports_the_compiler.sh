@@ -1,19 +1,20 @@
 #!/bin/sh
 # The first optimizer of a process makes torch 2.13.0 import its compiler (torch._dynamo, torch._inductor, sympy).
 #
-# `import torch` leaves the compiler out and imports it when something is compiled. But methods of torch.optim.Optimizer
-# are wrapped so that the compiler does not trace them, and the wrapper imports torch._dynamo at its first call, which
-# is in the constructor (add_param_group). So a process that only trains eagerly imports the compiler as well. Every
-# short training job and every data-parallel worker pays for it, and nothing was compiled.
+# `import torch` does not import the compiler, which is imported later, when something is compiled. But methods of
+# torch.optim.Optimizer have a wrapper that keeps the compiler from tracing them. This wrapper imports torch._dynamo
+# when it is first called, which happens in the constructor (add_param_group). A process that only trains eagerly
+# therefore imports the compiler too. Every short training job and every data-parallel worker spends this time without
+# compiling anything.
 #
 # Expected: constructing torch.optim.SGD imports a few modules, if any. Observed: 829 modules, in about as much time as
 # `import torch` takes (3.3 s and 3.1 s on two busy cores).
-# Exits with 1 if that changes.
+# Exits with 1 if the result changes.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 install="python3 -m pip install --quiet --disable-pip-version-check --target $folder numpy==2.4.6"
-# The build for CPUs has a version label of its own and is much smaller.
+# The CPU build has its own version label and is much smaller.
 $install torch==2.13.0+cpu 2>/dev/null || $install torch==2.13.0
 PYTHONPATH="$folder" python3 -W ignore - <<'PYTHON'
 import sys

@@ -1,13 +1,4 @@
-"""How all tests run: a folder of them by one worker, what they write in memory if there is enough, and threads asleep.
-
-Fixtures that are made once a session are made for the tests of a folder, so workers would make them twice otherwise.
-
-Tests make and remove very many small files that have to be on disk before a call is answered; in memory they take two
-thirds of the time. What is tested is the same: whoever needs a disk that is small, full or read-only makes one.
-
-Tests run side by side on the same cores, where an OpenMP thread that spins while it waits holds up the one that it
-waits for: training takes two to three times as long. So waiting threads sleep, which changes no result.
-"""
+"""How all tests run; CONTRIBUTING.md says why."""
 
 import os
 import re
@@ -20,7 +11,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.processors import KINDS, Processor, covered, processor_of
+from tests.harness.processors import KINDS, Processor, covered, processor_of
 
 _MEMORY = Path("/dev/shm")
 _PREFIX = "deepseek-tests-"
@@ -34,7 +25,9 @@ class _Folders(LoadScopeScheduling):
     """Gives a worker the tests of one folder after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0].rpartition("/")[0]
+        folder = nodeid.partition("::")[0].rpartition("/")[0]
+        # One worker runs them all: whole meshes beside each other are too much for small machines.
+        return "tests/e2e" if folder.startswith("tests/e2e/") else folder
 
 
 @pytest.hookimpl(optionalhook=True)

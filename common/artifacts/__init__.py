@@ -1,4 +1,4 @@
-"""Immutable blobs, addressed by their SHA-256: the one place where bytes of the mesh are kept."""
+"""The artifact store: immutable blobs, addressed by their SHA-256 digests. All content of the mesh is stored here."""
 
 from common.artifacts.artifact import Artifact, check_sha256
 from common.artifacts.open import open_store

@@ -1,6 +1,6 @@
-"""The descriptor of a blob, like an OCI descriptor: what it is, not where it lies.
+"""The descriptor of a blob, similar to an OCI descriptor: it contains the digest, size and type, but no location.
 
-The URI names tenant and digest only, so a store can move without a change to any row or message that refers to it.
+The URI contains only the tenant and the digest, so a store can move without invalidating references to its blobs.
 """
 
 import json
@@ -24,7 +24,7 @@ class Artifact:
         sha256: SHA-256 of the content, 64 lower-case hexadecimal digits.
         size_bytes: Length of the content in bytes.
         media_type: RFC 6838 media type.
-        tenant: Whose blob it is; tenants share nothing, not even equal content.
+        tenant: Tenant that owns the blob. Tenants never share blobs, even if the content is identical.
     """
 
     sha256: str
@@ -34,22 +34,22 @@ class Artifact:
 
     @property
     def uri(self) -> str:
-        """`artifact://<tenant>/sha256/<hex>`, independent of where the store lies."""
+        """URI of the blob, `artifact://<tenant>/sha256/<hex>`, which does not depend on the location of the store."""
         return f"artifact://{self.tenant}/sha256/{self.sha256}"
 
     def to_json(self) -> str:
-        """Returns canonical JSON text: sorted keys, no spaces."""
+        """Returns the descriptor as canonical JSON text, with sorted keys and no spaces."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, object]) -> "Artifact":
-        """Reads what `to_json` wrote.
+        """Reads a descriptor that was written by `to_json`.
 
         Args:
-            data: The text, or the object that it says, where it was part of a larger one.
+            data: JSON text of the descriptor, or the object parsed from it.
 
         Raises:
-            InvalidArgument: BAD_ARTIFACT if it is not such a descriptor.
+            InvalidArgument: BAD_ARTIFACT if `data` is not a descriptor.
         """
         try:
             match data if isinstance(data, Mapping) else json.loads(data):
@@ -63,27 +63,31 @@ class Artifact:
                     check_media_type(media_type)
                     return cls(sha256, size_bytes, media_type, check_id(tenant, field="tenant"))
         except (ValueError, RecursionError, InvalidArgument) as error:
-            raise InvalidArgument("BAD_ARTIFACT", f"this is not an artifact descriptor: {error}") from error
-        raise InvalidArgument("BAD_ARTIFACT", "this is not an artifact descriptor: fields are missing or mistyped")
+            raise InvalidArgument("BAD_ARTIFACT", f"the data is not an artifact descriptor: {error}") from error
+        raise InvalidArgument(
+            "BAD_ARTIFACT", "the data is not an artifact descriptor: fields are missing or have the wrong type"
+        )
 
 
 def check_sha256(sha256: str, *, field: str = "sha256") -> str:
-    """Returns the digest if it is one.
+    """Checks a SHA-256 digest and returns it.
 
     Raises:
-        InvalidArgument: BAD_DIGEST unless it has 64 lower-case hexadecimal digits.
+        InvalidArgument: BAD_DIGEST if the digest does not have 64 lower-case hexadecimal digits.
     """
     if not _SHA256.fullmatch(sha256):
-        raise InvalidArgument("BAD_DIGEST", "a SHA-256 has 64 lower-case hexadecimal digits", field=field)
+        message = f"{sha256[:80]!r} is not a SHA-256 digest; a digest has 64 lower-case hexadecimal digits"
+        raise InvalidArgument("BAD_DIGEST", message, field=field)
     return sha256
 
 
 def check_media_type(media_type: str, *, field: str = "media_type") -> str:
-    """Returns the media type if it is one.
+    """Checks a media type and returns it.
 
     Raises:
-        InvalidArgument: BAD_MEDIA_TYPE unless it reads `type/subtype` in lower case.
+        InvalidArgument: BAD_MEDIA_TYPE if the media type is not of the form `type/subtype`, in lower case.
     """
     if not _MEDIA_TYPE.fullmatch(media_type):
-        raise InvalidArgument("BAD_MEDIA_TYPE", "a media type reads like application/json", field=field)
+        message = f"{media_type[:80]!r} is not a media type; use the form type/subtype, e.g. application/json"
+        raise InvalidArgument("BAD_MEDIA_TYPE", message, field=field)
     return media_type

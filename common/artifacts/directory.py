@@ -1,11 +1,10 @@
-"""An artifact store in a directory: the embedded default.
+"""An artifact store in a directory: the default of the embedded mesh.
 
-A blob is written to `<root>/.tmp` and synced, then renamed to its place, whose folder is synced: a rename is atomic, so
-nobody sees half a blob. The folders above are synced once a process: that one is there does not prove that whoever made
-it has come to syncing it. A writer holds a lock on its temporary file for as long as it lives; opening a store removes
-the temporary files that nobody holds, which writers left that were killed. A blob's age is its modification time; who
-makes it new shares a lock on its folder, who deletes by age holds that lock alone. Needs a file system with POSIX
-rename and `flock` semantics.
+A blob is written to a temporary file in `<root>/.tmp`. The file is synced and then renamed, so that no reader sees a
+partial blob. The blob's folder is synced afterwards. Parent folders are synced once per process even if they exist, as
+their creator may have been killed before it synced them. Writers lock their temporary files. An unlocked temporary file
+thus belongs to a killed writer, and is removed when a store is opened. A blob's age is its file's age. A put resets it
+under a shared lock on the folder; deletion by age takes an exclusive lock. Requires POSIX `rename` and `flock`.
 """
 
 import contextlib
@@ -18,30 +17,33 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import CHUNK_BYTES, FULL, READ_ONLY, ArtifactStore, Stored, blob_key
+from common.artifacts.blob import CHUNK_BYTES, BlobInfo, blob_key
+from common.artifacts.store import ArtifactStore
 from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound, ResourceExhausted, Unavailable
+from common.files import FULL, READ_ONLY, sync_folder
 from common.names import new_id
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class DirectoryStore(ArtifactStore):
-    """Blobs as files below a directory.
+    """A store that keeps each blob in a file below a directory.
 
     Args:
         root: The directory.
-        make: Make it, for this user only, if it is missing. Later nobody does: a disk that comes back would hide what
-            was written meanwhile to a directory that only looked like it.
+        make: Whether to create the directory, accessible only to this user, if it is missing. Later writes never create
+            the directory: if its disk were unmounted at that time, the directory would be created on another disk, and
+            the blobs in it would be hidden once the disk is mounted again.
 
     Raises:
-        Unavailable: STORE_UNREACHABLE if it is missing and not to be made.
+        Unavailable: STORE_UNREACHABLE if the directory is missing and `make` is false.
     """
 
     def __init__(self, root: Path, *, make: bool = True) -> None:
         self._root = root
-        # No tenant's name starts with a dot.
+        # Cannot clash with a tenant's folder, because names of tenants do not start with a dot.
         self._temporary = root / ".tmp"
-        self._durable: set[Path] = set()  # folders whose names this store has synced into the folders above
+        self._durable: set[Path] = set()  # folders whose parents this store has synced
         with self._errors():
             if make:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ class DirectoryStore(ArtifactStore):
             self._remove_orphans()
 
     def check(self) -> None:
-        """Returns if the directory is there."""
+        """Checks that the directory exists and is readable."""
         with self._errors(), os.scandir(self._root):
             pass
 
@@ -63,17 +65,18 @@ class DirectoryStore(ArtifactStore):
     def _translate(self, error: OSError) -> MeshError:
         if error.errno in FULL:
             return ResourceExhausted(
-                "STORE_FULL", f"no space left in the store at {self._root}; free some", field="store"
+                "STORE_FULL", f"no space left in the store at {self._root}; free some space", field="store"
             )
         if error.errno in READ_ONLY:
-            message = f"the store at {self._root} does not let us: {error.strerror}"
+            message = f"the store at {self._root} denies access: {error.strerror}"
             return FailedPrecondition("STORE_READ_ONLY", message, field="store")
-        message = f"the store at {self._root} does not answer: {error.strerror}"
+        message = f"the store at {self._root} is unavailable: {error.strerror}"
         return Unavailable("STORE_UNREACHABLE", message, field="store", retry_delay_s=1)
 
-    def _room(self) -> int | None:
+    def _free_bytes(self) -> int | None:
         disk = os.statvfs(self._root)
-        # Some network file systems do not report their size; a read-only one is not full, and fails on writing.
+        # Unknown if a network file system does not report its size. Also None for a read-only file system, because
+        # a write to it must fail as read-only, not as full.
         is_known = disk.f_blocks and not disk.f_flag & os.ST_RDONLY
         return disk.f_bavail * disk.f_frsize if is_known else None
 
@@ -86,7 +89,7 @@ class DirectoryStore(ArtifactStore):
             yield file
         finally:
             path.unlink(missing_ok=True)
-            # What is still buffered was not wanted; on a full disk flushing it would fail again.
+            # Buffered data is no longer needed; flushing it on a full disk would fail again.
             with contextlib.suppress(OSError):
                 file.close()
 
@@ -95,7 +98,7 @@ class DirectoryStore(ArtifactStore):
             path = self._temporary / new_id()
             file = path.open("xb")
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Someone who removes orphans may have found the file before it was locked.
+            # Another store may have removed the file as an orphan before it was locked.
             if os.fstat(file.fileno()).st_nlink:
                 return path, file
             file.close()
@@ -114,11 +117,11 @@ class DirectoryStore(ArtifactStore):
             return
         self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         self._durable.add(folder)
 
-    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
-        # Reading costs less than writing and syncing, and so a damaged blob is replaced by whoever has it whole.
+    def _touch(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+        # Verifying a stored blob costs less than writing and syncing it again. If it is damaged, `put` replaces it.
         try:
             if self.size(tenant, sha256) != size_bytes:
                 return False
@@ -130,10 +133,10 @@ class DirectoryStore(ArtifactStore):
             try:
                 self._make_folder(path.parent)
                 with _locked(path.parent, fcntl.LOCK_SH) as folder:
-                    _make_new(path)
-                    # Another writer may have renamed it, or made its folder, and not yet synced that.
+                    _touch_file(path)
+                    # The writer of the blob may have renamed it into this folder but not synced the folder yet.
                     os.fsync(folder)
-            except FileNotFoundError:  # deleted meanwhile
+            except FileNotFoundError:  # deleted concurrently
                 return False
         return True
 
@@ -159,7 +162,7 @@ class DirectoryStore(ArtifactStore):
             self._check_root()
             yield from sorted(folder.parent.name for folder in self._root.glob("[!.]*/sha256"))
 
-    def _entries(self, tenant: str) -> Iterator[Stored]:
+    def _entries(self, tenant: str) -> Iterator[BlobInfo]:
         with self._errors():
             try:
                 folders = sorted((self._root / tenant / "sha256").iterdir())
@@ -168,9 +171,9 @@ class DirectoryStore(ArtifactStore):
                 return
             for folder in folders:
                 for name in sorted(name for name in os.listdir(folder) if _BLOB_NAME.fullmatch(name)):
-                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    with contextlib.suppress(FileNotFoundError):  # deleted concurrently
                         found = (folder / name).stat()
-                        yield Stored(name, found.st_size, found.st_mtime_ns // 1000)
+                        yield BlobInfo(name, found.st_size, found.st_mtime_ns // 1000)
 
     def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
         path = self._root / blob_key(tenant, sha256)
@@ -188,9 +191,9 @@ class DirectoryStore(ArtifactStore):
         (self._root / blob_key(tenant, sha256)).unlink(missing_ok=True)
 
     def _check_root(self) -> None:
-        # A file system that is not mounted must not look like an empty store.
+        # An unmounted file system must not look like an empty store.
         if not self._root.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self._root))
+            raise FileNotFoundError(errno.ENOENT, "the directory is missing", str(self._root))
 
     def _remove_orphans(self) -> None:
         try:
@@ -211,7 +214,7 @@ class DirectoryStore(ArtifactStore):
 
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[int]:
-    """Opens a folder and holds a lock on it, shared or alone."""
+    """Opens a folder and holds a shared or exclusive lock on it within the `with` block."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, how)
@@ -220,20 +223,12 @@ def _locked(folder: Path, how: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _make_new(path: Path) -> None:
+def _touch_file(path: Path) -> None:
     with path.open("rb") as file:
         try:
             os.utime(file.fileno())
             os.fsync(file.fileno())
         except OSError as error:
-            # Where nothing can be written, nothing can be deleted either.
+            # The age does not matter on a read-only file system, because nothing can be deleted there.
             if error.errno not in READ_ONLY:
                 raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A store that tells how long its operations take; everything else is the store's that it wraps."""
+"""A wrapper around an artifact store that measures the duration of the store's operations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,20 +6,22 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import ArtifactStore, Stored
+from common.artifacts.blob import BlobInfo
+from common.artifacts.store import ArtifactStore
 from common.errors import MeshError
 
 Observe = Callable[[str, str, float], None]
-"""Takes operation, outcome (`OK` or an error's code) and seconds."""
+"""A function that receives an operation, its outcome (`OK` or the code of the error) and its duration in seconds."""
 
 
 class MeasuredStore(ArtifactStore):
-    """Wraps a store.
+    """A store that measures the operations of another store.
 
     Args:
-        store: Does the work.
-        observe: Told of every operation on what is stored: `publish`, `open` (until its reader is done), `holds`,
-            `size`, `list` and `delete`; called from many threads.
+        store: The store to measure.
+        observe: Function called after every operation on stored blobs, possibly from several threads at once. The
+            operations are `publish`, `open` (which lasts until the reader is done), `holds`, `size`, `list` and
+            `delete`.
     """
 
     def __init__(self, store: ArtifactStore, observe: Observe) -> None:
@@ -27,7 +29,7 @@ class MeasuredStore(ArtifactStore):
         self._observe = observe
 
     def check(self) -> None:
-        """See `ArtifactStore.check`; probes are not counted."""
+        """See `ArtifactStore.check`. Checks are not measured."""
         self._store.check()
 
     @contextmanager
@@ -46,12 +48,12 @@ class MeasuredStore(ArtifactStore):
     def _errors(self) -> AbstractContextManager[None]:
         return self._store._errors()
 
-    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+    def _touch(self, tenant: str, sha256: str, size_bytes: int) -> bool:
         with self._measured("holds"):
-            return self._store._holds(tenant, sha256, size_bytes)
+            return self._store._touch(tenant, sha256, size_bytes)
 
-    def _room(self) -> int | None:
-        return self._store._room()
+    def _free_bytes(self) -> int | None:
+        return self._store._free_bytes()
 
     def _spool(self) -> AbstractContextManager[BinaryIO]:
         return self._store._spool()
@@ -73,7 +75,7 @@ class MeasuredStore(ArtifactStore):
         with self._measured("list"):
             yield from self._store.tenants()
 
-    def _entries(self, tenant: str) -> Iterator[Stored]:
+    def _entries(self, tenant: str) -> Iterator[BlobInfo]:
         with self._measured("list"):
             yield from self._store._entries(tenant)
 

@@ -1,4 +1,4 @@
-"""From a URL to a store. S3 is imported only where it is used: a laptop needs no client for it."""
+"""Opens an artifact store by its URL. The S3 client is imported only if the store is an S3 bucket."""
 
 import re
 from pathlib import Path
@@ -20,24 +20,23 @@ def open_store(
     """Opens an artifact store.
 
     Args:
-        url: `file:///absolute/path`, or `s3+http://host:port/bucket`, or `s3+https://...`. After a bucket,
-            `?region=NAME` sets its region, for keys without the permission to ask for it (s3:GetBucketLocation).
-        access_key_file: File that holds the S3 access key; S3 only.
-        secret_key_file: File that holds the S3 secret key; S3 only.
-        make: Make a directory that is missing; for whoever starts a store, not for whoever expects one.
+        url: `file:///absolute/path`, `s3+http://host:port/bucket` or `s3+https://host/bucket`. Append `?region=NAME`
+            if the keys lack the permission to query the bucket's region (s3:GetBucketLocation).
+        access_key_file: File with the S3 access key; used only for S3.
+        secret_key_file: File with the S3 secret key; used only for S3.
+        make: Whether to create a missing directory. Pass true in a service that owns the store, false elsewhere.
 
     Returns:
-        The store. S3 is not asked before its first use.
+        The store. An S3 server is not contacted until the store is first used.
 
     Raises:
         InvalidArgument: BAD_STORE_URL.
-        FailedPrecondition: STORE_KEYS_MISSING; STORE_READ_ONLY if a missing directory cannot be made.
-        Unavailable: STORE_UNREACHABLE if a directory is missing and not to be made.
+        FailedPrecondition: STORE_KEYS_MISSING; STORE_READ_ONLY if a missing directory cannot be created.
+        Unavailable: STORE_UNREACHABLE if the directory is missing and `make` is false.
     """
     if "@" in url and not url.startswith("file:"):
-        raise InvalidArgument(
-            "BAD_STORE_URL", "keys must not be in the URL; name the files that hold them", field="store_url"
-        )
+        message = "the store URL must not contain keys; write them to files, and pass the paths of those files"
+        raise InvalidArgument("BAD_STORE_URL", message, field="store_url")
     try:
         if match := _DIRECTORY.fullmatch(url):
             from common.artifacts.directory import DirectoryStore
@@ -59,7 +58,7 @@ def open_store(
     raise InvalidArgument(
         "BAD_STORE_URL",
         f"{url!r} is not a store URL; use file:///path (with %3F for ? and %23 for #), s3+http://host:port/bucket or "
-        "s3+https://host/bucket, followed by ?region=NAME if the server cannot be asked for its region",
+        "s3+https://host/bucket. Append ?region=NAME if the keys lack permission to query the bucket's region",
         field="store_url",
     )
 
@@ -67,14 +66,14 @@ def open_store(
 def _secret(path: Path | None, kind: str) -> str:
     field = f"store_{kind}_key_file"
     if path is None:
-        raise FailedPrecondition("STORE_KEYS_MISSING", f"an S3 store needs {field}", field=field)
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"an S3 store requires the {kind} key; set {field}", field=field)
     try:
         secret = read_secret(path)
     except OSError as error:
         message = f"the {kind} key cannot be read from {path}: {error.strerror}"
         raise FailedPrecondition("STORE_KEYS_MISSING", message, field=field) from error
     except NotUtf8 as error:
-        raise FailedPrecondition("STORE_KEYS_MISSING", f"the {kind} key in {path} {error}", field=field) from error
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"the {kind} key file {path} {error}", field=field) from error
     if not secret:
-        raise FailedPrecondition("STORE_KEYS_MISSING", f"{path} is empty", field=field)
+        raise FailedPrecondition("STORE_KEYS_MISSING", f"{path} is empty; it must contain the {kind} key", field=field)
     return secret

@@ -1,14 +1,10 @@
-"""An artifact store in an S3 bucket, through the `minio` client.
+"""An artifact store in an S3 bucket, through the `minio` client. The operator of the S3 server creates the bucket.
 
-S3 shows an object only once its upload is complete, which makes a put atomic; content is spooled locally first, in
-memory while it is small, because an object cannot be renamed and its name is its digest. Parts of an upload that was
-cut off are never visible; a bucket wants a lifecycle rule that drops them (AbortIncompleteMultipartUpload).
-
-A blob's age is the object's LastModified, which copying it onto itself makes new. S3 has no locks and deletes on no
-condition, so whoever deletes by age first puts a notice beside the blob, and only then looks at its age: a put that
-comes too late to be seen there sees the notice, waits until it is gone, and looks whether the blob still is.
-
-The operator of the S3 server creates the bucket. docs/operations.md lists the permissions that keys need.
+An S3 object is visible only once its upload is complete, so a put is atomic. Content is spooled locally first, because
+an object's name contains its digest, and objects cannot be renamed. A blob's age is the object's LastModified; copying
+the object onto itself resets the age. S3 has neither locks nor conditional deletes, so deletion by age first writes a
+notice object for the blob and then reads the blob's age. A put that resets the age after this read sees the notice,
+waits until the notice is gone, and checks that the blob exists. For permissions and lifecycle, see docs/operations.md.
 """
 
 import contextlib
@@ -25,18 +21,21 @@ from minio.commonconfig import REPLACE, CopySource
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from common.artifacts.artifact import Artifact
-from common.artifacts.store import CHUNK_BYTES, FULL, ArtifactStore, Stored, blob_key
+from common.artifacts.blob import CHUNK_BYTES, BlobInfo, blob_key
+from common.artifacts.store import ArtifactStore
 from common.auth.identity import shown_time
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from common.files import FULL
 from common.names import new_id
 
 CHECK_TIMEOUT_S = 2.0
-"""Seconds that `check` waits for each answer: whoever probes wants to know soon, and asks again by himself."""
+"""Seconds for which `check` waits for each response. Short, because a readiness check is repeated anyway."""
 
 NOTICE_S = 60
-"""Seconds after which a notice is void: who put it was killed. Half of it is all that its deletion may take."""
+"""Age in seconds at which a notice is void, because its writer must have been killed. A deletion that has not been sent
+after half of this time is abandoned."""
 
-_NOTICES = ".expiring"  # no tenant's name starts with a dot
+_NOTICES = ".expiring"  # names of tenants do not start with a dot
 _NOTICE_POLL_S = 0.2
 _MAX_PUTS = 3
 _MEMORY_BYTES = 8 << 20
@@ -56,17 +55,17 @@ _READ_ONLY = frozenset({"MethodNotAllowed", "ObjectLocked"})
 
 
 class S3Store(ArtifactStore):
-    """Blobs as objects of one bucket.
+    """A store that keeps each blob in an object of one bucket.
 
     Args:
         endpoint: `host:port` of the S3 server.
-        bucket: The bucket; it exists.
+        bucket: Name of an existing bucket.
         access_key: S3 access key.
         secret_key: S3 secret key.
-        secure: Whether to talk TLS.
-        region: Region of the bucket. If empty, the server is asked (s3:GetBucketLocation); if it denies that, the
-            region that it names in its refusal is used, or us-east-1.
-        timeout_s: Seconds to wait for a connection, and for each answer.
+        secure: Whether to use TLS.
+        region: Region of the bucket. If empty, the store queries the region (s3:GetBucketLocation). If the server
+            denies the query, the store uses the region named in the error response or, without one, us-east-1.
+        timeout_s: Seconds to wait for each response. The timeout for connecting is the same, but at most 5 s.
 
     Raises:
         ValueError: The endpoint or the region is not valid.
@@ -88,10 +87,10 @@ class S3Store(ArtifactStore):
         http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=min(timeout_s, 5), read=timeout_s),
             maxsize=32,
-            # A put of the same content is idempotent, so all calls may be repeated.
+            # All calls may be retried. Even a put is idempotent, because an object's name determines its content.
             retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
         )
-        impatient = urllib3.PoolManager(
+        brief = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=min(timeout_s, CHECK_TIMEOUT_S), read=min(timeout_s, CHECK_TIMEOUT_S)),
             retries=urllib3.Retry(total=0),
         )
@@ -104,16 +103,16 @@ class S3Store(ArtifactStore):
                 region=region or None,
                 http_client=pool,
             )
-            for pool in (http, impatient)
+            for pool in (http, brief)
         )
 
     def check(self) -> None:
-        """Returns if the server answers, takes our keys and has the bucket; asks once and briefly."""
+        """Checks, without retries, that the server responds, accepts the access key and has the bucket."""
         with self._errors():
             self._find_bucket(self._checker)
 
     def _find_bucket(self, client: Minio) -> None:
-        # Unlike a HEAD request, a listing says what is wrong.
+        # The error response to a listing states the cause, unlike that to a HEAD request.
         next(iter(client.list_objects(self._bucket, prefix=".check")), None)
 
     @contextlib.contextmanager
@@ -125,7 +124,7 @@ class S3Store(ArtifactStore):
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            message = f"no space left for uploads in {tempfile.gettempdir()}; free some, or set TMPDIR"
+            message = f"no space left for uploads in {tempfile.gettempdir()}; free some space, or set TMPDIR"
             raise ResourceExhausted("STORE_FULL", message, field="store") from error
 
     def _translate(self, error: Exception) -> MeshError:
@@ -133,29 +132,30 @@ class S3Store(ArtifactStore):
         code = error.code if isinstance(error, S3Error) else None
         status = _status(error)
         if code == "NoSuchBucket":
-            message = f"{where} has no bucket {self._bucket}; create it"
+            message = f"{where} has no bucket {self._bucket}; create the bucket"
             return FailedPrecondition("STORE_BUCKET_MISSING", message, field="store")
         if code in _OTHER_REGION:
-            message = f"{where} has {self._bucket} in another region; add ?region=NAME to store_url"
-            told = cast(S3Error, error).message
-            return FailedPrecondition("STORE_OTHER_REGION", f"{message} ({told or code})", field="store")
+            message = f"{where} has the bucket {self._bucket} in another region; add ?region=NAME to store_url"
+            detail = cast(S3Error, error).message
+            return FailedPrecondition("STORE_OTHER_REGION", f"{message} ({detail or code})", field="store")
         if code in _OTHER_CLOCK:
-            message = f"the clocks of {where} and of this machine differ; this one says {shown_time(datetime.now(UTC))}"
-            return FailedPrecondition("STORE_ACCESS_DENIED", f"{message}. Synchronize both: {code}", field="store")
+            now = shown_time(datetime.now(UTC))
+            message = f"the clocks of {where} and of this machine differ ({code}); this machine's clock says {now}"
+            return FailedPrecondition("STORE_ACCESS_DENIED", f"{message}. Synchronize both clocks", field="store")
         if isinstance(error, _Denied):
-            message = f"{where} denies our keys {error.permission} in the bucket {self._bucket}; grant it"
+            message = f"{where} denies {error.permission} in the bucket {self._bucket}; grant it to the access key"
             return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
         if code in _REFUSED or status in (401, 403):
-            message = f"{where} refuses our keys: {code or status}"
+            message = f"{where} rejects the access key: {code or status}"
             return FailedPrecondition("STORE_ACCESS_DENIED", message, field="store")
         if code in _FULL or status == _HTTP_INSUFFICIENT_STORAGE:
-            return ResourceExhausted("STORE_FULL", f"no space left in {where}; free some", field="store")
+            return ResourceExhausted("STORE_FULL", f"no space left in {where}; free some space", field="store")
         if code in _READ_ONLY:
-            return FailedPrecondition("STORE_READ_ONLY", f"{where} takes no writes: {code}", field="store")
+            return FailedPrecondition("STORE_READ_ONLY", f"{where} is read-only: {code}", field="store")
         what = code or status or type(error).__name__
-        return Unavailable("STORE_UNREACHABLE", f"{where} does not answer: {what}", field="store", retry_delay_s=1)
+        return Unavailable("STORE_UNREACHABLE", f"{where} is unavailable: {what}", field="store", retry_delay_s=1)
 
-    def _room(self) -> None:
+    def _free_bytes(self) -> None:
         return None
 
     @contextlib.contextmanager
@@ -164,7 +164,7 @@ class S3Store(ArtifactStore):
             yield cast(BinaryIO, file)
 
     def _publish(self, file: BinaryIO, artifact: Artifact) -> None:
-        if self._holds(artifact.tenant, artifact.sha256, artifact.size_bytes):
+        if self._touch(artifact.tenant, artifact.sha256, artifact.size_bytes):
             return
         for _ in range(_MAX_PUTS):
             file.seek(0)
@@ -176,17 +176,21 @@ class S3Store(ArtifactStore):
                 content_type=artifact.media_type,
                 part_size=max(_PART_BYTES, -(-artifact.size_bytes // _MAX_PARTS)),
             )
-            if self._outlasts_notices(artifact.tenant, artifact.sha256):
+            if self._survives_deletions(artifact.tenant, artifact.sha256):
                 return
-        raise Unavailable("STORE_UNREACHABLE", f"{artifact.sha256} is deleted whenever it is put", retry_delay_s=1)
+        raise Unavailable(
+            "STORE_UNREACHABLE",
+            f"blob {artifact.sha256} was deleted after each of {_MAX_PUTS} attempts to store it; try again",
+            retry_delay_s=1,
+        )
 
-    def _holds(self, tenant: str, sha256: str, size_bytes: int) -> bool:
+    def _touch(self, tenant: str, sha256: str, size_bytes: int) -> bool:
         with self._errors():
             if self._size(tenant, sha256) != size_bytes:
                 return False
             key = blob_key(tenant, sha256)
             try:
-                # Not a byte moves, but S3 wants the copy to differ in something.
+                # The server copies the object onto itself, which S3 allows only if the metadata changes.
                 changed = {"x-amz-meta-put": str(time.time_ns())}
                 source = CopySource(self._bucket, key)
                 self._client.copy_object(self._bucket, key, source, metadata=changed, metadata_directive=REPLACE)
@@ -194,15 +198,15 @@ class S3Store(ArtifactStore):
                 if error.code in _MISSING:
                     return False
                 raise
-            return self._outlasts_notices(tenant, sha256)
+            return self._survives_deletions(tenant, sha256)
 
-    def _outlasts_notices(self, tenant: str, sha256: str) -> bool:
-        """Waits while somebody who may not have seen our put is deleting the blob; tells whether it is there then."""
+    def _survives_deletions(self, tenant: str, sha256: str) -> bool:
+        """Waits for deletions that may not have seen this put; returns whether the blob still exists."""
         deadline = time.monotonic() + NOTICE_S
         pending = self._notices(tenant, sha256)
         while pending and time.monotonic() < deadline:
             time.sleep(_NOTICE_POLL_S)
-            # Who puts a notice only now will see the blob's new age.
+            # New notices are ignored: a deletion that starts now sees the blob's new age.
             pending &= self._notices(tenant, sha256)
         for void in pending:
             self._client.remove_object(self._bucket, void)
@@ -229,8 +233,8 @@ class S3Store(ArtifactStore):
         try:
             return cast(int, self._client.stat_object(self._bucket, blob_key(tenant, sha256)).size)
         except (S3Error, _Denied) as error:
-            # The response to a HEAD request has no body, so it does not show whether bucket or object is missing, or
-            # whether keys are wrong or lack a permission.
+            # The response to a HEAD request has no body, so it does not distinguish a missing bucket from a missing
+            # object, or wrong keys from a missing permission. A listing does.
             self._find_bucket(self._client)
             if isinstance(error, _Denied) or error.code not in _MISSING:
                 raise
@@ -243,12 +247,12 @@ class S3Store(ArtifactStore):
                 if listed.is_dir and not name.startswith("."):
                     yield name.rstrip("/")
 
-    def _entries(self, tenant: str) -> Iterator[Stored]:
+    def _entries(self, tenant: str) -> Iterator[BlobInfo]:
         prefix = f"{tenant}/sha256/"
         with self._errors():
             for listed in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
                 sha256 = cast(str, listed.object_name).rpartition("/")[2]
-                yield Stored(sha256, cast(int, listed.size), _us(listed.last_modified))
+                yield BlobInfo(sha256, cast(int, listed.size), _us(listed.last_modified))
 
     def _expire(self, tenant: str, sha256: str, before_us: int) -> bool:
         key, notice = blob_key(tenant, sha256), f"{_notice(tenant, sha256)}{new_id()}"
@@ -262,8 +266,8 @@ class S3Store(ArtifactStore):
                 raise
             old = False
         if old and time.monotonic() < deadline:
-            # Once and briefly: nothing of it may still be under way when the notice is void. If it fails, it may have
-            # been done or not, and so the notice stays until then.
+            # This client has no retries and a short timeout, so the request has ended before the notice becomes void.
+            # If the request fails, the blob may or may not be deleted, so the notice remains until it is void.
             self._checker.remove_object(self._bucket, key)
             expired = True
         self._client.remove_object(self._bucket, notice)
@@ -274,7 +278,7 @@ class S3Store(ArtifactStore):
 
 
 class _Denied(MinioException):  # type: ignore[misc]
-    """The server accepts our keys, but they lack a permission. Holds the bucket's region if the server named it."""
+    """The access key is valid but lacks a permission. `region` is empty unless the server named the bucket's region."""
 
     def __init__(self, permission: str, region: str) -> None:
         super().__init__(permission)
@@ -283,7 +287,7 @@ class _Denied(MinioException):  # type: ignore[misc]
 
 
 class _Client(Minio):  # type: ignore[misc]  # the client has no type hints
-    """A client that does not need permission to ask for a bucket's region, and reports which permission is missing."""
+    """A client that works without s3:GetBucketLocation, and whose errors name the permission that a request lacks."""
 
     def _get_region(self, bucket_name: str | None = None) -> str:
         try:
@@ -303,7 +307,11 @@ class _Client(Minio):  # type: ignore[misc]  # the client has no type hints
 
 
 def _permission(method: str, object_name: str | None, query: Mapping[str, Any]) -> str:
-    """Returns the IAM action of a request. Copies count as puts: their source has just been read."""
+    """Returns the IAM permission that a denied request lacks.
+
+    For a copy, this is s3:PutObject. A copy also requires s3:GetObject, but the access key has that permission, because
+    the source has just been looked up.
+    """
     if object_name is None:
         return "s3:GetBucketLocation" if "location" in query else "s3:ListBucket"
     if method == "DELETE":
@@ -327,6 +335,6 @@ def _status(error: Exception) -> int | None:
         case ServerError():
             return cast(int, error.status_code)
         case InvalidResponseError():
-            return cast(int, error._code)  # the client offers no other way to it
+            return cast(int, error._code)  # the client has no public attribute for it
         case _:
             return None

@@ -1,25 +1,24 @@
-"""deepseek.artifact.v1.ArtifactService: blobs of a store over gRPC, for clients that cannot reach the store."""
+"""Implements deepseek.artifact.v1.ArtifactService, which serves blobs to clients that cannot reach the store itself."""
 
 from collections.abc import Iterator
 
 import grpc
 
-from common.artifacts.store import CHUNK_BYTES, ArtifactStore
+from common.artifacts.blob import CHUNK_BYTES
+from common.artifacts.store import ArtifactStore
+from common.call_context import caller
 from common.errors import InvalidArgument
-from common.server import Hosted, caller
 from protos.artifact.v1 import artifact_pb2, artifact_pb2_grpc
 
-SERVICE = "deepseek.artifact.v1.ArtifactService"
-
-_ENVELOPE_BYTES = 16  # the part of a message besides its data
+_ENVELOPE_BYTES = 16  # size of a message without its data
 
 
 class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):
-    """Reads blobs of the caller's tenant.
+    """Serves the blobs of the caller's tenant.
 
     Args:
-        store: Where they are.
-        max_message_bytes: Largest message of the server.
+        store: Store of the blobs.
+        max_message_bytes: Maximum size of the server's messages.
     """
 
     def __init__(self, store: ArtifactStore, max_message_bytes: int) -> None:
@@ -29,21 +28,15 @@ class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):
     def ReadArtifact(
         self, request: artifact_pb2.ReadArtifactRequest, context: grpc.ServicerContext
     ) -> Iterator[artifact_pb2.ReadArtifactResponse]:
-        """Streams a blob, verified."""
+        """Streams a blob and verifies its digest."""
         tenant = caller(context).tenant
         size_bytes = self._store.size(tenant, request.sha256)
         if not 0 <= request.offset <= size_bytes:
-            message = f"offset is {request.offset}; the blob has {size_bytes} bytes"
+            message = f"the offset is {request.offset}; it must be between 0 and {size_bytes}, the size of the blob"
             raise InvalidArgument("BAD_VALUE", message, field="offset")
         to_skip = request.offset
-        # All of it is read, wherever the caller goes on: else its digest could not be checked.
+        # The whole blob is read even if an offset is given, because its digest cannot be verified otherwise.
         for chunk in self._store.chunks(tenant, request.sha256):
             for start in range(to_skip, len(chunk), self._piece_bytes):
                 yield artifact_pb2.ReadArtifactResponse(data=chunk[start : start + self._piece_bytes])
             to_skip = max(0, to_skip - len(chunk))
-
-
-def hosted(store: ArtifactStore, *, max_message_bytes: int) -> Hosted:
-    """What a server hosts that hands out a store's blobs."""
-    servicer = ArtifactServicer(store, max_message_bytes)
-    return Hosted(SERVICE, artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, servicer)

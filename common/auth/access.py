@@ -1,4 +1,4 @@
-"""Which role a method takes: declared once, as an option of the method in its .proto."""
+"""Finds the role that each method requires. The method's .proto declares the role as an option."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,13 +10,13 @@ _REFLECTION = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo":
 
 
 def role_of_methods(services: Iterable[str]) -> Mapping[str, Role]:
-    """The least role of every method of some services, and of server reflection.
+    """Returns the required role of each method of the given services and of server reflection.
 
     Args:
         services: Full names of gRPC services, e.g. `deepseek.job.v1.JobService`.
 
     Returns:
-        By the path under which gRPC calls a method, e.g. `/deepseek.job.v1.JobService/GetJob`.
+        Mapping from the path of a method, e.g. `/deepseek.job.v1.JobService/GetJob`, to its required role.
 
     Raises:
         ValueError: A method declares no role.
@@ -26,6 +26,6 @@ def role_of_methods(services: Iterable[str]) -> Mapping[str, Role]:
         for method in find_service(service).methods:
             declared: int = method.GetOptions().Extensions[auth_pb2.role]  # type: ignore[index]
             if declared == auth_pb2.ROLE_UNSPECIFIED:
-                raise ValueError(f"{method.full_name} declares no (deepseek.auth.v1.role)")
+                raise ValueError(f"{method.full_name} does not declare the option (deepseek.auth.v1.role)")
             roles[f"/{service}/{method.name}"] = Role(declared)
     return roles

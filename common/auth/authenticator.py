@@ -1,22 +1,20 @@
-"""From a connection and its metadata to a caller.
+"""Authentication: determines the caller from the connection and the metadata of a call.
 
-Two ways in. On loopback without TLS everyone who can connect is the same caller. With TLS a client certificate of the
-mesh's CA is required, whose URI SAN says what stands behind it:
-
-- a *service* acts for the tenant that it names; which services may call is decided by the one that is called;
-- the *edge* and the *command line* speak for users, and need a token; a tenant that they name beside it is a forgery,
-  and the call is refused.
+On loopback without TLS, all clients count as the same caller. With TLS, every client needs a certificate issued by the
+mesh's CA, and the certificate's URI SAN names the kind of client. A *service* acts for the tenant that its metadata
+names; each service declares which other services may call it. The *edge* and the *command line* act for users and must
+send the user's token. If their metadata also names a tenant, the call is rejected as a forgery.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Protocol
 
 import grpc
 
 from common.auth.caller import LOCAL, SERVICE_PREFIX, Caller, Role
 from common.auth.identity import SERVICE_URI, TENANT_HEADER, USER_URIS
-from common.auth.tokens import TokenVerifier
 from common.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from common.names import check_id
 
@@ -24,21 +22,29 @@ _SAN = "x509_subject_alternative_name"
 _BEARER = "Bearer "
 
 
+class Tokens(Protocol):
+    """The interface of `TokenVerifier`, so that a server on loopback need not import the class itself."""
+
+    def verify(self, token: str) -> Caller:
+        """Returns the caller to whom the token was issued."""
+
+
 class Authenticator(ABC):
-    """Tells who makes a call. Thread-safe."""
+    """Authenticates calls. Thread-safe."""
 
     @abstractmethod
     def authenticate(self, context: grpc.ServicerContext) -> Caller:
-        """Returns the caller.
+        """Returns the caller of a call.
 
         Raises:
-            Unauthenticated: It is not known who calls.
-            PermissionDenied: They pretend to be somebody else, or are a service that has no business here.
+            Unauthenticated: The credentials are missing or not valid.
+            PermissionDenied: The caller claims an identity that is not its own, or is a service that may not call this
+                service.
         """
 
 
 class Loopback(Authenticator):
-    """Everyone is the local user, of the tenant `default`."""
+    """Treats every caller as the local user, with the tenant `default`."""
 
     def authenticate(self, context: grpc.ServicerContext) -> Caller:
         """See `Authenticator`."""
@@ -46,20 +52,20 @@ class Loopback(Authenticator):
 
 
 class MutualTls(Authenticator):
-    """Certificates, and behind those of the edge and the command line tokens.
+    """Authenticates clients by their certificates, and the users of the edge and the command line by their tokens.
 
     Args:
-        tokens: Verifies tokens.
-        services: The services that may call, and as what.
+        tokens: Verifier of users' tokens.
+        services: Roles of the services that may call this one, keyed by service name.
     """
 
-    def __init__(self, tokens: TokenVerifier, services: Mapping[str, Role]) -> None:
+    def __init__(self, tokens: Tokens, services: Mapping[str, Role]) -> None:
         self._tokens = tokens
         self._services = services
 
     def authenticate(self, context: grpc.ServicerContext) -> Caller:
         """See `Authenticator`."""
-        # Those of the certificate's alternative names, if it has any: a common name proves nothing.
+        # Only subject alternative names identify a client; the common name is ignored.
         names = context.peer_identities() if context.peer_identity_key() == _SAN else None
         uri = _uri(tuple(names or ()))
         metadata = {
@@ -68,23 +74,23 @@ class MutualTls(Authenticator):
         if uri.startswith(SERVICE_URI):
             return self._service(uri.removeprefix(SERVICE_URI), metadata.get(TENANT_HEADER))
         if uri not in USER_URIS:
-            message = "the client certificate names nobody of this mesh; `deepseek certs` makes those that do"
+            message = "the client certificate names no client of this mesh; create certificates with `deepseek certs`"
             raise Unauthenticated("UNKNOWN_CERTIFICATE", message)
         if TENANT_HEADER in metadata:
-            message = f"only services may send {TENANT_HEADER}; the tenant of a user stands in the token"
+            message = f"only services may send {TENANT_HEADER}; the tenant of a user is in the token"
             raise PermissionDenied("FORGED_IDENTITY", message, field=TENANT_HEADER)
         authorization = metadata.get("authorization", "")
         if not isinstance(authorization, str) or not authorization.startswith(_BEARER):
-            message = "the call needs `authorization: Bearer <token>`; `deepseek token` makes one"
+            message = "the metadata `authorization: Bearer <token>` is missing; create a token with `deepseek token`"
             raise Unauthenticated("TOKEN_MISSING", message, field="authorization")
         return self._tokens.verify(authorization.removeprefix(_BEARER))
 
     def _service(self, name: str, tenant: str | bytes | None) -> Caller:
         role = self._services.get(name)
         if role is None:
-            raise PermissionDenied("SERVICE_NOT_ALLOWED", f"the service {name!r} has no business here")
+            raise PermissionDenied("SERVICE_NOT_ALLOWED", f"the service {name!r} may not call this service")
         if not isinstance(tenant, str):
-            message = f"a service acts for a tenant, and names it in {TENANT_HEADER}"
+            message = f"the metadata {TENANT_HEADER} is missing; a service must name the tenant that it acts for"
             raise Unauthenticated("TENANT_MISSING", message, field=TENANT_HEADER)
         try:
             return Caller(check_id(tenant, field=TENANT_HEADER), SERVICE_PREFIX + name, role)
@@ -94,6 +100,6 @@ class MutualTls(Authenticator):
 
 @lru_cache(maxsize=1000)
 def _uri(names: tuple[bytes, ...]) -> str:
-    """The one URI of a certificate's alternative names; empty if it has none, or several."""
+    """Returns the URI among a certificate's alternative names; empty unless there is exactly one."""
     uris = [name.decode(errors="replace") for name in names if b"://" in name]
     return uris[0] if len(uris) == 1 else ""

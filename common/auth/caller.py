@@ -8,7 +8,7 @@ from protos.auth.v1 import auth_pb2
 
 
 class Role(enum.IntEnum):
-    """What a caller may do; each role may do all that those before it may (`deepseek.auth.v1.Role`)."""
+    """Role of a caller (`deepseek.auth.v1.Role`). Each role includes the permissions of the roles listed before it."""
 
     PREDICTOR = auth_pb2.ROLE_PREDICTOR
     READER = auth_pb2.ROLE_READER
@@ -22,12 +22,12 @@ class Role(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a call.
+    """An authenticated caller.
 
     Attributes:
-        tenant: Whose data they see.
-        subject: Who they are; `service:<name>` for a service that acts for a tenant.
-        role: What they may do.
+        tenant: Tenant whose data the caller sees.
+        subject: Name of the user, or `service:<name>` for a service that acts for a tenant.
+        role: Role of the caller, which determines its permissions.
     """
 
     tenant: str
@@ -36,12 +36,12 @@ class Caller:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is a service of the mesh."""
+        """Whether the caller is a service of the mesh."""
         return self.subject.startswith(SERVICE_PREFIX)
 
 
 SERVICE_PREFIX = "service:"
-"""Before the name of a service in a subject; no user's subject may start with it."""
+"""Prefix of every service's subject. No user's subject may start with it."""
 
 LOCAL = Caller(DEFAULT_TENANT, "local", Role.OPERATOR)
-"""Everyone who reaches a service that listens on loopback without TLS."""
+"""The only caller of a service that listens on loopback without TLS."""

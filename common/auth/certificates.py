@@ -1,10 +1,10 @@
-"""A certificate authority for a small site: one CA, a certificate a service, keys for tokens, all in one folder.
+"""A certificate authority for a small site. One folder holds the CA, one certificate per service, and signing keys.
 
-ECDSA P-256 throughout, since gRPC's TLS takes no Ed25519 certificates. The CA's key and the signing key stay where they
-were made; a service gets its own folder only.
+Certificates use ECDSA P-256 because gRPC's TLS does not support Ed25519. The CA's key and the signing key remain on the
+machine where they were created; a service receives only its own folder.
 
     <folder>/ca.pem, ca.key.pem            the authority
-    <folder>/signing/key.pem, jwks.json    keys of tokens
+    <folder>/signing/key.pem, jwks.json    keys that sign and verify tokens
     <folder>/<name>/ca.pem, cert.pem, key.pem, jwks.json
 """
 
@@ -19,31 +19,32 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.auth.identity import CLI_URI, EDGE_URI, SERVICE_URI, replace_file
-from common.auth.tokens import jwks, new_signing_key, public_jwk, read_signing_key
+from common.auth.identity import CLI_URI, EDGE_URI, SERVICE_URI
+from common.auth.signing_keys import jwks, new_signing_key, public_jwk, read_signing_key
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from common.files import replace_file
 from common.names import check_id
 
 CA_DAYS = 3650
 LEAF_DAYS = 365
-_SPEAKERS = {"edge": EDGE_URI, "cli": CLI_URI}
+_CLIENT_URIS = {"edge": EDGE_URI, "cli": CLI_URI}
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
 def make_authority(folder: Path, names: Sequence[str], *, hosts: Sequence[str] = ()) -> None:
-    """Makes a CA, certificates and a signing key.
+    """Creates a CA, certificates and a signing key.
 
     Args:
-        folder: Where; made for the owner alone.
-        names: The services to make certificates for; `edge` and `cli` come with them.
-        hosts: Further names and addresses under which they are reached.
+        folder: Folder of the authority; created so that only its owner can access it.
+        names: Names of the services that get certificates, in addition to `edge` and `cli`.
+        hosts: DNS names and IP addresses of the services, in addition to `localhost` and each service's own name.
 
     Raises:
         AlreadyExists: IDENTITY_EXISTS; nothing was changed.
         InvalidArgument: BAD_NAME.
     """
     if (folder / "ca.pem").exists():
-        message = f"{folder} holds an authority already; `deepseek certs renew` makes its certificates anew"
+        message = f"{folder} already contains an authority; renew its certificates with `deepseek certs renew`"
         raise AlreadyExists("IDENTITY_EXISTS", message, field="folder")
     names = [check_id(name, field="name") for name in names]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,22 +58,22 @@ def make_authority(folder: Path, names: Sequence[str], *, hosts: Sequence[str] =
     )
     replace_file(folder / "ca.key.pem", _pem(key))
     rotate_signing_key(folder)
-    for one in [*names, *_SPEAKERS]:
+    for one in [*names, *_CLIENT_URIS]:
         _issue(folder, key, certificate, one, hosts)
-    # Last, since it is what says that there is an authority.
+    # Written last, because this file marks the authority as complete.
     replace_file(folder / "ca.pem", certificate.public_bytes(Encoding.PEM))
 
 
 def renew(folder: Path, *, names: Sequence[str] = (), hosts: Sequence[str] = ()) -> list[str]:
-    """Makes certificates anew, by the same CA; servers take them without a restart.
+    """Issues new certificates from the same CA. Servers load them without a restart.
 
     Args:
-        folder: Of the authority.
-        names: Which; those not made before are added. None given means all there are.
-        hosts: As in `make_authority`.
+        folder: Folder of the authority.
+        names: Names of the certificates to issue, which need not exist yet. If empty, all existing ones are renewed.
+        hosts: See `make_authority`.
 
     Returns:
-        The names.
+        The names of the issued certificates.
 
     Raises:
         FailedPrecondition: IDENTITY_NOT_FOUND.
@@ -86,11 +87,11 @@ def renew(folder: Path, *, names: Sequence[str] = (), hosts: Sequence[str] = ())
 
 
 def rotate_signing_key(folder: Path, *, revoke: bool = False) -> None:
-    """Makes a new key for tokens. Those of the key before it stay valid until they expire.
+    """Creates a new signing key. Unless `revoke` is set, tokens signed with the previous key stay valid until expiry.
 
     Args:
-        folder: Of the authority.
-        revoke: Refuse every token that was made before, at once.
+        folder: Folder of the authority.
+        revoke: Whether all existing tokens become invalid immediately.
 
     Raises:
         FailedPrecondition: BAD_SIGNING_KEY if the previous key cannot be read and `revoke` is not set.
@@ -99,10 +100,10 @@ def rotate_signing_key(folder: Path, *, revoke: bool = False) -> None:
     signing.mkdir(mode=0o700, exist_ok=True)
     pem, public = new_signing_key()
     current = signing / "key.pem"
-    # Not from the set, which somebody may have edited.
+    # Derived from the private key, because the JWKS file may have been edited.
     before = [] if revoke or not current.exists() else [public_jwk(read_signing_key(current))]
     content = jwks([public, *before])
-    # Services learn the key before anything is signed with it.
+    # Services receive the public key before any token is signed with it.
     for place in (signing, *_folders(folder).values()):
         replace_file(place / "jwks.json", content, mode=0o644)
     replace_file(current, pem)
@@ -117,10 +118,10 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
         key = load_pem_private_key((folder / "ca.key.pem").read_bytes(), password=None)
         certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
     except (OSError, ValueError) as error:
-        message = f"{folder} holds no authority; `deepseek certs init` makes one"
+        message = f"{folder} contains no authority; create one with `deepseek certs init`"
         raise FailedPrecondition("IDENTITY_NOT_FOUND", message, field="folder") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise FailedPrecondition("IDENTITY_NOT_FOUND", f"{folder}/ca.key.pem is no EC key", field="folder")
+        raise FailedPrecondition("IDENTITY_NOT_FOUND", f"{folder}/ca.key.pem contains no EC key", field="folder")
     return key, certificate
 
 
@@ -129,7 +130,7 @@ def _issue(
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = [
-        x509.UniformResourceIdentifier(_SPEAKERS.get(name, SERVICE_URI + name)),
+        x509.UniformResourceIdentifier(_CLIENT_URIS.get(name, SERVICE_URI + name)),
         *(_host(host) for host in dict.fromkeys([name, "localhost", "127.0.0.1", "::1", *hosts])),
     ]
     usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -186,7 +187,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.DNSName(host)
     except ValueError as error:
-        raise InvalidArgument("BAD_HOST", f"{host!r} is neither a DNS name nor an address", field="host") from error
+        raise InvalidArgument("BAD_HOST", f"{host!r} is neither a DNS name nor an IP address", field="host") from error
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

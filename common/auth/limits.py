@@ -1,7 +1,7 @@
-"""How much one caller may ask of a server, so that none takes it from the others.
+"""Rate and stream limits per caller, so that no caller starves the others.
 
-Calls are counted by a token bucket a caller: `burst` at once, `rate` a second in the long run. Streams that are open
-are counted too, a caller and a tenant. Services of the mesh are not limited: they act for many.
+A token bucket limits each caller's calls: `burst` at once, and `rate` per second in the long run. Open streams are
+limited per caller and per tenant. Services of the mesh, which act for many callers, and the local caller are exempt.
 """
 
 import threading
@@ -14,17 +14,17 @@ from common.auth.caller import LOCAL, Caller
 from common.errors import ResourceExhausted
 
 _MAX_CALLERS = 10_000
-"""Callers that are remembered; who has not called for longest is forgotten, and starts with a full bucket."""
+"""Maximum number of buckets. Beyond it, the least recently used one is dropped; its caller starts with a full one."""
 
 
 class CallerLimits:
-    """Counts calls and streams a caller. Thread-safe.
+    """Counts calls and streams per caller. Thread-safe.
 
     Args:
-        rate: Calls a second.
-        burst: Calls at once.
-        max_streams: Streams of a caller that are open at once.
-        max_streams_per_tenant: Streams of all callers of a tenant that are open at once.
+        rate: Maximum number of calls per second that each caller may make in the long run.
+        burst: Maximum number of calls that a caller may make at once.
+        max_streams: Maximum number of open streams per caller.
+        max_streams_per_tenant: Maximum number of open streams of all callers of a tenant together.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CallerLimits:
         """Counts a call.
 
         Raises:
-            ResourceExhausted: RATE_EXCEEDED, with the delay after which there is room for one more.
+            ResourceExhausted: RATE_EXCEEDED, with the delay after which one more call is allowed.
         """
         if caller is LOCAL or caller.is_service:
             return
@@ -63,11 +63,11 @@ class CallerLimits:
                 self._buckets.popitem(last=False)
         if not allowed:
             delay_s = (1 - left) / self._rate
-            message = f"{caller.subject} may make {self._rate:g} calls a second; try again in {delay_s:.3f} s"
+            message = f"{caller.subject} may make at most {self._rate:g} calls per second; try again in {delay_s:.3f} s"
             raise ResourceExhausted("RATE_EXCEEDED", message, retry_delay_s=delay_s)
 
     def pause(self, caller: Caller, seconds: float) -> None:
-        """Refuses a caller's calls for a while, as if they had made too many."""
+        """Rejects a caller's calls for the given time, as if the caller had exceeded its rate."""
         if caller is LOCAL or caller.is_service:
             return
         with self._lock:
@@ -75,7 +75,7 @@ class CallerLimits:
 
     @contextmanager
     def stream(self, caller: Caller) -> Iterator[None]:
-        """Counts a stream as long as it is open.
+        """Counts a stream as open within the `with` block.
 
         Raises:
             ResourceExhausted: TOO_MANY_STREAMS.
@@ -83,7 +83,7 @@ class CallerLimits:
         if caller is LOCAL or caller.is_service:
             yield
             return
-        # An empty subject stands for the tenant: nobody has that name.
+        # An empty subject stands for the whole tenant; no caller has an empty subject.
         bounds = {(caller.tenant, caller.subject): self._max_streams, (caller.tenant, ""): self._max_streams_per_tenant}
         with self._lock:
             full = next((key for key, most in bounds.items() if self._streams[key] >= most), None)
@@ -91,7 +91,7 @@ class CallerLimits:
                 self._streams.update(bounds.keys())
         if full is not None:
             who, most = full[1] or f"tenant {caller.tenant}", bounds[full]
-            message = f"{who} has {most} streams open, the most there may be; end one"
+            message = f"{who} has {most} open streams, the maximum; close one"
             raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0)
         try:
             yield

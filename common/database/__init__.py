@@ -1,8 +1,8 @@
-"""A service's own tables: SQLite embedded, a PostgreSQL schema in the stack, one behaviour on both."""
+"""A service's tables. The embedded mesh uses SQLite and the stack uses PostgreSQL; both behave the same."""
 
 from common.database.base import Base, now_us
 from common.database.database import Database
-from common.database.pages import decode_page_token, encode_page_token, page_size
-from common.database.requests import once
+from common.database.pages import PageRequest, fetch_page
+from common.database.requests import Repeatable, once
 
-__all__ = ["Base", "Database", "decode_page_token", "encode_page_token", "now_us", "once", "page_size"]
+__all__ = ["Base", "Database", "PageRequest", "Repeatable", "fetch_page", "now_us", "once"]

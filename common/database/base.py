@@ -1,4 +1,4 @@
-"""What all tables share. Every row carries its tenant; times are UTC microseconds since the epoch."""
+"""The base class of all tables. Every row belongs to a tenant. Times are UTC microseconds since the epoch."""
 
 import time
 from typing import ClassVar
@@ -7,13 +7,13 @@ from sqlalchemy import BigInteger, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 READ_ONLY = "deepseek_read_only"
-"""Execution option of connections whose transactions only read."""
+"""Name of the execution option that makes a connection's transactions read-only."""
 
 
 class Base(DeclarativeBase):
-    """Base of all models.
+    """Base class of all models.
 
-    An `int` is 64 bits wide. Constraints get their names by one rule, so that a migration can name what it changes.
+    An `int` column is 64 bits wide. Constraint names follow a fixed convention, so that migrations can refer to them.
     """
 
     metadata = MetaData(
@@ -29,5 +29,5 @@ class Base(DeclarativeBase):
 
 
 def now_us() -> int:
-    """Returns the time as UTC microseconds since the epoch."""
+    """Returns the current time as UTC microseconds since the epoch."""
     return time.time_ns() // 1000

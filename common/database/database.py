@@ -1,11 +1,10 @@
-"""Connections, transactions and migrations of a service's own tables.
+"""Connections, transactions and migrations of a service's tables.
 
-One writer at a time, on both engines: a transaction takes SQLite's write lock (BEGIN IMMEDIATE) or, on PostgreSQL, an
-advisory lock of the service's schema. So what a transaction has read cannot change under it, nothing has to be retried
-for serialization failures, and code that is right on one engine is right on the other. The price is that a service's
-writes do not overlap; they are short, and bytes never pass through here. Snapshots read without any lock.
-
-It is not a way to somebody else's tables: a service opens its own file or schema only.
+On both engines, only one transaction writes at a time. It holds SQLite's write lock (BEGIN IMMEDIATE) or, on
+PostgreSQL, an advisory lock for the service's schema. As a result, rows that a transaction has read cannot change
+before it commits, there are no serialization failures to retry, and code that works on one engine works on the other.
+The price is that a service's writes are serialized; they are short, because content is never stored here. Snapshots
+need no lock. A service opens only its own file or schema.
 """
 
 import contextlib
@@ -28,19 +27,20 @@ from common.database.migration import upgrade
 from common.errors import InvalidArgument, Unavailable
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_PATIENCE_S = 30
-"""Seconds a transaction waits for the one before it in SQLite."""
+_URL_FORMS = "use sqlite:////path/to/file.db or postgresql+psycopg://..."
+_LOCK_TIMEOUT_S = 30
+"""Seconds for which a transaction waits for SQLite's write lock."""
 
 
 class Database:
-    """A service's own tables.
+    """The tables of a service.
 
-    Thread-safe; any number of processes may open the same one. The caller closes it.
+    Thread-safe; any number of processes may open the same database. The caller closes it.
 
     Args:
         url: SQLAlchemy URL: `sqlite:////absolute/path.db` or `postgresql+psycopg://user@host/database`.
-        schema: PostgreSQL schema that holds the tables; made by `migrate`. Ignored for SQLite, which
-            has one file a service instead.
+        schema: PostgreSQL schema of the tables, created by `migrate`. Ignored for SQLite, where each service has its
+            own file.
 
     Raises:
         InvalidArgument: BAD_DATABASE_URL.
@@ -50,11 +50,15 @@ class Database:
         try:
             parsed = make_url(url)
         except ArgumentError as error:
-            raise InvalidArgument("BAD_DATABASE_URL", "the state URL is not a SQLAlchemy URL") from error
+            raise InvalidArgument("BAD_DATABASE_URL", f"the state URL is not a SQLAlchemy URL; {_URL_FORMS}") from error
         if schema is not None and not _SCHEMA.fullmatch(schema):
-            raise InvalidArgument("BAD_DATABASE_URL", f"{schema!r} cannot be the name of a schema")
+            message = (
+                f"{schema!r} is not a valid schema name; use 1 to 63 characters from a-z, 0-9 and _, "
+                "not starting with a digit"
+            )
+            raise InvalidArgument("BAD_DATABASE_URL", message)
         self._schema: str | None = None
-        # A driver takes secrets in the query too, under names of its own.
+        # The query part of the URL may contain secrets too, under names that depend on the driver.
         self._name = parsed.set(query={}).render_as_string(hide_password=True)
         self._path: Path | None = None
         if parsed.drivername in ("sqlite", "sqlite+pysqlite") and parsed.database not in (None, "", ":memory:"):
@@ -67,20 +71,18 @@ class Database:
 
             self._engine = postgresql_engine(parsed, schema)
         else:
-            raise InvalidArgument(
-                "BAD_DATABASE_URL",
-                f"{self._name} is not supported; write sqlite:////path/to/file.db or postgresql+psycopg://...",
-            )
+            raise InvalidArgument("BAD_DATABASE_URL", f"{self._name} is not supported; {_URL_FORMS}")
         self._reader = self._engine.execution_options(**{READ_ONLY: True})
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Opens the one writing transaction; commits at the end, rolls back if the block raises.
+        """Opens a write transaction, which commits at the end of the `with` block, or rolls back if the block raises.
 
-        Objects stay readable afterwards. Keep it short, and do nothing slow inside: others wait.
+        Loaded objects remain readable after the commit. Keep the block short, because only one write transaction runs
+        at a time.
 
         Raises:
-            Unavailable: DATABASE_UNREACHABLE, or DATABASE_BUSY if another transaction did not end.
+            Unavailable: DATABASE_UNREACHABLE, or DATABASE_BUSY if another transaction did not end in time.
             ResourceExhausted: DATABASE_FULL.
             FailedPrecondition: DATABASE_READ_ONLY.
             DataLoss: DATABASE_DAMAGED.
@@ -90,22 +92,22 @@ class Database:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """Opens a read-only transaction, which waits for nobody and sees one moment.
+        """Opens a read-only transaction, which reads one consistent snapshot and never waits for a lock.
 
         Raises:
-            MeshError: As `transaction`.
+            MeshError: See `transaction`.
         """
         with self._errors(), Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     def migrate(self, *locations: Path) -> None:
-        """Brings the tables to the newest version, in one transaction; concurrent callers wait for the first.
+        """Migrates the tables to the newest version, in one transaction. Concurrent migrations wait for each other.
 
         Args:
-            locations: Folders with the service's own Alembic revisions. Those of `common` are always included.
+            locations: Folders with the service's Alembic revisions. Those of `common` are always included.
 
         Raises:
-            FailedPrecondition: DATABASE_TOO_NEW if a newer release has migrated them already.
+            FailedPrecondition: DATABASE_TOO_NEW if a newer release has migrated the tables.
         """
         with self._errors(), self._engine.connect() as connection:
             if self._schema is not None:
@@ -115,21 +117,21 @@ class Database:
                 upgrade(connection, locations)
 
     def clock_us(self, session: Session) -> int:
-        """Returns the time as UTC microseconds, by a clock that all processes of this database share."""
+        """Returns the time as UTC microseconds, from a clock that all processes using this database share."""
         if self._path is not None:
             return now_us()
         clock = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
         return int(session.execute(clock).scalar_one())
 
     def check(self) -> None:
-        """Returns if the database answers; cheap, for readiness probes.
+        """Checks that the database is available. The check is cheap enough for readiness checks.
 
         Raises:
             Unavailable: DATABASE_UNREACHABLE.
         """
-        # An open connection would go on with a file that was removed, and lose all of it.
+        # If the file was deleted, open connections would continue to use it without an error.
         if self._path is not None and not self._path.exists():
-            raise Unavailable("DATABASE_UNREACHABLE", f"the database at {self._path} is gone")
+            raise Unavailable("DATABASE_UNREACHABLE", f"the database at {self._path} is missing")
         with self.snapshot() as session:
             session.execute(text("SELECT 1"))
 
@@ -139,12 +141,12 @@ class Database:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file on this machine, and not a server that several may share."""
+        """Whether the database is a file on this machine, as opposed to a server that several hosts may share."""
         return self._path is not None
 
     @property
     def engine(self) -> Engine:
-        """The engine beneath, for what sessions cannot do."""
+        """The SQLAlchemy engine, for operations that sessions do not offer."""
         return self._engine
 
     @contextlib.contextmanager
@@ -157,16 +159,16 @@ class Database:
                 raise
             raise translated from error
         except PoolTimeoutError as error:
-            message = f"all connections to {self._name} are in use"
+            message = f"all connections to {self._name} are in use; try again later"
             raise Unavailable("DATABASE_BUSY", message, retry_delay_s=1) from error
 
 
 def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
-    engine = sqlalchemy.create_engine(url, pool_size=8, max_overflow=56, connect_args={"timeout": _PATIENCE_S})
+    engine = sqlalchemy.create_engine(url, pool_size=8, max_overflow=56, connect_args={"timeout": _LOCK_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # The driver's own idea of when a transaction begins would begin reading ones late and as upgradable.
+        # Otherwise, the driver would start transactions late, and a read-only transaction could become a writing one.
         connection.isolation_level = None
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
@@ -182,12 +184,12 @@ def _sqlite_engine(url: sqlalchemy.URL) -> Engine:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            # Nobody may use the file during the first switch, and here SQLite does not wait by itself.
+            # The first switch to WAL fails while another connection uses the file, and SQLite does not wait until then.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

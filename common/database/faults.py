@@ -1,7 +1,7 @@
-"""What went wrong in an engine, in the mesh's words.
+"""Translates errors of the database engines into MeshErrors.
 
-Errors of our own statements (a broken constraint, bad SQL) are not translated: they are bugs. Anything else counts as
-the engine being away, known or not: it is not the caller's fault, and it may pass.
+Errors in our own statements, such as a violated constraint or invalid SQL, are bugs and are not translated. An unknown
+error is reported as an unreachable database, because it is not the caller's fault and may be temporary.
 """
 
 import sqlite3
@@ -14,12 +14,12 @@ _BUSY = "busy"
 _FULL = "full"
 _READ_ONLY = "read-only"
 _DAMAGED = "damaged"
-_AWAY = "away"
-_OURS = "ours"
+_UNREACHABLE = "away"
+_BUG = "bug"
 
 _SQLITE = {
-    sqlite3.SQLITE_ERROR: _OURS,
-    sqlite3.SQLITE_MISUSE: _OURS,
+    sqlite3.SQLITE_ERROR: _BUG,
+    sqlite3.SQLITE_MISUSE: _BUG,
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
     sqlite3.SQLITE_PROTOCOL: _BUSY,
@@ -31,7 +31,7 @@ _SQLITE = {
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
 
-# By SQLSTATE, or the first two of its characters, which are its class.
+# Each key is a SQLSTATE, or the first two characters of one, which denote a class of errors.
 _POSTGRESQL = {
     "40": _BUSY,
     "55P03": _BUSY,
@@ -40,29 +40,29 @@ _POSTGRESQL = {
     "25006": _READ_ONLY,
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
-    "42501": _AWAY,
+    "42501": _UNREACHABLE,
 }
 
 
 def translate(error: DBAPIError, database: str) -> MeshError | None:
-    """Returns the MeshError that an engine's error amounts to, None if it is not the engine's fault.
+    """Returns the MeshError for an error of the engine; None for a bug in our statements.
 
     Args:
-        error: As SQLAlchemy raised it.
-        database: The database's URL without password and query, for the message.
+        error: Exception raised by SQLAlchemy.
+        database: URL of the database, without password and query, to show in the message.
     """
     detail = str(error.orig).partition("\n")[0]
     match _kind(error):
         case "busy":
             return Unavailable("DATABASE_BUSY", f"{database} is busy: {detail}", retry_delay_s=1)
         case "full":
-            return ResourceExhausted("DATABASE_FULL", f"no space left for {database}; free some")
+            return ResourceExhausted("DATABASE_FULL", f"no space left for {database}; free some space")
         case "read-only":
-            return FailedPrecondition("DATABASE_READ_ONLY", f"{database} takes no writes: {detail}")
+            return FailedPrecondition("DATABASE_READ_ONLY", f"{database} is read-only: {detail}")
         case "damaged":
             return DataLoss("DATABASE_DAMAGED", f"{database} is damaged: {detail}; restore it from a backup")
         case "away":
-            return Unavailable("DATABASE_UNREACHABLE", f"{database} does not answer: {detail}", retry_delay_s=1)
+            return Unavailable("DATABASE_UNREACHABLE", f"{database} is unreachable: {detail}", retry_delay_s=1)
     return None
 
 
@@ -75,5 +75,5 @@ def _kind(error: DBAPIError) -> str:
         known = _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
     if known is not None:
         return known
-    ours = isinstance(error, IntegrityError | ProgrammingError | DataError | NotSupportedError)
-    return _OURS if ours and not error.connection_invalidated else _AWAY
+    is_bug = isinstance(error, IntegrityError | ProgrammingError | DataError | NotSupportedError)
+    return _BUG if is_bug and not error.connection_invalidated else _UNREACHABLE

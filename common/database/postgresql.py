@@ -1,11 +1,10 @@
-"""Connections to PostgreSQL that do not wait for ever.
+"""Connections to PostgreSQL that never wait forever.
 
-A machine that loses power, or a firewall that forgets a connection, closes nothing. The kernel notices (keepalives and
-TCP_USER_TIMEOUT), unless something in between acknowledges what it never passes on: so silence is bounded here too. A
-connection that was silent for too long is closed, its statement fails as the engine being away, and SQLAlchemy throws
-all older connections away with it. What the server then still holds for somebody who has gone, it ends by itself.
-
-Only who opens a PostgreSQL database imports this: the driver is an extra.
+When the server's host loses power, or a firewall drops a connection, the connection is not closed. The kernel detects
+this (by keepalives and TCP_USER_TIMEOUT), but not behind a proxy that acknowledges data without forwarding it. This
+module therefore limits silence as well: it closes a silent connection, the statement fails with DATABASE_UNREACHABLE,
+and SQLAlchemy discards all older connections. The server has timeouts of its own for abandoned sessions. This module is
+imported only for PostgreSQL databases, because the driver is an optional dependency.
 """
 
 import contextlib
@@ -22,16 +21,16 @@ from sqlalchemy import Connection, Engine, event
 from common.database.base import READ_ONLY
 
 SILENCE_S = 10
-"""Seconds without a byte after which a server that owes an answer counts as away."""
+"""A server from which a response is due counts as unreachable after this many seconds without a byte."""
 
 LOCK_S = 20
-"""Seconds a transaction waits for the one before it: fewer than a call has, so that its caller hears why, and more than
-an idle one may hold up the others (`SILENCE_S`)."""
+"""Seconds for which a transaction waits for the write lock. The limit is below the default deadline of calls, so that
+the caller sees the reason, and above `SILENCE_S`, after which the server ends an idle transaction that has the lock."""
 
 _SETTINGS = {
     "lock_timeout": f"{LOCK_S}s",
     "idle_in_transaction_session_timeout": f"{SILENCE_S}s",
-    # For what nobody waits for any more.
+    # Ends the statements of clients that have given up.
     "statement_timeout": f"{LOCK_S + SILENCE_S}s",
 }
 _SOCKET = {
@@ -44,16 +43,16 @@ _SOCKET = {
 
 
 class DriverConnection(psycopg.Connection[Any]):
-    """A connection that closes itself if an answer is due and nothing comes.
+    """A connection that closes itself if a response is due and nothing arrives.
 
     Attributes:
-        silence_s: Seconds without a byte that it bears.
+        silence_s: Maximum number of seconds without a byte from the server.
     """
 
     silence_s: float = SILENCE_S
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
-        """What every exchange with the server goes through."""
+        """Runs an exchange with the server. Every exchange goes through this method."""
         return super().wait(self._listening(gen), *args, **kwargs)
 
     def _listening(self, gen: PQGen[RV]) -> PQGen[RV]:
@@ -67,7 +66,7 @@ class DriverConnection(psycopg.Connection[Any]):
                     heard_s = now_s
                 elif now_s - heard_s > self.silence_s:
                     self.close()
-                    raise psycopg.OperationalError(f"silent for {self.silence_s:g} s")
+                    raise psycopg.OperationalError(f"the server sent nothing for {self.silence_s:g} s")
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: RV = end.value
@@ -75,11 +74,11 @@ class DriverConnection(psycopg.Connection[Any]):
 
 
 def postgresql_engine(url: sqlalchemy.URL, schema: str | None) -> Engine:
-    """Makes an engine whose writing transactions take turns.
+    """Returns an engine that serializes write transactions: at most one runs at a time.
 
     Args:
-        url: Of the database.
-        schema: Schema that holds the tables; None means the user's own.
+        url: URL of the database.
+        schema: Schema of the tables; None means the database user's default.
     """
     settings = _SETTINGS | ({"search_path": schema} if schema else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
@@ -103,23 +102,23 @@ def postgresql_engine(url: sqlalchemy.URL, schema: str | None) -> Engine:
         if connection.get_execution_options().get(READ_ONLY, False):
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         else:
-            # Statements take their snapshots after this one, so they see all that the writer before has committed.
-            with _allowing(connection, LOCK_S + SILENCE_S / 2):
+            # Each later statement takes its own snapshot, after the lock was acquired, so it sees all earlier commits.
+            with _with_silence_limit(connection, LOCK_S + SILENCE_S / 2):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
 
     return engine
 
 
 @contextlib.contextmanager
-def unhurried(connection: Connection) -> Iterator[None]:
-    """Lets the statements of a transaction take as long as they need."""
+def without_silence_limit(connection: Connection) -> Iterator[None]:
+    """Removes the limits on silence and statement duration from the current transaction, within the `with` block."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-    with _allowing(connection, float("inf")):
+    with _with_silence_limit(connection, float("inf")):
         yield
 
 
 @contextlib.contextmanager
-def _allowing(connection: Connection, silence_s: float) -> Iterator[None]:
+def _with_silence_limit(connection: Connection, silence_s: float) -> Iterator[None]:
     driver = connection.connection.driver_connection
     assert isinstance(driver, DriverConnection)
     driver.silence_s = silence_s

@@ -1,13 +1,14 @@
-"""Request ids: a creating call takes effect once, however often it is sent (AIP-155).
+"""Request ids: a call that creates something takes effect only once, no matter how often it is sent (AIP-155).
 
-The id is stored in the transaction of the effect, so neither is ever there without the other, and ids are unique by
-the table's key. A transaction is the only writer (`common.database.database`): the same id that arrives twice at once
-is worked off in turn.
+The id is stored in the same transaction as the effect of the call, so neither exists without the other. The table's key
+makes ids unique. Only one transaction writes at a time (`common.database.database`), so two concurrent calls with the
+same id are handled one after the other.
 """
 
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -16,13 +17,28 @@ from common.database.base import Base, now_us
 from common.errors import AlreadyExists, InvalidArgument
 
 KEPT_US = 7 * 24 * 3600 * 1_000_000
-"""How long an id is remembered: 7 days."""
+"""Time in microseconds for which an id is remembered: 7 days."""
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
+@dataclass(frozen=True)
+class Repeatable:
+    """A call that creates something, and that its caller may repeat under the same request id.
+
+    Attributes:
+        method: Name of the RPC; the ids of different methods are independent.
+        request_id: The caller's id, up to 128 printable ASCII characters. If empty, every repetition takes effect.
+        body: The request, serialized the same way each time.
+    """
+
+    method: str
+    request_id: str = ""
+    body: bytes = b""
+
+
 class Request(Base):
-    """A creating call that took effect."""
+    """A row for a call that took effect."""
 
     __tablename__ = "requests"
 
@@ -34,44 +50,50 @@ class Request(Base):
     create_us: Mapped[int] = mapped_column(index=True)
 
 
-def once(session: Session, *, tenant: str, method: str, request_id: str, body: bytes, effect: Callable[[], str]) -> str:
-    """Runs an effect unless this request has had it already.
+def once(session: Session, tenant: str, call: Repeatable, effect: Callable[[], str]) -> str:
+    """Runs the effect of a call, unless the same call has already taken effect.
 
     Args:
-        session: The transaction of `Database.transaction` that the effect belongs to.
+        session: Transaction of the effect, from `Database.transaction`.
         tenant: The caller's tenant.
-        method: Name of the RPC; ids of different methods do not meet.
-        request_id: The caller's id, up to 128 printable ASCII characters; empty for none.
-        body: The request, serialized the same way each time.
-        effect: Does the work in `session` and returns what identifies its outcome, e.g. a resource name.
+        call: The call.
+        effect: Function that does the work in `session` and returns a text that identifies the outcome, e.g. a
+            resource name.
 
     Returns:
-        What the effect returned, now or the first time.
+        The return value of `effect`, either from this call or from the first call with this id.
 
     Raises:
-        AlreadyExists: REQUEST_ID_REUSED (field `request_id`) if the id came with another body.
+        AlreadyExists: REQUEST_ID_REUSED (field `request_id`) if the id was used with a different body.
         InvalidArgument: BAD_VALUE (field `request_id`).
     """
-    if not request_id:
+    if not call.request_id:
         return effect()
-    if not _REQUEST_ID.fullmatch(request_id):
+    if not _REQUEST_ID.fullmatch(call.request_id):
         raise InvalidArgument(
-            "BAD_VALUE", "a request id has up to 128 printable ASCII characters and no spaces", field="request_id"
+            "BAD_VALUE",
+            "a request id has up to 128 printable ASCII characters and no spaces",
+            field="request_id",
         )
     now = now_us()
     session.execute(delete(Request).where(Request.create_us < now - KEPT_US))
-    body_sha256 = hashlib.sha256(body).hexdigest()
-    earlier = session.get(Request, (tenant, method, request_id))
+    body_sha256 = hashlib.sha256(call.body).hexdigest()
+    earlier = session.get(Request, (tenant, call.method, call.request_id))
     if earlier is not None:
         if earlier.body_sha256 != body_sha256:
             raise AlreadyExists(
                 "REQUEST_ID_REUSED",
-                "this request id was used for another request; take a new one for each new request",
+                "this request id was used for a different request; use a new id for each new request",
                 field="request_id",
             )
         return earlier.response
     request = Request(
-        tenant=tenant, method=method, request_id=request_id, body_sha256=body_sha256, response="", create_us=now
+        tenant=tenant,
+        method=call.method,
+        request_id=call.request_id,
+        body_sha256=body_sha256,
+        response="",
+        create_us=now,
     )
     session.add(request)
     session.flush()

@@ -1,4 +1,4 @@
-"""Durable jobs: long tasks that outlive the process that runs them, each with exactly one writer."""
+"""Durable jobs: long tasks that survive a crash of the process that runs them. Each job has one writer at a time."""
 
 from common.jobs.job import Job, JobError, JobState
 from common.jobs.lease import Lease, LeaseLost

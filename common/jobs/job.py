@@ -1,4 +1,4 @@
-"""What a job is, and the row that keeps it."""
+"""A job, and its row in the database."""
 
 import enum
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from common.errors import MeshError
 
 
 class JobState(enum.Enum):
-    """Where a job stands.
+    """The state of a job.
 
-    PENDING -> RUNNING -> SUCCEEDED or FAILED; on request PENDING -> CANCELLED, or RUNNING -> CANCELLING -> CANCELLED.
+    PENDING -> RUNNING -> SUCCEEDED or FAILED. On a request to cancel: PENDING -> CANCELLED, or RUNNING -> CANCELLING ->
+    CANCELLED.
     """
 
     PENDING = "PENDING"
@@ -25,26 +26,26 @@ class JobState(enum.Enum):
 
     @property
     def final(self) -> bool:
-        """Whether a job in this state never changes again."""
+        """Whether this state is final, so that the job never changes again."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
 HELD = (JobState.RUNNING.value, JobState.CANCELLING.value)
-"""The states in which a worker holds, or held, the lease."""
+"""States of claimed jobs. A worker holds the job's lease, or held it until the lease expired."""
 
 UNFINISHED = (JobState.PENDING.value, *HELD)
-"""The states of jobs that are still to end."""
+"""States of jobs that have not ended."""
 
 
 @dataclass(frozen=True)
 class JobError:
-    """Why a job failed.
+    """The error of a failed job.
 
     Attributes:
         code: Name of the canonical status code.
         reason: Machine-readable reason.
-        message: What happened and what to do.
-        field: Path of the offending field of the spec; empty where none applies.
+        message: Description of the problem for people, with a remedy.
+        field: Path of the offending field of the spec; empty if no field is at fault.
     """
 
     code: str
@@ -54,29 +55,29 @@ class JobError:
 
     @classmethod
     def of(cls, error: MeshError) -> "JobError":
-        """Returns what a job keeps of an error."""
+        """Returns the parts of an error that a job stores."""
         return cls(error.code, error.reason, error.message, error.field)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A long task, as it stood when it was read.
+    """A job, as of the time it was read.
 
     Attributes:
-        name: `jobs/<id>`.
-        tenant: Whose job it is.
-        kind: What kind of work, e.g. `trainer.run`.
-        state: Where it stands.
+        name: Resource name, `jobs/<id>`.
+        tenant: Tenant that owns the job.
+        kind: Kind of work, e.g. `trainer.run`.
+        state: State of the job.
         progress: Completed fraction, 0 to 1.
-        message: What it is doing, for people.
-        error: Why it failed; None unless it is FAILED.
-        result: Resource name of what it made or makes; empty while unknown.
-        attempt: How often a worker has taken it up: the fencing token of the last lease.
-        spec: What to do, JSON text of the service that runs it.
-        create_us: When it was accepted, UTC microseconds.
-        start_us: When a worker first took it up; None while PENDING.
-        end_us: When it became final; None until then.
-        traceparent: The span of the call that submitted it; empty if there was none.
+        message: Description of the current step, for people.
+        error: Error of a FAILED job; None in other states.
+        result: Resource name of the result; empty until the name is known.
+        attempt: Number of times that workers have claimed the job, which is also the fencing token of the last lease.
+        spec: Specification of the work: JSON text, in a format that the service running the job defines.
+        create_us: Time of submission, in UTC microseconds.
+        start_us: Time of the first claim, in UTC microseconds; None if the job was never claimed.
+        end_us: Time at which the state became final, in UTC microseconds; None until then.
+        traceparent: Span of the call that submitted the job; empty if that call had no span.
     """
 
     name: str
@@ -96,7 +97,7 @@ class Job:
 
 
 class JobRow(Base):
-    """The table behind `Job`. `owner` and `attempt` together are what a writer is checked against."""
+    """A row of the jobs table. Only the worker that matches `owner` and `attempt` may write to it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -122,10 +123,10 @@ class JobRow(Base):
     create_us: Mapped[int]
     start_us: Mapped[int | None]
     end_us: Mapped[int | None]
-    traceparent: Mapped[str | None]  # jobs from before there were traces have none
+    traceparent: Mapped[str | None]  # None if a release without traces submitted the job
 
     def job(self) -> Job:
-        """Returns the job that this row holds."""
+        """Returns the job of this row."""
         error = None
         if self.error_code:
             error = JobError(self.error_code, self.error_reason, self.error_message, self.error_field)
@@ -146,8 +147,13 @@ class JobRow(Base):
             traceparent=self.traceparent or "",
         )
 
+    @property
+    def is_external(self) -> bool:
+        """Whether a program outside the mesh does the work of this unfinished job, so that no worker has claimed it."""
+        return self.state in HELD and not self.attempt
+
     def finish(self, state: JobState, now_us: int) -> None:
-        """Makes the job final and lets go of it."""
+        """Sets a final state and releases the job."""
         self.state = state.value
         self.owner = ""
         self.lease_until_us = 0

@@ -1,8 +1,9 @@
-"""A worker's hold on a job, which a handler gets.
+"""A worker's lease on a job, through which a handler changes the job.
 
-A lease ends by itself unless it is renewed, so a job outlives its worker. It carries a fencing token, the attempt:
-every write of a handler checks, in its own transaction, that no other worker has taken the job up since. A worker that
-was paused and wakes up too late can publish nothing (Kleppmann, Designing Data-Intensive Applications, chapter 8).
+A lease expires unless it is renewed, so another worker can continue the job if the first one dies. Each lease has a
+fencing token, the attempt number. Every write by a handler checks, in the same transaction, that no other worker has
+claimed the job since the lease was granted. A worker that was paused for too long therefore cannot publish anything
+(Kleppmann, Designing Data-Intensive Applications, chapter 8).
 """
 
 import contextlib
@@ -18,19 +19,20 @@ from common.jobs.job import HELD, Job, JobError, JobRow, JobState
 
 
 class LeaseLost(Exception):
-    """Another worker has taken the job up, or it has ended: stop, and leave everything as it is."""
+    """Another worker has claimed the job, or the job has ended. The handler must stop without further changes."""
 
 
 class Lease:
-    """A worker's hold on a job; thread-safe. Made by `JobStore.claim`.
+    """A worker's lease on a job, created by `JobStore.claim`. Thread-safe.
 
     Attributes:
-        job: The job as it was when it was claimed.
-        attempt: The fencing token; 1 for the first worker, more after a crash or a restart.
-        lost: Set when the hold has ended or may have: stop what you started, publish nothing.
-        cancelled: Set when somebody asked the job to stop.
-        stopping: Set when this process shuts down: return soon, and another worker goes on.
-        error: What this worker ended the job with; None if it did not fail.
+        job: The job at the time of the claim.
+        attempt: Fencing token: 1 for the first worker, and higher after a crash or a restart.
+        lost: Event set when the lease has, or may have, expired. The handler must stop all work and publish nothing.
+        cancelled: Event set when cancellation of the job was requested.
+        stopping: Event set when this process shuts down. The handler should return soon; another worker continues the
+            job.
+        error: Error with which this worker ended the job; None if the job did not fail.
     """
 
     def __init__(self, database: Database, job: Job, owner: str, *, deadline: float) -> None:
@@ -54,20 +56,20 @@ class Lease:
 
     @property
     def finished(self) -> bool:
-        """Whether this lease brought the job to an end or gave it back."""
+        """Whether the job was ended or released through this lease."""
         return self._finished
 
     def expire(self) -> None:
-        """Sets `lost` if nobody renewed the lease in time, by this process's own clock."""
+        """Sets `lost` if, by the clock of this process, the lease was not renewed in time."""
         if time.monotonic() >= self.deadline:
             self.lost.set()
 
     def update(self, *, progress: float | None = None, message: str | None = None) -> None:
-        """Tells watchers how far the job is.
+        """Updates the progress that watchers see.
 
         Args:
             progress: Completed fraction, 0 to 1.
-            message: What it is doing, for people.
+            message: Description of the current step, for people.
 
         Raises:
             LeaseLost: Another worker has the job.
@@ -80,21 +82,21 @@ class Lease:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Opens a transaction that commits only while this worker holds the job: for what is published on the way.
+        """Opens a transaction for intermediate results, which commits only if this worker holds the job.
 
         Raises:
-            LeaseLost: Another worker has the job; the transaction did not begin.
+            LeaseLost: Another worker has the job; the transaction did not start.
         """
         with self._fenced() as (session, _):
             yield session
 
     def complete(self, effect: Callable[[Session], str]) -> None:
-        """Publishes the result and ends the job, both or neither.
+        """Publishes the result and ends the job, atomically.
 
-        A job that was asked to stop may still complete: cancelling is a request, and the handler answers it.
+        Allowed even after cancellation was requested; the handler decides whether to complete or to cancel.
 
         Args:
-            effect: Writes the result and returns the resource name of what the job made.
+            effect: Function that writes the result and returns its resource name.
 
         Raises:
             LeaseLost: Another worker has the job; nothing was published.
@@ -106,11 +108,11 @@ class Lease:
         self._finished = True
 
     def fail(self, error: MeshError, effect: Callable[[Session], None] | None = None) -> None:
-        """Ends the job with an error.
+        """Ends the job as FAILED.
 
         Args:
-            error: Why.
-            effect: Writes what belongs to the failure in the same transaction.
+            error: Cause of the failure.
+            effect: Function that makes further changes in the same transaction.
 
         Raises:
             LeaseLost: Another worker has the job.
@@ -125,11 +127,11 @@ class Lease:
         self.error = error
         self._finished = True
 
-    def cancel_done(self, effect: Callable[[Session], None] | None = None) -> None:
+    def mark_cancelled(self, effect: Callable[[Session], None] | None = None) -> None:
         """Ends the job as CANCELLED.
 
         Args:
-            effect: Writes what belongs to the end in the same transaction.
+            effect: Function that makes further changes in the same transaction.
 
         Raises:
             LeaseLost: Another worker has the job.
@@ -141,10 +143,10 @@ class Lease:
         self._finished = True
 
     def release(self) -> None:
-        """Gives the job back unfinished, so that another worker takes it up at once.
+        """Releases the unfinished job, so that another worker can claim it immediately.
 
         Raises:
-            LeaseLost: Another worker has the job already.
+            LeaseLost: Another worker already has the job.
         """
         with self._fenced() as (_, row):
             row.owner = ""
@@ -164,5 +166,5 @@ class Lease:
             yield session, row
 
     def holds(self, row: JobRow) -> bool:
-        """Returns whether this lease is the one that the row speaks of."""
+        """Returns whether this is the current lease on the row's job."""
         return row.state in HELD and row.owner == self.owner and row.attempt == self.attempt

@@ -1,10 +1,9 @@
-"""Job <-> deepseek.job.v1.Job."""
-
-from google.protobuf.timestamp_pb2 import Timestamp
+"""Converts jobs and their errors to protobuf messages, and the job state in a message to a `JobState`."""
 
 from common.errors import InvalidArgument
 from common.jobs.job import Job, JobError, JobState
 from common.paths import without_paths
+from common.proto import timestamp
 from protos.job.v1 import job_pb2
 
 _STATES = {
@@ -18,7 +17,7 @@ _STATES = {
 
 
 def job_to_proto(job: Job) -> job_pb2.Job:
-    """Returns the message of a job, without paths of this machine. The service shows its spec in a separate message."""
+    """Converts a job to a message, without paths of this machine. Omits the spec, which the service itself converts."""
     message = job_pb2.Job(
         name=job.name,
         kind=job.kind,
@@ -27,39 +26,33 @@ def job_to_proto(job: Job) -> job_pb2.Job:
         message=without_paths(job.message),
         result=job.result,
         attempt=job.attempt,
-        create_time=_timestamp(job.create_us),
+        create_time=timestamp(job.create_us),
     )
     if job.error is not None:
         message.error.CopyFrom(error_to_proto(job.error))
     if job.start_us is not None:
-        message.start_time.CopyFrom(_timestamp(job.start_us))
+        message.start_time.CopyFrom(timestamp(job.start_us))
     if job.end_us is not None:
-        message.end_time.CopyFrom(_timestamp(job.end_us))
+        message.end_time.CopyFrom(timestamp(job.end_us))
     return message
 
 
 def error_to_proto(error: JobError) -> job_pb2.JobError:
-    """Returns the message of a job's error, without paths of this machine, which are in the log."""
+    """Converts a job's error to a message, without paths of this machine; the service's log contains the paths."""
     return job_pb2.JobError(
         code=error.code, reason=error.reason, message=without_paths(error.message), field=error.field
     )
 
 
 def state_from_proto(state: job_pb2.JobState) -> JobState | None:
-    """Returns the state that a filter names, None for UNSPECIFIED.
+    """Converts the state filter of a list request; returns None, i.e. all states, for JOB_STATE_UNSPECIFIED.
 
     Raises:
-        InvalidArgument: BAD_VALUE (field `state`) for a number that is no state.
+        InvalidArgument: BAD_VALUE (field `state`) for an unknown state.
     """
     if state == job_pb2.JOB_STATE_UNSPECIFIED:
         return None
     for known, number in _STATES.items():
         if number == state:
             return known
-    raise InvalidArgument("BAD_VALUE", f"{state} is not the state of a job", field="state")
-
-
-def _timestamp(time_us: int) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(time_us)
-    return timestamp
+    raise InvalidArgument("BAD_VALUE", f"unknown job state {state}", field="state")

@@ -1,7 +1,7 @@
-"""Runs jobs: a bounded number of worker threads, each claiming one job after the other.
+"""Runs jobs in a bounded number of worker threads, each of which claims one job after another.
 
-Handlers run in threads of the service, but what is heavy belongs in child processes, which they start and watch. A
-handler learns by its lease's events what it has to do: stop on `lost`, wind up on `cancelled`, return on `stopping`.
+Handlers run in threads of the service and start child processes for heavy work. A handler reacts to the events of its
+lease: it stops on `lost`, cleans up on `cancelled`, and returns on `stopping`.
 """
 
 import logging
@@ -18,25 +18,32 @@ from common.jobs.store import JobStore
 from common.names import new_id
 from common.telemetry.traces import Attributes, SpanContext, Tracer
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Handler = Callable[[Lease], None]
 
+LEASE_S = 4.0
+"""Default duration of a lease, in seconds."""
+
+NUM_THREADS = 2
+"""Default number of concurrent jobs."""
+
 
 class JobRunner:
-    """Takes up the jobs that it has handlers for.
+    """Claims and runs the jobs for which it has handlers.
 
-    A handler ends its job with `lease.complete`. Otherwise its job becomes FAILED if it raises a MeshError, CANCELLED
-    if it raises Cancelled or returns after `lease.cancelled`, is given back if it returns after `lease.stopping`, and
-    is FAILED (INTERNAL) in all other cases. On LeaseLost, and after `lease.lost`, the job is left alone. A bug on
-    the way to or from a handler is logged, and its thread goes on; the job's lease runs out, and it is taken up again.
+    A handler ends its job with `lease.complete`. Otherwise, the job becomes FAILED if the handler raises a MeshError
+    other than Cancelled, and CANCELLED if the handler raises Cancelled or returns after `lease.cancelled` was set. If
+    the handler returns after `lease.stopping` was set, the job is released. If the handler raises LeaseLost, or
+    `lease.lost` is set, the job is left unchanged. In all other cases, the job becomes FAILED (INTERNAL). A bug outside
+    a handler is logged, and the thread continues; the job is claimed again once its lease has expired.
 
     Args:
-        store: Where the jobs are.
-        handlers: What to run for each kind of job; called from several threads.
-        lease_s: Seconds after which a job of a process that died is taken up by another.
-        num_threads: Number of jobs that run at once, of all kinds together or per kind.
-        tracer: Makes a span of every attempt at a job; None makes none.
+        store: Store of the jobs.
+        handlers: Handlers by kind of job; called from several threads.
+        lease_s: Duration of a lease in seconds. If this process dies, others may claim its jobs after this time.
+        num_threads: Number of concurrent jobs: a total, or a mapping with a number per kind.
+        tracer: Tracer that records one span per attempt; None means that no spans are exported.
     """
 
     def __init__(
@@ -44,8 +51,8 @@ class JobRunner:
         store: JobStore,
         handlers: Mapping[str, Handler],
         *,
-        lease_s: float = 4.0,
-        num_threads: int | Mapping[str, int] = 2,
+        lease_s: float = LEASE_S,
+        num_threads: int | Mapping[str, int] = NUM_THREADS,
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer or Tracer("jobs")
@@ -55,9 +62,9 @@ class JobRunner:
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{new_id()}"
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        # Held while looking for a job, so that `stop` knows when nobody does any more.
+        # Held during a claim, so that `stop` can wait for the last one.
         self._claiming = threading.Lock()
-        # Guards the active leases and the number of calls of `wake`.
+        # Guards the active leases and the number of calls to `wake`.
         self._changed = threading.Condition()
         self._active: set[Lease] = set()
         self._num_wakes = 0
@@ -71,29 +78,29 @@ class JobRunner:
             for kinds, number in groups.items()
             for n in range(number)
         ]
-        self._keepers = [self._thread(self._renew, "job-renewal"), self._thread(self._expire, "job-expiry")]
+        self._lease_threads = [self._thread(self._renew, "job-renewal"), self._thread(self._expire, "job-expiry")]
 
     def start(self) -> None:
-        """Starts to take up jobs; called once."""
-        for thread in (*self._keepers, *self._workers):
+        """Starts claiming jobs. Must be called only once."""
+        for thread in (*self._lease_threads, *self._workers):
             thread.start()
 
     def wake(self) -> None:
-        """Makes an idle worker look for jobs at once; call it after a job was committed."""
+        """Makes idle workers look for a job immediately. Call it after a new job was committed."""
         with self._changed:
             self._num_wakes += 1
             self._changed.notify_all()
 
     def stop(self, timeout_s: float) -> None:
-        """Stops taking up jobs, asks handlers to return, and gives their jobs back. Harmless before `start`.
+        """Stops claiming jobs, asks handlers to return, and releases their jobs. May be called before `start`.
 
         Args:
-            timeout_s: Seconds to wait for handlers. A job of one that does not return is given back nevertheless, and
-                its handler can publish nothing any more.
+            timeout_s: Seconds to wait for handlers. The job of a handler that has not returned by then is released
+                anyway, and the handler can no longer publish anything.
         """
         deadline = time.monotonic() + timeout_s
         self._stopping.set()
-        # Who is looking for a job just now would take up again what the others give back.
+        # Otherwise, a claim in progress could take a job that another thread has just released.
         if self._claiming.acquire(timeout=timeout_s):
             self._claiming.release()
         with self._changed:
@@ -105,31 +112,31 @@ class JobRunner:
         with self._changed:
             late = list(self._active)
         for lease in late:
-            _log.warning("the handler of %s did not return in %g s; giving the job back", lease.job.name, timeout_s)
+            _logger.warning("the handler of %s did not return in %g s; releasing the job", lease.job.name, timeout_s)
             self._settle(lease, lease.release)
         self._ended.set()
-        for thread in filter(threading.Thread.is_alive, self._keepers):
+        for thread in filter(threading.Thread.is_alive, self._lease_threads):
             thread.join(self._lease_s)
 
     def begin_stop(self, timeout_s: float) -> None:
-        """Stops in a thread of its own: jobs wind up while the server drains its calls, and `stop` waits for both.
+        """Calls `stop` in another thread, so that jobs end while the server drains its calls.
 
         Args:
-            timeout_s: As in `stop`.
+            timeout_s: See `stop`.
         """
         threading.Thread(target=self.stop, args=(timeout_s,), name="stop-jobs").start()
 
     def _thread(self, loop: Callable[[], None], name: str) -> threading.Thread:
-        def keep_on() -> None:
+        def run_until_done() -> None:
             while True:
                 try:
                     loop()
                     return
-                except Exception:  # noqa: BLE001  without its threads a service would look well and run no job ever again
-                    _log.exception("bug in %s; it goes on", name)
+                except Exception:  # without its threads, a service would look healthy but run no jobs
+                    _logger.exception("bug in %s; restarting it", name)
                 self._ended.wait(self._lease_s / 4)
 
-        return threading.Thread(target=keep_on, name=name, daemon=True)
+        return threading.Thread(target=run_until_done, name=name, daemon=True)
 
     def _work(self, kinds: Collection[str]) -> None:
         while not self._stopping.is_set():
@@ -158,7 +165,7 @@ class JobRunner:
             try:
                 lease = self._store.claim(self._owner, kinds, self._lease_s)
             except MeshError as error:
-                _log.warning("cannot look for jobs: %s", error)
+                _logger.warning("cannot claim jobs: %s", error)
                 return None
             if lease is not None:
                 with self._changed:
@@ -168,17 +175,17 @@ class JobRunner:
             return lease
 
     def _run(self, lease: Lease) -> None:
-        """Does the job in the trace of the call that submitted it."""
+        """Runs the job in the trace of the call that submitted it."""
         attributes: Attributes = {"deepseek.job": lease.job.name, "deepseek.attempt": lease.attempt}
         parent = SpanContext.parse(lease.job.traceparent)
         with self._tracer.span(lease.job.kind, parent, attributes=attributes) as span:
-            self._carry_out(lease)
+            self._handle(lease)
             if lease.error is not None:
                 span.fail(lease.error.reason)
-                _log.warning("%s failed: %s", lease.job.name, lease.error)
+                _logger.warning("%s failed: %s", lease.job.name, lease.error)
 
-    def _carry_out(self, lease: Lease) -> None:
-        _log.info("%s (%s): attempt %d", lease.job.name, lease.job.kind, lease.attempt)
+    def _handle(self, lease: Lease) -> None:
+        _logger.info("%s (%s): attempt %d", lease.job.name, lease.job.kind, lease.attempt)
         error: MeshError | None = None
         try:
             self._handlers[lease.job.kind](lease)
@@ -186,42 +193,42 @@ class JobRunner:
             lease.lost.set()
         except MeshError as raised:
             error = raised
-        except Exception:  # noqa: BLE001  whatever a handler does wrong ends its job, not the service
-            _log.exception("%s: the handler failed", lease.job.name)
-            error = Internal("INTERNAL", "the service failed; its log tells why")
+        except Exception:  # a bug in a handler ends its job, not the service
+            _logger.exception("%s: the handler failed", lease.job.name)
+            error = Internal("INTERNAL", "the service failed; see its log")
         if lease.finished:
             return
         if lease.lost.is_set():
-            _log.warning("%s: lost to another worker", lease.job.name)
+            _logger.warning("%s: lost to another worker", lease.job.name)
         elif error is not None and not isinstance(error, Cancelled):
             failure = error
             self._settle(lease, lambda: lease.fail(failure))
         elif lease.cancelled.is_set() or (error is not None and not lease.stopping.is_set()):
-            self._settle(lease, lease.cancel_done)
+            self._settle(lease, lease.mark_cancelled)
         elif lease.stopping.is_set():
             self._settle(lease, lease.release)
         else:
-            _log.error("%s: the handler returned without an outcome", lease.job.name)
-            self._settle(lease, lambda: lease.fail(Internal("INTERNAL", "the service lost track of this job")))
+            _logger.error("%s: the handler returned without an outcome", lease.job.name)
+            self._settle(lease, lambda: lease.fail(Internal("INTERNAL", "the job ended without an outcome")))
 
     def _settle(self, lease: Lease, end: Callable[[], None]) -> None:
         try:
             end()
         except LeaseLost:
-            _log.warning("%s: lost to another worker", lease.job.name)
+            _logger.warning("%s: lost to another worker", lease.job.name)
         except MeshError as error:
-            # The lease runs out, and whoever takes the job up does it again.
-            _log.warning("%s: its outcome could not be stored: %s", lease.job.name, error)
+            # The lease expires, and the next worker repeats the job.
+            _logger.warning("%s: cannot store its outcome: %s", lease.job.name, error)
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease_s / 4):
             try:
                 self._store.renew(self._leases(), self._lease_s)
             except MeshError as error:
-                _log.warning("leases could not be renewed: %s", error)
+                _logger.warning("cannot renew leases: %s", error)
 
     def _expire(self) -> None:
-        # Apart from renewal, which may hang with the database.
+        # This loop has its own thread, because the thread that renews leases hangs if the database does.
         while not self._ended.wait(self._lease_s / 8):
             for lease in self._leases():
                 lease.expire()

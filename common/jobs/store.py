@@ -1,7 +1,7 @@
-"""Jobs as callers see them, and the claims that workers make.
+"""The store of jobs: operations for callers, and claims for workers.
 
-The table is the only truth: a service that was restarted, or a second one beside it, goes on from there. Leases end by
-a clock that all processes of one database share.
+All state is in the database, from which a restarted service or a second replica continues. All processes that use the
+database share one clock, which determines when a lease expires.
 """
 
 import threading
@@ -10,35 +10,32 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from common.database import Database, decode_page_token, encode_page_token, now_us
-from common.database import page_size as checked_page_size
+from common.config import MAX_JOBS_PER_TENANT
+from common.database import Database, PageRequest, fetch_page, now_us
 from common.errors import NotFound, ResourceExhausted
 from common.jobs.job import HELD, UNFINISHED, Job, JobRow, JobState
 from common.jobs.lease import Lease
 from common.names import new_id, parse
 from common.telemetry.traces import traceparent
 
-MAX_JOBS_PER_TENANT = 100
-"""How many jobs of a tenant may wait or be carried out, unless a service's settings say otherwise."""
-
 _QUOTA_DELAY_S = 30.0
-"""When to try again if a tenant has too many; jobs take minutes and more."""
+"""Retry delay in seconds when a tenant has too many jobs. Jobs take minutes or longer."""
 
-_WATCH_S = 0.2
-"""Seconds between two looks of a watcher."""
+_POLL_INTERVAL_S = 0.2
+"""Interval in seconds at which a watch reads its job."""
 
 
 class JobStore:
     """The jobs of one service. Thread-safe.
 
     Args:
-        database: The service's database, migrated.
-        max_per_tenant: How many jobs of a tenant may wait or be carried out; more are refused.
-        num_at_once: Number of jobs that run at once, per kind. The message of a waiting job of these kinds says what it
-            waits for; waiting jobs of other kinds have no such message.
+        database: Migrated database of the service.
+        max_per_tenant: Maximum number of unfinished jobs per tenant; further jobs are rejected.
+        num_at_once: Number of concurrent jobs per kind. The message of a pending job of these kinds says what the job
+            is waiting for; pending jobs of other kinds have no such message.
     """
 
     def __init__(
@@ -52,33 +49,40 @@ class JobStore:
         self._max_per_tenant = max_per_tenant
         self._num_at_once = num_at_once
 
-    def submit(self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "") -> Job:
-        """Adds a job in the caller's transaction; call `JobRunner.wake` once that is committed.
+    def submit(
+        self, session: Session, *, tenant: str, kind: str, spec: str, result: str = "", external: bool = False
+    ) -> Job:
+        """Adds a job in the caller's transaction; call `JobRunner.wake` after the commit.
 
-        The job remembers the span that this thread works for: its work becomes part of that trace.
+        The job stores the current span, so that the work belongs to the same trace as the call.
+
+        An external job does not count towards the quota, because a program that is killed never ends its job.
 
         Args:
-            session: The transaction of the call that creates the job.
-            tenant: Whose job it is.
-            kind: What kind of work; a runner takes the kinds that it has handlers for.
-            spec: What to do, JSON text.
-            result: Resource name of what the job makes, where it is known beforehand.
+            session: Transaction of the call that creates the job.
+            tenant: Tenant that owns the job.
+            kind: Kind of work; a runner claims the kinds for which it has handlers.
+            spec: Specification of the work, as JSON text.
+            result: Resource name of the result, if it is already known.
+            external: Whether a program outside the mesh does the work. The job is then RUNNING at once.
 
         Raises:
             ResourceExhausted: QUOTA_EXCEEDED.
         """
-        unfinished = select(func.count()).where(JobRow.tenant == tenant, JobRow.state.in_(UNFINISHED))
-        if (num_jobs := session.scalar(unfinished) or 0) >= self._max_per_tenant:
+        claimable = or_(JobRow.state == JobState.PENDING.value, JobRow.attempt > 0)
+        unfinished = select(func.count()).where(JobRow.tenant == tenant, JobRow.state.in_(UNFINISHED), claimable)
+        if not external and (num_jobs := session.scalar(unfinished) or 0) >= self._max_per_tenant:
             message = (
-                f"{num_jobs} jobs of {tenant} wait or run, and {self._max_per_tenant} may (`max_jobs_per_tenant`): "
-                "try again when some have ended, or cancel what is not needed any more (CancelJob)"
+                f"{tenant} has {num_jobs} unfinished jobs; the limit `max_jobs_per_tenant` is {self._max_per_tenant}. "
+                "Try again when some jobs have finished, or cancel some (CancelJob)"
             )
             raise ResourceExhausted("QUOTA_EXCEEDED", message, retry_delay_s=_QUOTA_DELAY_S)
+        create_us = now_us()
         row = JobRow(
             job_id=new_id(),
             tenant=tenant,
             kind=kind,
-            state=JobState.PENDING.value,
+            state=(JobState.RUNNING if external else JobState.PENDING).value,
             progress=0.0,
             message="",
             error_code="",
@@ -90,7 +94,8 @@ class JobStore:
             spec=spec,
             owner="",
             lease_until_us=0,
-            create_us=now_us(),
+            create_us=create_us,
+            start_us=create_us if external else None,
             traceparent=traceparent(),
         )
         session.add(row)
@@ -108,53 +113,47 @@ class JobStore:
             return self.read(session, _row(session, tenant, name))
 
     def read(self, session: Session, row: JobRow) -> Job:
-        """Returns the job of a row as its owner sees it: what a job waits for is computed on each request."""
+        """Returns the job of a row, as shown to its owner. A pending job's message is computed at each read."""
         return self._read(session, [row])[0]
 
     def list(
-        self, tenant: str, *, page_size: int, page_token: str, kind: str = "", state: JobState | None = None
+        self, tenant: str, page: PageRequest, *, kind: str = "", state: JobState | None = None
     ) -> tuple[Sequence[Job], str]:
         """Lists jobs, newest first.
 
         Args:
-            tenant: Whose.
-            page_size: At most this many; 0 means 50, more than 1000 means 1000.
-            page_token: Token that came with the page before; empty for the first.
-            kind: Only this kind; empty for all.
-            state: Only in this state; None for all.
+            tenant: Tenant that owns the jobs.
+            page: Page to return.
+            kind: Kind of the jobs to list; empty for all kinds.
+            state: State of the jobs to list; None for all states.
 
         Returns:
-            The jobs and the token of the next page, empty on the last.
+            The jobs, and the token of the next page, which is empty on the last page.
 
         Raises:
             InvalidArgument: BAD_PAGE_TOKEN, BAD_VALUE.
         """
-        num_rows = checked_page_size(page_size)
         query = select(JobRow).where(JobRow.tenant == tenant)
         if kind:
             query = query.where(JobRow.kind == kind)
         if state is not None:
             query = query.where(JobRow.state == state.value)
-        if after := decode_page_token(page_token, (int, str)):
-            query = query.where(tuple_(JobRow.create_us, JobRow.job_id) < tuple_(*after))
-        query = query.order_by(JobRow.create_us.desc(), JobRow.job_id.desc()).limit(num_rows + 1)
         with self._database.snapshot() as session:
-            rows = session.scalars(query).all()
-            jobs = self._read(session, rows[:num_rows])
-        last = rows[num_rows - 1] if len(rows) > num_rows else None
-        return jobs, encode_page_token((last.create_us, last.job_id)) if last else ""
+            rows, token = fetch_page(session, query, (JobRow.create_us, JobRow.job_id), page, descending=True)
+            return self._read(session, rows), token
 
     def count(self) -> Mapping[tuple[str, str], int]:
-        """Returns how many jobs there are of each kind and state, of all tenants together."""
+        """Returns the number of jobs by kind and state, across all tenants."""
         query = select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
         with self._database.snapshot() as session:
             return {(kind, state): number for kind, state, number in session.execute(query)}
 
     def cancel(self, tenant: str, name: str) -> Job:
-        """Asks a job to stop. Idempotent; a finished job stays as it is.
+        """Requests the cancellation of a job. Idempotent; a finished job is not changed.
 
         Returns:
-            The job: CANCELLED if no worker had it, else CANCELLING until its worker has stopped.
+            The job. It is CANCELLED if it was pending or is external; another running job is CANCELLING until its
+            worker has stopped.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
@@ -162,16 +161,16 @@ class JobStore:
         """
         with self._database.transaction() as session:
             row = _row(session, tenant, name)
-            if row.state == JobState.PENDING.value:
+            if row.state == JobState.PENDING.value or row.is_external:
                 row.finish(JobState.CANCELLED, self._database.clock_us(session))
             elif row.state == JobState.RUNNING.value:
                 row.state = JobState.CANCELLING.value
             return row.job()
 
     def watch(self, tenant: str, name: str, *, stop: threading.Event | None = None) -> Iterator[Job]:
-        """Yields the job at once and after every change, until it is final or `stop` is set.
+        """Yields the job immediately, and again after every change, until its state is final or `stop` is set.
 
-        Changes that follow each other faster than a watcher looks (0.2 s) arrive as one; the final one always does.
+        Changes within 0.2 s may be combined into one; the final state is always yielded, unless `stop` is set first.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
@@ -186,25 +185,26 @@ class JobStore:
                 last = job
             if job.state.final:
                 return
-            stop.wait(_WATCH_S)
+            stop.wait(_POLL_INTERVAL_S)
 
     def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
-        """Takes up a job that waits, or whose worker let its lease end.
+        """Claims a pending job, or one whose lease has expired.
 
-        The tenant with the fewest active jobs of these kinds comes first; among equals, the one served longest ago. So
-        a tenant with many queued jobs does not keep the others waiting once a worker is free, even if there is only one
-        worker, and a single tenant gets every worker. Of one tenant's jobs, those that a worker left unfinished come
-        first, then the oldest.
+        If several jobs can be claimed, a job whose tenant has the fewest running jobs of these kinds is preferred. Ties
+        are broken by preferring, in this order, a job that a worker left unfinished, a job whose tenant's last job
+        started longest ago, and the oldest job. As a result, a tenant with many queued jobs does not hold up other
+        tenants once a worker is free, even if there is only one worker. If only one tenant has jobs, it can use every
+        worker.
 
         Args:
-            owner: Who claims; unique to a worker process and its start.
-            kinds: Kinds of job that the worker can do.
-            lease_s: Seconds for which nobody else can take the job up, unless the lease is renewed.
+            owner: Id of the worker process, unique to each start of the process.
+            kinds: Kinds of job for which the worker has handlers.
+            lease_s: Duration of the lease in seconds, during which no other worker can claim the job.
 
         Returns:
-            The lease, or None if there is nothing to do.
+            The lease; None if there is no job to claim.
         """
-        # Looking first spares the write lock while there is nothing to do, which is most of the time.
+        # Reading first avoids the write lock when there is no job to claim, which is the usual case.
         with self._database.snapshot() as session:
             claimable = _claimable(self._database.clock_us(session), kinds)
             if session.scalar(select(JobRow.job_id).where(claimable).limit(1)) is None:
@@ -213,7 +213,7 @@ class JobStore:
         with self._database.transaction() as session:
             now = self._database.clock_us(session)
             claimable = _claimable(now, kinds)
-            turns = (
+            shares = (
                 select(
                     JobRow.tenant,
                     func.count().filter(JobRow.state.in_(HELD), JobRow.lease_until_us > now).label("num_running"),
@@ -226,9 +226,11 @@ class JobStore:
             is_new = JobRow.state == JobState.PENDING.value
             query = (
                 select(JobRow)
-                .join(turns, turns.c.tenant == JobRow.tenant)
+                .join(shares, shares.c.tenant == JobRow.tenant)
                 .where(claimable)
-                .order_by(turns.c.num_running, is_new, func.coalesce(turns.c.last, 0), JobRow.create_us, JobRow.job_id)
+                .order_by(
+                    shares.c.num_running, is_new, func.coalesce(shares.c.last, 0), JobRow.create_us, JobRow.job_id
+                )
             )
             row = session.scalars(query.limit(1)).first()
             if row is None:
@@ -243,11 +245,11 @@ class JobStore:
         return Lease(self._database, job, owner, deadline=deadline)
 
     def renew(self, leases: Collection[Lease], lease_s: float) -> None:
-        """Extends leases, and sets `lost` and `cancelled` of those that are.
+        """Extends leases. Sets `lost` on leases that were lost, and `cancelled` if cancellation was requested.
 
         Args:
-            leases: Leases that this process holds.
-            lease_s: Seconds from now for which they then hold.
+            leases: Leases of this process.
+            lease_s: Duration of the leases from now, in seconds.
         """
         if not leases:
             return
@@ -294,5 +296,5 @@ def _row(session: Session, tenant: str, name: str) -> JobRow:
     (job_id,) = parse(name, "jobs/{}")
     row = session.get(JobRow, job_id)
     if row is None or row.tenant != tenant:
-        raise NotFound("JOB_NOT_FOUND", f"there is no job {name}; list them to see what there is", field="name")
+        raise NotFound("JOB_NOT_FOUND", f"unknown job {name}; list the jobs with ListJobs", field="name")
     return row

@@ -1,12 +1,12 @@
-"""gRPC servers of the mesh: made, run and drained in one way.
+"""The mesh's gRPC servers: binding, running and draining.
 
-`make_server` binds and `serve` runs; `run` is all that a service's `__main__` calls. Servers are synchronous grpcio: a
-bounded pool of threads for unary calls, a cap on streams beyond it, and one interceptor that maps errors
-(`common.server.interceptor`).
+`make_server` binds a server and `serve` runs it; `common.server.process` does both for a service. Servers use
+synchronous grpcio with a bounded thread pool, a limit on streams that leaves threads for unary calls, and one
+interceptor for authentication, limits and errors (`common.server.interceptor`).
 """
 
 from common.auth import Caller
-from common.server.interceptor import caller
-from common.server.server import Hosted, MeshServer, make_server, run, serve
+from common.call_context import caller, received
+from common.server.server import GrpcService, MeshServer, make_server, serve
 
-__all__ = ["Caller", "Hosted", "MeshServer", "caller", "make_server", "run", "serve"]
+__all__ = ["Caller", "GrpcService", "MeshServer", "caller", "make_server", "received", "serve"]

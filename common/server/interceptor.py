@@ -1,12 +1,10 @@
-"""The one interceptor of every server: who calls and what they may, deadlines, limits, and errors as rich statuses.
+"""The interceptor of every server: authentication, roles, limits, deadlines, and error statuses with details.
 
-Deny by default: a call reaches its servicer only if the authenticator knows its caller and the method declares a role
-that the caller has.
-
-A MeshError becomes a status with details (`common.server.status`); any other exception is a bug of ours, is logged with
-its traceback, and tells the caller nothing but INTERNAL. A unary call that brings no deadline gets the server's. Calls
-that fail are logged as INFO, the others as DEBUG; all are observed (`common.telemetry.calls`). Health checks pass
-untouched: they have to answer when all else is refused.
+Deny by default: a call reaches its servicer only if its caller is authenticated and has the role that the method
+requires. A MeshError becomes a status with details (`common.server.status`). Any other exception is a bug: it is logged
+with its traceback, and the caller sees only INTERNAL. A unary call without a deadline gets the server's default.
+Failed calls are logged at INFO and other calls at DEBUG; all calls are observed (`common.telemetry.calls`). Health
+checks bypass all of this, because a server must answer them even while it rejects all other calls.
 """
 
 import logging
@@ -15,16 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from common import deadline
-from common.auth import Caller, Role
+from common.auth import Role
 from common.auth.authenticator import Authenticator
 from common.auth.limits import CallerLimits
+from common.call_context import CallContext
 from common.errors import (
     DeadlineExceeded,
     Internal,
@@ -34,73 +33,30 @@ from common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from common.server.arrivals import Arrivals
 from common.server.readiness import health_request
+from common.server.slow_requests import SlowRequestGuard
 from common.server.status import to_status
-from common.telemetry.calls import CallObserver, MethodObserver, NamedRequests, ObservedCall
+from common.telemetry.calls import CallObserver, MethodObserver, ObservedCall
 
 _HEALTH = "/grpc.health.v1.Health/"
-_ASK_AGAIN_S = 1.0
-"""How often a stream is asked whether its caller would still be let in."""
-
-_FOREVER_S = 1e9
-"""gRPC tells of a call without a deadline that more time than this remains."""
+_RECHECK_INTERVAL_S = 1.0
+"""Interval in seconds at which the caller of an open stream is authenticated again."""
 
 _logger = logging.getLogger(__name__)
-
-
-class CallContext:
-    """The context of one call: gRPC's, with who makes it.
-
-    Attributes:
-        caller: Who.
-        has_own_deadline: Whether it brought a deadline; known once it is bound.
-    """
-
-    def __init__(self, context: grpc.ServicerContext, caller: Caller) -> None:
-        self.caller = caller
-        self.has_own_deadline = True
-        self._context = context
-        self._end_s: float | None = None
-
-    def bound(self, deadline_s: float) -> float:
-        """Gives the call a deadline if it has none; tells when it ends on the monotonic clock.
-
-        Raises:
-            DeadlineExceeded: The caller's own has passed.
-        """
-        remaining_s = self._context.time_remaining()
-        self.has_own_deadline = remaining_s is not None and remaining_s < _FOREVER_S
-        if remaining_s is not None and remaining_s <= 0:
-            raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before the call began")
-        self._end_s = time.monotonic() + (remaining_s if self.has_own_deadline and remaining_s else deadline_s)
-        return self._end_s
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline."""
-        return self._context.time_remaining() if self._end_s is None else max(0.0, self._end_s - time.monotonic())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-
-def caller(context: grpc.ServicerContext) -> Caller:
-    """Tells who makes a call."""
-    return cast(CallContext, context).caller
 
 
 class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Wraps every method of a server. Thread-safe.
 
     Args:
-        authenticator: Tells who calls.
-        roles: The least role of every method by its path; a method without one cannot be called.
-        limits: What one caller may ask for.
-        arrivals: Waits for requests.
-        observer: Sees every call.
-        max_streams: Calls with a stream in either direction that may run at once.
-        deadline_s: Seconds that a unary call may take that brings no deadline of its own.
-        max_message_bytes: Largest response.
+        authenticator: Authenticates the caller of every call.
+        roles: Required role of each method, by the method's path; a method without a role cannot be called.
+        limits: Rate and stream limits per caller.
+        slow_requests: Guard that receives the requests of unary calls.
+        observer: Observer of every call.
+        max_streams: Maximum number of open calls with a stream in either direction.
+        deadline_s: Default deadline of unary calls, in seconds.
+        max_message_bytes: Maximum size of a response.
     """
 
     def __init__(
@@ -108,7 +64,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         authenticator: Authenticator,
         roles: Mapping[str, Role],
         limits: CallerLimits,
-        arrivals: Arrivals,
+        slow_requests: SlowRequestGuard,
         observer: CallObserver,
         *,
         max_streams: int,
@@ -118,7 +74,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._authenticator = authenticator
         self._roles = roles
         self._limits = limits
-        self._arrivals = arrivals
+        self._slow_requests = slow_requests
         self._observer = observer
         self._deadline_s = deadline_s
         self._max_message_bytes = max_message_bytes
@@ -128,11 +84,11 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._draining = False
 
     def drain(self) -> None:
-        """Refuses all calls from now on; those that were admitted finish."""
+        """Rejects new calls from now on. Calls that were already admitted continue."""
         self._draining = True
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Returns the method's wrapped handler; both are looked for once a method."""
+        """Returns the wrapped handler of a method. The handler is created once per method."""
         wrapped = self._wrapped.get(details.method)
         if wrapped is None and (handler := continuation(details)) is not None:
             if details.method.startswith(_HEALTH):
@@ -143,10 +99,13 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        """Takes every call as one that streams its requests, which is the same on the wire: for a call with one request
-        gRPC waits before anybody can ask who makes it."""
+        """Returns a handler that treats every method as one with a request stream. On the wire, both look the same.
+
+        With a handler that takes a single request, gRPC would wait for the request before this code could authenticate
+        the caller.
+        """
         parse = handler.request_deserializer
-        # Responses are serialized here, because gRPC's error for one that is too large has no details.
+        # Responses are serialized here because gRPC's own error for an oversized response has no details.
         serialize = partial(self._serialized, handler.response_serializer)
         codec = {"request_deserializer": _message_or_error(parse) if parse else None, "response_serializer": None}
         if handler.response_streaming:
@@ -154,9 +113,9 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             answer = self._many(method, behaviour, serialize, streams_requests=handler.request_streaming)
             return grpc.stream_stream_rpc_method_handler(answer, **codec)
         if handler.request_streaming:
-            behaviour = self._capped(handler.stream_unary)
+            behaviour = self._with_stream_limit(handler.stream_unary)
         else:
-            behaviour = self._bounded(handler.unary_unary)
+            behaviour = self._with_deadline(handler.unary_unary)
         answer = self._single(method, behaviour, serialize, streams_requests=handler.request_streaming)
         return grpc.stream_unary_rpc_method_handler(answer, **codec)
 
@@ -166,48 +125,52 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
     def _admit(
         self, method: str, requests: Iterator[Any], context: grpc.ServicerContext, call: ObservedCall, *, streams: bool
     ) -> tuple[Any, CallContext]:
-        """The call's request, or requests, and its context, once it is known that its caller may make it.
+        """Authenticates and authorizes a call; returns its request, or its stream of requests, and its context.
 
         Raises:
             Unavailable: SERVER_STOPPING.
-            Unauthenticated, PermissionDenied: They may not.
+            Unauthenticated, PermissionDenied: The caller may not make the call.
             ResourceExhausted: RATE_EXCEEDED, REQUEST_TOO_SLOW.
             InvalidArgument: BAD_MESSAGE.
         """
         if self._draining:
-            raise Unavailable("SERVER_STOPPING", "the service is stopping; call again", retry_delay_s=1)
+            raise Unavailable("SERVER_STOPPING", "the service is stopping; try again", retry_delay_s=1)
         caller = call.caller = self._authenticator.authenticate(context)
-        # Before anything else, since a refusal costs as much as an answer.
+        # Counted before the other checks, so that rejected calls count too: they cost as much as other calls.
         self._limits.count(caller)
         admitted = CallContext(context, caller)
         if streams:
-            call.request = NamedRequests(self._while_known(map(_message, requests), context))
+            call.read_stream(self._while_authenticated(map(_message, requests), context))
         else:
-            call.request = _message(self._arrivals.first(requests, admitted))
+            call.request = _message(self._slow_requests.first(requests, admitted))
         role = self._roles.get(method)
         if role is None or caller.role < role:
-            message = f"{caller.subject} is a {caller.role}; {method} takes a {role or 'role that nobody has'}"
+            message = (
+                f"{caller.subject} has the role {caller.role}; {method} requires {role or 'a role that no caller has'}"
+            )
             raise PermissionDenied("ROLE_MISSING", message)
         return call.request, admitted
 
-    def _while_known(self, messages: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        """Passes on the messages of a stream for as long as its caller would be let in: tokens expire, keys go.
+    def _while_authenticated(self, messages: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Forwards the messages of a stream as long as its caller remains authenticated.
+
+        While a stream is open, tokens may expire and keys may be revoked.
 
         Raises:
-            Unauthenticated: They would not any more.
+            Unauthenticated: The credentials are no longer valid.
         """
-        asked_s = time.monotonic()
+        checked_s = time.monotonic()
         for message in messages:
             now = time.monotonic()
-            if now - asked_s > _ASK_AGAIN_S:
+            if now - checked_s > _RECHECK_INTERVAL_S:
                 self._authenticator.authenticate(context)
-                asked_s = now
+                checked_s = now
             yield message
 
     @contextmanager
     def _stream(self, context: CallContext) -> Iterator[None]:
         if not self._streams.acquire(blocking=False):
-            message = f"{self._max_streams} streams are open, the most this server takes; try again later"
+            message = f"this server has {self._max_streams} open streams, the maximum; try again later"
             raise ResourceExhausted("TOO_MANY_STREAMS", message, retry_delay_s=1.0)
         try:
             with self._limits.stream(context.caller):
@@ -225,7 +188,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         if len(data) > self._max_message_bytes:
             message = (
                 f"the response has {len(data)} bytes; the limit is {self._max_message_bytes}. Request less at a time, "
-                "or raise `max_message_bytes` of the service"
+                "or raise the service's setting `max_message_bytes`"
             )
             raise ResourceExhausted("MESSAGE_TOO_LARGE", message)
         return data
@@ -267,12 +230,12 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         observer = self._observe(method)
 
         def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            # All of it runs when gRPC takes the first response, so that a call which ends before that holds no place.
+            # No code runs until gRPC asks for the first response, so a call that ends earlier occupies no stream.
             with observer.begin(context) as observed:
                 try:
                     request, admitted = self._admit(method, requests, context, observed, streams=streams_requests)
                     with self._stream(admitted):
-                        yield from map(serialize, self._while_known(behaviour(request, admitted), context))
+                        yield from map(serialize, self._while_authenticated(behaviour(request, admitted), context))
                     observed.end()
                     _logger.debug("done", extra={"method": method})
                     return
@@ -283,22 +246,20 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
         return call
 
-    def _capped(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
+    def _with_stream_limit(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
         def call(requests: Any, context: CallContext) -> Any:
             with self._stream(context):
                 return behaviour(requests, context)
 
         return call
 
-    def _bounded(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
+    def _with_deadline(self, behaviour: Callable[..., Any]) -> Callable[[Any, CallContext], Any]:
         def call(request: Any, context: CallContext) -> Any:
-            end_s = context.bound(self._deadline_s)
+            end_s = context.set_deadline(self._deadline_s)
             with deadline.until(end_s):
                 response = behaviour(request, context)
             if not context.has_own_deadline and time.monotonic() > end_s:
-                message = (
-                    f"took longer than {self._deadline_s:g} s, which a call without a deadline gets; set a deadline"
-                )
+                message = f"the call took longer than {self._deadline_s:g} s, the default deadline; set a longer one"
                 raise DeadlineExceeded("DEADLINE_EXCEEDED", message)
             return response
 
@@ -306,16 +267,17 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
 
 def _message_or_error(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Parses to a message, or to the error that bytes are which are none.
+    """Returns a parser that returns an error instead of raising it.
 
-    gRPC parses before the call, where the error would be INTERNAL, and logged as a bug of ours.
+    gRPC parses requests before the handler runs; an exception in the parser would become INTERNAL and be logged as a
+    bug.
     """
 
     def message_or_error(data: bytes) -> Any:
         try:
             return parse(data)
         except DecodeError:
-            return InvalidArgument("BAD_MESSAGE", "the bytes are no request of this method; see its contract")
+            return InvalidArgument("BAD_MESSAGE", "the request cannot be parsed; see the contract of this method")
 
     return message_or_error
 
@@ -327,17 +289,18 @@ def _message(parsed: Any) -> Any:
 
 
 def _failure(method: str, context: Any, error: Exception) -> MeshError:
-    """What a caller may know of an exception.
+    """Returns the error that the caller receives for an exception.
 
     Raises:
-        Exception: The exception itself, if gRPC made it: the caller has left, or was told already.
+        Exception: The exception itself, if gRPC raised it because the caller has disconnected, or if the call already
+            has a status.
     """
     if isinstance(error, MeshError):
         return error
     if context.code() is not None or (isinstance(error, grpc.RpcError) and not context.is_active()):
         raise error
     _logger.error("bug in %s", method, exc_info=error, extra={"method": method})
-    return Internal("INTERNAL", "the service failed; its log tells why")
+    return Internal("INTERNAL", "the service failed; see its log")
 
 
 def _abort(context: grpc.ServicerContext, method: str, error: MeshError) -> NoReturn:

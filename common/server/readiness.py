@@ -1,8 +1,9 @@
-"""Health by the gRPC health protocol: alive, and ready.
+"""Liveness and readiness, reported by the gRPC health protocol.
 
-`""` is alive as long as the server runs, a service's name is ready as long as what it depends on answers. Restarts
-follow the first, traffic the second. What does not answer at all counts as away: one thread asks and may hang, another
-notices.
+The health of the service `""` is the server's liveness: SERVING while the server runs. The health of a named service is
+its readiness: SERVING while its dependencies respond. An orchestrator restarts a server that is not live, and routes
+calls only to servers that are ready. Since a dependency may hang, one thread runs the readiness check, and another
+thread reports the check as failed if it is overdue.
 """
 
 import logging
@@ -20,24 +21,24 @@ from common.errors import MeshError, ResourceExhausted
 from common.server.status import to_status
 
 INTERVAL_S = 0.5
-"""How often a server asks itself whether it is ready."""
+"""Seconds between two readiness checks."""
 
 OVERDUE_S = 5.0
-"""A check that takes longer counts as a no until it answers."""
+"""Seconds after which a check that is still running counts as failed, until it returns."""
 
 MAX_WATCHES = 100
-"""Watches that may be open at once, of all callers together: health checks pass the limits of other calls."""
+"""Maximum number of open watches of all callers together. Health checks bypass the limits on other calls."""
 
 _NO_SERVICE = health_pb2.HealthCheckRequest(service="no request")
 
 STOP_S = 1.0
-"""How long a stop waits for the check that is under way."""
+"""Seconds for which `Readiness.stop` waits for a running check."""
 
 _logger = logging.getLogger(__name__)
 
 
 def health_request(data: bytes) -> health_pb2.HealthCheckRequest:
-    """Parses a request; bytes that are none ask for a service that is not known."""
+    """Parses a request. Bytes that cannot be parsed become a request for an unknown service."""
     try:
         return health_pb2.HealthCheckRequest.FromString(data)
     except DecodeError:
@@ -45,23 +46,23 @@ def health_request(data: bytes) -> health_pb2.HealthCheckRequest:
 
 
 class _Watch:
-    """One call that watches a service."""
+    """An open call of the method `Watch`."""
 
     def __init__(self, service: str, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
         self.service = service
         self.context = context
         self.send = send
         self.lock = threading.Lock()
-        self.told: int | None = None
+        self.sent: int | None = None
 
 
 class Readiness(health.HealthServicer):
-    """Answers health checks out of a thread that keeps asking. Thread-safe.
+    """Answers health checks with the result of a periodic check. Thread-safe.
 
     Args:
-        names: The services that are ready or not.
-        ready: Whether what they depend on answers; may raise a MeshError, and may hang.
-        overdue_s: Seconds after which a check without an answer counts as a no.
+        names: Names of the services whose readiness is reported.
+        ready: Readiness check, which may raise a MeshError and may hang.
+        overdue_s: Seconds after which a check that is still running counts as failed.
     """
 
     def __init__(self, names: Sequence[str], ready: Callable[[], bool], *, overdue_s: float = OVERDUE_S) -> None:
@@ -70,89 +71,91 @@ class Readiness(health.HealthServicer):
         self._ready = ready
         self._overdue_s = overdue_s
         self._state_lock = threading.Lock()
-        self._asked_s: float | None = None  # when the check under way began; None if there is none
+        self._check_began_s: float | None = None  # start of the running check; None if none is running
         self._was_ready: bool | None = None
-        self._watches: set[_Watch] = set()  # changed by single steps of CPython only
+        self._watches: set[_Watch] = set()  # only changed by operations that are atomic in CPython
         self._stopping = threading.Event()
-        self._first = threading.Event()
-        self._asker = threading.Thread(target=self._keep_asking, name="readiness", daemon=True)
-        self._watcher = threading.Thread(target=self._keep_watching, name="readiness-overdue", daemon=True)
+        self._checked = threading.Event()
+        self._checker = threading.Thread(target=self._check_periodically, name="readiness", daemon=True)
+        self._watcher = threading.Thread(target=self._watch_for_overdue, name="readiness-overdue", daemon=True)
         self._set(ready=False)
 
     def start(self) -> None:
-        """Keeps asking from now on; returns with the first answer, or when it is overdue."""
-        self._asker.start()
+        """Starts the periodic check. Returns once the first check has a result or is overdue."""
+        self._checker.start()
         self._watcher.start()
-        self._first.wait(self._overdue_s)
+        self._checked.wait(self._overdue_s)
 
     def stop(self) -> None:
-        """Answers NOT_SERVING from now on, and ends all watches, which would keep the server from stopping.
+        """Reports NOT_SERVING from now on, and ends all watches, since open watches keep the server from stopping.
 
-        A check that hangs is left behind: its thread does not keep the process.
+        A hanging check is abandoned; its thread does not keep the process alive.
         """
         self._stopping.set()
         self.enter_graceful_shutdown()
         for watch in list(self._watches):
-            self._tell(watch)
+            self._send_status(watch)
             watch.context.cancel()
-        if self._asker.is_alive():
-            self._asker.join(STOP_S)
+        if self._checker.is_alive():
+            self._checker.join(STOP_S)
 
     def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> None:
-        """Sends the status at once and after every change.
+        """Sends the status immediately and after every change.
 
-        Not the library's, which holds its lock while it sends: gRPC's one thread of events may wait for that lock, to
-        tell of another watch that has ended, and then nothing is ever sent again, by anybody.
+        Replaces the method of grpcio-health-checking, which can deadlock the server: that method holds a lock while it
+        sends, and gRPC's only event thread may need the lock to report the end of another watch.
         """
         if len(self._watches) >= MAX_WATCHES:
-            message = f"{MAX_WATCHES} watches are open, the most this server takes; call Check instead"
+            message = f"this server has {MAX_WATCHES} open watches, the maximum; call Check instead"
             context.abort_with_status(rpc_status.to_status(to_status(ResourceExhausted("TOO_MANY_WATCHES", message))))
         watch = _Watch(request.service, context, send_response_callback)
         self._watches.add(watch)
         if context.add_callback(lambda: self._watches.discard(watch)):
-            self._tell(watch)
+            self._send_status(watch)
         else:
             self._watches.discard(watch)
 
-    def _tell(self, watch: "_Watch") -> None:
-        """Sends a watch the status as it stands, if it has not been told already."""
+    def _send_status(self, watch: "_Watch") -> None:
+        """Sends the current status to a watch, unless the watch already has it."""
         response = health_pb2.HealthCheckResponse
         with watch.lock:
             with self._lock:
                 status = self._server_status.get(watch.service, response.SERVICE_UNKNOWN)
-            if status != watch.told:
-                watch.told = status
+            if status != watch.sent:
+                watch.sent = status
                 watch.send(response(status=status))
 
-    def _keep_asking(self) -> None:
+    def _check_periodically(self) -> None:
         while True:
-            self._ask()
-            self._first.set()
+            self._check_once()
+            self._checked.set()
             if self._stopping.wait(INTERVAL_S):
                 return
 
-    def _keep_watching(self) -> None:
+    def _watch_for_overdue(self) -> None:
         while not self._stopping.wait(min(INTERVAL_S, self._overdue_s)):
             with self._state_lock:
-                if self._asked_s is not None and time.monotonic() - self._asked_s > self._overdue_s:
-                    self._show(False, "CHECK_OVERDUE", f"its own check has not answered for {self._overdue_s:g} s")
+                if self._check_began_s is not None and time.monotonic() - self._check_began_s > self._overdue_s:
+                    self._report(
+                        False, "CHECK_OVERDUE", f"its readiness check has been running for {self._overdue_s:g} s"
+                    )
 
-    def _ask(self) -> None:
+    def _check_once(self) -> None:
         with self._state_lock:
-            self._asked_s = time.monotonic()
-        reason, message = "NOT_READY", "its own check says so"
+            self._check_began_s = time.monotonic()
+        reason, message = "NOT_READY", "its readiness check failed"
         try:
             ready = self._ready()
         except MeshError as error:
             ready, reason, message = False, error.reason, error.message
-        except Exception:  # a check with a bug must not leave its last answer standing for ever
+        except Exception:  # a bug in a check must not leave the previous result in place
             _logger.exception("bug in the readiness check")
             ready = False
         with self._state_lock:
-            self._asked_s = None
-            self._show(ready, reason, message)
+            self._check_began_s = None
+            self._report(ready, reason, message)
 
-    def _show(self, ready: bool, reason: str, message: str) -> None:
+    def _report(self, ready: bool, reason: str, message: str) -> None:
         if ready == self._was_ready or self._stopping.is_set():
             return
         if ready:
@@ -167,4 +170,4 @@ class Readiness(health.HealthServicer):
         for name in self._names:
             self.set(name, status.SERVING if ready else status.NOT_SERVING)
         for watch in list(self._watches):
-            self._tell(watch)
+            self._send_status(watch)

@@ -1,4 +1,4 @@
-"""Making, running and draining a server; health and reflection come with every one."""
+"""Creates, runs and drains servers. Every server hosts health checks and reflection."""
 
 import errno
 import json
@@ -10,45 +10,39 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.auth import Identity
 from common.auth.access import role_of_methods
 from common.auth.authenticator import Authenticator, Loopback, MutualTls
+from common.auth.identity import Identity
 from common.auth.limits import CallerLimits
-from common.auth.tokens import TokenVerifier
-from common.config import ServiceSettings, load_settings
+from common.config import ServiceSettings
 from common.contracts import pool_of
-from common.database import Database
-from common.errors import FailedPrecondition, MeshError
+from common.errors import FailedPrecondition
+from common.files import replace_file
 from common.keepalive import KEEPALIVE, MIN_PING_INTERVAL_MS
-from common.processes import die_with
-from common.server.arrivals import Arrivals
 from common.server.interceptor import Interceptor
 from common.server.readiness import Readiness
-from common.telemetry import configure_logging
-from common.telemetry.anchors import DatabaseAnchor
+from common.server.slow_requests import SlowRequestGuard
+from common.server.telemetry import Telemetry
+from common.service import AUDIT_CONTRACT
 from common.telemetry.calls import CallObserver
-from common.telemetry.process import Telemetry
-from common.telemetry.servicer import SERVICE as AUDIT_SERVICE
 from common.telemetry.servicer import AuditServicer
 from common.telemetry.traces import Tracer
 from protos.audit.v1 import audit_pb2_grpc
 
-S = TypeVar("S", bound=ServiceSettings)
 _MAX_WAITING = 1000
-"""Calls that may wait for a thread; more are refused with RESOURCE_EXHAUSTED."""
+"""Maximum number of calls that wait for a thread. Further calls are rejected with RESOURCE_EXHAUSTED."""
 
 _QUIET_S = 0.3
-"""How long a server that stops refuses calls before it stops listening: gRPC then cuts those that it has not looked at,
-and their callers are told that they were cancelled."""
+"""Seconds for which a stopping server rejects calls before it stops listening. Calls that gRPC has not accepted by then
+fail with CANCELLED."""
 
 _SIGNAL_POLL_S = 0.2
 _THREAD_PREFIX = "rpc"
@@ -56,12 +50,12 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Hosted:
+class GrpcService:
     """One gRPC service of a server.
 
     Attributes:
-        name: Its full name, e.g. `deepseek.registry.v1.RegistryService`; its .proto declares the role of each method.
-        add: The generated function that adds a servicer to a server.
+        name: Full name, e.g. `deepseek.registry.v1.RegistryService`. Its .proto declares the role of each method.
+        add: Generated function that adds a servicer to a server.
         servicer: The servicer.
     """
 
@@ -71,13 +65,13 @@ class Hosted:
 
 
 class MeshServer:
-    """A bound server. Made by `make_server`; a context manager that starts and stops it.
+    """A bound server, created by `make_server`. As a context manager, it starts on entry and stops on exit.
 
     Attributes:
-        port: The port that was bound.
+        port: The bound port.
         address: `host:port`.
-        names: Full names of the gRPC services it offers.
-        metrics_address: `host:port` of the process's metrics; empty if there are none.
+        names: Full names of the gRPC services that the server hosts.
+        metrics_address: `host:port` of the process's metrics; empty if the process serves none.
     """
 
     metrics_address = ""
@@ -87,12 +81,12 @@ class MeshServer:
         server: grpc.Server,
         host: str,
         port: int,
-        hosted: Sequence[Hosted],
+        hosted: Sequence[GrpcService],
         ready: Callable[[], bool],
-        on_stop: Sequence[Callable[[], None]],
+        on_drain: Sequence[Callable[[], None]],
         pool: futures.ThreadPoolExecutor,
         interceptor: Interceptor,
-        arrivals: Arrivals,
+        slow_requests: SlowRequestGuard,
         lame_duck_s: float,
     ) -> None:
         self.port = port
@@ -100,9 +94,9 @@ class MeshServer:
         self.names = [one.name for one in hosted]
         self._server = server
         self._pool = pool
-        self._on_stop = on_stop
+        self._on_drain = on_drain
         self._interceptor = interceptor
-        self._arrivals = arrivals
+        self._slow_requests = slow_requests
         self._lame_duck_s = lame_duck_s
         self._readiness = Readiness(self.names, ready)
         health_pb2_grpc.add_HealthServicer_to_server(self._readiness, server)
@@ -110,23 +104,24 @@ class MeshServer:
         reflection.enable_server_reflection(shown, server, pool_of(shown))
 
     def start(self) -> None:
-        """Starts answering. Health: `""` is alive from now on, each service's name serves while the server is ready."""
+        """Starts serving. Health checks then report SERVING for `""`, and for the services once they are ready."""
         self._server.start()
-        self._arrivals.start()
+        self._slow_requests.start()
         self._readiness.start()
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Refuses new calls, gives accepted ones `grace_s` seconds to finish, and stops; with None all of it at once.
+        """Rejects new calls, gives accepted calls `grace_s` seconds to finish (None means no time), and stops.
 
-        With time to finish it first says for `lame_duck_s` that it is not ready, and answers on.
+        With a grace period, the server first reports that it is not ready, but still accepts calls for `lame_duck_s`
+        seconds.
         """
         self._readiness.stop()
         if grace_s is not None:
             time.sleep(self._lame_duck_s)
             self._interceptor.drain()
             time.sleep(_QUIET_S)
-        self._arrivals.stop()
-        for end in self._on_stop:
+        self._slow_requests.stop()
+        for end in self._on_drain:
             end()
         self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False)
@@ -143,30 +138,33 @@ class MeshServer:
 
 def make_server(
     settings: ServiceSettings,
-    hosted: Sequence[Hosted],
+    hosted: Sequence[GrpcService],
     *,
     ready: Callable[[], bool],
-    on_stop: Sequence[Callable[[], None]] = (),
+    on_drain: Sequence[Callable[[], None]] = (),
     telemetry: Telemetry | None = None,
 ) -> MeshServer:
-    """Binds a server; it does not answer until it is started.
+    """Binds a server, which handles no calls until it is started.
 
     Args:
         settings: Address, limits and pool sizes.
-        hosted: The gRPC services it offers, besides health and reflection.
-        ready: Whether what the services depend on answers; may raise a MeshError. Called twice a second.
-        on_stop: Called when the server begins to drain; each ends streams that would otherwise wait for news.
-        telemetry: Of the process; the server hosts AuditService for its log. None observes nothing.
+        hosted: The gRPC services to host, in addition to health and reflection.
+        ready: Readiness check, called twice per second. It returns whether the dependencies of the services respond,
+            and may raise a MeshError.
+        on_drain: Functions called when the server begins to drain. Each ends streams that would otherwise stay open.
+        telemetry: Telemetry of the process, which observes all calls. The server hosts AuditService for its audit log.
+            If None, calls are not observed, and AuditService is not hosted.
 
     Raises:
-        FailedPrecondition: PORT_TAKEN, or BIND_FAILED for another reason; BAD_IDENTITY, BAD_JWKS_FILE.
+        FailedPrecondition: PORT_TAKEN, or BIND_FAILED if the port cannot be bound for another reason; BAD_IDENTITY,
+            CERTIFICATE_EXPIRED or BAD_JWKS_FILE.
         ValueError: A method of a hosted service declares no role.
     """
-    observer = CallObserver(Tracer(settings.service))
+    observer = CallObserver(Tracer(settings.service.name))
     if telemetry:
         observer = telemetry.observer
         add_audit = audit_pb2_grpc.add_AuditServiceServicer_to_server
-        hosted = [*hosted, Hosted(AUDIT_SERVICE, add_audit, AuditServicer(telemetry.audit))]
+        hosted = [*hosted, GrpcService(AUDIT_CONTRACT, add_audit, AuditServicer(telemetry.audit))]
     num_threads = settings.unary_workers + settings.max_streams
     limits = CallerLimits(
         rate=settings.rate,
@@ -174,18 +172,18 @@ def make_server(
         max_streams=settings.max_streams_per_caller,
         max_streams_per_tenant=settings.max_streams_per_tenant,
     )
-    arrivals = Arrivals(limits, deadline_s=settings.deadline_s)
+    slow_requests = SlowRequestGuard(limits, deadline_s=settings.deadline_s)
     interceptor = Interceptor(
         _authenticator(settings),
         role_of_methods(one.name for one in hosted),
         limits,
-        arrivals,
+        slow_requests,
         observer,
         max_streams=settings.max_streams,
         deadline_s=settings.deadline_s,
         max_message_bytes=settings.max_message_bytes,
     )
-    # Streams hold a thread each; with the cap on them there are always `unary_workers` threads for unary calls.
+    # Each stream occupies a thread. At most `max_streams` are open, so `unary_workers` threads remain for unary calls.
     pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix=_THREAD_PREFIX)
     server = grpc.server(
         pool,
@@ -202,7 +200,7 @@ def make_server(
     )
     for one in hosted:
         one.add(one.servicer, server)
-    # gRPC would take as success that one of localhost's two addresses is free.
+    # gRPC would report success even if only one of localhost's two addresses could be bound.
     host = {"localhost": "127.0.0.1"}.get(settings.host, settings.host)
     shown = f"[{host}]" if ":" in host else host
     credentials = Identity(settings.identity).server_credentials() if settings.identity else None
@@ -211,7 +209,9 @@ def make_server(
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _bind_error(host, settings.port) from error
-    bound = MeshServer(server, shown, port, hosted, ready, on_stop, pool, interceptor, arrivals, settings.lame_duck_s)
+    bound = MeshServer(
+        server, shown, port, hosted, ready, on_drain, pool, interceptor, slow_requests, settings.lame_duck_s
+    )
     bound.metrics_address = telemetry.metrics_address if telemetry else ""
     return bound
 
@@ -219,12 +219,15 @@ def make_server(
 def _authenticator(settings: ServiceSettings) -> Authenticator:
     if not settings.identity:
         return Loopback()
+
+    from common.auth.tokens import TokenVerifier  # imports PyJWT and cryptography, which loopback does not need
+
     tokens = TokenVerifier(Identity(settings.identity).jwks_file, leeway_s=settings.token_leeway_s)
-    return MutualTls(tokens, settings.callers)
+    return MutualTls(tokens, settings.service.grants)
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:
-    """Why gRPC, which does not say it, could not bind a port."""
+    """Returns the error for a port that gRPC could not bind. gRPC itself does not report the cause."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -233,8 +236,10 @@ def _bind_error(host: str, port: int) -> FailedPrecondition:
             if error.errno != errno.EADDRINUSE:
                 message = f"cannot listen on port {port} of {host}: {error.strerror}"
                 return FailedPrecondition("BIND_FAILED", message, field="port")
-    # A port that was just given free counts as taken too.
-    message = f"port {port} of {host} is taken; stop what listens there, or choose another port (0 takes a free one)"
+    # A port that has just been released also counts as taken.
+    message = (
+        f"port {port} of {host} is taken; stop the process that uses it, or choose another port (0 for a free one)"
+    )
     return FailedPrecondition("PORT_TAKEN", message, field="port")
 
 
@@ -242,9 +247,9 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
     """Runs a server until SIGTERM or SIGINT, then drains it.
 
     Args:
-        settings: The drain time, and where to write the bound address.
+        settings: Settings with the drain time and the file for the bound address.
         server: A bound server.
-        close: Releases what the server used; called once it has stopped.
+        close: Function that releases the resources of the server; called once the server has stopped.
 
     Returns:
         The exit status, 0.
@@ -253,22 +258,21 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     server.start()
-    _logger.info("%s listens on %s", settings.service, server.address, extra={"address": server.address})
+    _logger.info("%s listens on %s", settings.service.name, server.address, extra={"address": server.address})
     file = settings.address_file
     if file:
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
         bound = {
-            "service": settings.service,
+            "service": settings.service.name,
             "address": server.address,
             "names": server.names,
             "identity": str(settings.identity or ""),
             "pid": os.getpid(),
             "metrics": server.metrics_address,
         }
-        temporary.write_text(json.dumps(bound))
-        temporary.replace(file)
+        replace_file(file, json.dumps(bound).encode(), mode=0o644, durable=False)
     try:
-        # Not one endless wait: a signal that another thread receives, or that comes as the wait begins, wakes nobody.
+        # A single wait without a timeout would not end on a signal that another thread receives, or that arrives just
+        # as the wait begins.
         while not asked.wait(_SIGNAL_POLL_S):
             pass
     finally:
@@ -276,52 +280,17 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
             file.unlink(missing_ok=True)
         server.stop(settings.drain_s)
         close()
-    _logger.info("%s has stopped", settings.service)
+    _logger.info("%s has stopped", settings.service.name)
+    _leave_stuck_calls_behind()
     return 0
 
 
-def run(cls: type[S], build: Callable[[S, ExitStack], MeshServer], argv: Sequence[str] | None = None) -> int:
-    """The whole life of a service's process: settings, build, serve, close.
-
-    Args:
-        cls: The service's settings.
-        build: Binds the server, and registers on the stack what has to be closed after it.
-        argv: Flags; None means those of this process.
-
-    Returns:
-        The exit status: 0 after a drain, 1 if the service could not start (the last log line tells why).
-    """
-    configure_logging(cls.service, "INFO")
-    try:
-        settings = load_settings(cls, argv)
-        if settings.parent_pid:
-            die_with(settings.parent_pid)
-        configure_logging(cls.service, settings.log_level)
-        if settings.audit_head:
-            return _print_audit_head(settings)
-        with ExitStack() as owned:
-            status = serve(settings, build(settings, owned), close=owned.close)
-    except MeshError as error:
-        _logger.error("%s", error.message, extra={"code": error.code, "reason": error.reason, "field": error.field})
-        return 1
-    _leave_stuck_calls_behind(status)
-    return status
-
-
-def _print_audit_head(settings: ServiceSettings) -> int:
-    """For who checks the log while no service runs: nobody but a service opens its database."""
-    with closing(Database(settings.state_url, schema=settings.service)) as database:
-        head = DatabaseAnchor(database, settings.audit_file).read()
-    print(json.dumps(asdict(head) if head else None))
-    return 0
-
-
-def _leave_stuck_calls_behind(status: int) -> None:
-    """Ends the process if a call outlived its grace: the interpreter would wait for its thread."""
+def _leave_stuck_calls_behind() -> None:
+    """Exits at once if a call outlived the grace period, because a normal exit would wait for the call's thread."""
     for thread in threading.enumerate():
         if thread.name.startswith(_THREAD_PREFIX):
             thread.join(1)
             if thread.is_alive():
-                _logger.warning("a call did not end in time; leaving it behind")
+                _logger.warning("a call did not end in time; the process exits without waiting for it")
                 logging.shutdown()
-                os._exit(status)
+                os._exit(0)

@@ -1,7 +1,7 @@
-"""Errors as google.rpc statuses, small enough to arrive.
+"""Converts errors to google.rpc statuses that fit into the trailing metadata.
 
-A status travels in the trailing metadata, of which a stock client takes 8 KiB: what does not fit is cut, since a client
-that gets too much sees nothing but a broken stream.
+By default, a client accepts 8 KiB of trailing metadata. A client that receives more sees only a broken stream. Long
+messages and long lists of violations are therefore truncated.
 """
 
 import grpc
@@ -13,17 +13,17 @@ from common.errors import MeshError
 from common.paths import without_paths
 
 DOMAIN = "deepseek.mesh"
-"""Domain of the reasons in `ErrorInfo`."""
+"""Domain of the error reasons, as reported in `ErrorInfo`."""
 
-# gRPC sends the message twice, once percent-encoded (up to three bytes for one), and the details in base64.
+# gRPC sends the message twice, once in percent-encoding (up to three times as long), and the details in base64.
 _MESSAGE_BYTES = 1024
 _VIOLATIONS_BYTES = 2048
 
 
 def to_status(error: MeshError) -> status_pb2.Status:
-    """The status of an error, with `ErrorInfo`, `BadRequest` and `RetryInfo` details (google.rpc error model).
+    """Returns the status of an error, with `ErrorInfo`, `BadRequest` and `RetryInfo` details (google.rpc error model).
 
-    Paths of this machine are removed; the log has them.
+    Paths of this machine are removed from the texts; the service's log contains the paths.
     """
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     message = without_paths(error.message)
@@ -50,6 +50,6 @@ def to_status(error: MeshError) -> status_pb2.Status:
 
 
 def _cut(text: str, size: int) -> str:
-    """At most `size` bytes of a text; what is not Unicode, such as a broken file name, becomes question marks."""
+    """Truncates a text to `size` bytes. Invalid Unicode, e.g. in a broken file name, becomes question marks."""
     data = text.encode(errors="replace")
     return data.decode() if len(data) <= size else data[: size - 3].decode(errors="ignore") + "…"

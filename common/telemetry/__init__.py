@@ -1,7 +1,7 @@
-"""What can be seen of a process from outside: logs, traces, metrics and the audit log.
+"""Observability of a process: logs, traces, metrics and the audit log.
 
-Only logs are imported here, and only the standard library with them: a process pays for the OpenTelemetry SDK once it
-has somewhere to send spans to, and for the Prometheus client once it serves metrics.
+This package imports only its logging module, which needs nothing but the standard library. A process loads the
+OpenTelemetry SDK only if it exports spans, and the Prometheus client only if it serves metrics.
 """
 
 from common.telemetry.logs import JsonFormatter, configure_logging

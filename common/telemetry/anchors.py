@@ -1,4 +1,4 @@
-"""Heads of audit logs in the service's own database: out of reach of who can write to the log only."""
+"""Stores heads of audit logs in the service's database, beyond the reach of an attacker who can change only the log."""
 
 import socket
 from pathlib import Path
@@ -7,11 +7,11 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapped, mapped_column
 
 from common.database import Base, Database
-from common.telemetry.audit import Head
+from common.telemetry.audit_records import Head
 
 
 class AuditAnchorRow(Base):
-    """The head of one log. It belongs to the service and not to a tenant."""
+    """A row with the head of one log. It belongs to the service, not to a tenant."""
 
     __tablename__ = "audit_anchors"
 
@@ -22,12 +22,12 @@ class AuditAnchorRow(Base):
 
 
 class DatabaseAnchor:
-    """Implements `common.telemetry.audit.Anchor`.
+    """An `Anchor` in the service's database.
 
     Args:
-        database: The service's database, migrated before anything is written.
-        path: The log. A database of one home holds the anchor of one log, wherever the home is moved to; replicas on
-            several hosts that share a database have one each.
+        database: Database of the service, which must be migrated before the first write.
+        path: File of the log. A SQLite database has one anchor, which stays valid if the log is moved. A PostgreSQL
+            database, which replicas on several hosts may share, has one anchor per host and path.
     """
 
     def __init__(self, database: Database, path: Path) -> None:
@@ -38,7 +38,7 @@ class DatabaseAnchor:
         """See `Anchor.read`."""
         with self._database.snapshot() as session:
             if not inspect(session.connection()).has_table(AuditAnchorRow.__tablename__):
-                return None  # no service has run here since there is an audit log
+                return None  # no service has used this database with an audit log yet
             row = session.get(AuditAnchorRow, self._log)
             return Head(row.sequence, row.hash, row.size_bytes) if row else None
 

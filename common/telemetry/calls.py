@@ -1,8 +1,8 @@
-"""What is seen of every call of a server: its span, its metrics, and its record in the audit log.
+"""Observes every call to a server: its span, its metrics, and its record in the audit log.
 
-The interceptor opens an observation when a call comes in and ends it before the answer goes out, so a call that changed
-something is on record before its caller knows. Audited are calls that take a writer or more, however they end, and all
-calls that were refused because of who made them; reads are not.
+The interceptor starts an observation when a call arrives and ends it before the response is sent, so the audit log
+records a change before the caller learns of the change. The log contains every call to a method that requires the role
+writer or higher, and every call that failed authentication or authorization. It does not contain successful reads.
 """
 
 import logging
@@ -10,12 +10,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from common.auth import Caller
 from common.errors import MeshError
+from common.service import Service
 from common.telemetry.audit import AuditLog
 from common.telemetry.traces import TRACEPARENT, SpanContext, Tracer, enter
 
@@ -23,39 +25,67 @@ if TYPE_CHECKING:
     from common.telemetry.metrics import Metrics
 
 REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
-"""The codes of calls that are audited whatever they asked for."""
+"""Status codes of calls that are audited regardless of their method."""
 
 UNRECORDED = frozenset({"RATE_EXCEEDED"})
-"""The reasons of refusals that are not: whoever calls too often would have the disk do more for it."""
+"""Error reasons of calls that are not audited: a flood of calls must not become a flood of disk writes."""
 
-_STRANGERS_BURST = 100
+_UNAUTHENTICATED_BURST = 100
 _MAX_HOSTS = 1000
 
 _LONGEST_NAME = 256
-# Fields of requests that name what a call is for: those that name it fully, and those that a response knows better.
-_FULL_NAMES = ("name", "upload", "model_name", "run")
-_PARTS_OF_NAMES = ("parent", "dataset", "dataset_id", "model_id")
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
-class Strangers:
-    """Bounds what calls may write whose caller nobody knows: they cost the disk more than their maker. Thread-safe.
+@dataclass(frozen=True)
+class ResourceFields:
+    """Fields of messages that name the resource of a call.
 
-    A host's first calls are recorded, and of the others one a second, which tells how many were not.
+    Attributes:
+        full: Fields of requests and responses that contain the resource's full name.
+        parts: Fields of requests that contain a part of the name, used only if neither message contains a full name.
+    """
+
+    full: tuple[str, ...] = ("name",)
+    parts: tuple[str, ...] = ("parent",)
+
+    @classmethod
+    def of(cls, service: Service) -> Self:
+        """Returns the fields that name resources in a service's messages."""
+        return cls(("name", *service.resources), ("parent", *service.parents))
+
+    def name(self, request: Any, response: Any) -> str:
+        """Returns the name of a call's resource, from the request or the response; empty if neither contains it."""
+        name = _first(request, self.full) or self._name_in(response) or _first(request, self.parts)
+        return name[:_LONGEST_NAME]
+
+    def _name_in(self, response: Any) -> str:
+        """Returns the name of the resource that a response is or contains."""
+        if own := _first(response, self.full):
+            return own
+        parts = (value for _, value in response.ListFields()) if hasattr(response, "ListFields") else ()
+        return next((name for part in parts if (name := _first(part, ("name",)))), "")
+
+
+class UnauthenticatedRecords:
+    """Limits audit records of unauthenticated calls, which use disk space but cost the caller nothing. Thread-safe.
+
+    The first 100 calls from a host are recorded. After that, one call per second is recorded, and its record contains
+    the number of unrecorded calls before it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._hosts: OrderedDict[str, tuple[float, float, int]] = OrderedDict()  # records left, since when, unrecorded
+        self._hosts: OrderedDict[str, tuple[float, float, int]] = OrderedDict()  # records left, since, unrecorded
 
     def count(self, host: str) -> int | None:
-        """Counts a call; None if it is not to be recorded, else how many before it were not."""
+        """Counts a call. Returns the number of unrecorded calls before it; None if this call must not be recorded."""
         now = self._clock()
         with self._lock:
-            left, since, unrecorded = self._hosts.pop(host, (float(_STRANGERS_BURST), now, 0))
-            left = min(_STRANGERS_BURST, left + now - since)
+            left, since, unrecorded = self._hosts.pop(host, (float(_UNAUTHENTICATED_BURST), now, 0))
+            left = min(_UNAUTHENTICATED_BURST, left + now - since)
             recorded = left >= 1
             self._hosts[host] = (left - 1, now, 0) if recorded else (left, now, unrecorded + 1)
             if len(self._hosts) > _MAX_HOSTS:
@@ -64,55 +94,68 @@ class Strangers:
 
 
 class CallObserver:
-    """Observes the calls of a server. Thread-safe; owns nothing that it is given.
+    """Observes the calls to a server. Thread-safe. The observer does not close its arguments.
 
     Args:
-        tracer: Makes the spans.
-        metrics: Counts the calls; None counts none.
-        audit: Keeps the records; None keeps none.
+        tracer: Tracer that creates the spans of the calls.
+        metrics: Metrics that count the calls; None if the calls are not counted.
+        audit: Audit log that records the calls; None if the calls are not recorded.
+        fields: Fields that name the resource of a call in the audit log.
     """
 
-    def __init__(self, tracer: Tracer, *, metrics: "Metrics | None" = None, audit: AuditLog | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        *,
+        metrics: "Metrics | None" = None,
+        audit: AuditLog | None = None,
+        fields: ResourceFields = ResourceFields(),
+    ) -> None:
         self.tracer = tracer
+        self.fields = fields
         self.metrics = metrics
         self.audit = audit
-        self.strangers = Strangers()
+        self.unauthenticated_records = UnauthenticatedRecords()
 
     def of_method(self, method: str, *, audited: bool) -> "MethodObserver":
-        """What observes the calls of one method.
+        """Returns the observer of one method.
 
         Args:
-            method: Its path, `/<service>/<method>`.
-            audited: Whether all of its calls are audited, and not only the refused ones.
+            method: Path of the method, `/<service>/<method>`.
+            audited: Whether all calls are audited, not only those that failed authentication or authorization.
         """
         return MethodObserver(self, method, audited=audited)
 
 
 class MethodObserver:
-    """Made by `CallObserver.of_method`."""
+    """Observes the calls to one method. Created by `CallObserver.of_method`."""
 
     def __init__(self, observer: CallObserver, method: str, *, audited: bool) -> None:
         self.method = method
         self.audited = audited
         self.tracer = observer.tracer
         self.audit = observer.audit
-        self.strangers = observer.strangers
+        self.fields = observer.fields
+        self.unauthenticated_records = observer.unauthenticated_records
         self.metrics = observer.metrics.of_method(method) if observer.metrics else None
         self.span_name = method.removeprefix("/")
         service, _, name = self.span_name.partition("/")
         self.attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
     def begin(self, context: grpc.ServicerContext) -> "ObservedCall":
-        """Begins to observe a call in this thread."""
+        """Starts the observation of a call in this thread."""
         return ObservedCall(self, context)
 
 
 class ObservedCall:
-    """One call. A context manager: a call that leaves it without an `end` was left by its caller.
+    """One observed call, used as a context manager.
+
+    If `end` is not called within the `with` block, the observation ends with the status code that was set on gRPC's
+    context. If none was set, the caller has disconnected, and the code is CANCELLED.
 
     Attributes:
-        caller: Who makes it; None until that is known.
-        request: Its request, or `NamedRequests`; None until it is there.
+        caller: The caller; None until it is authenticated.
+        request: The request, or `NamedRequests` for a stream of requests; None until it has arrived.
     """
 
     __slots__ = ("_began", "_context", "_ended", "_method", "_span", "caller", "request")
@@ -139,23 +182,27 @@ class ObservedCall:
             code = self._context.code()  # type: ignore[attr-defined]  # missing from its stubs
             self.end(code.name if code else "CANCELLED")
 
+    def read_stream(self, requests: Iterable[Any]) -> None:
+        """Sets `request` to a stream of requests. The first request names the call's resource."""
+        self.request = NamedRequests(requests, self._method.fields)
+
     def end(self, code: str = "OK", reason: str = "", *, response: Any = None) -> None:
-        """Says how the call ended. What it makes is recorded first, and nothing has ended if that fails.
+        """Ends the observation. The audit record is written first; if that fails, the observation continues.
 
         Args:
-            code: Name of its status code.
-            reason: Reason of its error; empty if there was none.
-            response: What it answers; None if it is an error or a stream.
+            code: Name of the status code.
+            reason: Reason of the error; empty if the call succeeded.
+            response: The response; None for an error or a stream.
 
         Raises:
-            MeshError: A call that succeeded cannot be recorded; fail it.
+            MeshError: A successful call cannot be recorded; the caller of this method must fail the call.
         """
         method = self._method
         if method.audit and reason not in UNRECORDED and (method.audited or code in REFUSED):
             self._record(method.audit, code, reason, response)
         self._ended = True
         if code != "OK" and not self._context.is_active():
-            code = "CANCELLED"  # whatever became of it then, its caller had left before
+            code = "CANCELLED"  # the caller had left before the call ended
         if method.metrics:
             method.metrics.end(self._began, code)
         enter(None)
@@ -166,9 +213,9 @@ class ObservedCall:
             self._span.end()
 
     def _record(self, audit: AuditLog, code: str, reason: str, response: Any) -> None:
-        resource = resource_name(self.request, response)
+        resource = self._method.fields.name(self.request, response)
         if self.caller is None:
-            unrecorded = self._method.strangers.count(self._context.peer().rpartition(":")[0])
+            unrecorded = self._method.unauthenticated_records.count(self._context.peer().rpartition(":")[0])
             if unrecorded is None:
                 return
             if unrecorded:
@@ -186,18 +233,19 @@ class ObservedCall:
         except MeshError as error:
             if code == "OK":
                 raise
-            _log.error("a call that failed is not in the audit log: %s", error, extra={"reason": error.reason})
+            _logger.error("cannot record a failed call in the audit log: %s", error, extra={"reason": error.reason})
 
 
 class NamedRequests:
-    """Passes a stream of requests on, and keeps the name of what it is for, which the first one tells.
+    """Forwards a stream of requests and keeps the name of the resource, which the first request contains.
 
     Attributes:
-        name: The name; empty until then.
+        name: Name of the resource; empty until the first request has arrived.
     """
 
-    def __init__(self, requests: Iterable[Any]) -> None:
+    def __init__(self, requests: Iterable[Any], fields: ResourceFields) -> None:
         self.name = ""
+        self._fields = fields
         self._requests = iter(requests)
         self._started = False
 
@@ -208,24 +256,10 @@ class NamedRequests:
         request = next(self._requests)
         if not self._started:
             self._started = True
-            self.name = resource_name(request, None)
+            self.name = self._fields.name(request, None)
         return request
-
-
-def resource_name(request: Any, response: Any) -> str:
-    """Name of what a call is for: as its request has it, else as its response does; empty if neither does."""
-    name = _first(request, _FULL_NAMES) or _name_in(response) or _first(request, _PARTS_OF_NAMES)
-    return name[:_LONGEST_NAME]
 
 
 def _first(message: Any, fields: Iterable[str]) -> str:
     values = (getattr(message, field, "") for field in fields)
     return next((value for value in values if value and isinstance(value, str)), "")
-
-
-def _name_in(response: Any) -> str:
-    """The name of the resource that a response is or holds."""
-    if own := _first(response, ("name", "watermark")):
-        return own
-    parts = (value for _, value in response.ListFields()) if hasattr(response, "ListFields") else ()
-    return next((name for part in parts if (name := _first(part, ("name",)))), "")

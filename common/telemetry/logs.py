@@ -1,8 +1,8 @@
-"""Logs: one JSON object a line on standard error.
+"""Logs to standard error, as one JSON object per line.
 
-An entry holds time, level, service, logger and message, the ids of the trace and the span that it was written in, and
-the fields given as `extra`. Callers log names, counts and reasons; never contents of samples, and never secrets. What
-looks like a secret nevertheless is taken out (`common.telemetry.redaction`).
+An entry contains the time, level, service, logger, message, the ids of the current trace and span, and the fields
+passed as `extra`. Our code logs names, counts and reasons, but never secrets or the contents of samples. Text that
+looks like a secret is masked (`common.telemetry.redaction`).
 """
 
 import json
@@ -18,10 +18,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON.
+    """Formats log records, each as one line of JSON.
 
     Args:
-        service: Name of the service, put into every line.
+        service: Name of the service, which every line contains.
     """
 
     def __init__(self, service: str) -> None:
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line."""
+        """Returns the line for a record."""
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -47,11 +47,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(service: str, level: str) -> None:
-    """Sends the logs of this process to standard error as JSON lines.
+    """Configures this process to log JSON lines to standard error.
 
     Args:
-        service: Name of the service, put into every line.
-        level: The lowest level that is written, e.g. `INFO`.
+        service: Name of the service, which every line contains.
+        level: Lowest level that is logged, e.g. `INFO`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))

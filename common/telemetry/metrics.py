@@ -1,9 +1,9 @@
-"""Metrics of a server for Prometheus, over HTTP.
+"""A server's metrics for Prometheus, served over HTTP.
 
-Calls are counted under the names that gRPC's own Prometheus middleware uses, so dashboards made for it work. Labels are
-services, methods, codes, kinds and states, which have few values. There are no tenants or subjects, and the only names
-chosen by users are the ids of loaded models, which memory limits. Calls of methods that do not exist are not counted,
-since a caller could invent any number of them.
+Call metrics have the names that gRPC's Prometheus middleware uses, so its dashboards work. Labels are services,
+methods, codes, kinds and states, which have few values. Tenants and subjects are never labels. The only user-chosen
+labels are the ids of loaded models, whose number is limited by memory. Calls to unknown methods are not counted, since
+a caller could invent any number of method names.
 """
 
 import datetime
@@ -29,11 +29,11 @@ from prometheus_client.registry import Collector
 from common.errors import FailedPrecondition, MeshError
 
 BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-"""Upper bounds of the histograms: a unary call on one machine takes about 0.4 ms, an upload minutes."""
+"""Upper bounds of histogram buckets, in seconds. A local unary call takes about 0.4 ms, and an upload takes minutes."""
 
 
 class Metrics:
-    """The metrics of one server. Thread-safe; `close` ends what `serve` started."""
+    """The metrics of one server. Thread-safe; `close` stops the HTTP server that `serve` started."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -43,7 +43,7 @@ class Metrics:
         self._registry.register(_Calls(self._methods))
         self._store_seconds = Histogram(
             "deepseek_store_operation_seconds",
-            "How long operations of the artifact store took.",
+            "Duration of artifact store operations.",
             ("operation", "outcome"),
             buckets=BUCKETS_S,
             registry=self._registry,
@@ -52,10 +52,10 @@ class Metrics:
         self._thread: threading.Thread | None = None
 
     def of_method(self, method: str) -> "MethodMetrics":
-        """The metrics of one method.
+        """Returns the metrics of one method.
 
         Args:
-            method: Its path, `/<service>/<method>`.
+            method: Path of the method, `/<service>/<method>`.
         """
         metrics = MethodMetrics(method)
         self._methods.append(metrics)
@@ -65,34 +65,34 @@ class Metrics:
         """Counts an operation of the artifact store.
 
         Args:
-            operation: As `common.artifacts.measured` names them.
+            operation: Name of the operation, as in `common.artifacts.measured`.
             outcome: `OK`, or the code of the error.
-            seconds: How long it took.
+            seconds: Duration of the operation.
         """
         self._store_seconds.labels(operation, outcome).observe(seconds)
 
     def watch_jobs(self, count: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-        """Shows jobs by kind and state, counted whenever somebody looks.
+        """Exposes the number of jobs by kind and state, counted on every scrape.
 
         Args:
-            count: Counts them; may raise a MeshError.
+            count: Function that returns the numbers; may raise a MeshError.
         """
         self._registry.register(_Jobs(count))
 
     def watch_served(self, count: Callable[[], Mapping[tuple[str, str, str, str], int]]) -> None:
-        """Exposes which form of which model version is served; counted on every scrape.
+        """Exposes which variants of model versions are served, counted on every scrape.
 
         Args:
-            count: Counts the loaded models by model, version, variant and instruction set; more than 1 if tenants use
-                the same name.
+            count: Function that returns the number of loaded models by model, version, variant and instruction set. A
+                number exceeds 1 if several tenants use the same model name.
         """
         self._registry.register(_Served(count))
 
     def watch_certificate(self, expires: Callable[[], datetime.datetime | None]) -> None:
-        """Shows when the process's certificate expires, read whenever somebody looks.
+        """Exposes the expiry of the process's certificate, read on every scrape.
 
         Args:
-            expires: Reads it; None if there is none. May raise a MeshError.
+            expires: Function that returns the expiry, or None if there is no certificate; may raise a MeshError.
         """
         self._registry.register(_Certificate(expires))
 
@@ -101,10 +101,10 @@ class Metrics:
 
         Args:
             host: Address to listen on.
-            port: 0 takes a free one.
+            port: Port to listen on; 0 means any free port.
 
         Returns:
-            The port.
+            The bound port.
 
         Raises:
             FailedPrecondition: METRICS_PORT_TAKEN.
@@ -118,7 +118,7 @@ class Metrics:
         return bound
 
     def close(self) -> None:
-        """Ends serving. Idempotent."""
+        """Stops the HTTP server. Idempotent."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -127,12 +127,13 @@ class Metrics:
 
 
 class MethodMetrics:
-    """What is counted of one method. Thread-safe.
+    """The metrics of one method. Thread-safe.
 
-    Counted here and not in the client's own types, of which a call would need four: they cost ten times as much.
+    Updating the Prometheus client's own metric types would take ten times as long as updating this class, because each
+    call would update four of them.
 
     Args:
-        method: Its path, `/<service>/<method>`.
+        method: Path of the method, `/<service>/<method>`.
     """
 
     def __init__(self, method: str) -> None:
@@ -145,13 +146,13 @@ class MethodMetrics:
         self._codes: Counter[str] = Counter()
 
     def begin(self) -> float:
-        """Counts a call as under way; returns what `end` has to be given."""
+        """Counts a call as running. Returns the time to pass to `end`."""
         with self._lock:
             self._in_flight += 1
         return time.perf_counter()
 
     def end(self, began: float, code: str) -> None:
-        """Counts the call as ended with a status code, e.g. `OK`."""
+        """Counts a call as completed, with a status code such as `OK`."""
         seconds = time.perf_counter() - began
         bucket = bisect_left(BUCKETS_S, seconds)
         with self._lock:
@@ -163,7 +164,7 @@ class MethodMetrics:
     def add_to(
         self, handled: CounterMetricFamily, seconds: HistogramMetricFamily, in_flight: GaugeMetricFamily
     ) -> None:
-        """Adds the figures as they stand."""
+        """Adds the current values to the metric families."""
         with self._lock:
             buckets, codes, total_s, under_way = list(self._buckets), dict(self._codes), self._seconds, self._in_flight
         for code, number in codes.items():
@@ -179,9 +180,9 @@ class _Calls(Collector):
 
     def collect(self) -> Iterable[Metric]:
         names = ("grpc_service", "grpc_method")
-        handled = CounterMetricFamily("grpc_server_handled", "Calls that have ended.", labels=(*names, "grpc_code"))
-        seconds = HistogramMetricFamily("grpc_server_handling_seconds", "How long calls took.", labels=names)
-        in_flight = GaugeMetricFamily("grpc_server_in_flight", "Calls under way.", labels=names)
+        handled = CounterMetricFamily("grpc_server_handled", "Completed calls.", labels=(*names, "grpc_code"))
+        seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Duration of calls.", labels=names)
+        in_flight = GaugeMetricFamily("grpc_server_in_flight", "Running calls.", labels=names)
         for method in list(self._methods):
             method.add_to(handled, seconds, in_flight)
         return [handled, seconds, in_flight]
@@ -197,11 +198,11 @@ class _Jobs(Collector):
             for (kind, state), number in self._count().items():
                 jobs.add_metric((kind, state), number)
         except MeshError:
-            return []  # no figure is better than a wrong one, and the other metrics are wanted now more than ever
+            return []  # no value is better than a wrong one; the other metrics remain available
         return [jobs]
 
     def describe(self) -> Iterable[Metric]:
-        """None: registering must not count."""
+        """Returns nothing, so that registering does not query the database."""
         return []
 
 
@@ -212,7 +213,7 @@ class _Served(Collector):
     def collect(self) -> Iterable[Metric]:
         served = GaugeMetricFamily(
             "deepseek_served_model",
-            "Which form of which model version is served on this host.",
+            "Variants of model versions that are served on this host.",
             labels=("model", "version", "variant", "instruction_set"),
         )
         for labels, number in self._count().items():
@@ -227,15 +228,15 @@ class _Certificate(Collector):
     def collect(self) -> Iterable[Metric]:
         expiry = GaugeMetricFamily(
             "deepseek_certificate_expiry_timestamp_seconds",
-            "When the service's certificate expires, seconds since 1970.",
+            "Expiry of the service's certificate, seconds since 1970.",
         )
         try:
             if expires := self._expires():
                 expiry.add_metric((), expires.timestamp())
         except MeshError:
-            return []  # as above
+            return []  # as in `_Jobs`
         return [expiry]
 
     def describe(self) -> Iterable[Metric]:
-        """None: registering must not read."""
+        """Returns nothing, so that registering does not read the certificate."""
         return []

@@ -1,7 +1,7 @@
-"""Takes secrets out of text that leaves the process.
+"""Masks secrets in text that leaves the process.
 
-Nobody is supposed to log a secret; this is for what others put into their messages: a driver that shows its URL, a
-library that prints a header.
+Our own code logs no secrets. This module covers the messages of other code, such as a driver that logs its URL or a
+library that logs a header.
 """
 
 import re
@@ -22,7 +22,7 @@ _PATTERNS = (
 
 
 def redact(text: str) -> str:
-    """Returns a text without bearer tokens, JWTs, private keys, passwords in URLs, and values named like a secret.
+    """Masks bearer tokens, JWTs, private keys, passwords in URLs, and values whose names suggest a secret.
 
     >>> redact("postgresql://mesh:hunter2@db/mesh refused, token=abc")
     'postgresql://mesh:[redacted]@db/mesh refused, token=[redacted]'
@@ -33,5 +33,5 @@ def redact(text: str) -> str:
 
 
 def names_secret(name: str) -> bool:
-    """Returns whether what has this name is a secret; the path of a file with one is not."""
+    """Returns whether a name suggests that its value is a secret. The path of a file with a secret is not a secret."""
     return _NAME.fullmatch(name) is not None

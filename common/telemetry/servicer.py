@@ -1,19 +1,13 @@
-"""deepseek.audit.v1.AuditService, hosted by every service: protobuf <-> AuditLog, nothing else."""
+"""Implements deepseek.audit.v1.AuditService on an AuditLog. Hosted by every service."""
 
 import grpc
 
 from common.telemetry.audit import AuditLog
 from protos.audit.v1 import audit_pb2, audit_pb2_grpc
 
-SERVICE = "deepseek.audit.v1.AuditService"
-
 
 class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
-    """Tells where the audit log ends.
-
-    Args:
-        log: The service's log.
-    """
+    """Reports the head of the audit log."""
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log

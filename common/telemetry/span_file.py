@@ -1,7 +1,7 @@
-"""Spans in a file: one line of OTLP/JSON an export, as a collector's file exporter writes and its receiver reads.
+"""Exports spans to a file, in the format of OpenTelemetry's file exporter: OTLP/JSON, one line per export.
 
-Any number of processes may write to one file, which is how a whole mesh on one machine gives one file: a line is
-written, and a full file moved away, under a lock on the file.
+Any number of processes may write to one file, so a whole mesh on one machine can share it. A process locks the file
+before it writes a line, and rotates a full file under the same lock.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from opentelemetry.trace import SpanKind, StatusCode
 _KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2}
 _STATUSES = {StatusCode.UNSET: 0, StatusCode.OK: 1, StatusCode.ERROR: 2}
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class SpanFile(SpanExporter):
     """Appends spans to a file. Thread-safe.
 
     Args:
-        path: The file; its folder is made if it is missing.
-        max_bytes: A file that is larger is moved to `<name>.1`, that one to `<name>.2`, and so on.
-        num_kept: How many moved files are kept.
+        path: The file. A missing folder is created.
+        max_bytes: Size above which the file is rotated: it becomes `<name>.1`, `<name>.1` becomes `<name>.2`, etc.
+        num_kept: Number of rotated files to keep.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = 64 << 20, num_kept: int = 3) -> None:
@@ -47,13 +47,13 @@ class SpanFile(SpanExporter):
                 if os.fstat(file).st_size > self._max_bytes:
                     self._rotate()
         except OSError as error:
-            _log.warning("spans cannot be written to %s: %s", self._path, error.strerror)
+            _logger.warning("cannot write spans to %s: %s", self._path, error.strerror)
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, opened and locked; anew if somebody moved it away in between."""
+        """Opens the file and then locks it; starts over if another process rotated the file between the two steps."""
         while True:
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
@@ -78,7 +78,7 @@ class SpanFile(SpanExporter):
 
 
 def to_otlp(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
-    """An ExportTraceServiceRequest of one process's spans in OTLP's JSON form: hexadecimal ids, enums as numbers."""
+    """Returns an ExportTraceServiceRequest in OTLP's JSON encoding, with hexadecimal ids and numeric enums."""
     scope = {"name": "deepseek.mesh"}
     return {
         "resourceSpans": [

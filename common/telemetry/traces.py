@@ -1,10 +1,10 @@
-"""Traces: W3C trace context through every process, spans by the OpenTelemetry SDK where somebody wants them.
+"""Traces: W3C trace context in every process, and spans of the OpenTelemetry SDK where spans are exported.
 
-The context of a trace (`SpanContext`) always travels: in a context variable within a process, as `traceparent` in the
-metadata of calls (`common.channel`), in the rows of jobs and in the job files of child processes. So a process that
-exports nothing does not tear a trace apart. Whether a trace is recorded is decided once, where it begins: by its
-caller, or here by chance. What is not recorded never reaches the SDK, whose spans cost more than all else that a server
-does for a call; and the SDK is imported only by a process that has an exporter.
+The trace context (`SpanContext`) is always propagated: in a context variable within a process, and as `traceparent` in
+the metadata of calls (`common.channel`), in the rows of jobs and in the job files of child processes. A process without
+an exporter therefore does not break a trace. The sampling decision is made once, where a trace starts, either by the
+caller or at random here. Unsampled spans never reach the SDK, whose spans cost more than the rest of a call. Only
+processes with an exporter import the SDK.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from typing import Any
 from common.errors import FailedPrecondition, MeshError
 
 DEFAULT_SAMPLING = 0.01
-"""Part of the traces that begin at a server, and not at a caller that has decided, that is recorded."""
+"""Default fraction of traces that are sampled. It applies only if the caller has not made the decision."""
 
 TRACEPARENT = "traceparent"
-"""Name of the header, of the metadata entry and of the member of a job file."""
+"""Name of the trace context in HTTP headers, in gRPC metadata and in job files."""
 
 _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _EXPORT_DELAY_MS = 1000
@@ -33,7 +33,7 @@ Attributes = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True, slots=True)
 class SpanContext:
-    """One span as others see it (W3C Trace Context, https://www.w3.org/TR/trace-context/).
+    """The propagated part of a span (W3C Trace Context, https://www.w3.org/TR/trace-context/).
 
     Attributes:
         trace_id: 32 hexadecimal digits.
@@ -47,12 +47,12 @@ class SpanContext:
 
     @property
     def traceparent(self) -> str:
-        """The header that tells another process of this span."""
+        """The `traceparent` header, which propagates this span to another process."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
     @classmethod
     def parse(cls, traceparent: str) -> "SpanContext | None":
-        """Reads a header; None if it is not one, as the standard has it: such a trace begins anew."""
+        """Parses a `traceparent` header. Returns None if it is not valid; the standard then requires a new trace."""
         match = _HEADER.fullmatch(traceparent)
         if not match:
             return None
@@ -63,44 +63,44 @@ class SpanContext:
 
 
 def current() -> SpanContext | None:
-    """The span that this thread works for."""
+    """Returns the current span of this thread; None if there is none."""
     span = _current.get()
     return span.context if span else None
 
 
 def traceparent() -> str:
-    """The header of the span that this thread works for; empty if there is none."""
+    """Returns the `traceparent` header of this thread's current span; empty if there is none."""
     span = _current.get()
     return span.context.traceparent if span else ""
 
 
 @dataclass(frozen=True)
 class TraceTarget:
-    """Where spans go; nowhere by default.
+    """The destination of spans. By default, spans are not exported.
 
     Attributes:
-        file: File that grows by lines of OTLP/JSON.
-        endpoint: `http://host:port` or `https://host:port` of a collector that takes OTLP over gRPC.
+        file: File to which lines of OTLP/JSON are appended.
+        endpoint: `http://host:port` or `https://host:port` of a collector that accepts OTLP over gRPC.
     """
 
     file: Path | None = None
     endpoint: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Members of a job file."""
+        """Returns the members of a job file that specify this destination."""
         return {"trace_file": str(self.file or ""), "otlp_endpoint": self.endpoint}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "TraceTarget":
-        """Reads the members of a job file; those that lack them want nothing."""
+        """Reads the destination from the members of a job file. If they are missing, spans are not exported."""
         file = document.get("trace_file")
         return cls(Path(file) if file else None, document.get("otlp_endpoint", ""))
 
 
 class Span:
-    """A piece of work, from its start until `end`. Made by a `Tracer`.
+    """A span: one operation, from its start until `end`. Created by a `Tracer`.
 
-    Most are neither recorded nor told to anybody, and get their ids only when somebody asks.
+    Most spans are neither recorded nor propagated, so ids are generated only when they are first read.
     """
 
     __slots__ = ("_context", "_recorded", "_sampled")
@@ -112,7 +112,7 @@ class Span:
 
     @property
     def context(self) -> SpanContext:
-        """What others see of it."""
+        """The propagated part of the span."""
         if self._context is None:
             ids = f"{random.getrandbits(192) | 1 << 191 | 1:048x}"
             self._context = SpanContext(ids[:32], ids[32:], self._sampled)
@@ -120,23 +120,23 @@ class Span:
 
     @property
     def recorded(self) -> bool:
-        """Whether anybody will see it."""
+        """Whether the span is exported."""
         return self._recorded is not None
 
     def describe(self, attributes: Attributes) -> None:
-        """Adds what has become known of the work; no secrets and no contents."""
+        """Adds attributes, which must not contain secrets or the contents of data."""
         if self._recorded is not None:
             self._recorded.set_attributes(attributes)
 
     def fail(self, reason: str) -> None:
-        """Says that the work failed, and why."""
+        """Marks the operation as failed."""
         if self._recorded is not None:
             from opentelemetry.trace import Status, StatusCode
 
             self._recorded.set_status(Status(StatusCode.ERROR, reason))
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the span."""
         if self._recorded is not None:
             self._recorded.end()
 
@@ -145,20 +145,20 @@ _current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 def enter(span: Span | None) -> None:
-    """Makes this thread work for a span from now on; None for no span."""
+    """Sets the current span of this thread; None means no span."""
     _current.set(span)
 
 
 class Tracer:
-    """Makes the spans of one process. Thread-safe; `close` exports what is left.
+    """Creates the spans of one process. Thread-safe; `close` exports pending spans.
 
     Args:
         service: Name of the service.
-        target: Where spans go.
-        sampling: Part of the traces that begin here that is recorded, 0 to 1.
+        target: Destination of spans.
+        sampling: Fraction of the traces starting in this process that are sampled, from 0 to 1.
 
     Raises:
-        FailedPrecondition: OTLP_NOT_INSTALLED if spans shall go to a collector and the exporter is missing.
+        FailedPrecondition: OTLP_NOT_INSTALLED if the destination is a collector and the exporter is not installed.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Tracer:
 
     @property
     def exports(self) -> bool:
-        """Whether spans go anywhere."""
+        """Whether spans are exported."""
         return self._provider is not None
 
     def start(
@@ -182,14 +182,14 @@ class Tracer:
         sampled: bool | None = None,
         attributes: Attributes | None = None,
     ) -> Span:
-        """Starts a span; whoever calls this ends it.
+        """Starts a span, which the caller ends.
 
         Args:
-            name: What is done: a method, a kind of job; never something of which there are many.
-            parent: The span that this is a part of; None begins a trace.
-            server: Whether it answers a call of another process.
-            sampled: Whether a trace that begins here is recorded; None leaves it to chance.
-            attributes: What is known of it; no secrets and no contents.
+            name: Name of the operation. Names should come from a small set, such as methods or kinds of job.
+            parent: Parent span; None starts a new trace.
+            server: Whether the span handles a call from another process.
+            sampled: Whether a new trace is sampled; None means a random decision.
+            attributes: Attributes of the span, without secrets or the contents of data.
         """
         if parent is None:
             sampled = random.random() < self._sampling if sampled is None else sampled
@@ -208,13 +208,13 @@ class Tracer:
         sampled: bool | None = None,
         attributes: Attributes | None = None,
     ) -> Iterator[Span]:
-        """Works for a new span within the block; an error that leaves it is the span's.
+        """Runs the `with` block in a new span, which is marked as failed if the block raises.
 
         Args:
-            name: As in `start`.
-            parent: As in `start`; None takes the current span if there is one.
-            sampled: As in `start`.
-            attributes: As in `start`.
+            name: See `start`.
+            parent: See `start`; None means the current span if there is one.
+            sampled: See `start`.
+            attributes: See `start`.
         """
         before = _current.get()
         span = self.start(name, parent or current(), sampled=sampled, attributes=attributes)
@@ -229,7 +229,7 @@ class Tracer:
             span.end()
 
     def close(self) -> None:
-        """Exports what is left, and ends. Idempotent."""
+        """Exports pending spans and stops. Idempotent."""
         if self._provider is not None:
             self._provider.shutdown()
 
@@ -265,7 +265,7 @@ def _open_provider(service: str, target: TraceTarget) -> Any:
         try:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         except ImportError as error:
-            message = "spans go to a collector with opentelemetry-exporter-otlp-proto-grpc, which is not installed here"
+            message = "exporting to a collector requires opentelemetry-exporter-otlp-proto-grpc; install this package"
             raise FailedPrecondition("OTLP_NOT_INSTALLED", message, field="otlp_endpoint") from error
         insecure = target.endpoint.startswith("http://")
         exporters.append(OTLPSpanExporter(target.endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S))

@@ -1,5 +1,5 @@
-"""What a service does for its operator: tell what it refers to, give out and take in its rows, record what is deleted.
+"""A service's part in garbage collection, backup and restore.
 
-`statefile` is the format, which clients read too; `dump` is between it and a database; `records` keeps what garbage
-collections delete; `servicer` is UpkeepService.
+`statefile` implements the file format, which clients read too. `dump` exports and imports the tables. `records` keeps
+lists of the blobs that garbage collection deletes. `servicer` implements UpkeepService.
 """

@@ -1,9 +1,8 @@
-"""Between a service's tables and a state file. What tables there are is read from the database itself; one is left out,
-the anchor of the audit log, which belongs to a log that lies on this machine and stays there.
+"""Exports the tables of a service to a state file, and imports them.
 
-Rows leave in one snapshot and come in in one transaction, into empty tables only. A file of an earlier release is taken
-in by making the tables as they were then and migrating them with the rows in them, as the rows of a service that was
-there all the time have been.
+The tables are discovered in the database itself. The anchor of the audit log is excluded, because it belongs to a log
+file on this machine. Rows are exported in one snapshot and imported in one transaction, into empty tables only. To
+import a file from an earlier release, the tables are created as they were in that release, filled, and then migrated.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,20 +22,20 @@ from common.upkeep import statefile
 from protos.upkeep.v1 import upkeep_pb2
 
 _ANCHORS = AuditAnchorRow.__tablename__
-_NO_STATE = frozenset({VERSION_TABLE, _ANCHORS})
+_EXCLUDED_TABLES = frozenset({VERSION_TABLE, _ANCHORS})
 _PART_BYTES = 1 << 18
-_ROWS_A_READ = 1000
-_REFERENCES_A_PART = 1000
+_ROWS_PER_READ = 1000
+_REFERENCES_PER_PART = 1000
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An artifact that a row refers to.
+    """A reference from a row to an artifact.
 
     Attributes:
-        tenant: Whose it is.
-        sha256: Its digest.
-        media_type: RFC 6838 media type; tells manifests from the rest.
+        tenant: Tenant that owns the artifact.
+        sha256: Digest of the artifact.
+        media_type: RFC 6838 media type, which shows whether the artifact is a manifest.
     """
 
     tenant: str
@@ -45,17 +44,17 @@ class Reference:
 
 
 References = Callable[[Session], Iterable[Reference]]
-"""Tells what a service's rows refer to, as a snapshot of its database has them."""
+"""A function that returns the artifacts to which a service's rows refer. It reads the rows from the given session."""
 
 
 class State:
-    """The state of one service. Thread-safe.
+    """The state of one service: the rows of its tables. Thread-safe.
 
     Args:
-        service: Its name.
-        database: Its database, migrated.
-        migrations: Folder of its revisions.
-        references: What its rows refer to.
+        service: Name of the service.
+        database: Migrated database of the service.
+        migrations: Folder with the service's revisions.
+        references: Function that returns the artifacts to which the service's rows refer.
     """
 
     def __init__(self, service: str, database: Database, migrations: Path, references: References) -> None:
@@ -65,37 +64,37 @@ class State:
         self._references = references
 
     def num_rows(self) -> int:
-        """Counts the rows of all tables."""
+        """Returns the number of rows in all tables."""
         with self._database.snapshot() as session:
             return _num_rows(session.connection())
 
     def revisions(self) -> list[str]:
-        """The newest revision of each area that the tables are at."""
+        """Returns the current revision of each area."""
         with self._database.snapshot() as session:
             return revisions(session.connection())
 
     def known_revisions(self) -> list[str]:
-        """Every revision that `load` takes."""
+        """Returns every revision known to this release. `load` accepts only state files with these revisions."""
         return known_revisions(self._migrations)
 
     def references(self) -> list[upkeep_pb2.StateReferences]:
-        """Every artifact that a row refers to, in groups of a message's size."""
+        """Returns every artifact to which a row refers, in groups that each fit into one message."""
         with self._database.snapshot() as session:
             return self._grouped(session)
 
     def dump(self, file: BinaryIO) -> None:
-        """Writes all rows of one moment, and what they refer to, as a state file."""
+        """Writes a state file with all rows, and their references, from one snapshot."""
         with self._database.snapshot() as session:
             statefile.write(file, self._parts(session))
 
     def load(self, file: BinaryIO) -> int:
-        """Takes a state file in, all of it or nothing.
+        """Imports a state file, atomically.
 
         Args:
-            file: The file, at its beginning; it is read twice.
+            file: State file, positioned at its start; it is read twice.
 
         Returns:
-            The number of rows.
+            The number of imported rows.
 
         Raises:
             DataLoss: STATE_DAMAGED.
@@ -107,7 +106,7 @@ class State:
         with self._database.transaction() as session:
             connection = session.connection()
             if _num_rows(connection):
-                message = f"{self.service} has rows already; restore into a mesh that nobody has used yet"
+                message = f"the database of {self.service} already has rows; restore into an unused mesh"
                 raise FailedPrecondition("STATE_NOT_EMPTY", message)
             migrated = revisions(connection)
             anchors = connection.execute(select(*AuditAnchorRow.__table__.columns)).mappings().all()
@@ -125,16 +124,16 @@ class State:
             return _num_rows(connection)
 
     def _check(self, file: BinaryIO) -> upkeep_pb2.StateHeader:
-        """Reads a file to its end before anything of it is believed."""
+        """Verifies the whole file before any of it is used, and returns the header."""
         header = next(statefile.read(file)).header
         file.seek(0)
         for _ in statefile.read(file):
             pass
         if header.service != self.service:
-            message = f"this is the state of {header.service}, and this is {self.service}"
+            message = f"the file contains the state of {header.service}, but this service is {self.service}"
             raise InvalidArgument("WRONG_SERVICE", message, field="data")
         if unknown := set(header.revisions) - set(self.known_revisions()):
-            message = f"a newer release wrote this state ({', '.join(sorted(unknown))}); install that one"
+            message = f"a newer release wrote this state ({', '.join(sorted(unknown))}); install that release"
             raise FailedPrecondition("STATE_TOO_NEW", message)
         return header
 
@@ -150,7 +149,7 @@ class State:
 
     def _grouped(self, session: Session) -> list[upkeep_pb2.StateReferences]:
         found = sorted(set(self._references(session)), key=astuple)
-        groups = (found[start : start + _REFERENCES_A_PART] for start in range(0, len(found), _REFERENCES_A_PART))
+        groups = (found[start : start + _REFERENCES_PER_PART] for start in range(0, len(found), _REFERENCES_PER_PART))
         return [
             upkeep_pb2.StateReferences(references=[upkeep_pb2.Reference(**vars(one)) for one in group])
             for group in groups
@@ -164,8 +163,8 @@ def _reflected(connection: Connection) -> MetaData:
 
 
 def _tables(connection: Connection) -> dict[str, Table]:
-    """The tables that hold the state, each after those that it refers to."""
-    return {table.name: table for table in _reflected(connection).sorted_tables if table.name not in _NO_STATE}
+    """Returns the tables that state files contain, each after the tables to which it refers."""
+    return {table.name: table for table in _reflected(connection).sorted_tables if table.name not in _EXCLUDED_TABLES}
 
 
 def _num_rows(connection: Connection) -> int:
@@ -176,10 +175,10 @@ def _num_rows(connection: Connection) -> int:
 
 
 def _rows(connection: Connection, table: Table) -> Iterator[upkeep_pb2.StateRows]:
-    """A table's rows in the order of its key, in parts of bounded size."""
+    """Yields the rows of a table, ordered by the primary key, in parts of bounded size."""
     part = upkeep_pb2.StateRows(table=table.name, columns=table.columns.keys())
     size = 0
-    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=_ROWS_A_READ)
+    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=_ROWS_PER_READ)
     for found in connection.execute(query):
         row = upkeep_pb2.Row(values=map(_to_value, found))
         part.rows.append(row)
@@ -199,12 +198,12 @@ def _insert(connection: Connection, tables: dict[str, Table], part: upkeep_pb2.S
         or set(part.columns) != set(table.columns.keys())
         or any(len(r.values) != width for r in part.rows)
     ):
-        raise InvalidArgument("BAD_STATE", f"its rows do not fit the table {part.table!r}", field="data")
+        raise InvalidArgument("BAD_STATE", f"the rows do not match the table {part.table!r}", field="data")
     rows = [dict(zip(part.columns, map(_from_value, row.values), strict=True)) for row in part.rows]
     try:
         connection.execute(insert(table), rows)
     except IntegrityError as error:
-        message = f"its rows do not fit the table {part.table!r}: {error.orig}"
+        message = f"the rows do not match the table {part.table!r}: {error.orig}"
         raise InvalidArgument("BAD_STATE", message, field="data") from error
 
 
@@ -222,7 +221,7 @@ def _to_value(value: Any) -> upkeep_pb2.Value:
             return upkeep_pb2.Value(text=value)
         case bytes():
             return upkeep_pb2.Value(data=value)
-    raise AssertionError(f"no table of ours has a {type(value).__name__}")
+    raise AssertionError(f"a state file cannot hold a value of type {type(value).__name__}")
 
 
 def _from_value(value: upkeep_pb2.Value) -> Any:

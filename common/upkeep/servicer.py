@@ -1,6 +1,6 @@
-"""deepseek.upkeep.v1.UpkeepService, hosted by every service that has state: protobuf <-> State, CollectionRecords.
+"""Implements deepseek.upkeep.v1.UpkeepService on State and CollectionRecords. Hosted by every service that has state.
 
-State files are spooled on their way: a snapshot or a transaction must not last as long as a client likes to take.
+State files are spooled, so that a slow client does not keep a snapshot or a transaction open.
 """
 
 import contextlib
@@ -11,28 +11,24 @@ from typing import BinaryIO
 
 import grpc
 
-from common.artifacts.store import disk_error
-from common.config import ServiceSettings
-from common.database import Database
-from common.server import Hosted
-from common.upkeep.dump import References, State
+from common.files import disk_error
+from common.upkeep.dump import State
 from common.upkeep.records import CollectionRecords
 from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
-SERVICE = "deepseek.upkeep.v1.UpkeepService"
 
-_ENVELOPE_BYTES = 16  # the part of a message besides its data
+_ENVELOPE_BYTES = 16  # size of a message without its data
 
 
 class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
-    """Gives out and takes in the state of one service, and keeps records for whoever deletes from the store.
+    """Exports and imports the state of one service, and records garbage collections.
 
     Args:
-        state: Of the service.
-        records: Of collections.
-        on_import: Called once a state was taken in, to take up what it says.
-        max_message_bytes: Largest message of the server.
+        state: State of the service.
+        records: Records of garbage collections.
+        on_import: Function called after an import, so that the service uses the imported rows.
+        max_message_bytes: Maximum size of the server's messages.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
     def GetState(
         self, request: upkeep_pb2.GetStateRequest, context: grpc.ServicerContext
     ) -> upkeep_pb2.GetStateResponse:
-        """Tells what state there is."""
+        """Returns the size and the revisions of the state."""
         return upkeep_pb2.GetStateResponse(
             service=self._state.service,
             num_rows=self._state.num_rows(),
@@ -57,14 +53,14 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
     def ListReferences(
         self, request: upkeep_pb2.ListReferencesRequest, context: grpc.ServicerContext
     ) -> Iterator[upkeep_pb2.ListReferencesResponse]:
-        """Sends every artifact that a row refers to."""
+        """Streams every artifact to which a row refers."""
         for group in self._state.references():
             yield upkeep_pb2.ListReferencesResponse(references=group.references)
 
     def ExportState(
         self, request: upkeep_pb2.ExportStateRequest, context: grpc.ServicerContext
     ) -> Iterator[upkeep_pb2.ExportStateResponse]:
-        """Sends the state of one moment."""
+        """Streams a state file with a snapshot of the state."""
         with _spool() as file:
             self._state.dump(file)
             file.seek(0)
@@ -74,7 +70,7 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
     def ImportState(
         self, requests: Iterator[upkeep_pb2.ImportStateRequest], context: grpc.ServicerContext
     ) -> upkeep_pb2.ImportStateResponse:
-        """Takes a state in, all of it or nothing."""
+        """Imports a state file, atomically."""
         with _spool() as file:
             for request in requests:
                 file.write(request.data)
@@ -86,39 +82,16 @@ class UpkeepServicer(upkeep_pb2_grpc.UpkeepServiceServicer):
     def BeginCollection(
         self, request: upkeep_pb2.BeginCollectionRequest, context: grpc.ServicerContext
     ) -> upkeep_pb2.BeginCollectionResponse:
-        """Records what is about to be deleted."""
+        """Records blobs that are about to be deleted."""
         name = self._records.begin(request.parent, request.digests, request.num_bytes)
         return upkeep_pb2.BeginCollectionResponse(name=name)
 
     def EndCollection(
         self, request: upkeep_pb2.EndCollectionRequest, context: grpc.ServicerContext
     ) -> upkeep_pb2.EndCollectionResponse:
-        """Records what of that has gone."""
+        """Records blobs that were deleted."""
         name = self._records.end(request.parent, request.digests, request.num_bytes)
         return upkeep_pb2.EndCollectionResponse(name=name)
-
-
-def hosted(
-    settings: ServiceSettings,
-    database: Database,
-    migrations: Path,
-    references: References,
-    *,
-    on_import: Callable[[], None] = lambda: None,
-) -> Hosted:
-    """What a server hosts for a service's state.
-
-    Args:
-        settings: Of the service.
-        database: Its database, migrated.
-        migrations: Folder of its revisions.
-        references: What its rows refer to.
-        on_import: As for the servicer.
-    """
-    state = State(settings.service, database, migrations, references)
-    records = CollectionRecords(settings.audit_file.parent / "collections")
-    servicer = UpkeepServicer(state, records, on_import, settings.max_message_bytes)
-    return Hosted(SERVICE, upkeep_pb2_grpc.add_UpkeepServiceServicer_to_server, servicer)
 
 
 @contextlib.contextmanager

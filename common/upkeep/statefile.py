@@ -1,7 +1,7 @@
-"""State files: the rows of a service and what they refer to, in a form that is no engine's and no release's own.
+"""State files: a service's rows and the artifacts they reference, independent of database engine and release.
 
-The format is `deepseek.upkeep.v1.StatePart`, one after the other, closed by a checksum, so that a file which was cut
-off or changed is never taken for whole. Reading one takes neither a database nor SQLAlchemy.
+A state file is a sequence of `deepseek.upkeep.v1.StatePart` messages that ends with a checksum, so that truncation and
+changes are always detected. Reading a file requires neither a database nor SQLAlchemy.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class _Hashed:
-    """A file whose bytes are hashed as they pass."""
+    """A wrapper around a file that hashes all bytes read or written through it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -29,7 +29,7 @@ class _Hashed:
         return self._file.write(data)
 
     def read(self, size: int) -> bytes:
-        # In pieces, since whoever damaged a file may have written any size, and a file makes room for what it is asked.
+        # Read in pieces: a damaged file may claim any size, and `read` allocates as much as it is asked for.
         pieces = []
         while size > 0 and (piece := self._file.read(min(size, _PIECE_BYTES))):
             pieces.append(piece)
@@ -43,25 +43,27 @@ def write(file: BinaryIO, parts: Iterable[upkeep_pb2.StatePart]) -> None:
     """Writes a state file.
 
     Args:
-        file: Open for writing, and buffered.
-        parts: All but the end: a header, references, rows.
+        file: Buffered file, open for writing.
+        parts: All parts except the final checksum: a header, references and rows.
     """
     hashed, num_rows = _Hashed(file), 0
     for part in parts:
         num_rows += len(part.rows.rows)
-        proto.serialize_length_prefixed(part, hashed)  # type: ignore[arg-type]  # it writes, and that is all
+        proto.serialize_length_prefixed(part, hashed)  # type: ignore[arg-type]  # only `write` is used
     end = upkeep_pb2.StateEnd(sha256=hashed.digest.digest(), num_rows=num_rows)
     proto.serialize_length_prefixed(upkeep_pb2.StatePart(end=end), hashed)  # type: ignore[arg-type]
 
 
 def read(file: BinaryIO) -> Iterator[upkeep_pb2.StatePart]:
-    """Yields the parts of a state file, the header first, without the end. Whole is what could be read to its end.
+    """Yields the parts of a state file, starting with the header, without the final checksum.
+
+    The file is intact only if the iterator ends without an error.
 
     Args:
-        file: Open for reading, and buffered.
+        file: Buffered file, open for reading.
 
     Raises:
-        DataLoss: STATE_DAMAGED if it is cut off, changed, or not a state file at all.
+        DataLoss: STATE_DAMAGED if the file is truncated, modified or not a state file at all.
     """
     hashed, num_rows, first = _Hashed(file), 0, True
     while True:
@@ -72,12 +74,12 @@ def read(file: BinaryIO) -> Iterator[upkeep_pb2.StatePart]:
             raise _damaged(str(error)) from error
         kind = part.WhichOneof("part") if part else None
         if kind is None:
-            raise _damaged("it is cut off")
+            raise _damaged("it is truncated")
         if (kind == "header") is not first:
-            raise _damaged("it does not begin with its one header")
+            raise _damaged("it does not start with a header, or has a second one")
         if kind == "end":
             if (part.end.sha256, part.end.num_rows) != (before.digest(), num_rows) or file.read(1):
-                raise _damaged("its checksum is another")
+                raise _damaged("its checksum does not match")
             return
         first = False
         num_rows += len(part.rows.rows)
@@ -85,4 +87,4 @@ def read(file: BinaryIO) -> Iterator[upkeep_pb2.StatePart]:
 
 
 def _damaged(why: str) -> DataLoss:
-    return DataLoss("STATE_DAMAGED", f"this is not a whole state file: {why}; take another backup")
+    return DataLoss("STATE_DAMAGED", f"the state file is damaged: {why}; use another backup")

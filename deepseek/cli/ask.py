@@ -1,39 +1,48 @@
-"""`deepseek ask`: a question about an image, answered by a served model."""
+"""`deepseek ask`: asks a served model a question about an image."""
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from common.errors import FailedPrecondition
+from deepseek.cli.completion import SERVED
 from deepseek.cli.output import AsJson, console, print_json
 from deepseek.client import connect
-from deepseek.models.inputs import encode_inputs
+from deepseek.client.names import served_version
 
 
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.", exists=True, dir_okay=False)],
-    question: Annotated[str, typer.Argument(help="A question about it.")],
-    model: Annotated[str, typer.Option(help="A served model that takes an image and a question.")] = "easy-vqa",
+    question: Annotated[str, typer.Argument(help="A question about the image.")],
+    model: Annotated[
+        str, typer.Option(help="A served model whose inputs are an image and a question.", autocompletion=SERVED)
+    ] = "easy-vqa",
     as_json: AsJson = False,
 ) -> None:
-    """Ask a served model a question about an image."""
+    """Ask a served model a question about an image. `deepseek predict` serves models of every kind."""
+    served_version(model, field="--model")
+    # Imported here, because every command would wait for NumPy and Pillow if they were imported at the top.
+    from deepseek.client.predictor import Predictor
+
     with connect() as mesh:
-        number = mesh.inference.metadata(model).versions[0]
-        manifest = mesh.models.manifest(mesh.models.version(f"models/{model}/versions/{number}"))
+        predictor = Predictor(mesh, model)
+        encoders = sorted(spec.encoder.name if spec.encoder else "" for spec in predictor.manifest.inputs)
+        if encoders not in (["characters", "image"], ["image", "words"]):
+            fields = " ".join(f"{spec.field or spec.name}=VALUE" for spec in predictor.manifest.inputs)
+            message = f"{model} does not answer questions about images; use: deepseek predict {model} {fields}"
+            raise FailedPrecondition("UNSUITABLE_MODEL", message, field="--model")
         values = {
             spec.name: image.read_bytes() if spec.encoder and spec.encoder.name == "image" else question
-            for spec in manifest.inputs
+            for spec in predictor.manifest.inputs
         }
-        outputs = mesh.inference.infer(model, encode_inputs(manifest, values), version=number)
-    spec = manifest.outputs[0]
-    if not spec.labels:
-        raise FailedPrecondition("NO_LABELS", f"{model} does not answer with one of a set of labels", field="--model")
-    scores = np.asarray(outputs[spec.name], dtype=np.float64).reshape(-1)
-    probabilities = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-    best = int(probabilities.argmax())
+        (found,) = predictor.predict([values])
+    if found.error:
+        raise found.error
+    if not found.label:
+        message = f"{model} cannot answer, because its output has no labels; use `deepseek predict {model}`"
+        raise FailedPrecondition("NO_LABELS", message, field="--model")
     if as_json:
-        print_json({"answer": spec.labels[best], "probability": float(probabilities[best])})
+        print_json({"answer": found.label, "probability": found.probability})
     else:
-        console.print(f"[bold]{spec.labels[best]}[/bold]  ({probabilities[best]:.1%})", highlight=False)
+        console.print(f"[bold]{found.label}[/bold]  ({found.probability:.1%})", highlight=False)

@@ -1,4 +1,4 @@
-"""`deepseek audit`: whether the audit logs of this machine's services are whole."""
+"""`deepseek audit`: verifies the audit logs of this machine's services."""
 
 import json
 import subprocess
@@ -7,42 +7,50 @@ from typing import Annotated
 
 import typer
 
-from common.config import home
+from common.environment import home
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, Unavailable
 from common.processes import python, safe_environment
-from common.telemetry.audit import EMPTY, Finding, Head, Verification, verify
-from deepseek import embedded
+from common.telemetry.audit_records import EMPTY, Head
+from common.telemetry.audit_verify import AuditFinding, Verification, verify
 from deepseek.cli.output import AsJson, console, print_json, print_table
 from deepseek.client import Mesh, MeshFile
+from deepseek.services import SERVICES
 from protos.audit.v1 import audit_pb2, audit_pb2_grpc
 
 _NOT_RUNNING = ("SERVICE_UNREACHABLE", "MESH_NOT_FOUND", "SERVICE_NOT_IN_MESH")
 
-app = typer.Typer(help="The audit logs: who did what to which object, and how it ended.", no_args_is_help=True)
+app = typer.Typer(
+    help="Verify the audit logs, which record the callers, methods, resources and outcomes of calls.",
+    no_args_is_help=True,
+)
 
 
 @app.callback()
 def audit() -> None:
-    """Makes `verify` a command of its own, so that others can come beside it."""
+    """Makes `verify` a subcommand, so that other subcommands can be added."""
 
 
 @app.command("verify")
 def verify_logs(
     service: Annotated[
-        list[str] | None, typer.Option("--service", help="Check this service's log only; repeat. Default: all.")
+        list[str] | None, typer.Option("--service", help="Service whose log to check; may be repeated. Default: all.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every line of the logs, and each log against the anchor that its service keeps. Exit status 1 if not whole.
+    """Check every line of the logs, and compare each log with its anchor. Exit with status 1 if a log was changed.
 
-    Run it on the machine of the services, whether they run or not. A service that runs is asked for the end of its log;
-    of one that does not, its program tells, unless it runs on another machine (or in another container): start it.
+    An anchor is the number and hash of a log's last record, which the service stores in its database. Run this command
+    on the machine of the services, which may be running or stopped. The running service reports the anchor. If the
+    service is stopped, its program is started for that purpose. Services on other machines or in other containers must
+    be running.
     """
-    names = service or list(embedded.PORTS)
+    names = service or list(SERVICES)
     for name in names:
-        if name not in embedded.PORTS:
-            known = ", ".join(embedded.PORTS)
-            raise InvalidArgument("UNKNOWN_SERVICE", f"{name} is no service; there are {known}", field="service")
+        if name not in SERVICES:
+            known = ", ".join(SERVICES)
+            raise InvalidArgument(
+                "UNKNOWN_SERVICE", f"{name} is not a service; the services are {known}", field="service"
+            )
     checked = {name: _verify(home(), name) for name in names}
     if as_json:
         logs = [
@@ -55,7 +63,7 @@ def verify_logs(
         ]
         print_json(logs)
     else:
-        rows = [(name, log.num_records, "NOT whole" if log.findings else "whole") for name, log in checked.items()]
+        rows = [(name, log.num_records, "NOT intact" if log.findings else "intact") for name, log in checked.items()]
         print_table(["service", "records", "log"], rows)
         for name, log in checked.items():
             for finding in log.findings:
@@ -69,12 +77,15 @@ def _verify(place: Path, name: str) -> Verification:
     head = _head(place, name)
     log = verify(_file(place, name), head or EMPTY)
     if head is None and log.num_records:
-        return Verification(log.num_records, (*log.findings, Finding(1, "begins a log of which there is no anchor")))
+        return Verification(log.num_records, (*log.findings, AuditFinding(1, "begins a log that has no anchor")))
     return log
 
 
 def _head(place: Path, name: str) -> Head | None:
-    """Where the log ends, by the service if it runs, else by its program, since nobody else opens its database."""
+    """Returns the head of a service's audit log, as stored in the service's database; None if no head is stored.
+
+    The running service reports the head. If the service is stopped, its program is started only to report the head.
+    """
     is_elsewhere = False
     try:
         file = MeshFile.read(place / "mesh.json")
@@ -98,13 +109,14 @@ def _head(place: Path, name: str) -> Head | None:
 
 
 def _reported(name: str, log: str) -> MeshError:
-    """Why a service's program failed, by the last line of its log."""
+    """Returns an error that says why a service's program failed, according to the last line of the program's log."""
     last = log.strip().rpartition("\n")[2]
     try:
         entry = json.loads(last)
         return FailedPrecondition(entry["reason"], f"{name}: {entry['message']}")
     except (ValueError, KeyError):
-        return FailedPrecondition("SERVICE_ENDED", f"{name} does not tell where its audit log ends: {last}")
+        message = f"{name} did not report the head of its audit log; the last line of its output is: {last}"
+        return FailedPrecondition("SERVICE_ENDED", message)
 
 
 def _file(place: Path, name: str) -> Path:

@@ -1,64 +1,53 @@
-"""`deepseek demo`: the main job on real data, from an empty folder to a served model and a report."""
+"""`deepseek demo`: the main workflow on real data, from an empty folder to a served model and a report."""
 
-import json
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from common.config import home
+from common.environment import home
 from deepseek import embedded
 from deepseek.cli.interrupts import check_interrupted, when_interrupted
 from deepseek.cli.mesh import FreePorts
 from deepseek.cli.output import (
     AsJson,
+    begin_step,
     console,
     error_console,
     make_folder,
     print_json,
     print_table,
-    progress_bar,
     writing,
 )
-from deepseek.cli.precision import event_ratios, precision_name, ratios_text
-from deepseek.cli.train import show_run, waiting
+from deepseek.cli.precision import ratios_text
 from deepseek.client import Mesh
-from deepseek.models.manifest import Measurement, ModelManifest
-from deepseek.processor import instruction_set
-from protos.job.v1 import job_pb2
-from protos.trainer.v1 import trainer_pb2
-
-# About 500 of the test questions: an emulated processor is slow.
-_AVX2_EVERY = 19
-_AGAIN = (
-    "stopped; `deepseek demo` resumes the run from its last checkpoint (a mesh that was running before still trains it)"
-)
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train anew even if an equal run exists.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again, even if an equal run exists.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running at the end.")] = False,
     free_ports: FreePorts = False,
-    report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
+    report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo-report"),
     as_json: AsJson = False,
 ) -> None:
-    """Run the main job: upload 5,000 images with 48,248 questions, train, export, serve, and ask every test question.
+    """Upload 5,000 images with 48,248 questions; train, export and serve a model; and ask it every test question.
 
-    It starts a mesh, and stops it at the end unless --keep. A second run finds the data and the trained model again.
-    Stopped or killed half-way, it goes on from the last checkpoint when run again.
+    The demo starts a mesh, and stops it at the end unless --keep is set. A second demo reuses the data and the trained
+    model. If a demo is interrupted, the next one resumes from the last checkpoint.
     """
     start = time.perf_counter()
     make_folder(report, "--report")
-    with running_mesh(keep=keep, free_ports=free_ports) as mesh:
+    again = "stopped; the next `deepseek demo` reuses the data, the run and the model that are complete"
+    with when_interrupted(again), running_mesh(keep=keep, free_ports=free_ports) as mesh:
+        # Imported here, because every command would wait for NumPy if this module were imported at the top.
+        from deepseek.cli.demo_steps import run
+
         figures = run(mesh, report, fresh=fresh)
     figures["total_s"] = time.perf_counter() - start
     from deepseek.demo.report import write_json
@@ -72,14 +61,15 @@ def demo(
 
 @contextmanager
 def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
-    """A mesh that already runs here, or one that is started now and stopped afterwards unless it shall be kept.
+    """Starts the services that are not running yet, and yields a client of the mesh.
 
-    Services that were started here are kept up.
+    If a service that this function started exits during the `with` block, it is restarted. After the block, all
+    services that this function started are stopped, unless `keep` is True and the block succeeded.
 
     Raises:
-        FailedPrecondition: SERVICE_ENDED or the service's own reason: one of its services does not stay up.
+        MeshError: Any error that `start_mesh` or `Supervisor.client` raises, e.g. because a service keeps exiting.
     """
-    _begin("mesh")
+    begin_step("mesh")
     mesh = embedded.start_mesh(
         home(),
         stay=keep,
@@ -87,7 +77,7 @@ def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
         on_ready=_show_ready,
     )
     try:
-        with mesh.kept_up(lambda text: error_console.print(text, style="bold yellow", markup=False)) as client:
+        with embedded.Supervisor(mesh, _show_restart).client() as client:
             yield client
     except BaseException:
         mesh.stop()
@@ -96,110 +86,9 @@ def running_mesh(*, keep: bool, free_ports: bool) -> Iterator[Mesh]:
         mesh.stop()
 
 
-def run(mesh: Mesh, folder: Path, *, fresh: bool) -> dict[str, Any]:
-    """The steps of the main job on a running mesh.
-
-    Args:
-        mesh: The mesh.
-        folder: Where the pictures go.
-        fresh: Train anew even if an equal run exists; one that an interrupted demo left under way is stopped.
-
-    Returns:
-        The report's figures, without `total_s`.
-    """
-    from deepseek.demo import avx2, easy_vqa, report, serving
-
-    name = easy_vqa.DATASET
-    blobs_before = _num_blobs(mesh)
-
-    _begin("ingest")
-    samples = list(easy_vqa.samples())
-    with progress_bar() as bar:
-        task = bar.add_task("uploading", total=len(samples), note="")
-        version = mesh.datasets.upload(
-            name,
-            easy_vqa.fields(),
-            samples,
-            on_sample=lambda number: bar.update(task, completed=number),
-            on_change=lambda job: bar.update(task, note=job.message),
-        )
-    console.print(f"{version.name}: {version.num_samples} samples, manifest {version.manifest.sha256[:12]}")
-
-    _begin("train")
-    spec = json.loads(resources.files("deepseek.demo").joinpath("spec.json").read_text(encoding="utf-8"))
-    submitted, reused = mesh.runs.submit({**spec, "dataset_version": version.name}, reuse=not fresh)
-    if fresh:
-        _stop_older(mesh, submitted)
-    with when_interrupted(_AGAIN), progress_bar() as bar:
-        events = show_run(bar, mesh.runs.watch(submitted.name), waits_for=waiting(submitted))
-    trained = mesh.runs.wait(submitted.name)
-    origin = "found again" if reused else f"trained in {trained.train_s:.1f} s"
-    console.print(f"{trained.name}: {origin}, {', '.join(f'{m.name} {m.value:.4f}' for m in trained.metrics)}")
-
-    _begin("export")
-    with progress_bar() as bar:
-        task = bar.add_task("exporting", total=1, note="")
-        model_version = mesh.runs.export(
-            trained.name,
-            name,
-            int8=True,
-            on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
-        )
-    manifest = mesh.models.manifest(model_version)
-    console.print(f"{model_version.name}: {', '.join(f.name for f in manifest.files)}; serves {manifest.served}")
-
-    _begin("serve")
-    mesh.inference.load(name, model_version.name.rpartition("/")[2])
-    answering = mesh.inference.metadata(name).parameters["file"].string_param
-    test = [sample for sample in samples if sample.split == "test"]
-    num_questions = sum(len(sample.values["question"]) for sample in test)
-    with tempfile.TemporaryDirectory() as files, progress_bar() as bar:
-        task = bar.add_task("asking", total=num_questions, note="")
-        paths = {
-            file.variant: mesh.store.fetch(mesh.tenant, file.sha256, Path(files, file.name))
-            for file in manifest.candidates
-        }
-        questions = serving.some_questions(manifest, test, _AVX2_EVERY)
-        with avx2.measuring(paths["fp32"], paths.get("int8"), questions, Path(files)) as loss_points_avx2:
-            asked = serving.ask_served(mesh, name, manifest, test, lambda number: bar.update(task, completed=number))
-            bar.update(task, note="answering without a server, and as with AVX2 only")
-            served = serving.accuracy(asked)
-            offline = serving.offline_accuracy(Path(files, answering), manifest, test)
-            int8_loss_points_avx2 = loss_points_avx2()
-    console.print(
-        f"{num_questions} test questions: accuracy {served:.4%}; the same file without a server {offline:.4%}"
-    )
-
-    with writing(folder, "--report"):
-        (folder / "example.png").write_bytes(test[0].values["image"])
-        report.write_learning_curve(folder / "learning-curve.png", events)
-        report.write_contact_sheet(folder / "contact-sheet.png", asked)
-    p50_ms, p99_ms = (float(value) for value in np.percentile([one.latency_s * 1000 for one in asked], [50, 99]))
-    return {
-        "test_accuracy": served,
-        "served_equals_offline": served == offline,
-        "train_s": trained.train_s,
-        "total_s": None,
-        "p50_ms": p50_ms,
-        "p99_ms": p99_ms,
-        **_int8_figures(manifest),
-        "int8_loss_points_avx2": int8_loss_points_avx2,
-        **_precision_figures(events),
-        "instruction_set": instruction_set(),
-        "blobs_added": _num_blobs(mesh) - blobs_before,
-        "offline_accuracy": offline,
-        "num_questions": num_questions,
-        "reused_run": reused,
-        "dataset_version": version.name,
-        "run": trained.name,
-        "model_version": model_version.name,
-        "served_file": answering,
-    }
-
-
 def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
-    """Prints the figures and the next commands."""
-    _begin("report")
+    """Prints the results in the report, and the commands to try next."""
+    begin_step("report")
     yes_no = {True: "yes", False: "NO"}
     rows = [
         ("test accuracy", f"{figures['test_accuracy']:.4%} of {figures['num_questions']} questions"),
@@ -212,38 +101,12 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
         ("whole demo", f"{figures['total_s']:.1f} s"),
     ]
     print_table(["figure", "value"], rows)
-    console.print(f"\nreport.json, learning-curve.png and contact-sheet.png lie in {folder}/\n", highlight=False)
+    console.print(f"\nreport.json, learning-curve.png and contact-sheet.png are in {folder}/\n", highlight=False)
     image = folder / "example.png"
     program = "deepseek" if shutil.which("deepseek") else os.path.relpath(sys.argv[0])
     ask = f'{program} ask {image} "what shape is it?"'
     commands = [ask, f"{program} down"] if keep else [f"{program} up", ask]
     console.print("next:", *commands, sep="\n  ", markup=False, highlight=False)
-
-
-def _stop_older(mesh: Mesh, submitted: trainer_pb2.Run) -> None:
-    """Stops other runs like this one: what an interrupted demo left goes on by itself and takes half the machine."""
-    under_way = (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING)
-    for run in mesh.runs.list():
-        if run.fingerprint == submitted.fingerprint and run.name != submitted.name and run.job.state in under_way:
-            mesh.runs.stop(run.name)
-            console.print(f"{run.name}: stopped, for {submitted.name} is trained afresh", highlight=False)
-
-
-def _int8_figures(manifest: ModelManifest) -> dict[str, float | None]:
-    by_variant: dict[str, Measurement] = {measurement.variant: measurement for measurement in manifest.measurements}
-    if "fp32" not in by_variant or "int8" not in by_variant:
-        return {"int8_speedup": None, "int8_loss_points": None}
-    fp32, int8 = by_variant["fp32"], by_variant["int8"]
-    return {
-        "int8_speedup": fp32.latency_ms / int8.latency_ms,
-        "int8_loss_points": (fp32.value - int8.value) * 100,
-    }
-
-
-def _precision_figures(events: Iterable[trainer_pb2.RunEvent]) -> dict[str, Any]:
-    """Format of the last attempt, and the measured time of a step in each format relative to the fastest."""
-    *_, last = (event.precision for event in events if event.HasField("precision"))
-    return {"precision": precision_name(last.precision), "precision_ratios": event_ratios(last)}
 
 
 def _int8_text(figures: dict[str, Any]) -> str:
@@ -255,15 +118,10 @@ def _int8_text(figures: dict[str, Any]) -> str:
     return f"{figures['int8_speedup']:.2f}x, {figures['int8_loss_points']:.2f} points{elsewhere}: {verdict}"
 
 
-def _begin(step: str) -> None:
-    check_interrupted()
-    console.rule(step, align="left")
+def _show_restart(text: str) -> None:
+    error_console.print(text, style="bold yellow", markup=False)
 
 
 def _show_ready(service: embedded.ServiceStatus) -> None:
     check_interrupted()
     console.print(f"{service.name:<10} {service.address}  (process {service.pid})", highlight=False)
-
-
-def _num_blobs(mesh: Mesh) -> int:
-    return sum(1 for _ in mesh.store.list(mesh.tenant))

@@ -1,4 +1,4 @@
-"""`deepseek doctor`: what this machine can do, and what stands in the way."""
+"""`deepseek doctor`: checks whether this machine can run a mesh, and train and serve models."""
 
 import importlib.metadata
 import json
@@ -14,23 +14,23 @@ from pathlib import Path
 import typer
 from rich.text import Text
 
-from common.auth.identity import OLD_DAYS, Identity, read_token
-from common.config import home
+from common.auth.identity import EXPIRY_WARNING_DAYS, Identity, read_token
 from common.cores import num_cores
+from common.environment import home
 from common.errors import MeshError
 from common.processes import python, safe_environment
 from deepseek import embedded
 from deepseek.cli.output import AsJson, error_console, print_json, print_table
 from deepseek.cli.precision import ratios_text
 from deepseek.client import MeshFile
-from deepseek.processor import instruction_set
+from deepseek.services import SERVICES
 
 MINIMUM_FREE_BYTES = 1 << 30
 PACKAGES = {"torch": ("torch",), "ONNX Runtime": ("onnxruntime-gpu", "onnxruntime"), "gRPC": ("grpcio",)}
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check Python, packages, processor, disk, ports, mesh and credentials. Exit status 1 if something is wrong."""
+    """Check Python, packages, processor, disk, ports, mesh and credentials. Exit with status 1 if a check fails."""
     checks = [_python(), *_packages(), _processor(), *_precision(), _home(), _mesh(), *_credentials()]
     if as_json:
         print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
@@ -55,7 +55,7 @@ def _packages() -> list[Check]:
     checks = []
     for name, distributions in PACKAGES.items():
         found = [f"{d} {importlib.metadata.version(d)}" for d in distributions if _installed(d)]
-        checks.append((name, bool(found), found[0] if found else "missing: install with `make demo`"))
+        checks.append((name, bool(found), found[0] if found else "missing; install it with `make demo`"))
     return checks
 
 
@@ -68,11 +68,16 @@ def _installed(distribution: str) -> bool:
 
 
 def _processor() -> Check:
+    from deepseek.processor import instruction_set
+
     return "processor", True, f"{num_cores()} cores, {instruction_set()}"
 
 
 def _precision() -> list[Check]:
-    """The format that `auto` selects on this host; measured in a separate process unless it is cached."""
+    """Checks that torch works, and reports the numeric format that the precision `auto` selects on this host's CPU.
+
+    The formats are measured in a separate process, unless the result of an earlier measurement is cached.
+    """
     if not _installed("torch"):
         return []
     argv, environment = python("deepseek.training.step_times"), safe_environment()
@@ -91,30 +96,30 @@ def _home() -> Check:
     free = shutil.disk_usage(parent).free
     writable = os.access(parent, os.W_OK)
     text = f"{folder}, {free / (1 << 30):.1f} GiB free"
-    return "home", writable and free >= MINIMUM_FREE_BYTES, text if writable else f"{parent} cannot be written"
+    return "home", writable and free >= MINIMUM_FREE_BYTES, text if writable else f"{parent} is not writable"
 
 
 def _mesh() -> Check:
     try:
         services = embedded.status(MeshFile.read(MeshFile.default_path()))
     except MeshError:
-        taken = [str(port) for port in embedded.PORTS.values() if not _is_free(port)]
+        taken = [str(one.port) for one in SERVICES.values() if not _is_free(one.port)]
         if taken:
-            return "ports", False, f"{', '.join(taken)} taken by another program: use `deepseek up --free-ports`"
-        return "mesh", True, "none runs; ports are free"
+            return "ports", False, f"{', '.join(taken)} in use by another program; use `deepseek up --free-ports`"
+        return "mesh", True, "not running; all ports are free"
     bad = [service.name for service in services if service.state != "serving"]
-    return "mesh", not bad, f"{', '.join(bad)} not serving: run `deepseek up`" if bad else "all services serve"
+    return "mesh", not bad, f"{', '.join(bad)} not serving; run `deepseek up`" if bad else "all services are serving"
 
 
 def _credentials() -> list[Check]:
-    """How long the certificate and the token are good for that the mesh file names, if it names any."""
+    """Checks whether the client's certificate and token, if named in the mesh file, have expired or soon will."""
     try:
         file = MeshFile.read(MeshFile.default_path())
     except MeshError:
-        return []  # told already
+        return []  # `_mesh` reports on a missing or invalid mesh file
     checks = []
     if file.identity:
-        identity, soon = Identity(Path(file.identity)), timedelta(days=OLD_DAYS)
+        identity, soon = Identity(Path(file.identity)), timedelta(days=EXPIRY_WARNING_DAYS)
         checks.append(_lasting("certificate", file.identity, identity.expires, soon, "run `deepseek certs renew`"))
     if file.token_file:
         renewal = "run `deepseek token`, or join again"
@@ -128,10 +133,10 @@ def _lasting(name: str, path: str, read_expiry: Callable[[], datetime | None], s
     except MeshError as error:
         return name, False, error.message
     if expires is None:
-        return name, True, f"{path} has none: enough for an edge"
+        return name, True, f"{path} contains none; behind an edge, none is needed"
     left = expires - datetime.now(UTC)
     when = f"{path}, {'expires' if left > timedelta() else 'expired'} on {expires:%Y-%m-%d %H:%M} UTC"
-    return name, left > timedelta(), when if left > soon else f"{when}: {renewal}"
+    return name, left > timedelta(), when if left > soon else f"{when}; {renewal}"
 
 
 def _token_expires(path: str) -> datetime:

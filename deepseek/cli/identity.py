@@ -1,22 +1,27 @@
-"""`deepseek certs` and `deepseek token`: what a small site needs to tell its services and users apart."""
+"""`deepseek certs` and `deepseek token`: create certificates for services and tokens for users at a small site."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common.auth.identity import replace_file
-from common.config import home
+from common.environment import home
 from common.errors import FailedPrecondition
+from common.files import replace_file
 from common.names import DEFAULT_TENANT
-from deepseek import embedded
-from deepseek.cli.output import console
+from deepseek.cli.output import AsJson, console, print_json
+from deepseek.services import SERVICES
 
-app = typer.Typer(help="Certificates and keys of a mesh: an authority in a folder of yours.", no_args_is_help=True)
+app = typer.Typer(
+    help="Create a mesh's certificates and keys, using a certificate authority that is stored in a folder.",
+    no_args_is_help=True,
+)
 
-Folder = Annotated[Path, typer.Argument(help="Folder of the authority; keep it where no service can read it.")]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder of the certificate authority; services must not be able to read it.")
+]
 Hosts = Annotated[
-    list[str] | None, typer.Option("--host", help="A further name or address under which services are reached; repeat.")
+    list[str] | None, typer.Option("--host", help="Additional DNS name or IP address of the services; may be repeated.")
 ]
 SECONDS_AN_HOUR = 3600
 
@@ -25,16 +30,25 @@ SECONDS_AN_HOUR = 3600
 def init(
     folder: Folder,
     host: Hosts = None,
-    name: Annotated[list[str] | None, typer.Option("--name", help="A service; repeat. Default: all of them.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Service to create a certificate for; may be repeated. Default: all."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a CA, a certificate for every service, the edge and the command line, and a key that signs tokens.
+    """Create a CA, certificates for every service, the edge and the command line, and a key that signs tokens.
 
-    Each gets a folder of its own with ca.pem, cert.pem, key.pem and jwks.json: give a service that one only.
+    Each certificate is in a separate folder with ca.pem, cert.pem, key.pem and jwks.json. A service needs only its own
+    folder.
     """
     from common.auth.certificates import make_authority
 
-    make_authority(folder, name or list(embedded.PORTS), hosts=host or [])
-    console.print(f"{folder}: authority, certificates and signing key made")
+    services = name or list(SERVICES)
+    make_authority(folder, services, hosts=host or [])
+    if as_json:
+        print_json({"folder": str(folder), "services": services})
+        return
+    console.print(f"{folder}: created authority, certificates and signing key")
     console.print(f"next: deepseek token --identity {folder} --subject YOU, then deepseek up --identity {folder}")
 
 
@@ -43,45 +57,55 @@ def renew(
     folder: Folder,
     host: Hosts = None,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Which; also a new one; repeat. Default: all.")
+        list[str] | None,
+        typer.Option("--name", help="Certificate to renew or add; may be repeated. Default: all existing ones."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make certificates anew, by the same CA. Servers take them without a restart; certificates last a year."""
+    """Renew certificates with the same CA. Servers load them without a restart. Certificates are valid for a year."""
     from common.auth.certificates import renew
 
-    console.print(f"{folder}: renewed {', '.join(renew(folder, names=name or [], hosts=host or []))}")
+    renewed = renew(folder, names=name or [], hosts=host or [])
+    if as_json:
+        print_json({"folder": str(folder), "renewed": renewed})
+    else:
+        console.print(f"{folder}: renewed {', '.join(renewed)}")
 
 
 @app.command("rotate")
 def rotate(
     folder: Folder,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Refuse every token made before, at once.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Invalidate all existing tokens at once.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a new key for tokens. Tokens of the key before stay valid until they expire, unless --revoke."""
+    """Create a new signing key. Existing tokens remain valid until they expire, unless --revoke is set."""
     from common.auth.certificates import rotate_signing_key
 
     if not (folder / "ca.pem").exists():
-        message = f"{folder} holds no authority; `deepseek certs init` makes one"
+        message = f"{folder} contains no certificate authority; create one with `deepseek certs init`"
         raise FailedPrecondition("IDENTITY_NOT_FOUND", message, field="folder")
     rotate_signing_key(folder, revoke=revoke)
-    console.print(
-        f"{folder}: new signing key; {'all tokens made before are refused' if revoke else 'services take it'}"
-    )
+    if as_json:
+        print_json({"folder": str(folder), "revoked": revoke})
+        return
+    earlier = "are invalid" if revoke else "remain valid until they expire"
+    console.print(f"{folder}: new signing key; earlier tokens {earlier}")
 
 
 def token(
-    identity: Annotated[Path, typer.Option(help="Folder of the authority.")],
-    subject: Annotated[str, typer.Option(help="Who: a user's name or address.")],
-    tenant: Annotated[str, typer.Option(help="Whose data they see.")] = DEFAULT_TENANT,
+    identity: Annotated[Path, typer.Option(help="Folder of the certificate authority.")],
+    subject: Annotated[str, typer.Option(help="Name or address of the user.")],
+    tenant: Annotated[str, typer.Option(help="Tenant whose data the user sees.")] = DEFAULT_TENANT,
     role: Annotated[
-        str, typer.Option(help="predictor, reader, writer, admin or operator; each may do what those before it may.")
+        str, typer.Option(help="predictor, reader, writer, admin or operator; each role includes the roles before it.")
     ] = "writer",
-    hours: Annotated[float, typer.Option(help="Hours until it expires; at most 24.")] = 8,
+    hours: Annotated[float, typer.Option(help="Hours until the token expires; at most 24.")] = 8,
     output: Annotated[
-        Path | None, typer.Option(help="File to put it into; default: `token` in the home directory.")
+        Path | None, typer.Option(help="File for the token; default: `token` in the home directory.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a user's token and put it into a file that its owner alone can read."""
+    """Create a user's token in a file that only its owner can read."""
     from common.auth.tokens import issue_token, role_of
 
     made = issue_token(
@@ -94,4 +118,7 @@ def token(
     path = output or home() / "token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(path, f"{made}\n".encode())
-    console.print(f"{path}: {subject} of {tenant}, {role}, for {hours:g} h")
+    if as_json:
+        print_json({"file": str(path), "subject": subject, "tenant": tenant, "role": role, "hours": hours})
+    else:
+        console.print(f"{path}: {subject} of {tenant}, {role}, for {hours:g} h")

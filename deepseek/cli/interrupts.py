@@ -1,55 +1,63 @@
-"""Ctrl-C that is not lost.
+"""Reliable handling of Ctrl-C.
 
-Python drops a KeyboardInterrupt that strikes while an object is being finalised, and channels come and go while
-services are waited for. So it is remembered besides, and looked at wherever a long command goes on to its next step.
+Python drops a KeyboardInterrupt that is raised while an object is finalized, e.g. a channel that a command frees while
+it waits for services. Each press of Ctrl-C is therefore also recorded, and a long command checks this record before
+each step.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-_struck = threading.Event()
-_last_words = ["stopped"]
+_pressed = threading.Event()
+_messages: list[str | Callable[[], str]] = ["stopped"]
 
 
 def remember_interrupts() -> None:
-    """Keeps every Ctrl-C from now on for `check_interrupted`; it is raised as ever, too."""
-    signal.signal(signal.SIGINT, _strike)
+    """Makes Ctrl-C raise KeyboardInterrupt and also record the press for `check_interrupted`."""
+    signal.signal(signal.SIGINT, _on_interrupt)
 
 
 def check_interrupted() -> None:
-    """Returns unless Ctrl-C was pressed.
+    """Raises KeyboardInterrupt if Ctrl-C was pressed, in case Python has dropped the original KeyboardInterrupt.
 
     Raises:
-        KeyboardInterrupt: It was.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
-    if _struck.is_set():
+    if _pressed.is_set():
         raise KeyboardInterrupt
 
 
 @contextmanager
-def when_interrupted(text: str) -> Iterator[None]:
-    """Replaces the message `stopped` if Ctrl-C ends the command in this block, because its work continues elsewhere."""
-    _last_words.append(text)
+def when_interrupted(text: str | Callable[[], str]) -> Iterator[None]:
+    """Sets the message to show if Ctrl-C ends the command inside the `with` block. The default message is `stopped`.
+
+    Commands use it to say what happened to their work, e.g. that it continues in the mesh or can be resumed.
+
+    Args:
+        text: The message, or a function that returns it when it is shown.
+    """
+    _messages.append(text)
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException:
-        _last_words.pop()
+        _messages.pop()
         raise
     else:
-        _last_words.pop()
+        _messages.pop()
 
 
-def last_words() -> str:
-    """The message after Ctrl-C."""
-    return _last_words[-1]
+def interrupt_message() -> str:
+    """Returns the message to show after Ctrl-C has ended the command."""
+    text = _messages[-1]
+    return text if isinstance(text, str) else text()
 
 
-def _strike(number: int, frame: FrameType | None) -> NoReturn:
-    _struck.set()
+def _on_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _pressed.set()
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""How commands speak: tables for people, one JSON line for programs, errors on standard error."""
+"""Output of commands: tables for people, one line of JSON for programs, and errors on standard error."""
 
 import json
 import tempfile
@@ -8,25 +8,45 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import Progress
-from rich.table import Column, Table
+from rich.segment import Segments
+from rich.table import Table
 from rich.text import Text
 
 from common.errors import FailedPrecondition, MeshError
+from deepseek.cli.interrupts import check_interrupted
 from deepseek.progress import Lines, bar, is_watched
 
-console = Console()
+# Soft wrapping leaves line breaks to the terminal, so names that are longer than a line can be copied. Progress bars,
+# on standard error, do not work with it.
+console = Console(soft_wrap=True)
 error_console = Console(stderr=True)
+_UNLIMITED = 100_000
 
 
 def _keep_pure(as_json: bool) -> bool:
-    """Reserves standard output for JSON; all other output goes to standard error."""
+    """If a command's output is JSON, sends all other output of the command to standard error."""
     console.stderr = as_json
     return as_json
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.", callback=_keep_pure)]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document, and nothing else, to standard output.", callback=_keep_pure),
+]
+
+
+def begin_step(name: str) -> None:
+    """Prints the heading of a step of a long command, unless the command was interrupted.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    check_interrupted()
+    console.rule(name, align="left")
 
 
 def print_json(document: Any) -> None:
@@ -34,34 +54,56 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False), flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints rows under headings."""
-    # In a narrow terminal the other columns wrap; names, which come first, stay whole so that they can be copied.
-    first, *others = columns
-    table = Table(Column(first, no_wrap=True), *others, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    console.print(table)
+def as_json_value(value: Any) -> Any:
+    """Returns an array, or an element of one, as a JSON value. Bytes are read as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [as_json_value(one) for one in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, none: str = "") -> None:
+    """Prints a table with a heading for each column; if there are no rows, prints the text `none` instead.
+
+    No word is cut, so that users can copy every name: in a narrow terminal, the table is wider than the terminal. The
+    first column is not wrapped either.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    if none and not cells:
+        console.print(none, markup=False, highlight=False)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, heading in enumerate(columns):
+        words = [word for text in (heading, *(row[index].plain for row in cells)) for word in text.split()]
+        table.add_column(heading, no_wrap=index == 0, min_width=max(map(cell_len, words), default=None))
+    for row in cells:
+        table.add_row(*row)
+    least = Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum
+    lines = console.render(table, console.options.update(width=max(console.width, least)))
+    console.print(Segments(lines), soft_wrap=True, end="")
 
 
 def print_error(error: MeshError | str) -> None:
-    """Prints an error with its code, reason and fields on standard error."""
+    """Prints an error to standard error. A MeshError is shown with its code, reason and fields."""
     if isinstance(error, str):
-        error_console.print(error, style="bold red", markup=False)
+        error_console.print(error, style="bold red", markup=False, soft_wrap=True)
         return
     error_console.print(f"error: {error.message}", style="bold red", markup=False, soft_wrap=True)
     error_console.print(f"  {error.code}: {error.reason}", markup=False)
     for violation in error.violations:
-        error_console.print(f"  field: {violation.field}", markup=False)
+        # The first violation usually repeats the message.
+        problem = "" if violation.description == error.message else f": {violation.description}"
+        error_console.print(f"  field: {violation.field}{problem}", markup=False, soft_wrap=True)
 
 
 @contextmanager
 def writing(path: Path, option: str) -> Iterator[None]:
-    """Around the writing of what a command makes.
+    """Re-raises an OSError from the `with` block as a FailedPrecondition.
 
     Args:
-        path: The file or folder that is written.
-        option: The command's option that names the place.
+        path: File or folder to which the `with` block writes.
+        option: Command-line option that sets this path.
 
     Raises:
         FailedPrecondition: OUTPUT_NOT_WRITABLE.
@@ -69,12 +111,12 @@ def writing(path: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{path} cannot be written: {error.strerror}; name another place with {option}"
+        message = f"{path} cannot be written: {error.strerror}; choose another path with {option}"
         raise FailedPrecondition("OUTPUT_NOT_WRITABLE", message, field=option) from error
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Makes a folder if it is missing and sees whether it takes files, before the work whose outcome goes there.
+    """Creates a folder if it is missing, and checks that it is writable. A command calls this before its actual work.
 
     Raises:
         FailedPrecondition: OUTPUT_NOT_WRITABLE.
@@ -86,5 +128,8 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def progress_bar() -> Progress:
-    """A progress bar with count and times on standard error, cleared when done; plain lines without a terminal."""
+    """Returns a progress bar for standard error.
+
+    On a terminal, the bar disappears at the end. If standard error is not a terminal, plain lines are printed instead.
+    """
     return bar(error_console, transient=True) if is_watched(error_console) else Lines()

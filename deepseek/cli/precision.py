@@ -1,4 +1,4 @@
-"""Texts about numeric formats."""
+"""Messages about the numeric format in which a run trains."""
 
 from collections.abc import Mapping
 
@@ -13,23 +13,27 @@ _REASONS = {
 
 
 def event_text(event: trainer_pb2.PrecisionEvent) -> str:
-    """Returns one line that says which format a run trains in, and why."""
+    """Returns a line of text with a run's numeric format and the reason why this format was chosen."""
     reason = _REASONS.get(event.reason, "")
     return f"{precision_name(event.precision)}, {reason}{ratios_text(event_ratios(event))} ({event.instruction_set})"
 
 
 def event_ratios(event: trainer_pb2.PrecisionEvent) -> dict[str, float]:
-    """Measured time of a training step in each format relative to the fastest."""
+    """Returns the duration of a training step in each format, relative to the fastest format; empty if not measured."""
     return {precision_name(part.precision): part.ratio for part in event.ratios}
 
 
 def precision_name(precision: trainer_pb2.Precision) -> str:
-    """Returns e.g. `fp32` for PRECISION_FP32."""
+    """Returns the short name of a format, e.g. `fp32` for PRECISION_FP32."""
     return trainer_pb2.Precision.Name(precision).removeprefix("PRECISION_").lower()
 
 
 def ratios_text(ratios: Mapping[str, float]) -> str:
-    """E.g. `; step time relative to fp32: 9.8x in bf16, 13.1x in fp16`; empty if nothing was measured."""
+    """Returns text such as `; step time relative to fp32: 9.8x in bf16`; an empty string if nothing was measured.
+
+    Args:
+        ratios: Duration of a training step in each format, divided by that in the fastest format, here fp32.
+    """
     if not ratios:
         return ""
     best = min(ratios, key=lambda name: ratios[name])

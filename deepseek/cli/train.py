@@ -1,4 +1,4 @@
-"""`deepseek train`: submit a run and watch it learn."""
+"""`deepseek train`: submits a run and shows its progress."""
 
 import json
 import tomllib
@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, NotFound
 from common.text_files import NotUtf8, read_text
+from deepseek.cli.completion import DATASET_VERSION, MODEL
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
 from deepseek.cli.precision import event_text
-from deepseek.client import connect
+from deepseek.cli.run_figures import read_tag
+from deepseek.cli.train_task import write_task_spec
+from deepseek.client import Mesh, connect
+from deepseek.client.names import series_id, version_name
 from deepseek.models.manifest import ModelManifest
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS, exported, select
 from protos.job.v1 import job_pb2
@@ -24,61 +28,116 @@ from protos.trainer.v1 import trainer_pb2
 
 def train(
     spec: Annotated[
-        Path, typer.Argument(help="Run spec, JSON or TOML, with the fields of RunSpec.", exists=True, dir_okay=False)
-    ],
-    dataset: Annotated[str, typer.Option(help="Data set version; overrides the spec's.")] = "",
-    model: Annotated[str, typer.Option(help="Export the result as a version of this model.")] = "",
+        Path | None,
+        typer.Argument(
+            help="Run spec in JSON or TOML, with the fields of RunSpec; leave it out with --task.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="The data set version, e.g. colours:3; overrides the one in the spec.", autocompletion=DATASET_VERSION
+        ),
+    ] = "",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="Derive the spec from the data set: image-classification, tabular, text-classification, "
+            "audio-classification or language-model."
+        ),
+    ] = "",
+    target: Annotated[str, typer.Option(help="With --task: field to predict.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="With --task: file for the spec; default: DATASET.TASK.json.", dir_okay=False)
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Export the result as a version of this model.", autocompletion=MODEL)
+    ] = "",
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also quantise to int8; served where 1.3 times as fast and accurate enough.")
+        bool,
+        typer.Option(
+            "--int8",
+            help="Also export an int8 file; served where it is accurate and at least 1.3 times as fast as float32.",
+        ),
     ] = False,
     int8_max_loss: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Largest accepted loss of the first metric by quantising, from 0 (none) to 1."),
+        typer.Option(min=0, max=1, help="Maximum loss in the first metric due to quantization, from 0 (none) to 1."),
     ] = DEFAULT_ACCEPTED_LOSS,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train even if an equal run exists.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the run, for people; see `deepseek run list`.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Tag of the run.")] = None,
+    note: Annotated[str, typer.Option(help="Note of the run, for people.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again, even if an equal run exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model and, with --model, export and register it.
 
     The run continues after Ctrl-C: the same command attaches to it again, and `deepseek run stop` ends it.
     """
-    document = read_spec(spec)
+    if (spec is None) == (not task):
+        raise InvalidArgument("MISSING_FIELD", "pass either a spec or --task with --dataset", field="spec")
+    if task and not dataset:
+        raise InvalidArgument("MISSING_FIELD", "--task needs --dataset, e.g. --dataset colours", field="--dataset")
+    model = series_id(model, "models", field="--model") if model else ""
+    tags = dict(read_tag(text, field="--tag") for text in tag or ())
+    document = read_spec(spec) if spec else {}
     if dataset:
-        document["dataset_version"] = dataset
+        document["dataset_version"] = version_name(dataset, "datasets", field="--dataset")
     with connect() as mesh:
-        run, reused = mesh.runs.submit(document, reuse=not fresh)
-        console.print(f"{run.name} {'exists already' if reused else 'submitted'}")
+        if task:
+            document = write_task_spec(mesh, task, dataset, target, out)
+        run, reused = mesh.runs.submit(document, reuse=not fresh, exportable=bool(model))
+        if name or tags or note:
+            mesh.runs.update(run.name, display_name=name or None, note=note or None, set_tags=tags)
+        console.print(f"{run.name} {'already exists' if reused else 'submitted'}")
         with leaving(run.name), progress_bar() as bar:
             show_run(bar, mesh.runs.watch(run.name), waits_for=waiting(run))
-        run = mesh.runs.wait(run.name)
-        result = {"run": run.name, "metrics": {m.name: m.value for m in run.metrics}, "train_s": run.train_s}
+            run = mesh.runs.wait(run.name)
+        result: dict[str, Any] = {
+            "run": run.name,
+            "metrics": {m.name: m.value for m in run.metrics},
+            "best_epoch": run.best_epoch,
+            "train_s": run.train_s,
+        }
         if model:
+            earlier = _version_names(mesh, model)
             again = f"stopped watching; the export of {run.name} continues, and the same command shows its result"
             with when_interrupted(again), progress_bar() as bar:
-                task = bar.add_task("exporting", total=1, note="")
+                bar_task = bar.add_task("exporting", total=1, note="")
                 version = mesh.runs.export(
                     run.name,
                     model,
                     int8=int8,
                     int8_max_loss=int8_max_loss,
-                    on_change=lambda job: bar.update(task, completed=job.progress, note=job.message),
+                    on_change=lambda job: bar.update(bar_task, completed=job.progress, note=job.message),
                 )
             manifest = mesh.models.manifest(version)
-            result |= {"model_version": version.name, **_files(manifest, int8=int8)}
+            is_new = version.name not in earlier
+            result |= {"model_version": version.name, "registered": is_new, **_files(manifest, int8=int8)}
     if as_json:
         print_json(result)
     else:
-        console.print(f"{run.name}: {', '.join(f'{m.name} {m.value:.4f}' for m in run.metrics)} in {run.train_s:.1f} s")
+        console.print(f"{run.name}: {outcome(run)} in {run.train_s:.1f} s")
         if model:
-            console.print(f"registered {version.name}")
+            console.print(f"registered {version.name}" if is_new else f"{version.name} already exists")
             _show_files(manifest, result)
 
 
+def _version_names(mesh: Mesh, model: str) -> set[str]:
+    """Returns the names of the versions of a model, which need not exist."""
+    try:
+        return {version.name for version in mesh.models.versions(model)}
+    except NotFound:
+        return set()
+
+
 def _files(manifest: ModelManifest, *, int8: bool) -> dict[str, Any]:
-    """The measured forms of a version, and which one is preferred and why."""
+    """Returns the measurements of a version's files, which file is preferred, and why."""
     preferred, reason = select(exported(manifest.measurements, manifest.accepted_loss or 0.0))
     if int8 and all(one.variant != "int8" for one in manifest.measurements):
-        reason = "the int8 file is left out: its metric is not finite, or one request and its answer exceed 16 MiB"
+        reason = "there is no int8 file: its metric is not finite, or one request and its response exceed 16 MiB"
     return {
         "files": [vars(measurement) for measurement in manifest.measurements],
         "preferred": manifest.measurements[preferred].variant,
@@ -91,7 +150,7 @@ def _show_files(manifest: ModelManifest, result: Mapping[str, Any]) -> None:
         (one.variant, f"{one.latency_ms:.2f} ms", f"{one.metric} {one.value:.4f}", one.instruction_set)
         for one in manifest.measurements
     ]
-    print_table(["form", "one request", "on the evaluation split", "processor"], rows)
+    print_table(["file", "one request", "on the evaluation split", "processor"], rows)
     text = f"preferred: {result['preferred']}: {result['preferred_reason']}; inference checks this again where it loads"
     console.print(f"{text} the version", markup=False, highlight=False, soft_wrap=True)
 
@@ -100,7 +159,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     """Reads a run spec from a JSON or TOML file.
 
     Raises:
-        InvalidArgument: BAD_SPEC_FILE if it is neither, or cannot be read.
+        InvalidArgument: BAD_SPEC_FILE if the file cannot be read, or is not a JSON object or TOML document.
     """
     form, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
     try:
@@ -108,34 +167,44 @@ def read_spec(path: Path) -> dict[str, Any]:
     except NotUtf8 as error:
         raise InvalidArgument("BAD_SPEC_FILE", f"{path} {error}", field="spec") from error
     except (OSError, ValueError) as error:
-        message = f"{path} is not valid {form}: {error}"
+        message = f"{path} cannot be read as {form}: {error}"
         raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
     if not isinstance(document, dict):
-        raise InvalidArgument("BAD_SPEC_FILE", f"{path} does not hold an object", field="spec")
+        message = f"{path} does not contain a JSON object; write the fields of RunSpec as one object"
+        raise InvalidArgument("BAD_SPEC_FILE", message, field="spec")
     return document
 
 
 def leaving(run: str) -> AbstractContextManager[None]:
-    """For watching a run: Ctrl-C stops watching, and the message says that the run continues and how to manage it."""
+    """If Ctrl-C ends the command inside the `with` block, shows that the run continues, and how to watch or stop it."""
     run_id = run.removeprefix("runs/")
     text = f"stopped watching; {run} continues\n  watch it: deepseek run watch {run_id}\n  stop it:  "
     return when_interrupted(f"{text}deepseek run stop {run_id}")
 
 
+def outcome(run: trainer_pb2.Run) -> str:
+    """Returns a run's error message or its figures; if it has neither yet, returns what the run is doing."""
+    if run.job.HasField("error"):
+        return run.job.error.message.partition("\n")[0]
+    figures = ", ".join(f"{m.name} {m.value:.4f}" for m in run.metrics)
+    best = f" (epoch {run.best_epoch})" if run.best_epoch else ""
+    return f"{figures}{best}" if figures else run.job.message
+
+
 def waiting(run: trainer_pb2.Run) -> str:
-    """What a run waits for; empty if it has started."""
+    """Returns what a run is waiting for before it can start; an empty string if the run is not waiting."""
     return run.job.message if run.job.state == job_pb2.JOB_STATE_PENDING else ""
 
 
 def show_run(
     bar: Progress, events: Iterable[trainer_pb2.RunEvent], *, waits_for: str = ""
 ) -> list[trainer_pb2.RunEvent]:
-    """Shows a run's events on a progress bar until it ends, and returns them.
+    """Shows a run's events on a progress bar until the run ends, and returns the events.
 
     Args:
         bar: The progress bar.
-        events: Events of the run.
-        waits_for: What the run waits for, if it has not started.
+        events: Events of the run, as they occur.
+        waits_for: Message that says what the run is waiting for before it can start; empty if it is not waiting.
     """
     task = bar.add_task("training", total=None, note=waits_for or "starting the workers")
     if waits_for:
@@ -146,11 +215,17 @@ def show_run(
         if event.HasField("step"):
             step = event.step
             figures = {metric.name: metric.value for metric in step.metrics}
-            loss = figures.get("loss", float("nan"))
-            note = f"loss {loss:.3f}{measured}  epoch {step.epoch}  {step.samples_per_second:.0f} samples/s"
-            bar.update(task, total=step.num_steps, completed=step.step, note=note)
+            if step.num_steps:
+                loss = figures.get("loss", float("nan"))
+                note = f"loss {loss:.3f}{measured}  epoch {step.epoch}  {step.samples_per_second:.0f} samples/s"
+            else:  # a program outside the mesh executes the run
+                note = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            bar.update(task, total=step.num_steps or None, completed=step.step, note=note)
         elif event.HasField("evaluation"):
             measured = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
+            if event.evaluation.ends_run:
+                text = f"epoch {event.evaluation.epoch}: training ends early, because the model no longer improves"
+                error_console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif event.HasField("warning"):
             error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
         elif event.HasField("precision"):

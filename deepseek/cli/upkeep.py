@@ -1,4 +1,4 @@
-"""`deepseek gc`, `backup` and `restore`: the upkeep of a mesh, while it runs."""
+"""`deepseek gc`, `backup` and `restore`: maintenance of a running mesh."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from common.errors import InvalidArgument
+from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
 from deepseek.client import connect
 
@@ -17,17 +18,20 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def gc(
     grace: Annotated[
-        str, typer.Option(help="Keep what was stored within this time, e.g. 90s, 30m, 24h or 7d; work is under way.")
+        str,
+        typer.Option(
+            help="Keep blobs that are younger than this, e.g. 90s, 30m, 24h or 7d, because they may be in use."
+        ),
     ] = "24h",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the garbage without deleting it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete blobs that no data set, model, run or upload needs any more.
+    """Delete blobs that are no longer needed by any data set, model, run or upload.
 
-    For example, blobs left by dropped uploads, failed exports and interrupted runs. Every service must answer;
-    otherwise nothing is deleted. Services keep working. The registry's audit log records what was deleted.
+    Examples are blobs left behind by dropped uploads, failed exports and interrupted runs. Every service must be
+    available; otherwise, nothing is deleted. Services continue to work. The registry's audit log records each deletion.
     """
-    from deepseek.upkeep.garbage import Amount, collect
+    from deepseek.upkeep.garbage import BlobTotals, collect
 
     grace_s = _seconds(grace)
     with connect() as mesh, _progress("dry run" if dry_run else "collecting") as on_blob:
@@ -46,30 +50,34 @@ def gc(
         print_json({"dry_run": dry_run, "tenants": tenants, **listed})
         return
 
-    def shown(amount: Amount) -> str:
+    def shown(amount: BlobTotals) -> str:
         return f"{amount.num_blobs} ({_size(amount.num_bytes)})"
 
     rows = [(one.tenant, shown(one.reachable), shown(one.young), shown(one.removed)) for one in collection.tenants]
-    print_table(["tenant", "reachable", f"kept for {grace}", "would go" if dry_run else "gone"], rows)
+    print_table(["tenant", "reachable", f"kept for {grace}", "would be deleted" if dry_run else "deleted"], rows)
     _warn_of("lost", collection.lost)
-    _warn_of("no manifest, so all of its tenant stays", collection.unreadable)
+    _warn_of("unreadable manifest, so all blobs of its tenant are kept", collection.unreadable)
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="A new folder, or that of an earlier backup.", file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="A new folder, or the folder of an earlier backup.", file_okay=False)],
     incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Leave out what is lost or damaged in the store instead of failing.")
+        bool, typer.Option("--incomplete", help="Leave out lost or damaged blobs instead of failing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Back up the state of every service and all blobs that it refers to, with verification.
+    """Back up the state of every service and all blobs that the state refers to, and verify them.
 
-    In the folder of an earlier backup only new blobs are copied; the earlier backup stays valid until this one is done.
-    Services keep working.
+    In the folder of an earlier backup, only new blobs are copied. The earlier backup remains valid until the new one is
+    complete. Services continue to work.
     """
     from deepseek.upkeep.backup import back_up
 
-    with connect() as mesh, _progress("backing up") as on_blob:
+    left = (
+        f"stopped; the new backup is incomplete; an earlier one in {folder} remains valid; "
+        "run the same command to continue"
+    )
+    with connect() as mesh, when_interrupted(left), _progress("backing up") as on_blob:
         contents = back_up(mesh, folder, incomplete=incomplete, on_blob=on_blob)
     if as_json:
         figures = {"num_blobs": contents.num_blobs, "num_bytes": contents.num_bytes}
@@ -80,12 +88,12 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A backup's folder.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of the backup.", exists=True, file_okay=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Restore a backup into a running mesh that nobody has used yet.
+    """Restore a backup into a running mesh that has not been used yet.
 
-    Everything is verified before anything is changed. What was under way when the backup was taken goes on.
+    Everything is verified before anything is changed. Jobs that were running at the time of the backup are resumed.
     """
     from deepseek.upkeep.restore import restore as restore_backup
 
@@ -109,7 +117,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhd])", text)
     if not match:
-        message = f"{text!r} is not a time; write e.g. 90s, 30m, 24h or 7d"
+        message = f"{text!r} is not a duration; use e.g. 90s, 30m, 24h or 7d"
         raise InvalidArgument("BAD_VALUE", message, field="--grace")
     return int(match[1]) * _SECONDS[match[2]]
 

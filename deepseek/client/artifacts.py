@@ -1,46 +1,41 @@
-"""Artifacts: the bytes behind versions, checkpoints and manifests."""
+"""Client of a mesh's artifacts: the content of versions, checkpoints and manifests."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from common.artifacts.store import write_whole
-from common.errors import DataLoss, Unavailable
+from common.errors import DataLoss
+from common.files import disk_error, replace_file
+from deepseek.client.connection import Connection
+from deepseek.client.resume import resumed
 from protos.artifact.v1 import artifact_pb2, artifact_pb2_grpc
-
-if TYPE_CHECKING:
-    from deepseek.client.mesh import Mesh
-
-RETRY_S = 0.2
-PATIENCE_S = 30
-"""How long the service may be away, without a byte getting through, before a reader gives up."""
 
 
 class Artifacts:
-    """Reached as `Mesh.artifacts`: read from the store where this client reaches it, through the mesh elsewhere.
+    """Client of a mesh's artifacts, available as `Mesh.artifacts`.
+
+    If the mesh file names the store, artifacts are read directly from the store; otherwise, from a service.
 
     Every method raises NotFound (BLOB_NOT_FOUND) if the client's tenant has no such artifact, and DataLoss
-    (BLOB_DAMAGED) if what arrives does not match its digest.
+    (BLOB_DAMAGED) if the received bytes do not match the artifact's digest.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def read(self, sha256: str) -> bytes:
-        """An artifact that is known to be small."""
+        """Returns the content of an artifact that fits into memory."""
         return b"".join(self.chunks(sha256))
 
     def fetch(self, sha256: str, path: Path, *, on_bytes: Callable[[int], None] | None = None) -> Path:
-        """Copies an artifact to a file, which appears whole and verified or not at all.
+        """Copies an artifact to a file. The file is created or replaced only after all content has been verified.
 
         Args:
-            sha256: Its digest.
-            path: Where to; a file there is replaced. Its folder exists.
-            on_bytes: Called with the number of bytes that have just come.
+            sha256: Digest of the artifact.
+            path: Target file, in an existing folder. An existing file is replaced.
+            on_bytes: Called once per received chunk, with the number of bytes in that chunk.
 
         Raises:
             ResourceExhausted: DISK_FULL.
@@ -53,29 +48,29 @@ class Artifacts:
                 if on_bytes:
                     on_bytes(len(chunk))
 
-        write_whole(path, counted())
+        try:
+            replace_file(path, counted(), durable=False)
+        except OSError as error:
+            raise disk_error(error, path) from error
         return path
 
     def chunks(self, sha256: str) -> Iterator[bytes]:
-        """An artifact piece by piece, across restarts of the service; verified when the last piece was taken."""
-        if self._mesh.reaches_store:
-            return self._mesh.store.chunks(self._mesh.tenant, sha256)
+        """Yields an artifact in chunks and verifies its digest after the last chunk. Resumes if a service restarts."""
+        if self._connection.reaches_store:
+            return self._connection.store.chunks(self._connection.tenant, sha256)
         return self._streamed(sha256)
 
     def _streamed(self, sha256: str) -> Iterator[bytes]:
-        stub = artifact_pb2_grpc.ArtifactServiceStub(self._mesh.channel("ingest"))
-        digest, offset, last_progress, complete = hashlib.sha256(), 0, time.monotonic(), False
-        while not complete:
-            try:
-                for part in stub.ReadArtifact(artifact_pb2.ReadArtifactRequest(sha256=sha256, offset=offset)):
-                    digest.update(part.data)
-                    offset += len(part.data)
-                    last_progress = time.monotonic()
-                    yield part.data
-                complete = True
-            except Unavailable:
-                if time.monotonic() - last_progress > PATIENCE_S:
-                    raise
-                time.sleep(RETRY_S)
+        stub = artifact_pb2_grpc.ArtifactServiceStub(self._connection.channel("ingest"))
+        digest, offset = hashlib.sha256(), 0
+
+        def rest() -> Iterator[artifact_pb2.ReadArtifactResponse]:
+            request = artifact_pb2.ReadArtifactRequest(sha256=sha256, offset=offset)
+            return iter(stub.ReadArtifact(request))
+
+        for part in resumed(rest):
+            digest.update(part.data)
+            offset += len(part.data)
+            yield part.data
         if digest.hexdigest() != sha256:
-            raise DataLoss("BLOB_DAMAGED", f"what arrived of {sha256} does not match its digest; try again")
+            raise DataLoss("BLOB_DAMAGED", f"the bytes received for {sha256} do not match this digest; try again")

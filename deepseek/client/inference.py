@@ -1,71 +1,71 @@
-"""Asking loaded models over the Open Inference Protocol, with numpy arrays in and out.
+"""Client of loaded models over the Open Inference Protocol, with NumPy arrays as inputs and outputs.
 
-Any other client of the protocol works as well; this one adds what the registry knows of a model: the encoders that
-turn an image or a sentence into its tensors.
+Any other client of this protocol works with a mesh as well. To encode images and text as input arrays, use
+`deepseek.models.inputs`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import InvalidArgument
 from deepseek.arrays import as_array
+from deepseek.client import names
+from deepseek.client.connection import Connection
+from deepseek.models.datatypes import DATATYPES, DTYPES
 from protos.inference.v2 import inference_pb2, inference_pb2_grpc
 
-if TYPE_CHECKING:
-    from deepseek.client.mesh import Mesh
-
-DATATYPES = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
-"""The protocol's fixed-size datatypes and their numpy types."""
-_LENGTH = struct.Struct("<I")  # before each element of BYTES
-_NAMES = {np.dtype(kind): name for name, kind in DATATYPES.items()}
+_LENGTH = struct.Struct("<I")  # the length that precedes each element of a BYTES tensor
 
 
 class Inference:
-    """Reached as `Mesh.inference`."""
+    """Client of a mesh's loaded models, available as `Mesh.inference`."""
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(mesh.channel("inference"))
+    def __init__(self, connection: Connection) -> None:
+        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(connection.channel("inference"))
 
     def load(self, model: str, version: str = "") -> None:
-        """Loads a version (a number or an alias; empty means the latest). The old one answers until it is ready."""
-        request = inference_pb2.RepositoryModelLoadRequest(model_name=model)
+        """Loads a version of a model for serving. The previous version is served until the new one is ready.
+
+        Args:
+            model: Name of the model, or of one of its versions, e.g. `digits:3` or `digits@champion`.
+            version: Version number or alias, unless `model` names the version; empty means the latest version.
+        """
+        name, named = names.served_version(model, field="model")
+        if named and version:
+            message = f"{model!r} names a version, and so does {version!r}; name it once"
+            raise InvalidArgument("BAD_VALUE", message, field="version")
+        version = named or version
+        request = inference_pb2.RepositoryModelLoadRequest(model_name=name)
         if version:
             request.parameters["version"].string_param = version
         self._stub.RepositoryModelLoad(request, timeout=300)
 
     def unload(self, model: str) -> None:
         """Unloads a model."""
-        self._stub.RepositoryModelUnload(inference_pb2.RepositoryModelUnloadRequest(model_name=model))
+        name = names.series_id(model, "models", field="model")
+        self._stub.RepositoryModelUnload(inference_pb2.RepositoryModelUnloadRequest(model_name=name))
 
     def index(self, *, ready: bool = False) -> Iterator[inference_pb2.RepositoryIndexResponse.ModelIndex]:
-        """Every model version of the repository, or only the loaded ones."""
+        """Yields every model version in the repository. If `ready` is True, yields only the loaded versions."""
         yield from self._stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=ready)).models
 
-    def metadata(self, model: str) -> inference_pb2.ModelMetadataResponse:
-        """Versions, inputs and outputs of a loaded model, and which of its files is served on the server's host.
+    def metadata(self, model: str, version: str = "") -> inference_pb2.ModelMetadataResponse:
+        """Returns the versions, inputs and outputs of a loaded model.
 
-        The parameters `file`, `variant`, `instruction_set` and `reason` describe that file.
+        Args:
+            model: Name of the model.
+            version: Number that the loaded version must have; empty means whichever version is loaded.
+
+        The parameters `file`, `variant`, `instruction_set` and `reason` of the response say which file of the version
+        is served and why.
         """
-        request = inference_pb2.ModelMetadataRequest(name=model)
+        request = inference_pb2.ModelMetadataRequest(name=model, version=version)
         metadata: inference_pb2.ModelMetadataResponse = self._stub.ModelMetadata(request)
         return metadata
 
@@ -76,15 +76,15 @@ class Inference:
 
         Args:
             model: Name of the model.
-            inputs: An array, tensor or list for each input, with the datatypes and shapes that `metadata` returns;
-                texts or `bytes` for BYTES.
-            version: Empty means the version that is served.
+            inputs: One array, tensor or list per input, with the datatype and shape that `metadata` returns. The
+                elements of a BYTES input are `str` or `bytes` objects.
+            version: Version number; empty means the served version.
 
         Returns:
-            An array for each output; for BYTES an object array of `bytes`.
+            One array per output. The array of a BYTES output has the dtype object, and its elements are `bytes`.
 
         Raises:
-            InvalidArgument: BAD_INPUT.
+            InvalidArgument: BAD_INPUT if an input does not match the model's inputs.
         """
         request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
         for name, given in inputs.items():
@@ -100,19 +100,20 @@ class Inference:
 
 
 def _encoded(array: npt.NDArray[Any], field: str) -> tuple[str, bytes]:
-    """Datatype and raw contents of an array."""
+    """Returns the name of an array's datatype in the protocol, and the array's raw contents."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype in _NAMES:
-        return _NAMES[array.dtype], array.tobytes()
+    if array.dtype in DATATYPES and array.dtype.kind != "O":
+        return DATATYPES[array.dtype], array.tobytes()
     elements = [element.encode() if isinstance(element, str) else element for element in array.flat]
     if array.dtype.kind not in "OSU" or not all(isinstance(element, bytes) for element in elements):
-        raise InvalidArgument("BAD_INPUT", f"arrays of {array.dtype} cannot be sent", field=field)
+        message = f"an array of {array.dtype} cannot be sent; convert it to the datatype of the model's input"
+        raise InvalidArgument("BAD_INPUT", message, field=field)
     return "BYTES", b"".join(_LENGTH.pack(len(element)) + element for element in elements)
 
 
 def _decoded(raw: bytes, datatype: str) -> npt.NDArray[Any]:
     if datatype != "BYTES":
-        return np.frombuffer(raw, DATATYPES[datatype])
+        return np.frombuffer(raw, DTYPES[datatype])
     elements, start = [], 0
     while start < len(raw):
         start += _LENGTH.size

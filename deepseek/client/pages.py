@@ -1,15 +1,15 @@
-"""Walking through the pages of a List call."""
+"""Reads all pages of a List call."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 def pages(call: Callable[[Any], Any], request: Any) -> Iterator[Any]:
-    """Every page of a List call, one response after the other.
+    """Yields the responses of a List call, one per page.
 
     Args:
-        call: The stub's List method.
-        request: Its request; the page token is filled in here.
+        call: List method of a stub.
+        request: Request for that method. This function changes the request's page token.
     """
     while True:
         response = call(request)

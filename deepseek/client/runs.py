@@ -1,35 +1,57 @@
-"""Training runs: submit a spec, watch it learn, stop it, export the model."""
+"""Client of a mesh's training runs: submits, watches, stops, labels and deletes runs, and exports models.
+
+Names of runs are ids or resource names: `x7` or `runs/x7`.
+"""
 
 from __future__ import annotations
 
+import builtins
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 
-from common.errors import InvalidArgument, Unavailable
+from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.client import jobs
+from deepseek.client.connection import Connection
+from deepseek.client.models import Models
+from deepseek.client.names import Collection, run_name, series_id, version_name
 from deepseek.client.pages import pages
+from deepseek.client.resume import PATIENCE_S, resumed
+from deepseek.client.run_log import RunLog
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
-from deepseek.training.runspec import RunSpec
+from deepseek.trainjob.json_values import plain
+from deepseek.trainjob.runspec import RunSpec
+from deepseek.trainjob.spec_parts import Problems
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
-if TYPE_CHECKING:
-    from deepseek.client.mesh import Mesh
+_VERSIONS: Mapping[str, Collection] = {"dataset_version": "datasets", "init": "models"}
 
 
 def parse_spec(spec: Mapping[str, Any]) -> trainer_pb2.RunSpec:
-    """Reads a run spec from plain data, such as a JSON or TOML file.
+    """Converts plain data, such as the parsed content of a JSON or TOML file, to a run spec.
+
+    `dataset_version` and `init` may have any form that `deepseek.client.names` reads, e.g. `colours:3`.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD or BAD_VALUE, with the field's path.
+        InvalidArgument: UNKNOWN_FIELD, BAD_VALUE or BAD_NAME, with the path of the first invalid field. The violations
+            list every invalid field.
     """
-    text = json.dumps(RunSpec.from_json(spec).to_json())
+    given, problems, read = dict(spec), Problems(), RunSpec()
+    for field, collection in _VERSIONS.items():
+        if isinstance(given.get(field), str) and given[field]:
+            with problems.caught():
+                given[field] = version_name(given[field], collection, field=f"spec.{field}")
+    with problems.caught():
+        read = RunSpec.from_json(given)
+    problems.check()
+    text = json.dumps(read.to_json())
     try:
         return json_format.Parse(text, trainer_pb2.RunSpec())
     except json_format.ParseError as error:
@@ -37,77 +59,165 @@ def parse_spec(spec: Mapping[str, Any]) -> trainer_pb2.RunSpec:
 
 
 class Runs:
-    """Reached as `Mesh.runs`."""
+    """Client of a mesh's training runs, available as `Mesh.runs`."""
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-        self._stub = trainer_pb2_grpc.TrainerServiceStub(mesh.channel("trainer"))
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = trainer_pb2_grpc.TrainerServiceStub(connection.channel("trainer"))
 
     def submit(
-        self, spec: Mapping[str, Any] | trainer_pb2.RunSpec, *, reuse: bool = True
+        self, spec: Mapping[str, Any] | trainer_pb2.RunSpec, *, reuse: bool = True, exportable: bool = False
     ) -> tuple[trainer_pb2.Run, bool]:
-        """Starts a run.
+        """Starts a run, or returns an equal run that already exists.
 
         Args:
-            spec: What to train, with the field names of `RunSpec`.
-            reuse: Return an equal run that has succeeded or is under way, if there is one; else go on from the last
-                checkpoint of an equal one that failed or was stopped.
+            spec: Run spec, with the field names of `RunSpec`.
+            reuse: Whether to reuse the work of equal runs, i.e. runs with the same fingerprint. If an equal run has
+                succeeded or is active, it is returned, and no run is started. Otherwise, if equal runs failed or were
+                stopped, the new run resumes from the most advanced checkpoint among them.
+            exportable: Whether a new run fails before its first step if its model cannot be exported.
 
         Returns:
-            The run, and whether it existed already.
+            The run, and whether it existed before this call.
 
         Raises:
-            InvalidArgument: With the field's path, as `TrainerService.SubmitRun` documents.
+            InvalidArgument: Any InvalidArgument error that `TrainerService.SubmitRun` documents, with the path of the
+                invalid field.
         """
         message = spec if isinstance(spec, trainer_pb2.RunSpec) else parse_spec(spec)
-        request = trainer_pb2.SubmitRunRequest(spec=message, reuse=reuse, request_id=uuid.uuid4().hex)
+        request = trainer_pb2.SubmitRunRequest(spec=message, reuse=reuse, exportable=exportable)
+        request.request_id = uuid.uuid4().hex
         response = self._stub.SubmitRun(request)
         return response.run, response.reused
 
     def get(self, name: str) -> trainer_pb2.Run:
-        """Looks a run up by name (`runs/<id>`)."""
-        run: trainer_pb2.Run = self._stub.GetRun(trainer_pb2.GetRunRequest(name=name)).run
+        """Returns a run by name."""
+        run: trainer_pb2.Run = self._stub.GetRun(trainer_pb2.GetRunRequest(name=run_name(name, field="name"))).run
         return run
 
     def list(self) -> Iterator[trainer_pb2.Run]:
-        """Every run, newest first."""
+        """Yields every run, newest first."""
         for page in pages(self._stub.ListRuns, trainer_pb2.ListRunsRequest()):
             yield from page.runs
 
-    def watch(self, name: str, *, after_sequence: int = 0, patience_s: float = 30) -> Iterator[trainer_pb2.RunEvent]:
-        """The run's events, live, across restarts of the trainer; ends when the run has finished.
+    def watch(
+        self, name: str, *, after_sequence: int = 0, patience_s: float = PATIENCE_S
+    ) -> Iterator[trainer_pb2.RunEvent]:
+        """Yields the events of a run until the run ends. Resumes if the trainer restarts.
 
         Args:
-            name: `runs/<id>`.
-            after_sequence: Skip events up to this one.
-            patience_s: Seconds for which the trainer may be away before this gives up.
+            name: Name of the run.
+            after_sequence: Sequence number. Only events with a higher number are yielded.
+            patience_s: Time in seconds. If the trainer is unavailable, this call retries until it has waited this long
+                for the next event.
         """
-        last_seen = time.monotonic()
-        while True:
-            try:
-                for response in self._stub.WatchRun(
-                    trainer_pb2.WatchRunRequest(name=name, after_sequence=after_sequence)
-                ):
-                    after_sequence, last_seen = response.event.sequence, time.monotonic()
-                    yield response.event
-                return
-            except Unavailable:
-                if time.monotonic() - last_seen > patience_s:
-                    raise
-                time.sleep(0.2)
+        run = run_name(name, field="name")
+
+        def rest() -> Iterator[trainer_pb2.WatchRunResponse]:
+            request = trainer_pb2.WatchRunRequest(name=run, after_sequence=after_sequence)
+            return iter(self._stub.WatchRun(request))
+
+        for response in resumed(rest, patience_s=patience_s):
+            after_sequence = response.event.sequence
+            yield response.event
+
+    def history(self, name: str) -> builtins.list[trainer_pb2.RunEvent]:
+        """Returns the events of a run so far."""
+        request = trainer_pb2.WatchRunRequest(name=run_name(name, field="name"), stored_only=True)
+        return [response.event for response in self._stub.WatchRun(request)]
+
+    def update(
+        self,
+        name: str,
+        *,
+        display_name: str | None = None,
+        note: str | None = None,
+        set_tags: Mapping[str, str] = MappingProxyType({}),
+        remove_tags: Iterable[str] = (),
+    ) -> trainer_pb2.Run:
+        """Changes the labels of a run.
+
+        Args:
+            name: Name of the run.
+            display_name: New name for people; None leaves it unchanged.
+            note: New note; None leaves it unchanged.
+            set_tags: Tags to add or replace.
+            remove_tags: Keys of tags to remove.
+        """
+        request = trainer_pb2.UpdateRunRequest(
+            name=run_name(name, field="name"),
+            display_name=display_name,
+            note=note,
+            set_tags=_tags(set_tags),
+            remove_tags=remove_tags,
+        )
+        run: trainer_pb2.Run = self._stub.UpdateRun(request).run
+        return run
+
+    def delete(self, name: str) -> None:
+        """Deletes a run with its history.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            FailedPrecondition: RUN_ACTIVE if the run is active; RUN_REFERENCED if a model version was made from it.
+        """
+        self._stub.DeleteRun(trainer_pb2.DeleteRunRequest(name=run_name(name, field="name")))
+
+    def log(
+        self,
+        name: str = "",
+        *,
+        parameters: Mapping[str, Any] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+        note: str = "",
+        resume: str = "",
+    ) -> RunLog:
+        """Logs the figures of your own program as a run, which is listed, plotted and compared like any other.
+
+            with connect() as mesh, mesh.runs.log("my experiment", parameters={"lr": 0.1}) as run:
+                for step in range(100):
+                    run.log(step, loss=train_step())
+
+        Args:
+            name: Name for people.
+            parameters: Parameters to record.
+            tags: Tags of the run.
+            note: Free text.
+            resume: `runs/<id>` of an external run to continue, instead of creating one.
+
+        Returns:
+            The run, as a context manager that ends the run with the block.
+
+        Raises:
+            FailedPrecondition: NOT_EXTERNAL or RUN_ENDED if the run to continue is not external, or has ended.
+        """
+        if resume:
+            request = trainer_pb2.LogRunRequest(name=run_name(resume, field="resume"))
+            run = self._stub.LogRun(request).run
+            if run.job.state != job_pb2.JOB_STATE_RUNNING:
+                raise FailedPrecondition("RUN_ENDED", f"{run.name} has ended; create another run", field="resume")
+            return RunLog(self._stub, run)
+        values = Struct()
+        json_format.ParseDict(plain(dict(parameters), "parameters"), values)
+        create = trainer_pb2.CreateExternalRunRequest(
+            display_name=name, note=note, tags=_tags(tags), parameters=values, request_id=uuid.uuid4().hex
+        )
+        return RunLog(self._stub, self._stub.CreateExternalRun(create).run)
 
     def wait(self, name: str) -> trainer_pb2.Run:
         """Waits until the run has succeeded.
 
         Raises:
-            MeshError: The run's own error if it FAILED; Cancelled if it was stopped.
+            MeshError: The run FAILED. The exception has the class, reason, message and field of the run's error.
+            Cancelled: JOB_CANCELLED if the run was stopped.
         """
-        jobs.wait(self._mesh.channel("trainer"), self.get(name).job)
+        jobs.wait(self._connection.channel("trainer"), self.get(name).job)
         return self.get(name)
 
     def stop(self, name: str) -> trainer_pb2.Run:
-        """Asks a run to stop; its last checkpoint stays."""
-        run: trainer_pb2.Run = self._stub.StopRun(trainer_pb2.StopRunRequest(name=name)).run
+        """Asks a run to stop. The run's last checkpoint is kept."""
+        request = trainer_pb2.StopRunRequest(name=run_name(name, field="name"))
+        run: trainer_pb2.Run = self._stub.StopRun(request).run
         return run
 
     def export(
@@ -122,18 +232,27 @@ class Runs:
         """Exports a run's model to ONNX and registers it.
 
         Args:
-            run: `runs/<id>`, SUCCEEDED.
-            model: Id of the model; it need not exist.
-            int8: Also quantise to int8. Inference serves that file where it is at least 1.3 times as fast and accurate
-                enough.
-            int8_max_loss: Largest accepted loss compared with the float32 file, a fraction from 0 (none) to 1.
-            on_change: Called with every state of the export job.
+            run: Name of a run that has SUCCEEDED.
+            model: Name of the model, which need not exist.
+            int8: Whether to export an int8 file in addition to the float32 file. The inference service serves the int8
+                file on hosts where this file is accurate enough and at least 1.3 times as fast as the float32 file.
+            int8_max_loss: Maximum accepted loss of the int8 file relative to the float32 file, as a fraction from 0 (no
+                loss) to 1. `ExportModelRequest` defines this loss.
+            on_change: Called with each update of the export job.
 
         Returns:
-            The model version.
+            The new model version.
         """
         request = trainer_pb2.ExportModelRequest(
-            run=run, model=f"models/{model}", int8=int8, int8_max_loss=int8_max_loss, request_id=uuid.uuid4().hex
+            run=run_name(run),
+            model=f"models/{series_id(model, 'models', field='model')}",
+            int8=int8,
+            int8_max_loss=int8_max_loss,
+            request_id=uuid.uuid4().hex,
         )
-        job = jobs.wait(self._mesh.channel("trainer"), self._stub.ExportModel(request).job, on_change=on_change)
-        return self._mesh.models.version(job.result)
+        job = jobs.wait(self._connection.channel("trainer"), self._stub.ExportModel(request).job, on_change=on_change)
+        return Models(self._connection).version(job.result)
+
+
+def _tags(tags: Mapping[str, str]) -> list[trainer_pb2.Tag]:
+    return [trainer_pb2.Tag(key=key, value=value) for key, value in tags.items()]

@@ -1,49 +1,82 @@
-"""Text from a served language model, token by token, and back into tokens.
+"""Generates text with a served language model, and converts text to the model's tokens.
 
-What a model is asked, and which tokens its text has, follows from its manifest: it has one input, text in characters,
-and one output, logits for the successor of each.
+The model must have one input and one output. The input is text encoded as characters. The output contains, for each
+position of the input, the logits for the next character.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from common.errors import FailedPrecondition, InvalidArgument
+from deepseek.client.mesh import Mesh
+from deepseek.client.served import served_number
 from deepseek.data.encoders import NUM_SPECIAL_TOKENS, CharactersEncoder, restore
+from deepseek.models.manifest import ModelManifest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from deepseek.client.mesh import Mesh
+    FloatArray = npt.NDArray[np.floating[Any]]
+    Draw = Callable[[FloatArray], int]
 
-    Draw = Callable[[npt.NDArray[np.floating[Any]]], int]
+
+_MAX_LOGITS = 8 << 20
+"""Maximum number of logits per response."""
+
+
+def is_language_model(manifest: ModelManifest) -> bool:
+    """Returns whether a model predicts the next character at each position of its only input."""
+    inputs, outputs = manifest.inputs, manifest.outputs
+    encoder = inputs[0].encoder if len(inputs) == 1 else None
+    return encoder is not None and encoder.name == "characters" and len(outputs) == 1 and len(outputs[0].shape) == 3
+
+
+def sampler(temperature: float, seed: Sequence[int]) -> Draw:
+    """Returns a function that draws a token from logits.
+
+    Args:
+        temperature: Divides the logits before the softmax; 0 always draws the likeliest token.
+        seed: Seed of the random numbers.
+    """
+    generator = np.random.default_rng(seed)
+
+    def draw(logits: FloatArray) -> int:
+        if temperature == 0:
+            return int(logits.argmax())
+        exponents = (logits.astype(np.float64) - float(logits.max())) / temperature
+        totals = np.exp(exponents).cumsum()
+        return int(np.searchsorted(totals, generator.random() * totals[-1], side="right"))
+
+    return draw
 
 
 class Writer:
     """A served language model. Not thread-safe.
 
     Args:
-        mesh: Where it is served.
-        model: Its name.
+        mesh: Mesh that serves the model.
+        model: Name of the model, e.g. `reference`, or of a version that must be the served one, e.g. `reference:3`.
 
     Attributes:
-        version: `models/<id>/versions/<n>` that is served.
+        version: Name of the served version, `models/<id>/versions/<n>`.
 
     Raises:
-        FailedPrecondition: NO_LANGUAGE_MODEL.
+        NotFound: MODEL_NOT_LOADED if the model, or the named version of it, is not served.
+        FailedPrecondition: NO_LANGUAGE_MODEL if the model is not a language model.
     """
 
     def __init__(self, mesh: Mesh, model: str) -> None:
-        self._mesh, self._model = mesh, model
-        self._number = mesh.inference.metadata(model).versions[0]
-        self.version = f"models/{model}/versions/{self._number}"
+        self._mesh = mesh
+        self._model, self._number = served_number(mesh, model, field="model")
+        self.version = f"models/{self._model}/versions/{self._number}"
         manifest = mesh.models.manifest(mesh.models.version(self.version))
         encoder = manifest.inputs[0].encoder
-        if len(manifest.inputs) != 1 or encoder is None or encoder.name != "characters":
-            message = f"{model} is no language model of this mesh: those take one text, in characters"
+        if encoder is None or not is_language_model(manifest):
+            message = f"{model} is not a language model; choose a model whose only input is text encoded as characters"
             raise FailedPrecondition("NO_LANGUAGE_MODEL", message, field="model")
         self._input, self._output = manifest.inputs[0].name, manifest.outputs[0].name
         self._length = int(encoder.params["length"])
@@ -51,30 +84,60 @@ class Writer:
         self._characters = self._encoder.tokens
 
     def tokens(self, text: str) -> list[int]:
-        """A text of any length in tokens."""
+        """Returns the token ids of a text of any length."""
         return self._encoder.ids(text)
 
     def write(self, prompt: str, num_tokens: int, draw: Draw) -> Iterator[str]:
-        """Goes on from a prompt, a character at a time.
+        """Generates a continuation of a prompt, and yields one character at a time.
 
         Args:
-            prompt: What comes before; the model sees as much of its end as it takes.
-            num_tokens: How many follow.
-            draw: Draws a token by its logits, (vocabulary,); those of padding and unknown characters are -inf.
+            prompt: Text to continue. If the prompt is longer than the model's input, the model sees only its end.
+            num_tokens: Number of characters to generate; each character is one token.
+            draw: Function that returns the id of the next token, given the logits with shape (vocabulary size,). The
+                logits of tokens that do not represent a character, such as padding, are -inf.
 
         Raises:
-            InvalidArgument: EMPTY_PROMPT.
+            InvalidArgument: EMPTY_PROMPT if the prompt is empty.
         """
-        if not prompt:
-            raise InvalidArgument("EMPTY_PROMPT", "the model goes on from a prompt; give one", field="prompt")
-        tokens = self.tokens(prompt)
+        for (character,) in self.write_all([prompt], num_tokens, [draw]):
+            yield character
+
+    def write_all(self, prompts: Sequence[str], num_tokens: int, draws: Sequence[Draw]) -> Iterator[list[str]]:
+        """Generates continuations of several prompts together, and yields the next character of each.
+
+        Args:
+            prompts: Texts to continue.
+            num_tokens: Number of characters to generate for each text.
+            draws: Function for each text; see `write`.
+
+        Raises:
+            InvalidArgument: EMPTY_PROMPT if a prompt is empty.
+        """
+        if not all(prompts):
+            raise InvalidArgument(
+                "EMPTY_PROMPT",
+                "the prompt is empty; pass at least one character for the model to continue",
+                field="prompt",
+            )
+        # Only the tokens that the model sees are kept.
+        seen = [self.tokens(prompt)[-self._length :] for prompt in prompts]
         for _ in range(num_tokens):
-            seen = tokens[-self._length :]
-            text = np.zeros((1, self._length), np.int64)
-            text[0, : len(seen)] = seen
-            outputs = self._mesh.inference.infer(self._model, {self._input: text}, version=self._number)
-            logits = np.array(outputs[self._output][0, len(seen) - 1], np.float32)
-            logits[:NUM_SPECIAL_TOKENS] = -np.inf
-            logits[NUM_SPECIAL_TOKENS + len(self._characters) :] = -np.inf
-            tokens.append(draw(logits))
-            yield self._characters[tokens[-1] - NUM_SPECIAL_TOKENS]
+            for tokens, draw, logits in zip(seen, draws, self._next_logits(seen), strict=True):
+                tokens.append(draw(logits))
+                del tokens[: -self._length]
+            yield [self._characters[tokens[-1] - NUM_SPECIAL_TOKENS] for tokens in seen]
+
+    def _next_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[FloatArray]:
+        """Yields, for each text, the logits of the next token."""
+        size = max(1, _MAX_LOGITS // (self._length * (NUM_SPECIAL_TOKENS + len(self._characters))))
+        for start in range(0, len(texts), size):
+            batch = texts[start : start + size]
+            array = np.zeros((len(batch), self._length), np.int64)
+            for row, tokens in zip(array, batch, strict=True):
+                row[: len(tokens)] = tokens
+            outputs = self._mesh.inference.infer(self._model, {self._input: array}, version=self._number)
+            for found, tokens in zip(outputs[self._output], batch, strict=True):
+                logits = np.array(found[len(tokens) - 1], np.float32)
+                logits[:NUM_SPECIAL_TOKENS] = -np.inf
+                logits[NUM_SPECIAL_TOKENS + len(self._characters) :] = -np.inf
+                yield logits

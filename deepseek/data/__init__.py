@@ -1,7 +1,7 @@
-"""Data sets: their format, their encoders, and what feeds them to a model.
+"""Data sets: the storage format, the encoders of field values, and the classes that feed data sets to a model.
 
-Importing this package, or one of `manifest`, `shards`, `media`, `encoders`, does not import torch; the names below are
-loaded when they are first asked for.
+Importing this package, or any of its modules `manifest`, `shards`, `media` and `encoders`, does not import torch. The
+names in `__all__` are loaded on first access.
 """
 
 import importlib

@@ -1,10 +1,9 @@
-"""Canonical JSON, and typed reading of JSON that strangers may have written.
+"""Writes canonical JSON, and validates untrusted JSON while reading it.
 
-Manifests are addressed by the SHA-256 of their bytes, so equal content must give equal bytes: keys sorted, no
-spaces, UTF-8 unescaped, finite numbers only. Reading trusts nothing: size, nesting, repeated keys, unknown keys, types
-and ranges are checked where a value is taken, and every complaint names the value's path.
-
-It is not a schema language: a format's own module says what it expects by the calls it makes.
+Manifests are addressed by the SHA-256 of their bytes, so equal content must give equal bytes. Therefore keys are
+sorted, spaces are omitted, non-ASCII text is not escaped, and numbers are finite. The reader checks size, nesting,
+repeated and unknown keys, types and ranges. Each error states the path of the invalid value. There is no schema
+language: the code that reads a format defines the format through its calls to `Node`.
 """
 
 import json
@@ -16,17 +15,14 @@ from typing import Any, NoReturn
 from common.errors import InvalidArgument
 
 MAX_BYTES = 64 << 20
-"""Largest document that `parse` takes, bytes."""
+"""Maximum size of a document that is read, in bytes."""
 
 
 def dumps(value: Any) -> bytes:
-    """Writes a JSON value canonically.
+    """Returns the canonical UTF-8 bytes of a JSON value. Equal values give equal bytes.
 
     Args:
-        value: Dicts with string keys, lists, strings, integers, finite floats, booleans, None.
-
-    Returns:
-        UTF-8 bytes, the same for equal values.
+        value: Dict with string keys, list, string, integer, finite float, boolean or None. May be nested.
 
     Raises:
         ValueError: A float is not finite, or a string is not valid Unicode.
@@ -38,22 +34,20 @@ def dumps(value: Any) -> bytes:
 
 
 def parse(data: bytes, *, reason: str, document: str) -> "Node":
-    """Parses an untrusted JSON document.
+    """Parses an untrusted JSON document and returns its root.
 
     Args:
-        data: The document, UTF-8.
-        reason: Reason of every InvalidArgument about it, e.g. `BAD_MANIFEST`.
-        document: What it is, for messages and as the first part of paths, e.g. `dataset_manifest`.
-
-    Returns:
-        The document's root.
+        data: Document in UTF-8.
+        reason: Reason code of every InvalidArgument error about the document, e.g. `BAD_MANIFEST`.
+        document: Name of the document, e.g. `dataset_manifest`. All paths in error messages start with this name.
 
     Raises:
-        InvalidArgument: It is too large, not UTF-8, not JSON, nested too deeply or repeats a key.
+        InvalidArgument: The document is too large, is not valid UTF-8 or JSON, is nested too deeply, or has an object
+            with a repeated key.
     """
     root = Node(None, document, reason)
     if len(data) > MAX_BYTES:
-        root.fail(f"is {len(data)} bytes; at most {MAX_BYTES} are read")
+        root.fail(f"has {len(data)} bytes; at most {MAX_BYTES} are read")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -72,12 +66,12 @@ def parse(data: bytes, *, reason: str, document: str) -> "Node":
 
 
 class Node:
-    """One value of an untrusted document, with the path it was found at.
+    """One value of an untrusted document, together with the path of the value.
 
     Args:
-        value: The value as `json.loads` gives it.
-        path: Where it is, e.g. `dataset_manifest.fields[0].name`.
-        reason: Reason of every InvalidArgument about it.
+        value: Value as returned by `json.loads`.
+        path: Path of the value, e.g. `dataset_manifest.fields[0].name`.
+        reason: Reason code of every InvalidArgument error about the value.
     """
 
     def __init__(self, value: Any, path: str, reason: str) -> None:
@@ -86,11 +80,15 @@ class Node:
         self._reason = reason
 
     def fail(self, problem: str) -> NoReturn:
-        """Raises InvalidArgument about this value; `problem` goes on from the path, e.g. `is not a string`."""
+        """Raises InvalidArgument with the message `<path of this value> <problem>`.
+
+        Args:
+            problem: What is wrong with the value, e.g. `is not a string`.
+        """
         raise InvalidArgument(self._reason, f"{self.path} {problem}", field=self.path)
 
     def object(self, *keys: str, optional: Sequence[str] = ()) -> dict[str, "Node"]:
-        """Accepts an object that has all of these keys and no others except the optional ones."""
+        """Returns the members of an object. It must have all of `keys`; any other key must be one of `optional`."""
         members = self.mapping()
         for key in members:
             if key not in keys and key not in optional:
@@ -101,7 +99,7 @@ class Node:
         return members
 
     def mapping(self, *, max_items: int = 100_000) -> dict[str, "Node"]:
-        """Takes an object with any keys."""
+        """Returns the members of an object that may have any keys."""
         if not isinstance(self._value, dict):
             self.fail("is not an object")
         if len(self._value) > max_items:
@@ -109,7 +107,7 @@ class Node:
         return {key: Node(value, f"{self.path}.{key[:80]}", self._reason) for key, value in self._value.items()}
 
     def array(self, *, max_items: int = 100_000) -> "list[Node]":
-        """Takes an array."""
+        """Returns the items of an array."""
         if not isinstance(self._value, list):
             self.fail("is not an array")
         if len(self._value) > max_items:
@@ -117,7 +115,12 @@ class Node:
         return [Node(value, f"{self.path}[{i}]", self._reason) for i, value in enumerate(self._value)]
 
     def string(self, pattern: re.Pattern[str] | None = None, *, choices: Iterable[str] | None = None) -> str:
-        """Takes a string of valid Unicode that matches a whole pattern, or is one of the choices."""
+        """Returns the value, which must be a valid Unicode string.
+
+        Args:
+            pattern: Pattern that the whole string must match, if given.
+            choices: Allowed strings, if given.
+        """
         value = self._value
         if not isinstance(value, str):
             self.fail("is not a string")
@@ -130,25 +133,25 @@ class Node:
         return value
 
     def is_null(self) -> bool:
-        """Tells whether the value is null."""
+        """Returns whether the value is null."""
         return self._value is None
 
     def boolean(self) -> bool:
-        """Takes true or false."""
+        """Returns the value, which must be a boolean."""
         if not isinstance(self._value, bool):
             self.fail("is not true or false")
         return self._value
 
     def integer(self, *, minimum: int = 0) -> int:
-        """Takes an integer of at least `minimum` that fits 64 bits."""
+        """Returns the value, which must be a signed 64-bit integer that is at least `minimum`."""
         if not isinstance(self._value, int) or isinstance(self._value, bool):
             self.fail("is not an integer")
         if not minimum <= self._value < 1 << 63:
-            self.fail(f"is out of range; it must be at least {minimum} and fit 64 bits")
+            self.fail(f"is out of range; it must be at least {minimum} and fit into 64 bits")
         return self._value
 
     def number(self) -> float:
-        """Takes a finite number."""
+        """Returns the value as a float. It must be a finite number."""
         value = self._value
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail("is not a number")
@@ -159,20 +162,20 @@ class Node:
         return float(value)
 
     def json_object(self) -> dict[str, Any]:
-        """Takes an object as it stands, after checking that it can be written canonically."""
+        """Returns an object as a dict, after checking that `dumps` accepts it."""
         if not isinstance(self._value, dict):
             self.fail("is not an object")
         try:
             dumps(self._value)
         except ValueError:
-            self.fail("holds a number that is not finite or a string that is not valid Unicode")
-        except RecursionError:  # what could just be parsed may be too much where the stack is deeper
+            self.fail("contains a number that is not finite or a string that is not valid Unicode")
+        except RecursionError:  # nesting that `parse` accepted may be too deep for the stack here
             self.fail("is nested too deeply")
         return self._value
 
 
 def is_unicode(text: str) -> bool:
-    """Tells whether a string can be written as UTF-8, i.e. has no lone surrogate."""
+    """Returns whether a string can be encoded as UTF-8, i.e. whether it has no lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,13 +1,13 @@
-"""A data set version as tensors: its fields encoded, its repeated fields padded.
+"""Provides a data set version as tensors: field values are encoded, and repeated fields are padded.
 
-Every sample is decoded and encoded once, when the data set is opened: decoding costs far more than anything else that
-happens to a sample, and a damaged one is found before training begins. The arrays are kept in memory up to a limit,
-beyond it in a temporary file that is mapped into memory. Values of a repeated field lie end to end with an offset a
-sample, so a batch is gathered without padding anything that is not in it.
-
-Order and ranks are the sampler's business (`deepseek.data.sampler`).
+All samples are decoded and encoded once, when the data set is opened. So decoding, by far the most expensive step, is
+not repeated in each epoch, and damaged samples are found before training starts. The encoded arrays are kept in memory
+up to a size limit; beyond it, memory-mapped temporary files are used. The values of a repeated field are stored end to
+end, with one offset per sample, so a batch is padded only to the length of its longest list. The order of the samples
+is decided elsewhere, in `deepseek.data.sampler`.
 """
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,21 +31,21 @@ DEFAULT_CACHE_BYTES = 1 << 30
 
 
 class ShardStore(Protocol):
-    """What is needed of a `common.artifacts.ArtifactStore`."""
+    """The methods of `common.artifacts.ArtifactStore` that data sets use."""
 
     def fetch(self, tenant: str, sha256: str, path: Path) -> object:
-        """Copies a blob to a new file, verified."""
+        """Copies a blob to a new file and verifies the copy."""
 
 
 @dataclass(frozen=True)
 class InputMapping:
-    """How one field becomes one tensor.
+    """Assignment of one field of a data set to one tensor of a batch.
 
     Attributes:
-        field: Field of the data set.
-        input: Name of the model's forward argument; unused for the target.
-        encoder: Its encoder, fitted (`fit_encoders`).
-        augmentations: Applied in order to batches of a training data set.
+        field: Name of the field in the data set.
+        input: Name of the argument of the model's `forward` method that receives the tensor; unused for the target.
+        encoder: Encoder of the field; fitted by `fit_encoders`.
+        augmentations: Augmentations of training batches, in the order in which they are applied.
     """
 
     field: str
@@ -55,10 +55,10 @@ class InputMapping:
 
 
 def read_samples(store: ShardStore, tenant: str, manifest: DatasetManifest, split: str) -> Iterator[Sample]:
-    """Reads a split's samples in their stored order, one shard at a time on disk.
+    """Yields the samples of a split in their stored order. Copies one shard at a time to a temporary folder.
 
     Raises:
-        InvalidArgument: UNKNOWN_SPLIT.
+        InvalidArgument: UNKNOWN_SPLIT if the data set has no such split.
         DataLoss: BLOB_DAMAGED if a shard does not match its digest or cannot be read.
         NotFound: BLOB_NOT_FOUND if the store lacks a shard.
     """
@@ -74,17 +74,17 @@ def read_samples(store: ShardStore, tenant: str, manifest: DatasetManifest, spli
 def fit_encoders(
     store: ShardStore, tenant: str, manifest: DatasetManifest, split: str, mappings: Sequence[InputMapping]
 ) -> None:
-    """Binds encoders to their fields and fits those that learn on a split, which must be the training split.
+    """Binds the encoders to their fields, and fits the encoders that learn from data.
 
     Args:
-        store: Where the shards are.
-        tenant: Whose they are.
-        manifest: The data set version.
-        split: The training split.
-        mappings: Inputs and target.
+        store: Store that holds the shards.
+        tenant: Tenant that owns the shards.
+        manifest: Manifest of the data set version.
+        split: Training split. Encoders are never fitted to another split.
+        mappings: Mappings of the inputs and of the target.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD, UNKNOWN_SPLIT, or what the encoder says of a value.
+        InvalidArgument: UNKNOWN_FIELD, UNKNOWN_SPLIT, or an encoder's error about its field or about a value.
     """
     for mapping in mappings:
         mapping.encoder.bind(manifest.field(mapping.field))
@@ -97,25 +97,27 @@ def fit_encoders(
 
 
 class EncodedDataset:
-    """One split of a data set version, encoded; map-style, and thread-safe once it is made.
+    """A map-style data set that holds one encoded split of a data set version. Thread-safe after construction.
 
-    `dataset[i]` is a dict of arrays, keyed by the inputs' names and `target`; a repeated field has its values in
-    the first axis. `collate` makes a batch of several.
+    `dataset[i]` is a dict of arrays. Its keys are the names of the inputs and, if there is a target, `target`. In the
+    array of a repeated field, the first axis is the index into the sample's list of values. `collate` combines samples
+    into a batch.
 
     Args:
-        store: Where the shards are.
-        tenant: Whose they are.
-        manifest: The data set version.
-        split: Which split.
-        inputs: The model's inputs, their encoders fitted.
-        target: The target; None if there is none.
-        augment: Apply the inputs' augmentations to batches; for training only.
-        cache_bytes: What may be kept in memory, bytes; beyond it the arrays go to a temporary file.
+        store: Store that holds the shards.
+        tenant: Tenant that owns the shards.
+        manifest: Manifest of the data set version.
+        split: Split to read.
+        inputs: Mappings of the model's inputs, with fitted encoders.
+        target: Mapping of the target; None for a data set without a target.
+        augment: Whether `collate` applies the augmentations. Use True only for training.
+        cache_bytes: Maximum total size, in bytes, of the arrays that are kept in memory. Further arrays are written to
+            temporary files.
 
     Raises:
-        InvalidArgument: BAD_VALUE if inputs repeat a name, UNKNOWN_FIELD, UNKNOWN_SPLIT, EMPTY_SPLIT, or what an
-            encoder says of a value; the message names the sample.
-        DataLoss, NotFound: As `read_samples`.
+        InvalidArgument: BAD_VALUE if two inputs have the same name or an input is named `target`; UNKNOWN_FIELD;
+            UNKNOWN_SPLIT; EMPTY_SPLIT; or an encoder's error about a value, with the sample's key in the message.
+        DataLoss, NotFound: As in `read_samples`.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class EncodedDataset:
     ) -> None:
         names = [mapping.input for mapping in inputs]
         if len(set(names)) != len(names) or TARGET in names:
-            message = f"the inputs {', '.join(names)} must differ from each other and from {TARGET!r}"
+            message = f"the inputs are named {', '.join(names)}; each name must be unique and not {TARGET!r}"
             raise InvalidArgument("BAD_VALUE", message, field="inputs")
         self._mappings = dict(zip(names, inputs, strict=True)) | ({TARGET: target} if target else {})
         self._augment = augment
@@ -153,35 +155,55 @@ class EncodedDataset:
                         where = f"samples[{sample.key}].{mapping.field}"
                         raise InvalidArgument(error.reason, f"{where}: {error.message}", field=where) from error
             self._columns = {name: column.freeze() for name, column in columns.items()}
+        self._rows: Sequence[int] = range(len(self.keys))
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Returns the number of samples."""
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """Returns a sample's arrays; they are shared and not to be written to.
+        """Returns the arrays of a sample. All callers share these arrays and must not modify them.
 
         Raises:
-            IndexError: There is no such sample.
+            IndexError: The index is out of range.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return {name: column.get(index % len(self)) for name, column in self._columns.items()}
+        row = self._rows[index]
+        return {name: column.get(row) for name, column in self._columns.items()}
+
+    def part(self, indices: Sequence[int], *, augment: bool | None = None) -> "EncodedDataset":
+        """Returns a data set of some of the samples, which shares their arrays with this one.
+
+        Args:
+            indices: Indices of the samples in this data set.
+            augment: As for this class; None means as in this data set.
+        """
+        part = copy.copy(self)
+        part.keys = [self.keys[index] for index in indices]
+        part._rows = [self._rows[index] for index in indices]
+        part._augment = self._augment if augment is None else augment
+        return part
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs."""
+        """Names of the inputs, without the target."""
         return tuple(name for name in self._mappings if name != TARGET)
 
+    def distinct(self, name: str) -> npt.NDArray[Any]:
+        """Returns the distinct numbers in the encoded values of an input or of the target, sorted."""
+        return self._columns[name].distinct()
+
     def collate(self, samples: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Tensor]:
-        """Makes a batch.
+        """Combines samples into a batch.
 
         Args:
-            samples: At least one sample of this data set.
+            samples: One or more samples of this data set.
 
         Returns:
-            For each input, and `target`: [B, *shape], or [B, R, *shape] for a repeated field, where R is the length of
-            the longest list in the batch and shorter ones are filled with the encoder's `pad`.
+            One tensor per input and, if there is a target, one for the target. The shape is [B, *shape] or, for a
+            repeated field, [B, R, *shape], where `shape` is the shape of an encoded value and R is the length of the
+            longest list in the batch. Shorter lists are padded with the encoder's `pad`.
         """
         batch = {}
         for name, mapping in self._mappings.items():
@@ -206,7 +228,7 @@ def _pad(rows: Sequence[npt.NDArray[Any]], fill: int) -> list[npt.NDArray[Any]]:
 
 
 class _Spill:
-    """Counts the bytes of all columns; beyond the limit, each column goes on in a temporary file."""
+    """Limits the total memory of all columns. Above the limit, any column that grows moves to a temporary file."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -214,7 +236,7 @@ class _Spill:
         self._num_files = 0
 
     def take(self, size: int) -> bool:
-        """Counts `size` more bytes; tells whether they still fit in memory."""
+        """Adds `size` bytes to the total, and returns whether the total is still within the limit."""
         self._left -= size
         return self._left >= 0
 
@@ -226,12 +248,12 @@ class _Spill:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A mapped file stays readable after its name is gone, and vanishes with the process however that ends.
+        # A memory-mapped file remains readable after it has been unlinked. Its space is freed when it is unmapped.
         self._directory.cleanup()
 
 
 class _Column:
-    """The encoded values of one field: collected, then frozen into one array with an offset a sample."""
+    """Collects the encoded values of one field. `freeze` turns them into one array with one offset per sample."""
 
     def __init__(self, encoder: Encoder, repeated: bool, spill: _Spill) -> None:
         self.repeated = repeated
@@ -274,6 +296,9 @@ class _Column:
                 )
         self._chunks.clear()
         return self
+
+    def distinct(self) -> npt.NDArray[Any]:
+        return np.unique(self._values)
 
     def get(self, index: int) -> npt.NDArray[Any]:
         rows = self._values[self._offsets[index] : self._offsets[index + 1]]

@@ -1,12 +1,10 @@
-"""Encoders: one value of a data set's field in, one array of fixed shape and dtype out.
+"""Encoders. Each encoder converts single values of a data set field into arrays of fixed shape and dtype.
 
-The same class runs in the trainer, in the CLI and beside a served model, so none of it needs torch, and what an encoder
-has learned is small JSON that travels in the model's manifest: from it `restore` makes an encoder with exactly the same
-outputs, whichever release stored it. Learning is deterministic: a vocabulary is ordered by falling count, then by code
-point.
-
-Augmentation is not encoding (`deepseek.data.augmentations`); nor is collecting the repeated values of a sample into one
-array (`deepseek.data.datasets`).
+The trainer, the CLI and model serving all use these classes, so they must not depend on torch. The learned state of an
+encoder is stored as a small JSON object in the model's manifest. `restore` rebuilds the encoder from this object. The
+rebuilt encoder gives exactly the same outputs, even if an older release stored the object. Learning is deterministic: a
+vocabulary is ordered by descending count, then by code point. Augmentation and the padding of lists are handled
+elsewhere.
 """
 
 import re
@@ -26,37 +24,38 @@ from common.scalars import python_value
 from deepseek.components import ENCODERS
 from deepseek.data import media, pictures
 from deepseek.data.canonical_json import is_unicode
+from deepseek.data.manifest import DEFAULT_ENCODERS as DEFAULT_ENCODERS
 from deepseek.data.manifest import Field
 from deepseek.data.words import split_words
 
 PAD = 0
-"""Token that fills a text up to its length."""
+"""Token id that pads a shorter text to the encoder's length."""
 UNKNOWN = 1
-"""Token of a word or character that the vocabulary does not hold."""
+"""Token id of every word or character that is not in the vocabulary."""
 NUM_SPECIAL_TOKENS = 2
 
-DEFAULT_ENCODERS = {"image": "image", "text": "words", "label": "label", "integer": "integer", "number": "number"}
-"""Name of the encoder that a field's type gets where none is asked for; types that are not here have none."""
-
 TEXT_VERSION = 2
-"""Version of `words` and `characters`: 2 normalizes texts to NFC and splits words by UAX #29; 1 does neither."""
+"""Current version of the encoders `words` and `characters`. In version 2, both normalize text to NFC, and `words`
+splits text by UAX #29. Version 1 does neither."""
 
 _WORD = re.compile(r"\w+")
 _GREATEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Encoder(ABC):
-    """Turns the values of one field into arrays.
+    """Converts the values of one field into arrays.
 
-    An encoder is first told its field, then fitted on the training split, then only read: `encode` is thread-safe.
+    An encoder is first bound to its field, then fitted to the training split. After that, the encoder does not change,
+    and `encode` is thread-safe.
 
     Attributes:
-        learns: Whether `fit` does anything.
-        before: Values of parameters that were added later, for encoders that were stored without them.
-        params: Keyword arguments that make an equal, unfitted encoder.
+        learns: Whether the encoder learns from data. If False, `fit` does nothing.
+        before: Parameters that were added after the encoder's first release. Each name maps to the value that
+            reproduces the earlier behaviour. `restore` uses it for an encoder that was stored without the parameter.
+        params: Keyword arguments that build an unfitted encoder with the same settings.
         shape: Shape of an encoded value.
-        dtype: Its dtype.
-        pad: What fills the places of missing values where samples hold lists of different length.
+        dtype: Dtype of an encoded value.
+        pad: Value with which the shorter lists of a repeated field are padded to the longest list in a batch.
     """
 
     learns: ClassVar[bool] = False
@@ -69,41 +68,41 @@ class Encoder(ABC):
         self.params: dict[str, Any] = params
 
     def bind(self, field: Field) -> None:  # noqa: B027 - most encoders need nothing from the schema
-        """Takes what the encoder needs from the schema; called before `fit`."""
+        """Reads settings, e.g. labels, from the field's schema. Called before `fit`."""
 
     def fit(self, values: Iterable[Any]) -> None:  # noqa: B027 - most encoders learn nothing
-        """Learns from the values of the training split, and from no other."""
+        """Learns from the field's values in the training split."""
 
     @abstractmethod
     def encode(self, value: Any) -> npt.NDArray[Any]:
         """Encodes one value.
 
         Raises:
-            InvalidArgument: The value is damaged or of the wrong type.
+            InvalidArgument: The value is damaged, has the wrong type or is not allowed in the field.
         """
 
     def state(self) -> dict[str, Any]:
-        """Returns what was learned, as JSON values."""
+        """Returns the learned state as a JSON object."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned, from anyone.
+        """Restores a learned state. The state may come from an untrusted source.
 
         Raises:
-            InvalidArgument: BAD_STATE if it is not such a state.
+            InvalidArgument: BAD_STATE if `state` is not a valid state of this encoder.
         """
         if state:
-            raise InvalidArgument("BAD_STATE", f"{type(self).__name__} has no state, yet some was given")
+            raise InvalidArgument("BAD_STATE", f"{type(self).__name__} has no state; omit the state that was given")
 
 
 class ImageEncoder(Encoder):
     """Decodes an image to uint8 [size, size, channels].
 
-    An image of another size is resized to it (bilinear with antialiasing, as torchvision's `Resize((size, size))`): its
-    aspect ratio is not kept.
+    An image of a different size is resized as by torchvision's `Resize((size, size))`: by bilinear interpolation with
+    antialiasing, and without preserving the aspect ratio.
 
     Args:
-        size: Height and width, pixels; 1 to 4096.
+        size: Height and width of the encoded image in pixels, from 1 to 4096.
         mode: `RGB` (3 channels) or `L` (1 channel, grey).
     """
 
@@ -118,7 +117,11 @@ class ImageEncoder(Encoder):
         self._mode = mode
 
     def encode(self, value: Any) -> npt.NDArray[np.uint8]:
-        """Encodes the bytes of an image file, or a `PIL.Image.Image`, as viewers show it."""
+        """Encodes the pixels of an image, as they appear in an image viewer.
+
+        Args:
+            value: Bytes of an image file, or a `PIL.Image.Image`.
+        """
         if isinstance(value, Image.Image):
             image = pictures.as_shown(value, self._mode)
         elif isinstance(value, bytes):
@@ -131,7 +134,7 @@ class ImageEncoder(Encoder):
 
 
 class _TokenEncoder(Encoder):
-    """Text to int64 [length] by a vocabulary learned from the training split."""
+    """Converts text to token ids, int64 [length]. The vocabulary is learned from the training split."""
 
     learns = True
     before = MappingProxyType({"version": 1})
@@ -159,11 +162,11 @@ class _TokenEncoder(Encoder):
         self._set(ranked[: self._vocabulary - NUM_SPECIAL_TOKENS])
 
     def ids(self, text: str) -> list[int]:
-        """Returns the number of every token of a text of any length."""
+        """Returns the token ids of a whole text, without truncation or padding."""
         return [self._ids.get(token, UNKNOWN) for token in self.split(text)]
 
     def encode(self, value: Any) -> npt.NDArray[np.int64]:
-        """Encodes a text; what goes beyond `length` is cut off."""
+        """Encodes a text. The tokens are truncated or padded to the encoder's `length`."""
         encoded = np.full(self._length, PAD, np.int64)
         found = self.ids(_text(value))[: self._length]
         encoded[: len(found)] = found
@@ -175,7 +178,8 @@ class _TokenEncoder(Encoder):
     def load_state(self, state: dict[str, Any]) -> None:
         tokens = _strings(state, "tokens")
         if len(tokens) > self._vocabulary - NUM_SPECIAL_TOKENS:
-            message = f"the state has {len(tokens)} tokens; a vocabulary of {self._vocabulary} holds fewer"
+            most = self._vocabulary - NUM_SPECIAL_TOKENS
+            message = f"the state has {len(tokens)} tokens; a vocabulary of {self._vocabulary} can hold at most {most}"
             raise InvalidArgument("BAD_STATE", message, field="tokens")
         self._set(tokens)
 
@@ -185,13 +189,13 @@ class _TokenEncoder(Encoder):
 
 
 class WordsEncoder(_TokenEncoder):
-    """Lower-cased words to int64 [length]: 0 is padding, 1 an unknown word.
+    """Converts a text to the token ids of its lower-cased words, int64 [length]. 0 means padding, 1 an unknown word.
 
     Args:
-        length: Words kept; the rest is cut off.
-        vocabulary: Number of tokens, the two special ones included.
-        version: How a text is split: 2 as `deepseek.data.words` describes; 1, for models from before version 2, by
-            Python's regular expression `\\w+`, which splits words at vowel signs and apostrophes.
+        length: Number of words to keep; the rest of the text is dropped.
+        vocabulary: Maximum number of token ids, including the two special ones, 0 and 1.
+        version: Version of the rule that splits text into words. Version 2 uses `deepseek.data.words`. Version 1, for
+            older models, uses Python's regular expression `\\w+`, which splits words at apostrophes and vowel signs.
     """
 
     def __init__(self, length: int = 16, vocabulary: int = 64, version: int = TEXT_VERSION) -> None:
@@ -202,12 +206,12 @@ class WordsEncoder(_TokenEncoder):
 
 
 class CharactersEncoder(_TokenEncoder):
-    """Characters (code points) to int64 [length]: 0 is padding, 1 an unknown character.
+    """Converts a text to the token ids of its characters, int64 [length]. 0 means padding, 1 an unknown character.
 
     Args:
-        length: Characters kept; the rest is cut off.
-        vocabulary: Number of tokens, the two special ones included.
-        version: 2 normalizes a text to NFC first; 1, for models from before version 2, does not.
+        length: Number of characters (code points) to keep; the rest of the text is dropped.
+        vocabulary: Maximum number of token ids, including the two special ones, 0 and 1.
+        version: Version of the encoder. Version 2 normalizes text to NFC first. Version 1, for older models, does not.
     """
 
     def __init__(self, length: int = 64, vocabulary: int = 128, version: int = TEXT_VERSION) -> None:
@@ -218,9 +222,10 @@ class CharactersEncoder(_TokenEncoder):
 
 
 class LabelEncoder(Encoder):
-    """A label to its class number, int64 []; missing labels are -1, which losses ignore.
+    """Converts a label to its class number, int64 []. Lists are padded with -1, which loss functions ignore.
 
-    The labels come from the schema, so their order is the data set's. Composed and decomposed forms are one label.
+    The labels and their order come from the schema. The composed and the decomposed Unicode form of a label are treated
+    as the same label.
     """
 
     pad = -1
@@ -232,7 +237,7 @@ class LabelEncoder(Encoder):
 
     def bind(self, field: Field) -> None:
         if field.type != "label":
-            message = f"the encoder label needs a field of type label; {field.name!r} is {field.type}"
+            message = f"the field {field.name!r} has the type {field.type}; the encoder label requires the type label"
             raise InvalidArgument("BAD_VALUE", message)
         self._set(list(field.labels))
 
@@ -240,7 +245,7 @@ class LabelEncoder(Encoder):
         """Encodes a label.
 
         Raises:
-            InvalidArgument: UNKNOWN_LABEL.
+            InvalidArgument: UNKNOWN_LABEL if the field has no such label; WRONG_TYPE if `value` is not text.
         """
         label = _text(value)
         number = self._ids.get(label, self._ids.get(unicodedata.normalize("NFC", label)))
@@ -262,7 +267,7 @@ class LabelEncoder(Encoder):
 
 
 class IntegerEncoder(Encoder):
-    """An integer as it stands, int64 []; missing ones are -1."""
+    """Converts an integer to a scalar array, int64 []. Lists are padded with -1."""
 
     pad = -1
 
@@ -270,7 +275,7 @@ class IntegerEncoder(Encoder):
         super().__init__(())
 
     def encode(self, value: Any) -> npt.NDArray[np.int64]:
-        """Encodes an integer of 64 bits."""
+        """Encodes an integer, which must be in the range of int64."""
         value = python_value(value)
         if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
             raise _wrong_type(value, "a 64-bit integer")
@@ -278,7 +283,7 @@ class IntegerEncoder(Encoder):
 
 
 class NumberEncoder(Encoder):
-    """A number as float32 []; missing ones are 0."""
+    """Converts a number to a scalar array, float32 []. Lists are padded with 0."""
 
     dtype = np.dtype(np.float32)
 
@@ -286,7 +291,7 @@ class NumberEncoder(Encoder):
         super().__init__(())
 
     def encode(self, value: Any) -> npt.NDArray[np.float32]:
-        """Encodes a finite number that float32 can hold."""
+        """Encodes a finite number, which must be in the range of float32."""
         value = python_value(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _GREATEST_FLOAT32:
             raise _wrong_type(value, "a finite number")
@@ -296,16 +301,17 @@ class NumberEncoder(Encoder):
 def restore(
     name: str, params: Mapping[str, Any], state: Mapping[str, Any] | None = None, *, field: str = ""
 ) -> Encoder:
-    """Builds an encoder as it was stored in a run's complete spec or in a model's manifest.
+    """Rebuilds an encoder from its description in a run's complete spec or in a model's manifest.
 
     Args:
-        name: Its name in the registry `deepseek.encoders`.
-        params: Its parameters; parameters that were added since get the values that keep its behaviour.
-        state: What it learned; None if it is yet to be fitted.
-        field: Its path in the caller's document, for errors.
+        name: Name of the encoder in the registry `deepseek.encoders`.
+        params: Stored parameters. Parameters that were added to the encoder after it was stored are set to values that
+            preserve its behaviour.
+        state: Learned state; None for an encoder that has not been fitted.
+        field: Path of the encoder in the caller's document, for use in errors.
 
     Raises:
-        InvalidArgument: As `Components.build`, and BAD_STATE.
+        InvalidArgument: As in `Components.build`; BAD_STATE if `state` is not a valid state of the encoder.
     """
     before = getattr(ENCODERS.get(name, field=f"{field}.name".lstrip(".")), "before", {})
     encoder: Encoder = ENCODERS.build(name, {**before, **params}, field=field)
@@ -336,9 +342,9 @@ def _check_range(name: str, given: int, least: int, greatest: int) -> int:
 def _strings(state: dict[str, Any], key: str) -> list[str]:
     values = state.get(key)
     if set(state) != {key} or not isinstance(values, list):
-        raise InvalidArgument("BAD_STATE", f"the state must hold the list {key!r} and nothing else", field=key)
+        raise InvalidArgument("BAD_STATE", f"the state must contain the list {key!r} and nothing else", field=key)
     if not all(isinstance(value, str) and value and is_unicode(value) for value in values):
-        raise InvalidArgument("BAD_STATE", f"{key} holds something that is not text", field=key)
+        raise InvalidArgument("BAD_STATE", f"every entry of {key} must be non-empty text in valid Unicode", field=key)
     if len(set(values)) != len(values):
-        raise InvalidArgument("BAD_STATE", f"{key} repeats an entry", field=key)
+        raise InvalidArgument("BAD_STATE", f"{key} contains the same entry twice", field=key)
     return list(values)

@@ -1,8 +1,9 @@
-"""The orientation of an image in EXIF or XMP: reads it, and resets it once the pixels are upright.
+"""Reads the orientation of an image from EXIF or XMP, and updates the metadata of images that were rotated upright.
 
-EXIF is read and changed in place, because maker notes hold offsets that a rewritten block would break, and because a
-damaged block must not prevent the pixels from being read; Pillow's own class rewrites, warns and raises. No other part
-of EXIF is interpreted here.
+EXIF is changed in place, because rewriting the whole block would break the offsets in maker notes. A damaged block must
+not prevent the image from being read. Pillow's own EXIF class is not used: it rewrites the block, and for a damaged
+block it issues warnings and raises errors. Apart from the orientation, the only EXIF fields that are interpreted here
+are the stated width and height.
 
 Source: EXIF 2.32 (CIPA DC-008), 4.5 and 4.6; XMP specification part 2, `tiff:Orientation`.
 """
@@ -19,20 +20,22 @@ _FIRST_ON_SIDE, _LAST = 5, 8
 _ORIENTATION, _SUBDIRECTORY, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _INTEGERS = {3: "H", 4: "I"}
-"""Types of a field that holds a count or an offset, and their `struct` formats."""
+"""EXIF type codes of integers, each mapped to its `struct` format."""
 _FIELD_BYTES, _TAG_BYTES, _HEAD_BYTES = 12, 2, 8
 _DAMAGED = (LookupError, ValueError, struct.error)
 _PREFIX = b"Exif\0\0"
 _XMP = re.compile(rb'(tiff:Orientation(?:="|>))([0-9])')
 RAW_PROFILE, _RAW_PROFILE_LINES = "Raw profile type exif", 3
-"""PNG text chunk with EXIF in hexadecimal after some header lines, as programs wrote it before eXIf existed."""
+"""Keyword of the PNG text chunk in which programs stored EXIF before the eXIf chunk existed. The chunk contains a few
+header lines, followed by the EXIF block in hexadecimal. The second constant is the number of header lines."""
 
 
 def orientation(info: Mapping[Any, Any]) -> int:
-    """Returns the EXIF orientation of an image: 1 is upright, 2 to 8 are mirrored or rotated.
+    """Returns the EXIF orientation of an image: 1 means upright; 2 to 8 mean mirrored, rotated or both.
 
     Args:
-        info: Pillow's metadata of the file. EXIF takes precedence over XMP; damaged metadata is ignored.
+        info: Metadata of the image file, as read by Pillow. EXIF takes precedence over XMP. Damaged metadata is
+            ignored.
     """
     found = None
     try:
@@ -46,18 +49,18 @@ def orientation(info: Mapping[Any, Any]) -> int:
 
 
 def swaps_sides(value: int) -> bool:
-    """Returns whether an orientation swaps width and height."""
+    """Returns whether rotating an image of this orientation upright swaps its width and height."""
     return value >= _FIRST_ON_SIDE
 
 
 def upright_exif(exif: bytes, was: int) -> bytes:
-    """Returns an EXIF block of the same length for pixels that were rotated upright.
+    """Returns an EXIF block of the same length that describes the image after it has been rotated upright.
 
-    Its thumbnail is unlinked, because it was not rotated.
+    The link to the thumbnail is removed, because the thumbnail itself is not rotated.
 
     Args:
-        exif: The block.
-        was: Former orientation of the pixels.
+        exif: Original block. It is returned unchanged if it is damaged.
+        was: Orientation of the image before it was rotated.
     """
     try:
         block = _Block(exif)
@@ -71,21 +74,21 @@ def upright_exif(exif: bytes, was: int) -> bytes:
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """Returns XMP for pixels that were rotated upright."""
+    """Returns XMP metadata in which the orientation, if it is stated, is set to upright."""
     return _XMP.sub(rb"\g<1>1", xmp)
 
 
 class _Block:
-    """An EXIF block that can be changed.
+    """A mutable EXIF block.
 
     Raises:
-        LookupError, struct.error: It is damaged. The methods raise these errors too.
+        LookupError, struct.error: The block is damaged. All methods raise the same errors.
     """
 
     def __init__(self, exif: bytes) -> None:
         self.data = bytearray(exif)
         self._base = 0
-        while exif.startswith(_PREFIX, self._base):  # some programs write it twice
+        while exif.startswith(_PREFIX, self._base):  # some programs write the prefix more than once
             self._base += len(_PREFIX)
         self._order = _BYTE_ORDERS[exif[self._base : self._base + 4]]
         self._main = self._base + self._integer("I", self._base + 4)
@@ -93,11 +96,11 @@ class _Block:
 
     @property
     def orientation(self) -> int | None:
-        """The orientation in the block; None if there is none."""
+        """Orientation that the block states; None if it states none."""
         return self._value(self._fields[_ORIENTATION]) if _ORIENTATION in self._fields else None
 
     def set_upright(self) -> None:
-        """Sets the orientation to upright and removes the thumbnail."""
+        """Sets the orientation to upright, if the block states one. Always removes the link to the thumbnail."""
         if _ORIENTATION in self._fields:
             at = self._fields[_ORIENTATION]
             struct.pack_into(self._order + self._code(at), self.data, at + _HEAD_BYTES, UPRIGHT)
@@ -105,7 +108,7 @@ class _Block:
         self.data[end : end + 4] = bytes(len(self.data[end : end + 4]))
 
     def swap_sides(self) -> None:
-        """Swaps width and height, if the block has them."""
+        """Swaps the width and the height that the block states. Does nothing unless the block states both."""
         if _SUBDIRECTORY not in self._fields:
             return
         fields = self._fields_at(self._base + self._value(self._fields[_SUBDIRECTORY]))
@@ -114,7 +117,7 @@ class _Block:
             self.data[first], self.data[second] = self.data[second], self.data[first]
 
     def _fields_at(self, start: int) -> dict[int, int]:
-        """Returns the position of each field of a directory, by its tag."""
+        """Returns the position of each field in the directory that begins at `start`, keyed by the tag of the field."""
         end = start + 2 + _FIELD_BYTES * self._integer("H", start)
         positions = range(start + 2, min(end, len(self.data) - _FIELD_BYTES + 1), _FIELD_BYTES)
         return {self._integer("H", at): at for at in positions}

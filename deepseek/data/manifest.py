@@ -1,16 +1,18 @@
-"""The manifest of a data set version: its fields, and the shards of every split.
+"""The manifest of a data set version: the fields of the version, and the shards of each split.
 
-A manifest is itself an artifact; its digest is the version's data digest. It therefore holds content only: no URIs (the
-same data may lie in several stores), no times, no names of uploads. docs/data.md describes the format for other
-languages. It knows nothing of how shards are made or read (`deepseek.data.shards`).
+A manifest is stored as an artifact. Its digest serves as the data digest of the version, so the manifest describes only
+the content: it contains no times and no upload names. It also contains no URIs, because several stores may hold the
+same data. The format is specified in docs/data.md, for programs in other languages. The shards themselves are written
+and read in `deepseek.data.shards`.
 """
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 from common.errors import InvalidArgument
 from deepseek.data import canonical_json
@@ -20,7 +22,17 @@ MEDIA_TYPE = "application/vnd.deepseek.dataset.v1+json"
 """Media type of a dataset manifest."""
 
 FIELD_TYPES = ("image", "audio", "text", "label", "integer", "number", "bytes")
-"""What a field can hold, in the order of the FieldType numbers of the ingest protocol."""
+"""Field types, in the order of the enum `FieldType` in the ingest protocol."""
+
+DEFAULT_ENCODERS = {
+    "image": "image",
+    "audio": "audio",
+    "text": "words",
+    "label": "label",
+    "integer": "integer",
+    "number": "number",
+}
+"""Default encoder of each field type, as a name in the registry of encoders. Field types not listed have no default."""
 
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 SPLIT_NAME = re.compile(r"[a-z0-9_-]{1,63}")
@@ -37,10 +49,10 @@ class Field:
     """One column of a data set.
 
     Attributes:
-        name: 1 to 63 of a-z, 0-9, `_`, starting with a letter.
-        type: One of FIELD_TYPES.
-        repeated: True if a sample holds a list of values.
-        labels: For `label`: the allowed values in the order of their class numbers.
+        name: Name of the field: 1 to 63 characters from a-z, 0-9 and `_`, starting with a letter.
+        type: Type of the values, one of FIELD_TYPES.
+        repeated: Whether each sample holds a list of values for this field instead of a single value.
+        labels: Allowed values, in the order of their class numbers, if the type is `label`; otherwise empty.
     """
 
     name: str
@@ -48,20 +60,24 @@ class Field:
     repeated: bool = False
     labels: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Returns the name and the type, for messages."""
+        return f"{self.name} ({'list of ' if self.repeated else ''}{self.type})"
+
     @cached_property
     def label_set(self) -> frozenset[str]:
-        """The labels in composed form (NFC), as a set: a field may have tens of thousands."""
+        """Labels in composed form (NFC), as a set for fast lookup. A field may have tens of thousands of labels."""
         return frozenset(unicodedata.normalize("NFC", label) for label in self.labels)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of a split.
+    """One Parquet file, which holds samples of one split.
 
     Attributes:
-        sha256: Digest of its bytes, lower-case hexadecimal.
-        size_bytes: Its size.
-        num_samples: Rows in it, at least 1.
+        sha256: SHA-256 of the file, in lower-case hexadecimal.
+        size_bytes: Size of the file in bytes.
+        num_samples: Number of samples in the file, at least 1.
     """
 
     sha256: str
@@ -71,21 +87,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """What a data set version consists of.
+    """The content of a data set version.
 
     Attributes:
-        fields: The columns, in schema order.
-        splits: The shards of every split, in reading order.
+        fields: Fields, in schema order.
+        splits: Shards of each split, in the order in which they are read. The keys are the names of the splits.
+        quarantine: Shards of the invalid samples that were kept aside; see `deepseek.data.quarantine`.
     """
 
     fields: tuple[Field, ...]
     splits: dict[str, tuple[Shard, ...]] = field(default_factory=dict)
+    quarantine: tuple[Shard, ...] = ()
 
     def num_samples(self, split: str | None = None) -> int:
-        """Counts the samples of a split, or of all splits together.
+        """Returns the number of samples in a split, or in all splits together if `split` is None.
 
         Raises:
-            InvalidArgument: UNKNOWN_SPLIT; the message lists the splits there are.
+            InvalidArgument: UNKNOWN_SPLIT; the message lists the existing splits.
         """
         names = list(self.splits) if split is None else [split]
         return sum(shard.num_samples for name in names for shard in self.shards(name))
@@ -94,93 +112,95 @@ class DatasetManifest:
         """Returns the shards of a split.
 
         Raises:
-            InvalidArgument: UNKNOWN_SPLIT; the message lists the splits there are.
+            InvalidArgument: UNKNOWN_SPLIT; the message lists the existing splits.
         """
         if split not in self.splits:
             known = ", ".join(sorted(self.splits)) or "none"
-            raise InvalidArgument("UNKNOWN_SPLIT", f"the data set has no split {split!r}; it has: {known}")
+            raise InvalidArgument("UNKNOWN_SPLIT", f"the data set has no split {split!r}; its splits are: {known}")
         return self.splits[split]
 
     def field(self, name: str) -> Field:
-        """Returns the field with this name.
+        """Returns the field with the given name.
 
         Raises:
-            InvalidArgument: UNKNOWN_FIELD; the message lists the fields there are.
+            InvalidArgument: UNKNOWN_FIELD; the message lists the existing fields.
         """
         for candidate in self.fields:
             if candidate.name == name:
                 return candidate
         known = ", ".join(candidate.name for candidate in self.fields)
-        raise InvalidArgument("UNKNOWN_FIELD", f"the data set has no field {name!r}; it has: {known}")
+        raise InvalidArgument("UNKNOWN_FIELD", f"the data set has no field {name!r}; its fields are: {known}")
 
     def to_bytes(self) -> bytes:
-        """Writes the manifest canonically: equal manifests give equal bytes."""
-        return canonical_json.dumps(
-            {
-                "format": _FORMAT,
-                "fields": [
-                    {"name": f.name, "type": f.type, "repeated": f.repeated, "labels": list(f.labels)}
-                    for f in self.fields
-                ],
-                "splits": {
-                    name: [
-                        {"sha256": s.sha256, "size_bytes": s.size_bytes, "num_samples": s.num_samples} for s in shards
-                    ]
-                    for name, shards in self.splits.items()
-                },
-            }
-        )
+        """Returns the manifest as canonical JSON. Equal manifests give equal bytes."""
+        members: dict[str, Any] = {
+            "format": _FORMAT,
+            "fields": [
+                {"name": f.name, "type": f.type, "repeated": f.repeated, "labels": list(f.labels)} for f in self.fields
+            ],
+            "splits": {name: list(map(asdict, shards)) for name, shards in self.splits.items()},
+        }
+        if self.quarantine:
+            members["quarantine"] = list(map(asdict, self.quarantine))
+        return canonical_json.dumps(members)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "DatasetManifest":
-        """Reads a manifest that anyone may have written.
+        """Reads an untrusted manifest.
 
         Raises:
-            InvalidArgument: BAD_MANIFEST with the path of what is wrong.
+            InvalidArgument: BAD_MANIFEST; the message names the path of the invalid value.
         """
         root = canonical_json.parse(data, reason="BAD_MANIFEST", document="dataset_manifest")
-        members = root.object("format", "fields", "splits")
+        members = root.object("format", "fields", "splits", optional=["quarantine"])
         if (version := members["format"].integer(minimum=1)) != _FORMAT:
-            members["format"].fail(f"is {version}; this program reads format {_FORMAT}: update it")
+            members["format"].fail(f"is {version}, but this program reads only format {_FORMAT}; update the program")
         fields = tuple(_read_field(node) for node in members["fields"].array(max_items=_MAX_FIELDS))
         check_schema(fields, reason="BAD_MANIFEST", path=f"{root.path}.fields", stored=True)
         splits = {}
         for name, node in members["splits"].mapping(max_items=_MAX_SPLITS).items():
             if not SPLIT_NAME.fullmatch(name):
-                node.fail("is not the name of a split (1 to 63 of a-z, 0-9, _, -)")
+                node.fail("is not a valid split name; use 1 to 63 characters from a-z, 0-9, _, -")
             splits[name] = tuple(_read_shard(shard) for shard in node.array())
-        return cls(fields, splits)
+        quarantine = members["quarantine"].array() if "quarantine" in members else []
+        return cls(fields, splits, tuple(map(_read_shard, quarantine)))
 
 
 def check_schema(
     fields: Sequence[Field], *, reason: str = "BAD_SCHEMA", path: str = "schema.fields", stored: bool = False
 ) -> None:
-    """Checks that fields make a usable schema.
+    """Checks that fields form a valid schema.
 
     Args:
-        fields: The columns.
-        reason: Reason of the error.
-        path: Path of the list of fields in the caller's document.
-        stored: The schema belongs to stored data; in older data two Unicode forms of one label may be two labels.
+        fields: Fields of the schema.
+        reason: Reason code of the error that is raised if the schema is invalid.
+        path: Path of the list of fields in the caller's document, for use in errors.
+        stored: Whether the schema belongs to data that is already stored. Such a schema may list a label in two Unicode
+            forms, because earlier releases treated the two forms as different labels.
 
     Raises:
-        InvalidArgument: There is no field, a name is bad or repeated, a type is unknown, or labels are missing, empty,
-            repeated, given in two Unicode forms, or given to a field that is not a label.
+        InvalidArgument: The schema has no fields or too many fields; the name of a field is invalid or not unique; the
+            type of a field is unknown; a field of type `label` has no labels, too many labels, an invalid label or a
+            duplicate label (two Unicode forms of a label are duplicates unless `stored` is True); or a field of another
+            type has labels.
     """
     if not fields:
-        raise InvalidArgument(reason, "a schema needs at least one field", field=path)
+        raise InvalidArgument(reason, "the schema has no fields; it needs at least one", field=path)
     if len(fields) > _MAX_FIELDS:
-        raise InvalidArgument(reason, f"a schema has at most {_MAX_FIELDS} fields", field=path)
+        message = f"the schema has {len(fields)} fields; at most {_MAX_FIELDS} are allowed"
+        raise InvalidArgument(reason, message, field=path)
     names: set[str] = set()
     for i, one in enumerate(fields):
         if not FIELD_NAME.fullmatch(one.name):
-            message = f"field name {one.name[:80]!r} is not 1 to 63 of a-z, 0-9, _, starting with a letter"
+            rule = "1 to 63 characters from a-z, 0-9 and _, starting with a letter"
+            message = f"the field name is {one.name[:80]!r}; use {rule}"
             raise InvalidArgument(reason, message, field=f"{path}[{i}].name")
         if one.name in names:
-            raise InvalidArgument(reason, f"field {one.name!r} is given twice", field=f"{path}[{i}].name")
+            message = f"the field name {one.name!r} is used twice; names must be unique"
+            raise InvalidArgument(reason, message, field=f"{path}[{i}].name")
         names.add(one.name)
         if one.type not in FIELD_TYPES:
-            message = f"field {one.name!r} has the type {one.type[:80]!r}; known: {', '.join(FIELD_TYPES)}"
+            message = f"field {one.name!r} has the unknown type {one.type[:80]!r}; use one of: {', '.join(FIELD_TYPES)}"
             raise InvalidArgument(reason, message, field=f"{path}[{i}].type")
         if problem := _labels_problem(one, stored=stored):
             raise InvalidArgument(reason, f"field {one.name!r} {problem}", field=f"{path}[{i}].labels")
@@ -188,9 +208,9 @@ def check_schema(
 
 def _labels_problem(one: Field, *, stored: bool) -> str:
     if one.type != "label":
-        return f"is of type {one.type}, which has no labels" if one.labels else ""
+        return f"has the type {one.type}, so it must not list labels" if one.labels else ""
     if not one.labels:
-        return "is a label, so it must list its labels"
+        return "has the type label, so it must list its labels"
     if len(one.labels) > _MAX_LABELS:
         return f"has {len(one.labels)} labels; at most {_MAX_LABELS} are allowed"
     if not all(label and canonical_json.is_unicode(label) for label in one.labels):
@@ -198,12 +218,12 @@ def _labels_problem(one: Field, *, stored: bool) -> str:
     if repeated := _repeated(one.labels):
         return f"lists the label {repeated[:80]!r} twice"
     if not stored and (repeated := _repeated([unicodedata.normalize("NFC", label) for label in one.labels])):
-        return f"lists the label {repeated[:80]!r} twice, composed and decomposed; keep one of them"
+        return f"lists the label {repeated[:80]!r} in two Unicode forms; keep one of them"
     return ""
 
 
 def _repeated(labels: Sequence[str]) -> str:
-    """The first label that is listed more than once; empty if there is none."""
+    """Returns a label that occurs more than once; empty if every label is unique."""
     label, count = Counter(labels).most_common(1)[0]
     return label if count > 1 else ""
 

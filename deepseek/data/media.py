@@ -1,10 +1,10 @@
-"""Decoding of images and sound that strangers may have sent.
+"""Decodes untrusted images and audio.
 
-Everything that turns encoded bytes into pixels or samples goes through here, so the limits and the error are the same
-for an upload, for training and for a served request. Only the formats that the ingest protocol names are tried: each
-further decoder is attack surface. Few large files are decoded at a time, as a few bytes may decode to a lot of memory.
-How a picture is shown is decided in `deepseek.data.pictures`, what a header is worth in `deepseek.data.png` and
-`deepseek.data.containers`; nothing is resized or resampled here (`deepseek.data.encoders`).
+All encoded media are decoded here, so the same limits and errors apply to uploads, training and served requests. Only
+the formats of the ingest protocol are enabled, because each additional decoder adds attack surface. To limit memory
+use, only a few large images or recordings are decoded at a time. Four things are handled elsewhere: the conversion to
+the pixels that image viewers show (`pictures`), the repair of files (`png` and `audio_headers`), the quick check of
+small JPEG files (`jpeg`), and resizing (`encoders`).
 """
 
 import io
@@ -21,23 +21,27 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import FailedPrecondition, InvalidArgument
-from deepseek.data import containers, pictures, png
+from deepseek.data import audio_headers, jpeg, pictures, png
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
 MAX_PIXELS = 64 * 1024 * 1024
-"""Larger images are refused before they are decoded; Pillow takes 4 bytes a pixel, 256 MiB."""
+"""Maximum number of pixels in an image. Larger images are rejected before decoding. To decode an image of this size,
+Pillow needs 256 MiB (4 bytes per pixel)."""
 MAX_AUDIO_VALUES = 32 * 1024 * 1024
-"""Longer recordings (frames times channels) are refused before they are decoded: 128 MiB, 12 minutes at 44.1 kHz."""
+"""Maximum number of values (frames times channels) in a recording. Longer recordings are rejected before decoding. A
+recording of this size needs 128 MiB when decoded; in mono at 44.1 kHz, it lasts 12 minutes."""
 MAX_PEAK = 100.0
-"""Recordings with greater values are refused: values 40 dB above full scale are unscaled integers."""
+"""Maximum absolute value in a recording. Recordings with greater values are rejected. Such values are more than 40 dB
+above full scale, which indicates integers that were not scaled to [-1, 1]."""
 MAX_LARGE = 2
-"""How many files with more than LARGE_VALUES pixels or values a process decodes at a time; more wait."""
+"""Maximum number of large files that a process decodes at a time. Any other large file waits until one of them is done.
+A file is large if it has more than LARGE_VALUES pixels or audio values."""
 LARGE_VALUES = 1024 * 1024
 _BLOCK_VALUES = 64 * 1024
 
-# What Pillow's decoders raise on damaged input, as fuzzing in its own tests and ours shows. MemoryError is among them
-# because a damaged header can ask for any amount.
+# Errors that Pillow's decoders raise for damaged input. They were found by Pillow's fuzz tests and by those of this
+# project. MemoryError is included because a damaged header may request any amount of memory.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -64,24 +68,25 @@ def _forget_parents_turns() -> None:
     _large = threading.BoundedSemaphore(MAX_LARGE)
 
 
-# A child has none of the threads that would give back their turn.
+# A forked child gets a new semaphore, because it lacks the threads that would release the one it inherits.
 os.register_at_fork(after_in_child=_forget_parents_turns)
 
 
 def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str = "image") -> Image.Image:
-    """Decodes an image wholly, as viewers show it.
+    """Decodes a whole image to the pixels that image viewers show.
 
     Args:
-        data: An encoded PNG, JPEG or WebP file; of an animation the first frame is taken.
+        data: Content of a PNG, JPEG or WebP file. If the file is an animation, the first frame is decoded.
         mode: `RGB` or `L`.
-        field: Path of the value for the error.
-        name: What to call it in the message, e.g. a file's path.
+        field: Path of the value in the caller's request, for use in errors.
+        name: Name of the value in error messages, e.g. a file's path.
 
     Returns:
-        The pixels as `pictures.as_shown` returns them, detached from `data`.
+        The image as returned by `pictures.as_shown`. It holds no reference to `data`.
 
     Raises:
-        InvalidArgument: DAMAGED_IMAGE if it is not such a file, is cut off or damaged, or has more than MAX_PIXELS.
+        InvalidArgument: DAMAGED_IMAGE if `data` is damaged, truncated or in any other format, or if the image has more
+            than MAX_PIXELS pixels.
     """
     with open_image(data, field=field, name=name) as image:
         return pictures.as_shown(image, mode)
@@ -89,21 +94,24 @@ def decode_image(data: bytes, *, mode: str = "RGB", field: str = "", name: str =
 
 @contextmanager
 def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator[Image.Image]:
-    """Opens an image whose pixels may be decoded within, as stored; for callers that need more than the pixels.
+    """Opens an image without decoding it, for callers that need more than the pixels, e.g. the metadata.
+
+    The image can be used, and its pixels can be decoded, only within the context.
 
     Args:
-        data: As decode_image.
-        field: As decode_image.
-        name: As decode_image.
+        data: See `decode_image`.
+        field: See `decode_image`.
+        name: See `decode_image`.
 
     Raises:
-        InvalidArgument: As decode_image, also for what is raised within.
+        InvalidArgument: DAMAGED_IMAGE, as in `decode_image`. Decoder errors that occur within the context are also
+            converted to this error.
     """
     try:
         with _pillow_image(data) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                message = f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are decoded"
+                message = f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are decoded, so scale it down"
                 raise InvalidArgument("DAMAGED_IMAGE", message, field=field)
             with _turn(width * height):
                 yield image
@@ -112,7 +120,10 @@ def open_image(data: bytes, *, field: str = "", name: str = "image") -> Iterator
 
 
 def is_too_large(data: bytes, max_side: int) -> bool:
-    """Whether an image has a longer side or more pixels than MAX_PIXELS, as far as its header can be read."""
+    """Returns whether an image has a side longer than `max_side`, or more than MAX_PIXELS pixels.
+
+    Pixels are not decoded. The result is False if the header is damaged.
+    """
     try:
         with _pillow_image(data) as image:
             return max(image.size) > max_side or image.width * image.height > MAX_PIXELS
@@ -123,18 +134,20 @@ def is_too_large(data: bytes, max_side: int) -> bool:
 
 
 def check_image(data: bytes, *, field: str = "", name: str = "image") -> None:
-    """Proves an image whole: its checksums, where the format has them, and every pixel.
+    """Checks that an image is complete: decodes all pixels and, if it is a PNG file, verifies the checksums.
 
     Raises:
-        InvalidArgument: DAMAGED_IMAGE, as decode_image.
+        InvalidArgument: DAMAGED_IMAGE, as in `decode_image`.
     """
-    try:
-        with _pillow_image(data) as image:
-            if image.format == "PNG":
-                image.verify()  # decoding alone does not look at the checksum of the pixel data
-    except _DECODER_ERRORS as error:
-        raise InvalidArgument("DAMAGED_IMAGE", f"{name} cannot be decoded: {_brief(error)}", field=field) from error
-    decode_image(data, field=field, name=name)
+    if jpeg.is_complete(data):
+        return
+    with open_image(data, field=field, name=name) as image:
+        if image.format != "PNG":
+            image.load()
+            return
+        image.verify()  # decoding alone does not check the checksum of the pixel data
+    with open_image(data, field=field, name=name) as image:  # a verified image cannot be decoded
+        image.load()
 
 
 def _pillow_image(data: bytes) -> Image.Image:
@@ -142,19 +155,21 @@ def _pillow_image(data: bytes) -> Image.Image:
 
 
 def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[npt.NDArray[np.float32], int]:
-    """Decodes a recording wholly.
+    """Decodes a whole recording.
 
     Args:
-        data: An encoded WAV, FLAC or Ogg file.
-        field: Path of the value for the error.
-        name: What to call it in the message, e.g. a file's path.
+        data: Content of a WAV, FLAC or Ogg file.
+        field: Path of the value in the caller's request, for use in errors.
+        name: Name of the value in error messages, e.g. a file's path.
 
     Returns:
-        float32 [frames, channels] in [-1, 1], with louder peaks clipped, and the sampling rate in Hz.
+        The audio values, float32 [frames, channels], clipped to [-1, 1]; and the sampling rate in Hz.
 
     Raises:
-        InvalidArgument: DAMAGED_AUDIO if it is not such a file, is truncated or damaged, is too long, or holds values
-            that are not finite or exceed MAX_PEAK.
+        InvalidArgument: DAMAGED_AUDIO if `data` is damaged, is truncated, is in any other format or contains no audio;
+            if the recording has more than MAX_AUDIO_VALUES values; or if any value is not finite, or has an absolute
+            value above MAX_PEAK.
+        FailedPrecondition: PACKAGE_MISSING if the package soundfile is not installed.
     """
     with _recording(data, field, name) as recording, _turn(recording.frames * recording.channels):
         samples = np.empty((recording.frames, recording.channels), np.float32)
@@ -165,10 +180,10 @@ def decode_audio(data: bytes, *, field: str = "", name: str = "audio") -> tuple[
 
 
 def check_audio(data: bytes, *, field: str = "", name: str = "audio") -> None:
-    """Proves a recording whole: every frame is decoded, block by block, and none is kept.
+    """Checks that a recording is complete by decoding it block by block, without keeping the frames.
 
     Raises:
-        InvalidArgument: DAMAGED_AUDIO, as decode_audio.
+        InvalidArgument: DAMAGED_AUDIO, as in `decode_audio`.
     """
     with _recording(data, field, name) as recording:
         num_frames = 0
@@ -181,15 +196,16 @@ def check_audio(data: bytes, *, field: str = "", name: str = "audio") -> None:
 
 @contextmanager
 def _recording(data: bytes, field: str, name: str) -> Iterator[Any]:
-    """An open sound file of a format and a length that are allowed; errors within become DAMAGED_AUDIO."""
+    """Opens a recording and checks its format and length. Decoder errors within the context become DAMAGED_AUDIO."""
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(io.BytesIO(containers.settled(data))) as recording:
+        with soundfile.SoundFile(io.BytesIO(audio_headers.with_actual_length(data))) as recording:
             if recording.format not in AUDIO_FORMATS:
-                message = f"{name} is {recording.format}; WAV, FLAC and Ogg are read, so convert it to one of these"
+                message = f"{name} has the format {recording.format}; convert it to WAV, FLAC or Ogg"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
             if recording.frames * recording.channels > MAX_AUDIO_VALUES:
-                message = f"{name} has {recording.frames} frames of {recording.channels} channels; that is too long"
+                shape = f"{recording.frames} frames of {recording.channels} channels"
+                message = f"{name} is too long: {shape}; at most {MAX_AUDIO_VALUES} values are decoded, so split it"
                 raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
             yield recording
     except _DECODER_ERRORS as error:
@@ -200,26 +216,33 @@ def _check_length(num_read: int, num_frames: int, field: str, name: str) -> None
     if not num_frames:
         raise InvalidArgument("DAMAGED_AUDIO", f"{name} contains no audio", field=field)
     if num_read != num_frames:
-        message = f"{name} is truncated: {num_read} of {num_frames} frames could be read"
+        message = f"{name} is truncated: only {num_read} of {num_frames} frames could be read"
         raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
 
 def _check_values(samples: npt.NDArray[np.float32], first_frame: int, field: str, name: str) -> None:
-    """Refuses invalid samples [frames, channels]; `first_frame` is their position in the recording."""
-    # If an array holds NaN, its minimum and maximum are NaN, and both comparisons fail.
+    """Rejects values that are not finite or whose absolute value is above MAX_PEAK.
+
+    Args:
+        samples: Part of a recording, [frames, channels].
+        first_frame: Index of the first frame of `samples` in the recording.
+        field: See `decode_audio`.
+        name: See `decode_audio`.
+    """
+    # If the block contains NaN, its minimum and maximum are NaN, so both comparisons are False.
     if samples.min(initial=0) >= -MAX_PEAK and samples.max(initial=0) <= MAX_PEAK:
         return
     at = int((~(np.abs(samples) <= MAX_PEAK)).argmax())
     message = (
         f"{name} has the value {samples.flat[at]:g} in frame {first_frame + at // samples.shape[1]}; values must be "
-        f"finite and scaled to [-1, 1]; peaks of up to {MAX_PEAK:g} are clipped"
+        f"finite and scaled to [-1, 1], though peaks of up to {MAX_PEAK:g} are accepted and clipped"
     )
     raise InvalidArgument("DAMAGED_AUDIO", message, field=field)
 
 
 @contextmanager
 def _turn(num_values: int) -> Iterator[None]:
-    """Waits while enough large files are being decoded; small ones need not."""
+    """Waits for one of the MAX_LARGE slots, and holds it within the context. Small files need no slot."""
     if num_values <= LARGE_VALUES:
         yield
         return
@@ -231,13 +254,13 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except ImportError as error:
-        message = "reading audio needs the package soundfile: pip install 'deepseek-mesh[ingest]'"
+        message = "reading audio requires the package soundfile; install it: pip install 'deepseek-mesh[ingest]'"
         raise FailedPrecondition("PACKAGE_MISSING", message) from error
     return soundfile
 
 
 def _brief(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose message tells an address in memory
-        return "its first bytes are those of no PNG, JPEG or WebP file"
+    if isinstance(error, UnidentifiedImageError):  # its message contains a memory address
+        return "it does not begin like a PNG, JPEG or WebP file"
     # Only libsndfile's own message: the text around it includes a memory address.
     return (getattr(error, "error_string", "") or str(error) or type(error).__name__)[:200]

@@ -1,9 +1,9 @@
-"""Images, questions, answers and sound from plain files, without a mesh.
+"""Reads images, questions, answers and audio from plain files, without a mesh.
 
-The questions lie in one UTF-8 text file of tab-separated columns, the images (and sound) in folders. The text file is
-read and checked when the data set is made, the files it names are only looked for then, and decoded on access: such a
-folder may be far larger than memory. Questions and answers are normalized to NFC and stripped of whitespace. To keep,
-version and share a data set, upload it to a mesh instead.
+Questions and answers are in a UTF-8 text file with tab-separated columns. The images and recordings are separate files.
+The constructor reads the text file and checks that all images and recordings exist. Images and recordings are decoded
+only on access, so their total size may far exceed memory. Questions and answers are normalized to NFC, and surrounding
+whitespace is stripped. To store, version and share such a data set, upload it to a mesh.
 """
 
 import unicodedata
@@ -35,28 +35,31 @@ class _Row:
 
 
 class MultiModalDataset:
-    """A map-style data set of questions about images; thread-safe.
+    """A map-style data set of questions about images. Thread-safe.
 
-    Items are dicts: `image` (what `transform` makes of a Pillow RGB image, without one the image as uint8 [H, W, 3]),
-    `question` (text), `answer` (its number in `answers`) and, if the file has an audio column, `audio` (float32
-    [frames, channels] in [-1, 1]) with `audio_rate` (Hz).
+    Each item is a dict with these keys: `image` (uint8 [H, W, 3], or the output of `transform`, whose input is a Pillow
+    RGB image), `question` (text), `answer` (index into `answers`) and, if the text file has an audio column, `audio`
+    (float32 [frames, channels] in [-1, 1]) and `audio_rate` (sampling rate in Hz).
 
     Args:
-        image_dir: Folder of the images; names in the text file are relative to it, in composed or decomposed form.
-        text_file: Tab-separated UTF-8 lines `image, question, answer[, audio]`. A first line with these names is a
-            header and may have them in another order. Empty lines and empty columns at the end are skipped.
-        transform: Applied to every image, e.g. `Compose([Resize(224), ToTensor()])`.
-        audio_dir: Folder of the sound; default `image_dir`.
-        answers: The classes in order; default the answers in the file, sorted. Give those of the training data for a
-            test set.
+        image_dir: Folder of the images. Names of images in the text file are relative to this folder, and may be in
+            composed or decomposed Unicode form.
+        text_file: UTF-8 text file. Each line has the tab-separated columns image, question, answer and, optionally,
+            audio. If the first line consists of these column names, it is a header, which may list the columns in
+            another order. Empty lines, and extra empty columns at the end of a line, are skipped.
+        transform: Transform to apply to each image, e.g. `Compose([Resize(224), ToTensor()])`.
+        audio_dir: Folder of the recordings; by default `image_dir`.
+        answers: Possible answers (classes) in order; by default, all answers in the text file, sorted. For a test set,
+            pass the classes of the training data.
 
     Attributes:
-        answers: The classes.
+        answers: Possible answers (classes) in order.
 
     Raises:
         FileNotFoundError: A folder or the text file does not exist.
-        InvalidArgument: BAD_TEXT_FILE, BAD_FILE_NAME, FILE_NOT_FOUND or UNKNOWN_LABEL, and the message begins with
-            the text file and the line; BAD_VALUE if an answer is given twice.
+        InvalidArgument: BAD_TEXT_FILE, BAD_FILE_NAME, FILE_NOT_FOUND or UNKNOWN_LABEL; the message begins with the path
+            of the text file, followed by the line number if a particular line is wrong. BAD_VALUE if `answers` lists an
+            answer twice.
     """
 
     def __init__(
@@ -77,19 +80,19 @@ class MultiModalDataset:
         numbers = {_plain(answer): number for number, answer in enumerate(self.answers)}
         if len(numbers) < len(self.answers):
             listed = ", ".join(self.answers[:50])
-            message = f"the answers {listed} contain one twice, perhaps composed and decomposed; give it once"
+            message = f"the answers contain a duplicate, perhaps in two Unicode forms; list each answer once: {listed}"
             raise InvalidArgument("BAD_VALUE", message, field="answers")
         self._rows = [self._row(line, cells, numbers) for line, cells in lines]
 
     def __len__(self) -> int:
-        """Number of questions."""
+        """Returns the number of questions."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Decodes one item.
+        """Decodes and returns one item.
 
         Raises:
-            IndexError: There is no such item.
+            IndexError: The index is out of range.
             InvalidArgument: DAMAGED_IMAGE or DAMAGED_AUDIO; the message names the file.
         """
         row = self._rows[index]
@@ -102,7 +105,7 @@ class MultiModalDataset:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The columns of `samples`: an image, its questions, their answers and, if there is sound, its recordings."""
+        """Fields of the samples that `samples` yields: image, question, answer and, if present, audio."""
         columns = [
             Field("image", "image", repeated=False, labels=()),
             Field("question", "text", repeated=True, labels=()),
@@ -113,14 +116,14 @@ class MultiModalDataset:
         return tuple(columns)
 
     def samples(self, split: str = "train") -> Iterator[Sample]:
-        """One sample an image with all of its questions, undecoded: what an upload to a mesh takes.
+        """Returns samples for an upload to a mesh: one per image, with the undecoded image and all questions about it.
 
         Args:
-            split: Split that the samples belong to.
+            split: Split to which the samples belong.
 
         Raises:
-            InvalidArgument: BAD_SPLIT, or BAD_KEY for a file whose name cannot be a sample's key; raised before the
-                first sample.
+            InvalidArgument: BAD_SPLIT if `split` is not a valid name; BAD_KEY if the file name of an image cannot be
+                used in the key of a sample. The call itself raises these errors, before the iteration starts.
         """
         by_key: dict[str, list[_Row]] = {}
         for row in self._rows:
@@ -143,7 +146,7 @@ class MultiModalDataset:
 
     @property
     def num_images(self) -> int:
-        """How many samples `samples` gives."""
+        """Number of samples that `samples` yields."""
         return len({row.image for row in self._rows})
 
     def _read_lines(self) -> list[tuple[int, dict[str, str]]]:
@@ -153,29 +156,29 @@ class MultiModalDataset:
             raise self._error("BAD_TEXT_FILE", error.line, str(error)) from error
         columns: tuple[str, ...] = ()
         rows = []
-        # Not splitlines(), which also splits at characters that a question may hold.
+        # str.splitlines is not used: it also splits at characters that may occur within a question.
         for line, content in enumerate(text.split("\n"), 1):
             if not content.strip():
                 continue
             cells = content.split("\t")
-            # Spreadsheets end lines with the tabs of columns that are empty now.
+            # Spreadsheets write tabs at the end of a line for columns whose cells were cleared.
             while len(cells) > max(len(columns), _NUM_REQUIRED) and not cells[-1].strip():
                 cells.pop()
             if not columns:
                 names = tuple(cell.strip().lower() for cell in cells)
                 columns = names if set(COLUMNS[:_NUM_REQUIRED]) <= set(names) else COLUMNS[: len(cells)]
                 if len(columns) < _NUM_REQUIRED or sorted(columns) != sorted(set(columns) & set(COLUMNS)):
-                    message = f"has the columns {content[:80]!r}; needed are image, question, answer and maybe audio"
+                    message = f"has the columns {content[:80]!r}; use image, question, answer and optionally audio"
                     raise self._error("BAD_TEXT_FILE", line, message)
                 if columns == names:
                     continue
             if len(cells) != len(columns):
-                message = f"has {len(cells)} columns separated by tabs; {len(columns)} are needed: {', '.join(columns)}"
+                message = f"has {len(cells)} tab-separated columns; {len(columns)} are required: {', '.join(columns)}"
                 raise self._error("BAD_TEXT_FILE", line, message)
             row = dict(zip(columns, cells, strict=True))
             rows.append((line, {**row, "question": _plain(row["question"]), "answer": _plain(row["answer"])}))
         if not rows:
-            raise InvalidArgument("BAD_TEXT_FILE", f"{self._text_file} has no questions", field="text_file")
+            raise InvalidArgument("BAD_TEXT_FILE", f"{self._text_file} contains no questions", field="text_file")
         return rows
 
     def _row(self, line: int, cells: dict[str, str], numbers: dict[str, int]) -> _Row:
@@ -185,7 +188,7 @@ class MultiModalDataset:
         answer = cells["answer"]
         if answer not in numbers:
             known = ", ".join(self.answers[:50])
-            raise self._error("UNKNOWN_LABEL", line, f"has the answer {answer[:80]!r}, which is none of: {known}")
+            raise self._error("UNKNOWN_LABEL", line, f"has the answer {answer[:80]!r}, which is not one of: {known}")
         audio = self._file(line, self._audio_dir, cells["audio"]) if "audio" in cells else None
         return _Row(self._file(line, self._image_dir, cells["image"]), cells["question"], numbers[answer], audio)
 

@@ -1,7 +1,7 @@
-"""Images as viewers show them: upright, composited onto one background, in 8 bits per channel.
+"""Converts images to the pixels that image viewers show: upright, without transparency, with 8 bits per channel.
 
-Encoders, data sets and watermarks all read images through this module, so all of them see the same pixels. Colour
-profiles are not applied.
+Encoders, data sets and watermarks all use this module, so they all see the same pixels. Colour profiles are not
+applied.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from common.errors import InvalidArgument
 from deepseek.data import exif
 
 BACKGROUND = 128
-"""Grey level behind transparent pixels. Both black and white content remain visible on it."""
+"""Grey level of the background behind transparent pixels. Black and white content both remain visible on it."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,22 +23,23 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _APPLIED = ("exif", "xmp", "XML:com.adobe.xmp", exif.RAW_PROFILE, "transparency")
-"""Metadata that would be applied a second time if it remained."""
+"""Metadata that is removed after it has been applied to the pixels. Otherwise, readers would apply it again."""
 _MOST_16_BITS = 0xFFFF
 
 
 def as_shown(image: Image.Image, mode: str) -> Image.Image:
-    """Returns an image as viewers show it.
+    """Returns an image as image viewers show it.
 
     Args:
-        image: An image as Pillow opened it; its orientation is read from EXIF or XMP.
+        image: Image as opened by Pillow. The orientation is read from the EXIF or XMP metadata of the image.
         mode: `RGB` or `L`.
 
     Returns:
-        A new image of this mode, without the metadata that was applied.
+        A new image of the given mode. Metadata that has been applied to the pixels is removed.
 
     Raises:
-        InvalidArgument: WRONG_TYPE if the values of the image have no defined range (mode `F`, and `I` beyond 16 bits).
+        InvalidArgument: WRONG_TYPE if it is not defined which pixel values mean black and white, i.e. if the image has
+            mode `F`, or mode `I` with values outside the range 0 to 65,535.
     """
     image.load()  # metadata may follow the pixels
     shown = _flat(_in_8_bits(upright(image)), mode)
@@ -48,20 +49,23 @@ def as_shown(image: Image.Image, mode: str) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Returns the image rotated upright, with its metadata unchanged; the image itself if it is upright."""
+    """Returns an upright copy of an image, or the image itself if it is upright. The metadata is not changed."""
     turn = _TURNS.get(exif.orientation(image.info))
     return image if turn is None else image.transpose(turn)
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Returns an image of at most 8 bits per channel: the upper 8 of 16, as Pillow itself reads 16-bit colour."""
+    """Returns an image with at most 8 bits per channel.
+
+    A 16-bit value is reduced to its upper 8 bits, as Pillow itself does for colour images.
+    """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image)
     if image.mode == "F" or (image.mode == "I" and not 0 <= values.min() <= values.max() <= _MOST_16_BITS):
         message = (
             f"the image has the mode {image.mode} and values from {values.min():g} to {values.max():g}, which have no "
-            "defined range; scale it to 0 to 255 and convert it to L"
+            "defined range; scale the values to 0 to 255 and convert the image to mode L"
         )
         raise InvalidArgument("WRONG_TYPE", message)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
@@ -71,7 +75,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """Returns an image without transparency."""
+    """Returns an image in the given mode, with its transparent pixels blended onto the grey BACKGROUND."""
     if not image.has_transparency_data:
         return image.convert(mode)
     if image.mode not in ("LA", "RGBA"):

@@ -1,8 +1,9 @@
-"""Rewrites PNG files so that Pillow reads them correctly: removes metadata that it refuses, and rescales tRNS.
+"""Rewrites PNG files for Pillow: removes metadata that Pillow cannot handle, and rescales the transparent colour.
 
-Pillow refuses a whole file because of one compressed metadata chunk above a process-wide limit, stores text under the
-same names as its own values, and compares the transparent colour (tRNS) on another scale than the pixels. These parts
-are changed in the bytes before Pillow reads them. Pixels are not decoded here.
+Pillow rejects the whole file if a compressed metadata chunk exceeds a process-wide limit. Pillow also stores the text
+chunks of a file in `Image.info`, where their names may collide with those of Pillow's own entries. Finally, Pillow
+compares the transparent colour (chunk tRNS) with pixels that it has converted to a different scale. So these chunks are
+removed or changed before Pillow reads the file. Pixels are not decoded here.
 
 Source: PNG specification, third edition (W3C, 2025), 5.3 and 11.3; Pillow 13.0.0, `PngImagePlugin.py`.
 """
@@ -16,7 +17,8 @@ from PIL import PngImagePlugin
 from deepseek.data.exif import RAW_PROFILE
 
 MAX_INFLATED = 64 * 1024 * 1024
-"""Files whose metadata decompresses to more bytes are refused: no program writes them, and some would keep it all."""
+"""Maximum total size of a file's decompressed metadata, in bytes. Files with more metadata are rejected: no program
+writes such files, and readers might keep all of the metadata in memory."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 12
@@ -28,15 +30,18 @@ _STEP = 1024 * 1024
 
 
 def readable(data: bytes) -> bytes:
-    """Returns a file with the same pixels that Pillow reads correctly.
+    """Returns a version of a PNG file that has the same pixels and that Pillow reads correctly.
 
-    Text other than XMP and EXIF is removed, and so is metadata that Pillow considers too large.
+    Removes all text chunks except those that hold XMP or EXIF. Also removes XMP, EXIF and profile chunks that Pillow
+    considers too large.
 
     Args:
-        data: Any file; a file that is not PNG, or damaged, is returned unchanged, so that Pillow reports it.
+        data: Content of any file. A file that is not PNG is returned unchanged, so that Pillow reports the problem.
+            For the same reason, damaged chunks are kept if they need not be removed or changed.
 
     Raises:
-        ValueError: The metadata decompresses to more than MAX_INFLATED, or is damaged.
+        ValueError: The metadata decompresses to more than MAX_INFLATED bytes, or a chunk that must be removed or
+            changed is damaged.
     """
     if not data.startswith(_SIGNATURE):
         return data
@@ -55,21 +60,25 @@ def readable(data: bytes) -> bytes:
             for num_bytes in _inflate(packed):
                 size += num_bytes
                 if num_inflated + size > MAX_INFLATED:
-                    raise ValueError(f"its metadata decompresses to more than {MAX_INFLATED} bytes")
+                    raise ValueError(f"the metadata decompresses to more than {MAX_INFLATED} bytes; remove some of it")
             num_inflated += size
             if size >= PngImagePlugin.MAX_TEXT_CHUNK or (kind in _TEXTS and keyword not in _KEPT_TEXTS):
                 new = b""
         if new is None:
             continue
         if data[end - 4 : end] != struct.pack(">I", zlib.crc32(data[start + 4 : end - 4])):
-            raise ValueError(f"its chunk {kind.decode()} is damaged")
+            raise ValueError(f"the PNG chunk {kind.decode()} is damaged: its checksum is wrong")
         pieces += data[copied:start], new
         copied = end
     return b"".join([*pieces, data[copied:]]) if pieces else data
 
 
 def profile(data: bytes) -> bytes | None:
-    """Returns the colour profile, of any size, of a file that `readable` accepts; None if missing or damaged."""
+    """Returns the colour profile of a file that `readable` accepts; None if the profile is missing or damaged.
+
+    Pass the original file, because `readable` removes profiles that are too large for Pillow. A profile has at most
+    MAX_INFLATED bytes, because `readable` rejects files with more metadata.
+    """
     if data.startswith(_SIGNATURE):
         for kind, start, end in _chunks(data):
             if kind == _PROFILE:
@@ -81,7 +90,7 @@ def profile(data: bytes) -> bytes | None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, start and end of each complete chunk."""
+    """Yields the type, start offset and end offset of each complete chunk before the IEND chunk."""
     start = len(_SIGNATURE)
     while start + _CHUNK_BYTES <= len(data):
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -93,9 +102,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _scaled(body: bytes, depth: int, colour: int) -> bytes | None:
-    """Returns a tRNS chunk on the 8-bit scale of Pillow's pixels; None if no change is needed.
+    """Returns a tRNS chunk with its values converted to the 8-bit scale of Pillow's pixels; None if nothing changes.
 
-    Pillow keeps all bits of 16-bit grey.
+    Nothing changes for 16-bit grey images, because Pillow keeps all 16 bits of their pixels.
     """
     if colour == _GREY and depth in (2, 4) and len(body) >= 2:
         (value,) = struct.unpack_from(">H", body)
@@ -108,7 +117,7 @@ def _scaled(body: bytes, depth: int, colour: int) -> bytes | None:
 
 
 def _parts(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Returns the keyword of a text or profile chunk, and its compressed part."""
+    """Returns the keyword of a text or profile chunk, and the compressed data, which is empty for uncompressed text."""
     keyword, _, rest = body.partition(b"\0")
     if kind == b"tEXt":
         return keyword, b""
@@ -118,7 +127,10 @@ def _parts(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
 
 
 def _inflate(packed: bytes) -> Iterator[int]:
-    """Yields the number of decompressed bytes per step, and keeps none; stops at damage, which Pillow ignores."""
+    """Decompresses data in steps, and yields the number of bytes that each step produced. The bytes are not kept.
+
+    Damaged data ends the iteration without an error, because Pillow ignores such data as well.
+    """
     inflater = zlib.decompressobj()
     try:
         while packed and not inflater.eof:

@@ -1,8 +1,8 @@
-"""Image transforms with the names, arguments and results of torchvision's, on Pillow and torch alone.
+"""Image transforms with the same names, arguments and outputs as torchvision's. They need only Pillow and torch.
 
-Only what is needed to prepare an image for a network is here; random transforms are augmentations
-(`deepseek.data.augmentations`). A transform takes and gives either a `PIL.Image.Image` or a float tensor [C, H, W];
-each says which.
+These transforms are deterministic and prepare an image for a model. Random changes are handled elsewhere, in
+`deepseek.data.augmentations`. Some transforms work on a `PIL.Image.Image`, others on a float tensor [C, H, W]; the
+docstring of each transform states which.
 
 Source: torchvision 0.2x, `transforms/functional.py`.
 """
@@ -20,21 +20,21 @@ from common.scalars import python_value
 _GREATEST_INT16 = 32_767
 
 BILINEAR = Image.Resampling.BILINEAR
-"""Pillow's bilinear filter; it is antialiased where it shrinks."""
+"""Pillow's bilinear filter. It applies antialiasing when an image is made smaller."""
 
 
 class Compose:
     """Applies transforms one after another.
 
     Args:
-        transforms: Callables, first to last.
+        transforms: Transforms, in the order in which they are applied.
     """
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
         self.transforms = list(transforms)
 
     def __call__(self, image: Any) -> Any:
-        """Returns what the last transform gives."""
+        """Returns the output of the last transform."""
         for transform in self.transforms:
             image = transform(image)
         return image
@@ -44,12 +44,12 @@ class Resize:
     """Resizes a Pillow image.
 
     Args:
-        size: An integer is the length of the shorter side, and the aspect ratio is kept (the longer side is rounded
-            down); a pair is height and width. Pixels.
-        interpolation: Pillow's filter.
+        size: Size of the output in pixels, as a pair (height, width) or as a single integer. If it is a single integer,
+            it is the length of the shorter side, the aspect ratio is preserved, and the longer side is rounded down.
+        interpolation: Resampling filter of Pillow.
 
     Raises:
-        ValueError: `size` is neither a positive integer nor a pair of them.
+        ValueError: `size` is neither a positive integer nor a pair of positive integers.
     """
 
     def __init__(self, size: int | Sequence[int], interpolation: Image.Resampling = BILINEAR) -> None:
@@ -57,7 +57,7 @@ class Resize:
         self.interpolation = interpolation
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Returns the resized image; the same one if it has that size already."""
+        """Returns a resized image, or the given image itself if it already has the required size."""
         width, height = _pillow(image).size
         if isinstance(self.size, int):
             short, long = sorted((width, height))
@@ -69,13 +69,13 @@ class Resize:
 
 
 class CenterCrop:
-    """Cuts out the middle of a Pillow image; one that is too small is first surrounded with black.
+    """Crops a Pillow image to its centre. An image that is too small is first padded with zeros, i.e. black.
 
     Args:
-        size: Height and width; an integer is both. Pixels.
+        size: Size of the output in pixels, as a pair (height, width) or as a single integer for both.
 
     Raises:
-        ValueError: `size` is neither a positive integer nor a pair of them.
+        ValueError: `size` is neither a positive integer nor a pair of positive integers.
     """
 
     def __init__(self, size: int | Sequence[int]) -> None:
@@ -83,7 +83,7 @@ class CenterCrop:
         self.size = (checked, checked) if isinstance(checked, int) else checked
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Returns an image of the size."""
+        """Returns the cropped image."""
         width, height = _pillow(image).size
         crop_height, crop_width = self.size
         if crop_width > width or crop_height > height:
@@ -100,27 +100,29 @@ class CenterCrop:
 
 
 class ToTensor:
-    """Turns a Pillow image, or a uint8 array [H, W, C] or [H, W], into a tensor [C, H, W].
+    """Converts a Pillow image, or a uint8 array [H, W, C] or [H, W], to a tensor [C, H, W].
 
-    uint8 values are scaled to float32 in [0, 1]; other values keep their range: modes `I`, `I;16` and `F` become int32,
-    int16 and float32, and mode `1` becomes 0 and 1 in float32. Values of mode `I;16` above 32,767 are refused, whereas
-    torchvision wraps them around to negative values.
+    uint8 values are scaled to float32 in [0, 1]. Images of mode `1` become float32 with the values 0 and 1. Images of
+    the modes `I`, `I;16` and `F` become int32, int16 and float32 tensors, respectively, and are not scaled. Images of
+    mode `I;16` with values above 32,767 are rejected, whereas torchvision converts these values to negative ones.
     """
 
     def __call__(self, image: Image.Image | np.ndarray[Any, Any]) -> Tensor:
         """Returns the tensor.
 
         Raises:
-            TypeError: It is neither.
-            ValueError: The array has neither 2 nor 3 dimensions, or a 16-bit image has values that exceed int16.
+            TypeError: The input is neither an image nor an array.
+            ValueError: The array has neither 2 nor 3 dimensions, or an image of mode `I;16` has values above 32,767.
         """
         if isinstance(image, Image.Image):
             dtypes: dict[str, type[np.generic]] = {"I": np.int32, "F": np.float32}
             array = np.array(image, dtypes.get(image.mode), copy=True)
             if image.mode.startswith("I;16"):
                 if array.max(initial=0) > _GREATEST_INT16:
-                    message = f"the image has 16-bit values up to {array.max()}; int16 holds up to {_GREATEST_INT16}"
-                    raise ValueError(f"{message}; scale it to 8 bits first: deepseek.data.pictures.as_shown")
+                    raise ValueError(
+                        f"the image has values up to {array.max()}, but int16 holds at most {_GREATEST_INT16}; first "
+                        "scale the image to 8 bits with deepseek.data.pictures.as_shown"
+                    )
                 array = array.astype(np.int16)
             if image.mode == "1":
                 array = array.astype(np.uint8) * 255
@@ -131,41 +133,41 @@ class ToTensor:
         if array.ndim == 2:
             array = array[:, :, None]
         if array.ndim != 3:
-            raise ValueError(f"ToTensor takes an array [H, W, C] or [H, W], not one of {array.ndim} dimensions")
+            raise ValueError(f"the array has {array.ndim} dimensions; ToTensor takes [H, W, C] or [H, W]")
         tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
         return tensor.to(torch.float32).div(255) if tensor.dtype == torch.uint8 else tensor
 
 
 class Normalize:
-    """Subtracts a mean from every channel of a float tensor and divides by a standard deviation.
+    """Normalizes each channel of a float tensor: subtracts the mean, then divides by the standard deviation.
 
     Args:
-        mean: One a channel.
-        std: One a channel, not 0.
-        inplace: Change the given tensor.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel; no value may be 0.
+        inplace: Whether to modify the given tensor itself instead of a copy.
 
     Raises:
-        ValueError: A deviation is 0.
+        ValueError: A standard deviation is 0.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> None:
         if not all(std):
-            raise ValueError(f"std is {list(std)}: dividing by zero")
+            raise ValueError(f"std is {list(std)}; no value may be 0")
         self.mean = mean
         self.std = std
         self.inplace = inplace
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Normalises a float tensor [..., C, H, W].
+        """Returns a normalized float tensor [..., C, H, W].
 
         Raises:
-            TypeError: It is not a float tensor.
-            ValueError: It has fewer than 3 dimensions.
+            TypeError: The input is not a float tensor.
+            ValueError: The tensor has fewer than 3 dimensions.
         """
         if not isinstance(image, Tensor) or not image.is_floating_point():
-            raise TypeError("Normalize takes a float tensor; put ToTensor before it")
+            raise TypeError("Normalize takes a float tensor; put ToTensor before Normalize")
         if image.ndim < 3:
-            raise ValueError(f"Normalize takes a tensor [..., C, H, W], not one of shape {tuple(image.shape)}")
+            raise ValueError(f"the tensor has shape {tuple(image.shape)}; Normalize takes [..., C, H, W]")
         mean = torch.as_tensor(self.mean, dtype=image.dtype, device=image.device)[:, None, None]
         std = torch.as_tensor(self.std, dtype=image.dtype, device=image.device)[:, None, None]
         return (image if self.inplace else image.clone()).sub_(mean).div_(std)
@@ -173,7 +175,7 @@ class Normalize:
 
 def _pillow(image: Image.Image) -> Image.Image:
     if not isinstance(image, Image.Image):
-        raise TypeError(f"a Pillow image is needed, not {type(image).__name__}; put ToTensor after this transform")
+        raise TypeError(f"expected a Pillow image, not {type(image).__name__}; put ToTensor after this transform")
     return image
 
 
@@ -181,5 +183,5 @@ def _side_or_pair(size: int | Sequence[int]) -> int | tuple[int, int]:
     given = python_value(size)
     sides = [python_value(side) for side in given] if isinstance(given, Sequence) else [given]
     if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"size is {size}; it must be a positive integer or a pair (height, width) of them")
+        raise ValueError(f"size is {size}; it must be a positive integer or a pair of them: (height, width)")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

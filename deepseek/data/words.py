@@ -1,12 +1,11 @@
-"""Words of a text in any script, by the default word boundaries of Unicode (UAX #29), from the standard library alone.
+"""Splits text in any script into words by Unicode's default rules (UAX #29), using only the standard library.
 
-A text is normalized to NFC and lower-cased; a typographic apostrophe counts as a plain one, and format characters
-(soft hyphens, direction marks) are dropped. Then rules WB5 to WB13b apply, with WB4 for extending characters. A segment
-is a word if it holds a letter or a number; punctuation, symbols and emoji are not words. Scripts written without spaces
-(Thai, Lao, Khmer, Myanmar, Chinese, hiragana) give one word per letter, as UAX #29 prescribes without a dictionary.
-
-Word_Break properties are derived from general categories, which differ from the official table for letter-like symbols
-(circled letters, squared katakana, modifier symbols) and for signs before Arabic numbers: here they are not letters.
+Text is first normalized to NFC and lower-cased, typographic apostrophes are replaced by plain ones, and format
+characters are removed. Then rules WB4 to WB13b are applied. Segments without letters or numbers are dropped. In scripts
+written without spaces (e.g. Thai, Khmer, Chinese, hiragana), each letter is a word, because no dictionary is used.
+Word_Break properties are derived from general categories, because Python lacks Unicode's table of them. Therefore some
+characters that are letters in that table are not letters here: letter-like symbols (circled letters, squared katakana,
+modifier symbols) and signs before Arabic numbers.
 """
 
 import re
@@ -19,10 +18,10 @@ _PUNCTUATION = {
     "B": ".\u2018\u2019\u2024\ufe52\uff07\uff0e",  # MidNumLet
     "M": ":\u00b7\u0387\u055f\u05f4\u2027\ufe13\ufe55\uff1a",  # MidLetter
     "S": ",;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe50\ufe54\uff0c\uff1b",  # MidNum
-    "N": "\u066b",  # the Arabic decimal separator
-    "E": "\u202f",  # ExtendNumLet, as connectors are
-    "X": "\u200c\u200d\uff9e\uff9f",  # Extend: joiners, halfwidth voicing marks
-    "O": "\u200b",  # a space of no width
+    "N": "\u066b",  # Arabic decimal separator
+    "E": "\u202f",  # ExtendNumLet, the property that connectors also have
+    "X": "\u200c\u200d\uff9e\uff9f",  # Extend: joiners and halfwidth voicing marks
+    "O": "\u200b",  # zero-width space
 }
 _CLASS_OF = {character: name for name, characters in _PUNCTUATION.items() for character in characters}
 
@@ -42,7 +41,7 @@ _EXTENDING = ((0x1F3FB, 0x1F3FF), (0xE0020, 0xE007F))  # skin tones, tags
 
 
 class _Classes(dict[int, str]):
-    """Word_Break property of a character as one letter; filled on demand."""
+    """Maps each character to its Word_Break property, abbreviated to one letter. Entries are computed on demand."""
 
     def __missing__(self, code: int) -> str:
         self[code] = found = _classify(code)
@@ -69,14 +68,16 @@ def _within(code: int, ranges: tuple[tuple[int, int], ...]) -> bool:
 
 
 _CLASSES = _Classes()
-# Over the classes of a text without extending characters (WB4): H Hebrew letter, A other letter, N digit, K katakana,
-# E connector, I a word by itself; Q and D are quotation marks, M, B and S occur within words or numbers.
+# The patterns below do not match text. They match a string that has one letter per character of the text: the class of
+# the character. Extending characters are left out (WB4). H is a Hebrew letter, A any other letter, N a digit, K
+# katakana, E a connector, I a character that is a word by itself, and O anything else. Q and D are the plain single and
+# double quotation marks. M, B and S are punctuation: M may occur within words, S within numbers, and B within both.
 _RUN = "(?:[AHN]|(?<=[AH])[MBQ](?=[AH])|(?<=H)D(?=H)|(?<=N)[SBQ](?=N))+"
 _WORD = re.compile(f"I|(?<!E)E*+(?:K+|{_RUN})(?:E++(?:K+|{_RUN}))*(?:E+|(?<=H)Q)?")
 
 
 def split_words(text: str) -> list[str]:
-    """Returns the words of a text in order.
+    """Returns the words of a text, in the order in which they occur.
 
     >>> split_words("Can't 3.14 THE naïve_one, मेरी?")
     ["can't", '3.14', 'the', 'naïve_one', 'मेरी']

@@ -1,1 +1,1 @@
-"""The parts of `deepseek demo`: real data from a package, what to train on it, and a report of how it went."""
+"""Parts of `deepseek demo`: a real data set from a Python package, the run spec, the measurements and the report."""

@@ -1,8 +1,9 @@
-"""Measures how much accuracy an int8 file loses on a processor with AVX2 only, on any processor.
+"""Measures how much accuracy an int8 model file loses on a processor that has AVX2 and nothing newer.
 
-If this processor has more than AVX2, a process under an emulator loads the file and answers questions. The emulation is
-exact but slow, so it answers only a sample of the questions. As a program, `python -m deepseek.demo.avx2 MODEL.onnx
-QUESTIONS.npz` prints the share of correct answers.
+If this machine's processor has newer instructions, the file runs in a process on an emulated processor. The emulator
+computes the same outputs as a real processor, but slowly, so only a sample of the test questions is used. The command
+`python -m deepseek.demo.avx2 MODEL.onnx QUESTIONS.npz` prints the fraction of the questions that a file answers
+correctly.
 """
 
 import subprocess
@@ -19,7 +20,7 @@ from common.processes import python, spawn, terminate
 from deepseek.processor import haswell
 
 TARGET = "answer of the question"
-"""Name of the array with the positions of the correct answers; no input of a model has this name."""
+"""Name of the array that contains, for each question, the index of the correct label. No model input has this name."""
 
 _TIMEOUT_S = 120.0
 
@@ -28,17 +29,19 @@ _TIMEOUT_S = 120.0
 def measuring(
     fp32: Path, int8: Path | None, questions: Mapping[str, npt.NDArray[Any]], folder: Path
 ) -> Iterator[Callable[[], float | None]]:
-    """Measures in the background while the block runs.
+    """Measures the int8 file's loss of accuracy in a background process during the `with` block.
 
     Args:
-        fp32: The float32 file.
-        int8: The int8 file, if the version has one.
-        questions: For each input the values of all questions, and `TARGET`.
+        fp32: The float32 file. Its accuracy is measured on this machine's processor.
+        int8: The int8 file; None if the version does not have one.
+        questions: One array per model input, each with the values of all questions, and the array `TARGET`.
         folder: Folder for temporary files.
 
     Yields:
-        A function that waits for the end and returns the loss in points, negative for a gain. It returns None if there
-        is no int8 file, or if this processor has more than AVX2 and no emulator is installed or finishes in time.
+        A function that waits for the end of the measurement. It returns by how many percentage points the accuracy of
+        the int8 file is lower than that of the float32 file; a negative number means that the int8 file is better. It
+        returns None if there is no int8 file, if an emulator is needed but not available, or if the measurement fails
+        or does not finish in time.
     """
     command = haswell()
     if command is None or int8 is None:
@@ -55,7 +58,7 @@ def measuring(
         except subprocess.TimeoutExpired:
             return None
         lines = log.read_text(encoding="utf-8").splitlines()
-        # An emulator that lacks an instruction which the runtime needs exits without a result.
+        # If ONNX Runtime needs an instruction that the emulator lacks, the process exits without a result.
         return None if process.returncode else 100 * (accuracy(fp32, arrays) - float(lines[-1]))
 
     try:
@@ -65,7 +68,14 @@ def measuring(
 
 
 def accuracy(model: Path, questions: Path) -> float:
-    """Share of questions that a file answers correctly on this process's processor, one question per request."""
+    """Returns the fraction of the questions that a model file answers correctly on the current processor.
+
+    The model runs on one question at a time.
+
+    Args:
+        model: The model file.
+        questions: File in .npz format with the arrays that `measuring` describes.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,6 +1,7 @@
-"""The easy-VQA data set (Victor Zhou, MIT licence) as samples: 5,000 drawn images with 48,248 questions.
+"""The easy-VQA data set (Victor Zhou, MIT licence) as samples: 5,000 generated images with 48,248 questions.
 
-One sample is one image with all of its questions and answers, so that a model encodes the image once for all of them.
+Each sample is one image with all of the image's questions and answers. A model can therefore encode each image once for
+all of its questions.
 """
 
 from collections import defaultdict
@@ -11,11 +12,11 @@ from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 
 DATASET = "easy-vqa"
-"""Id of the data set and of the model in the registry."""
+"""Id of the data set, and also of the model that is trained on it."""
 
 
 def fields() -> tuple[Field, ...]:
-    """The columns: an image, its questions, their answers out of 13 labels."""
+    """Returns the columns of the data set: an image, its questions, and one answer per question, out of 13 labels."""
     import easy_vqa
 
     return (
@@ -26,7 +27,10 @@ def fields() -> tuple[Field, ...]:
 
 
 def samples() -> Iterator[Sample]:
-    """Every image with its questions, in the order of the image numbers: 4,000 of split `train`, 1,000 of `test`."""
+    """Yields one sample per image: first 4,000 in the split `train`, then 1,000 in the split `test`.
+
+    Within a split, samples are ordered by the number of the image.
+    """
     import easy_vqa
 
     splits = {

@@ -1,4 +1,4 @@
-"""Sends every test question through a served model, and through the same ONNX file without a server."""
+"""Asks a served model every test question, and runs the same ONNX file without a server for comparison."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,15 +21,15 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question, what the model said, and what is right.
+class AnsweredQuestion:
+    """A question and the model's answer to it.
 
     Attributes:
         image: The encoded image file.
         question: The question.
-        answer: The right label.
-        predicted: The model's label.
-        latency_s: Seconds from asking to the answer, as the client saw it.
+        answer: The correct label.
+        predicted: The label that the model predicted.
+        latency_s: Duration of the request as measured by the client, in seconds.
     """
 
     image: bytes
@@ -39,21 +39,21 @@ class Asked:
     latency_s: float
 
 
-def accuracy(asked: Iterable[Asked]) -> float:
-    """Share of right answers, 0 to 1."""
+def accuracy(asked: Iterable[AnsweredQuestion]) -> float:
+    """Returns the fraction of correct predictions, from 0 to 1."""
     outcomes = [one.predicted == one.answer for one in asked]
     return sum(outcomes) / len(outcomes)
 
 
 def _questions(samples: Iterable[Sample], manifest: ModelManifest) -> Iterator[tuple[Sample, int, Arrays]]:
-    """Each question of each sample, with the tensors of a request for it alone."""
+    """Yields, for each question, its sample, its index in that sample, and the input tensors of the request."""
     for sample in samples:
         for index, question in enumerate(sample.values["question"]):
             yield sample, index, encode_inputs(manifest, {"image": sample.values["image"], "question": question})
 
 
 def some_questions(manifest: ModelManifest, samples: Iterable[Sample], every: int) -> Arrays:
-    """The tensors of every n-th question, and the positions of the correct answers (`avx2.TARGET`)."""
+    """Selects every n-th question, where n is `every`, and returns the arrays that `avx2.measuring` expects."""
     chosen = list(islice(_questions(samples, manifest), 0, None, every))
     labels = manifest.outputs[0].labels
     stacked = {name: np.concatenate([inputs[name] for _, _, inputs in chosen]) for name in chosen[0][2]}
@@ -63,8 +63,16 @@ def some_questions(manifest: ModelManifest, samples: Iterable[Sample], every: in
 
 def ask_served(
     mesh: Mesh, model: str, manifest: ModelManifest, samples: Iterable[Sample], on_answer: Callable[[int], None]
-) -> list[Asked]:
-    """Asks the inference service one question after the other, each in a request of its own."""
+) -> list[AnsweredQuestion]:
+    """Sends every question to the inference service, one question per request.
+
+    Args:
+        mesh: Client of the mesh.
+        model: Name of the model.
+        manifest: Manifest of the served version.
+        samples: Samples that contain the questions.
+        on_answer: Called after each answer with the number of answers so far.
+    """
     output = manifest.outputs[0]
     asked = []
     for sample, index, inputs in _questions(samples, manifest):
@@ -73,15 +81,18 @@ def ask_served(
         latency_s = time.perf_counter() - start
         values = sample.values
         predicted = output.labels[int(scores.argmax())]
-        asked.append(Asked(values["image"], values["question"][index], values["answer"][index], predicted, latency_s))
+        asked.append(
+            AnsweredQuestion(values["image"], values["question"][index], values["answer"][index], predicted, latency_s)
+        )
         on_answer(len(asked))
     return asked
 
 
 def offline_accuracy(onnx_file: Path, manifest: ModelManifest, samples: Iterable[Sample]) -> float:
-    """Accuracy of an ONNX file by ONNX Runtime alone, with requests of the same shapes as `ask_served` sends.
+    """Returns the accuracy, from 0 to 1, of an ONNX file that ONNX Runtime runs without a server.
 
-    Equal shapes make equal sums in equal order, so a server that changes nothing has exactly this accuracy.
+    The inputs have the same shapes as those in `ask_served`, so ONNX Runtime adds floating-point numbers in the same
+    order and computes identical outputs. The accuracy of the served model is therefore expected to be exactly equal.
     """
     import onnxruntime
 

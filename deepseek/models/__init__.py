@@ -1,20 +1,43 @@
-"""Models, and the manifest of a trained one.
+"""The built-in models, and the manifest of a trained model version.
 
-Importing this package or `deepseek.models.manifest` does not import torch; the models are loaded when they are first
-asked for.
+Importing this package or `deepseek.models.manifest` does not import torch; the models are loaded on first access.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepseek.models.character_transformer import character_lm
+    from deepseek.models.audio_net import audio_classifier
+    from deepseek.models.character_transformer import character_lm, transformer_lm
+    from deepseek.models.convolutional_net import cnn
     from deepseek.models.image_question_net import image_question
-    from deepseek.models.resnet import resnet50
+    from deepseek.models.resnet import resnet18, resnet50
+    from deepseek.models.tabular_net import tabular
+    from deepseek.models.text_net import text_classifier
 
-__all__ = ["character_lm", "image_question", "resnet50"]
+__all__ = [
+    "audio_classifier",
+    "character_lm",
+    "cnn",
+    "image_question",
+    "resnet18",
+    "resnet50",
+    "tabular",
+    "text_classifier",
+    "transformer_lm",
+]
 
-_HOMES = {"character_lm": "character_transformer", "image_question": "image_question_net", "resnet50": "resnet"}
+_HOMES = {
+    "audio_classifier": "audio_net",
+    "character_lm": "character_transformer",
+    "cnn": "convolutional_net",
+    "image_question": "image_question_net",
+    "resnet18": "resnet",
+    "resnet50": "resnet",
+    "tabular": "tabular_net",
+    "text_classifier": "text_net",
+    "transformer_lm": "character_transformer",
+}
 
 
 def __getattr__(name: str) -> Any:

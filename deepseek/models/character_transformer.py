@@ -1,12 +1,11 @@
-"""A small transformer that predicts the next character of a text.
+"""A small transformer that predicts the next character or word of a text.
 
-Design choices, all of today's common kind: normalisation before each sublayer (Xiong et al. 2020, arXiv:2002.04745) by
-root mean square (Zhang and Sennrich 2019, arXiv:1910.07467), rotary positions (Su et al. 2021, arXiv:2104.09864), no
-biases, and input and output sharing one embedding (Press and Wolf 2017, arXiv:1608.05859). Positions being relative, a
-text may be of any length, though not usefully longer than those it was trained on. There is no key-value cache: it is a
-model to train and score with, not to serve long texts.
+It uses RMS normalization (Zhang and Sennrich 2019, arXiv:1910.07467) before each sublayer (Xiong et al. 2020,
+arXiv:2002.04745), rotary position embeddings (Su et al. 2021, arXiv:2104.09864), no biases, and one embedding shared by
+input and output (Press and Wolf 2017, arXiv:1608.05859). It is useful only for texts up to the length of those it was
+trained on. It has no key-value cache, because it is meant for training and scoring, not for generating long texts.
 
-Shapes: B texts, L characters, V tokens, D features, N heads, K features a head.
+Shapes: B texts, L characters, V tokens, D features, N heads, K features per head.
 """
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InvalidArgument
+from deepseek.models.arguments import check_dropout, check_positive
 
 _ROTARY_BASE = 10_000.0
 _EXPANSION = 4
 
 
 class CharacterTransformer(nn.Module):
-    """See the module. Built by `character_lm`."""
+    """Transformer that predicts the next token of a text. Build it with `transformer_lm` or `character_lm`."""
 
     def __init__(self, vocabulary: int, width: int, depth: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -33,13 +33,12 @@ class CharacterTransformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Scores every token as the successor of every position.
+        """Returns the logits of the next token at every position, float [B, L, V].
+
+        The logits at position t depend only on the tokens up to position t.
 
         Args:
-            text: int64 [B, L], tokens.
-
-        Returns:
-            Logits, float [B, L, V]; those at position t depend on positions up to t only.
+            text: Token ids, int64 [B, L].
         """
         x_BLD = self.tokens(text)
         rotation = _rotation(text.shape[1], self.head_features, x_BLD.device)
@@ -77,7 +76,7 @@ class _Block(nn.Module):
 
 
 def _rotation(length: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [L, K / 2] of the rotary positions."""
+    """Returns the cosines and sines of the rotation angles of all positions, each [L, K / 2]."""
     frequencies = _ROTARY_BASE ** (-torch.arange(0, features, 2, device=device, dtype=torch.float32) / features)
     angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -92,24 +91,42 @@ def _rotate(x_BNLK: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def character_lm(
     vocabulary: int = 128, width: int = 128, depth: int = 4, num_heads: int = 4, dropout: float = 0.0
 ) -> CharacterTransformer:
-    """Builds the network; 0.8 million parameters by default.
+    """Transformer that predicts the next character of a text, with 0.8 million parameters by default.
 
     Args:
-        vocabulary: Number of tokens, the special ones included.
-        width: Features of a position.
-        depth: Number of blocks.
-        num_heads: Attention heads; width must be a multiple of twice as many.
-        dropout: Share of the features dropped in training, from 0 to below 1.
+        vocabulary: Number of tokens, including the special ones.
+        width: Number of features per position.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads; `width` must be a multiple of twice this number.
+        dropout: Probability that a feature is dropped in training; at least 0 and below 1.
 
     Raises:
-        InvalidArgument: BAD_VALUE with the argument's name as the field.
+        InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
     """
-    for name, value in {"vocabulary": vocabulary, "width": width, "depth": depth, "num_heads": num_heads}.items():
-        if value < 1:
-            raise InvalidArgument("BAD_VALUE", f"{name} is {value}; at least 1 is needed", field=name)
+    return transformer_lm(vocabulary, width, depth, num_heads, dropout)
+
+
+def transformer_lm(
+    vocabulary: int, width: int = 128, depth: int = 4, num_heads: int = 4, dropout: float = 0.1
+) -> CharacterTransformer:
+    """Transformer that predicts the next word or character of a text, with 0.8 million parameters plus the vocabulary.
+
+    Its input `text` and the target take the output of the same encoder, `words` or `characters`. Use it with the loss
+    `next_token_cross_entropy`.
+
+    Args:
+        vocabulary: Number of tokens, including the special ones. In a run spec, its default is that of the encoder.
+        width: Number of features per position.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads; `width` must be a multiple of twice this number.
+        dropout: Probability that a feature is dropped in training; at least 0 and below 1.
+
+    Raises:
+        InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
+    """
+    check_positive({"vocabulary": vocabulary, "width": width, "depth": depth, "num_heads": num_heads})
     if width % (2 * num_heads):
-        message = f"width {width} is not a multiple of twice the {num_heads} heads"
+        message = f"width is {width}; it must be a multiple of {2 * num_heads}, twice the number of heads"
         raise InvalidArgument("BAD_VALUE", message, field="width")
-    if not 0.0 <= dropout < 1.0:
-        raise InvalidArgument("BAD_VALUE", f"dropout is {dropout}; it must be from 0 to below 1", field="dropout")
+    check_dropout(dropout)
     return CharacterTransformer(vocabulary, width, depth, num_heads, dropout)

@@ -1,12 +1,11 @@
 """A small network that answers questions about an image by choosing one of a fixed set of answers.
 
-Design choices: the image is encoded once and shared by all questions about it, which saves most of the work when ten
-questions share an image; batch normalisation and a one-cycle learning rate train it in a few passes; a question is the
-sum of its words' embeddings, so the order of words is not seen; the question scales and shifts the image's features
-(FiLM, Perez et al. 2018, arXiv:1709.07871). uint8 pixels are normalised inside the graph, so an exported model takes
-what the encoders give.
+An image is encoded once for all questions about it, which saves most of the work if, say, ten questions share an image.
+A question is represented by the sum of its words' embeddings, so word order is ignored. The sum scales and shifts the
+features of the image (FiLM, Perez et al. 2018, arXiv:1709.07871). The network itself normalizes the uint8 pixels, so an
+exported model accepts the output of the image encoder. Batch normalization and a one-cycle schedule shorten training.
 
-Shapes: B images, Q questions an image, L words a question, H x W pixels, C answers, D features.
+Shapes: B images, Q questions per image, L words per question, H x W pixels, C answers, D features.
 """
 
 from torch import Tensor, nn
@@ -15,11 +14,11 @@ from torch.nn import functional as F
 from common.errors import InvalidArgument
 
 PAD = 0
-"""Token that stands for no word."""
+"""Token id that pads short questions."""
 
 
 class ImageQuestionNet(nn.Module):
-    """See the module. Built by `image_question`."""
+    """Network that answers questions about images. Build it with `image_question`."""
 
     def __init__(self, vocabulary: int, num_classes: int, width: int, features: int) -> None:
         super().__init__()
@@ -38,16 +37,15 @@ class ImageQuestionNet(nn.Module):
         self.answer = nn.Linear(features, num_classes)
 
     def forward(self, image: Tensor, question: Tensor) -> Tensor:
-        """Scores every answer to every question.
+        """Returns the logits of all answers to each question, float [B, Q, C], or [B, C] for one question per image.
 
         Args:
-            image: uint8 [B, H, W, 3].
-            question: int64 [B, Q, L], tokens; 0 is no word.
-
-        Returns:
-            Logits, float [B, Q, C].
+            image: Pixels, uint8 [B, H, W, 3].
+            question: Token ids, int64 [B, Q, L], or [B, L] for one question per image; 0 is padding.
         """
-        # A permuted NHWC tensor already lies in memory as torch's channels_last wants it.
+        if question.ndim == 2:
+            return self.forward(image, question.unsqueeze(1)).squeeze(1)
+        # A permuted NHWC tensor already has the memory format channels_last.
         pixels_BCHW = image.permute(0, 3, 1, 2).to(self.answer.weight.dtype).div(127.5).sub(1.0)
         maps_BDHW = self.convolutions(pixels_BCHW)
         image_B1D = maps_BDHW.amax(dim=(2, 3)).unsqueeze(1)
@@ -69,20 +67,22 @@ def _convolution(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential
 def image_question(
     vocabulary: int = 64, num_classes: int = 13, width: int = 32, features: int = 128
 ) -> ImageQuestionNet:
-    """Builds the network.
+    """Network that answers questions about an image by choosing one of a fixed set of answers.
 
     Args:
-        vocabulary: Number of question tokens, the special ones included.
+        vocabulary: Number of token ids of the question encoder, including the special ones.
         num_classes: Number of answers.
-        width: Channels of the first convolution.
-        features: Length of an image's and of a question's feature vector.
+        width: Number of channels of the first convolution.
+        features: Length of the feature vector of an image, and of a question.
 
     Raises:
-        InvalidArgument: BAD_VALUE with the argument's name as the field.
+        InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
     """
     for name, value in {"num_classes": num_classes, "width": width, "features": features}.items():
         if value < 1:
-            raise InvalidArgument("BAD_VALUE", f"{name} is {value}; at least 1 is needed", field=name)
+            raise InvalidArgument("BAD_VALUE", f"{name} is {value}; it must be at least 1", field=name)
     if vocabulary <= PAD:
-        raise InvalidArgument("BAD_VALUE", f"vocabulary is {vocabulary}; it must hold padding", field="vocabulary")
+        raise InvalidArgument(
+            "BAD_VALUE", f"vocabulary is {vocabulary}; it must be at least {PAD + 1}", field="vocabulary"
+        )
     return ImageQuestionNet(vocabulary, num_classes, width, features)

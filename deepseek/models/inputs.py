@@ -1,38 +1,186 @@
-"""Raw values to a model's input tensors, by the encoders that its manifest carries. No torch."""
+"""Converts raw values to a model's input tensors, using the encoders in the model's manifest. Does not import torch."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, MeshError
+from deepseek.arrays import as_array
 from deepseek.data import encoders
-from deepseek.models.manifest import ModelManifest
+from deepseek.models.datatypes import DTYPES
+from deepseek.models.manifest import ModelManifest, TensorSpec
+
+_FILES = ("image", "audio")
+_TEXTS = ("words", "characters", "label")
+"""Encoders of text. For an encoder of another package, the form of the value decides."""
+
+
+class SampleEncoder:
+    """Encodes samples for one model version.
+
+    Args:
+        manifest: Manifest of the version.
+
+    Attributes:
+        fields: Names of the fields that a sample must have, in the order of the model's inputs: the field of the data
+            set on which an input was trained, or else the name of the input.
+    """
+
+    def __init__(self, manifest: ModelManifest) -> None:
+        self._specs = manifest.inputs
+        self.fields = tuple(spec.field or spec.name for spec in manifest.inputs)
+        self._encoders = {
+            spec.name: encoders.restore(spec.encoder.name, spec.encoder.params, spec.encoder.state, field=spec.name)
+            for spec in manifest.inputs
+            if spec.encoder
+        }
+
+    def encode(self, values: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """Encodes one sample.
+
+        Args:
+            values: Value of each field, by the name of the field or of the input. Other values are ignored.
+
+        Returns:
+            An array for each input, without the batch axis. Leading dimensions of length 1 are added to match the rank
+            of the model's input.
+
+        Raises:
+            InvalidArgument: MISSING_FIELD if a value is missing; BAD_INPUT if a value for an input without an encoder
+                is not an array of its type; or the error of an encoder, e.g. DAMAGED_IMAGE. The error names the field.
+        """
+        arrays = {}
+        for spec, name in zip(self._specs, self.fields, strict=True):
+            if name not in values and spec.name not in values:
+                raise InvalidArgument("MISSING_FIELD", f"the model needs a value for {name!r}", field=name)
+            value = values[name] if name in values else values[spec.name]
+            try:
+                array = self._encode(spec, value)
+            except MeshError as error:
+                raise type(error)(error.reason, error.message, field=name) from error
+            arrays[spec.name] = array.reshape((1,) * (len(spec.shape) - 1 - array.ndim) + array.shape)
+        return arrays
+
+    def from_text(self, values: Mapping[str, str], folder: Path) -> dict[str, Any]:
+        """Converts values that were written as text, e.g. in a CSV file, to the values that `encode` takes.
+
+        Args:
+            values: Text of each field. Images and recordings are given by the paths of their files. An input without an
+                encoder is a JSON array, numbers separated by commas or spaces, or the path of a .npy file.
+            folder: Folder to which relative paths refer.
+
+        Raises:
+            InvalidArgument: NOT_FOUND, WRONG_TYPE or BAD_INPUT. The error names the field.
+        """
+        specs = {name: spec for spec, name in zip(self._specs, self.fields, strict=True)}
+        specs |= {spec.name: spec for spec in self._specs if spec.name not in specs}
+        return {name: _from_text(specs[name], text, folder, name) for name, text in values.items() if name in specs}
+
+    def gathered(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        """Joins the columns of a table into the only input of a model that takes all of them as one array.
+
+        Args:
+            values: Text of each column. They are returned unchanged if the model has encoders or if a column is named
+                after its input.
+
+        Raises:
+            InvalidArgument: MISSING_FIELD if the number of columns is not that of the input's last axis.
+        """
+        spec = self._specs[0]
+        if len(self._specs) > 1 or spec.encoder or spec.name in values or len(spec.shape) != 2 or not values:
+            return values
+        if spec.shape[1] not in (-1, len(values)):
+            message = f"the model takes {spec.shape[1]} numbers, but the row has {len(values)} columns; keep only those"
+            raise InvalidArgument("MISSING_FIELD", message, field=spec.name)
+        return {spec.name: f"[{','.join(values.values())}]"}
+
+    def _encode(self, spec: TensorSpec, value: Any) -> npt.NDArray[Any]:
+        if spec.name in self._encoders:
+            return np.asarray(self._encoders[spec.name].encode(value))
+        array = as_array(value, reason="BAD_INPUT", field=spec.name)
+        dtype = DTYPES[spec.datatype]
+        try:
+            if array.dtype.kind in "biu" and dtype.kind in "iu":
+                _check_range(array, dtype, spec)
+                array = array.astype(dtype)
+            else:
+                array = array.astype(dtype, casting="unsafe" if array.dtype.kind in "OUS" else "same_kind")
+        except (TypeError, ValueError, OverflowError) as error:
+            message = f"an array of {array.dtype} is not {spec.datatype}, which the model's input {spec.name!r} takes"
+            raise InvalidArgument("BAD_INPUT", message, field=spec.name) from error
+        return array[0] if array.ndim == len(spec.shape) and array.shape[:1] == (1,) else array
 
 
 def encode_inputs(manifest: ModelManifest, values: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """Encodes one sample as a batch of one.
-
-    Args:
-        manifest: The model version; each of its inputs names an encoder and what it learned in training.
-        values: A raw value for each input: the bytes of an image file, a text, a number.
+    """Encodes one sample as a batch of one, as `SampleEncoder.encode` does.
 
     Returns:
-        An array for each input, with leading dimensions of length 1 up to the rank of the model's input.
-
-    Raises:
-        InvalidArgument: MISSING_FIELD if an input has no value, NO_ENCODER if none is known for it; DAMAGED_IMAGE
-            and the like from its encoder.
+        An array for each input, with the batch axis.
     """
-    arrays = {}
-    for spec in manifest.inputs:
-        if spec.name not in values:
-            message = f"the model needs a value for its input {spec.name!r}"
-            raise InvalidArgument("MISSING_FIELD", message, field=spec.name)
-        if spec.encoder is None:
-            raise InvalidArgument("NO_ENCODER", f"the model takes {spec.name!r} as a tensor only", field=spec.name)
-        encoder = encoders.restore(spec.encoder.name, spec.encoder.params, spec.encoder.state, field=spec.name)
-        array = np.asarray(encoder.encode(values[spec.name]))
-        arrays[spec.name] = array.reshape((1,) * (len(spec.shape) - array.ndim) + array.shape)
-    return arrays
+    return {name: array[np.newaxis] for name, array in SampleEncoder(manifest).encode(values).items()}
+
+
+def _check_range(array: npt.NDArray[Any], dtype: np.dtype[Any], spec: TensorSpec) -> None:
+    """Checks that integers fit into a type, because NumPy would wrap them."""
+    bounds = np.iinfo(dtype)
+    if array.size and not bounds.min <= int(array.min()) <= int(array.max()) <= bounds.max:
+        message = f"the integers must be from {bounds.min} to {bounds.max}: {spec.name!r} has type {spec.datatype}"
+        raise InvalidArgument("BAD_INPUT", message, field=spec.name)
+
+
+def _from_text(spec: TensorSpec, text: str, folder: Path, field: str) -> Any:
+    name = spec.encoder.name if spec.encoder else ""
+    if name in _FILES:
+        return _content(folder / text, field)
+    if name in _TEXTS:
+        return text
+    if name in ("integer", "number"):
+        try:
+            return int(text) if name == "integer" else float(text)
+        except ValueError as error:
+            raise InvalidArgument("WRONG_TYPE", f"{text[:80]!r} is not a {name}", field=field) from error
+    if name:
+        return _content(folder / text, field) if _is_file(folder / text) else _json(text, text)
+    if text.endswith(".npy"):
+        try:
+            return np.load(folder / text, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InvalidArgument("BAD_INPUT", f"{text} cannot be read as a .npy file: {error}", field=field) from error
+    if spec.datatype == "BYTES":
+        return np.array(_json(text, text) if text.startswith("[") else text, object)
+    readings = (_json(one, None) for one in (text, f"[{text}]", f"[{','.join(text.split())}]"))
+    found = next((reading for reading in readings if reading is not None), None)
+    try:
+        array = np.asarray(found)
+    except ValueError:  # lists of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        message = f"{text[:80]!r} is neither a number, nor a list of numbers, nor a .npy file"
+        raise InvalidArgument("WRONG_TYPE", message, field=field)
+    return array
+
+
+def _json(text: str, otherwise: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a path, or a NUL
+        return False
+
+
+def _content(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InvalidArgument("NOT_FOUND", f"{path} cannot be read: {reason}", field=field) from error

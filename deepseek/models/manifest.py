@@ -1,8 +1,9 @@
-"""The manifest of a model version: its files, and how to feed and read them.
+"""The manifest of a model version: its files, inputs and outputs.
 
-A server needs this and the files, and nothing else: every input says which encoder (with what it has learned) turns a
-user's value into its tensor, every output which labels its last axis has. Like a data set's manifest it is an artifact
-addressed by the digest of its canonical JSON, and it holds no URIs and no times. It imports no torch.
+To serve a model, a server needs only the manifest and the files: each input names the encoder (with its learned state)
+that converts a user's value to a tensor, and each output names the labels of its last axis. Like the manifest of a data
+set, the manifest of a model is an artifact addressed by the digest of its canonical JSON, which contains no URIs or
+times. This module does not import torch.
 """
 
 import re
@@ -13,11 +14,14 @@ from typing import Any
 from deepseek.data import canonical_json
 from deepseek.data.canonical_json import Node
 from deepseek.data.manifest import SHA256
+from deepseek.models.origin import Origin
 
 MEDIA_TYPE = "application/vnd.deepseek.model.v1+json"
 """Media type of a model manifest."""
 ONNX_MEDIA_TYPE = "application/vnd.onnx"
 """Media type of an ONNX file."""
+WEIGHTS_FILE = "weights.safetensors"
+"""Name of the file that holds the trained weights, in the form of a checkpoint. A run can start from them."""
 DATATYPES = (
     "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()  # noqa: SIM905
 )
@@ -25,20 +29,21 @@ DATATYPES = (
 
 _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # also safe as a file name
+_TENSOR_NAME = re.compile(r"[!-~][ -~]{0,255}")  # models from elsewhere have names such as `serving/input:0`
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,100}/[a-z0-9.+-]{1,100}")
 _MAX_ITEMS = 1024
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a model.
+    """One file of a model version.
 
     Attributes:
         name: Plain file name, e.g. `model.int8.onnx`.
-        variant: Which form of the model it is, e.g. `fp32`, `int8`.
-        sha256: Digest of its bytes, lower-case hexadecimal.
-        size_bytes: Its size.
-        media_type: What it is.
+        variant: Variant of the model, e.g. `fp32` or `int8`.
+        sha256: SHA-256 of the file, in lower-case hexadecimal.
+        size_bytes: Size of the file in bytes.
+        media_type: Media type of the file.
     """
 
     name: str
@@ -50,12 +55,12 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder out of the registry `deepseek.encoders`, ready to be built anew.
+    """The description from which an encoder can be rebuilt.
 
     Attributes:
-        name: Its name there.
-        params: Its keyword arguments.
-        state: What it learned from the training split.
+        name: Name of the encoder in the registry `deepseek.encoders`.
+        params: Keyword arguments of the encoder.
+        state: State learned from the training split.
     """
 
     name: str
@@ -68,12 +73,12 @@ class TensorSpec:
     """An input or output of the model.
 
     Attributes:
-        name: Its name in the graph.
+        name: Name of the tensor in the model's graph.
         datatype: One of DATATYPES.
-        shape: Its dimensions; -1 is any size.
-        encoder: For an input: what turns a value into the tensor.
-        field: For an input: the data set's field it was trained on.
-        labels: For an output of class scores: the labels of its last axis.
+        shape: Size of each dimension; -1 means any size.
+        encoder: Encoder that converts a value to the tensor; for inputs only.
+        field: Field of the data set that the input was trained on; for inputs only.
+        labels: Labels of the last axis; for outputs with class scores only.
     """
 
     name: str
@@ -86,16 +91,18 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one variant when the model was exported.
+    """The measurements of one variant, made when the model was exported.
 
     Attributes:
-        variant: As in ModelFile.
-        latency_ms: Median time of one request of one sample, milliseconds.
+        variant: Variant of the model, as in ModelFile.
+        latency_ms: Median time of a request with one sample, in milliseconds.
         metric: Name of the metric, e.g. `accuracy`.
-        value: Its value on the evaluation split.
-        loss: How much worse that value is than the float32 file's; negative if it is better. None: not recorded.
-        disagreement: Disagreement with the probes' answers (`deepseek.models.probes.disagreement`). None: no probes.
-        instruction_set: Instruction set it was measured on, as `deepseek.processor` names it; empty: not recorded.
+        value: Value of the metric on the evaluation split.
+        loss: How much worse `value` is than the float32 file's value; negative if it is better; None if not recorded.
+        disagreement: Disagreement with the probes' expected outputs (`deepseek.models.probes.disagreement`); None
+            without probes.
+        instruction_set: Instruction set of the exporting host's processor, as named by `deepseek.processor`; empty if
+            not recorded.
     """
 
     variant: str
@@ -109,13 +116,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RunPrecision:
-    """The numeric format in which the version's run was trained.
+    """The numeric format in which the model version was trained.
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
         reason: Why this format was used (`deepseek.training.precision.Reason`).
-        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
-        instruction_set: Instruction set of the processor, as `deepseek.processor` names it.
+        ratios: Measured duration of a training step in each format, relative to the fastest format; empty on CUDA.
+        instruction_set: Instruction set of rank 0's processor, as named by `deepseek.processor`.
     """
 
     precision: str
@@ -126,23 +133,25 @@ class RunPrecision:
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """What a model version consists of.
+    """The content of a model version, as stored in its manifest.
 
     Attributes:
-        model: Name in the registry `deepseek.models`.
-        params: Keyword arguments it was built with.
-        run: Name of the run that trained it, `runs/<id>`.
-        dataset_version: Name of the data it was trained on, `datasets/<id>/versions/<n>`.
-        files: Its files: the candidates for serving, and the files that belong to them.
+        model: Name of the model in the registry `deepseek.models`; `onnx` for an imported model.
+        params: Keyword arguments with which the model was built.
+        run: Name of the run that trained the model, `runs/<id>`; empty for an imported model.
+        dataset_version: Name of the training data, `datasets/<id>/versions/<n>`; empty for an imported model.
+        files: Candidates for serving, and other files that belong to them, such as the probes.
         served: Name of the file that was preferred on the host where the model was exported.
-        inputs: The graph's inputs, in order.
-        outputs: The graph's outputs, in order.
-        metrics: Figures of the trained model on the evaluation split.
-        measurements: Figures of the exported variants.
-        accepted_loss: Largest loss compared with the float32 file with which a file may be served: loss of the first
-            metric where the model was exported, and of agreement with the probes where it is served. None: not used.
+        inputs: Inputs of the graph, in order.
+        outputs: Outputs of the graph, in order.
+        metrics: Metrics of the trained model on the evaluation split.
+        measurements: Measurements of the exported variants.
+        accepted_loss: Maximum measured `loss` of a file that may be served. None counts as 0. From this value, a
+            server also derives how much greater a file's disagreement with the probes may be on the server than it was
+            at export (`Probes.tolerance`).
         probes: Name of the file that holds the probes (`deepseek.models.probes`); empty if there are none.
-        precision: The numeric format of the run. None: not recorded.
+        precision: Numeric format of the run; None if not recorded.
+        origin: Where an imported model comes from; None for a model that was trained here.
     """
 
     model: str
@@ -158,28 +167,35 @@ class ModelManifest:
     accepted_loss: float | None = None
     probes: str = ""
     precision: RunPrecision | None = None
+    origin: Origin | None = None
 
     @property
     def candidates(self) -> tuple[ModelFile, ...]:
-        """The files that can be served, each the model in another form."""
+        """Files that can be served, each of which holds a different variant of the model."""
         return tuple(file for file in self.files if file.media_type == ONNX_MEDIA_TYPE or file.name == self.served)
 
+    @property
+    def weights(self) -> ModelFile | None:
+        """The file that holds the trained weights; None if the version has none."""
+        return next((file for file in self.files if file.name == WEIGHTS_FILE), None)
+
     def measurement(self, variant: str) -> Measurement | None:
-        """Returns the measurement of a variant; None if it was not measured."""
+        """Returns the measurement of a variant; None if the variant was not measured."""
         return next((one for one in self.measurements if one.variant == variant), None)
 
     def file(self, name: str | None = None) -> ModelFile:
-        """Returns the file with this name, or the served one.
+        """Returns the file with the given name; by default, the served file.
 
         Raises:
-            KeyError: There is none.
+            KeyError: There is no such file.
         """
         return {file.name: file for file in self.files}[self.served if name is None else name]
 
     def to_bytes(self) -> bytes:
-        """Writes the manifest canonically: equal manifests give equal bytes.
+        """Serializes the manifest as canonical JSON: equal manifests give equal bytes.
 
-        Fields that were added later are omitted if they are empty, so that an older manifest keeps its digest.
+        Fields that were added to the format later are omitted if they are empty, so that a manifest from an earlier
+        release keeps its digest.
         """
         return canonical_json.dumps(
             {
@@ -197,26 +213,27 @@ class ModelManifest:
                 **({} if self.accepted_loss is None else {"accepted_loss": self.accepted_loss}),
                 **({"probes": self.probes} if self.probes else {}),
                 **({"precision": asdict(self.precision)} if self.precision else {}),
+                **({"origin": self.origin.to_json()} if self.origin else {}),
             }
         )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ModelManifest":
-        """Reads a manifest that anyone may have written.
+        """Reads an untrusted manifest.
 
         Raises:
-            InvalidArgument: BAD_MANIFEST with the path of what is wrong.
+            InvalidArgument: BAD_MANIFEST; the error names the path of the invalid value.
         """
         members = canonical_json.parse(data, reason="BAD_MANIFEST", document="model_manifest").object(
             "format", "model", "params", "run", "dataset_version", "files", "served", "inputs", "outputs", "metrics",
-            "measurements", optional=("accepted_loss", "probes", "precision"),
+            "measurements", optional=("accepted_loss", "probes", "precision", "origin"),
         )  # fmt: skip
         if (version := members["format"].integer(minimum=1)) != _FORMAT:
-            members["format"].fail(f"is {version}; this program reads format {_FORMAT}: update it")
+            members["format"].fail(f"is {version}, but this program reads only format {_FORMAT}; update the program")
         files = tuple(_read_file(node) for node in members["files"].array(max_items=_MAX_ITEMS))
         names = [file.name for file in files]
         if len(set(names)) != len(names):
-            members["files"].fail("names one file twice")
+            members["files"].fail("names a file twice")
         probes = members["probes"].string(choices=names) if "probes" in members else ""
         return cls(
             model=members["model"].string(_NAME),
@@ -232,6 +249,7 @@ class ModelManifest:
             accepted_loss=members["accepted_loss"].number() if "accepted_loss" in members else None,
             probes=probes,
             precision=_read_precision(members["precision"]) if "precision" in members else None,
+            origin=Origin.read(members["origin"]) if "origin" in members else None,
         )
 
 
@@ -261,9 +279,9 @@ def _read_file(node: Node) -> ModelFile:
 def _read_tensors(node: Node) -> tuple[TensorSpec, ...]:
     tensors = tuple(_read_tensor(item) for item in node.array(max_items=_MAX_ITEMS))
     if not tensors:
-        node.fail("is empty; a model has at least one")
+        node.fail("is empty; it must contain at least one tensor")
     if len({tensor.name for tensor in tensors}) != len(tensors):
-        node.fail("names one tensor twice")
+        node.fail("names a tensor twice")
     return tensors
 
 
@@ -271,7 +289,7 @@ def _read_tensor(node: Node) -> TensorSpec:
     members = node.object("name", "datatype", "shape", "encoder", "field", "labels")
     shape = tuple(size.integer(minimum=-1) for size in members["shape"].array(max_items=16))
     return TensorSpec(
-        name=members["name"].string(_NAME),
+        name=members["name"].string(_TENSOR_NAME),
         datatype=members["datatype"].string(choices=DATATYPES),
         shape=shape,
         encoder=None if members["encoder"].is_null() else _read_encoder(members["encoder"]),

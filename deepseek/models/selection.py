@@ -1,8 +1,8 @@
-"""Selects which file of a model version to serve: the fastest correct one.
+"""Selects which file of a model version to serve: the fastest file that passes its checks.
 
-The same rule selects the preferred file where a model is exported and the served file where it is loaded, so both give
-the same reasons. Other candidates must beat the first one by a margin: a small gain is within the noise of a
-measurement, and not worth answers that are rounded more coarsely.
+The same rule selects the preferred file when a model is exported, and the served file when a model is loaded. A less
+precise file is selected only if it is faster than the most precise one by a margin, because a small gain may be
+measurement noise and does not justify coarser rounding.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from common.errors import FailedPrecondition
 from deepseek.models.manifest import Measurement
 
 MIN_SPEEDUP = 1.3
-"""How many times as fast as the first candidate another one must be."""
+"""Minimum speedup, relative to the most precise usable candidate, for which another candidate is selected."""
 DEFAULT_ACCEPTED_LOSS = 0.005
-"""Default of the accepted loss compared with the float32 file."""
+"""Default accepted loss: how much worse the metric of a file may be than that of the float32 file."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file as it was measured on one processor.
+    """A file of a model version, with its measurements on one processor.
 
     Attributes:
-        variant: Form of the model, e.g. `int8`.
-        latency_ms: Median time of a request of one sample.
-        agreement: How well it agrees, e.g. `it loses 0.1%`.
-        problem: Why it must not be served; empty if it may be.
+        variant: Variant of the model, e.g. `int8`.
+        latency_ms: Median time of a request with one sample, in milliseconds.
+        agreement: How closely the outputs match the expected ones, as text for messages, e.g. `it loses 0.1%`.
+        problem: Reason why the file must not be served; empty if it may be served.
     """
 
     variant: str
@@ -38,10 +38,10 @@ def select(candidates: Sequence[Candidate]) -> tuple[int, str]:
     """Selects the candidate to serve.
 
     Args:
-        candidates: The most exact one first.
+        candidates: Candidates, the most precise one first.
 
     Returns:
-        Its position, and a sentence that says why.
+        The index of the selected candidate, and the reason for the selection, as text for messages.
 
     Raises:
         FailedPrecondition: NO_FILE_AGREES if every candidate has a problem; the message lists the problems.
@@ -71,11 +71,11 @@ def select(candidates: Sequence[Candidate]) -> tuple[int, str]:
 
 
 def exported(measurements: Sequence[Measurement], accepted_loss: float) -> list[Candidate]:
-    """Turns the measurements of an export into candidates.
+    """Converts the measurements of an export to candidates.
 
     Args:
-        measurements: With their losses; the float32 file's comes first.
-        accepted_loss: As in the manifest.
+        measurements: Measurements of the exported files; the float32 file comes first.
+        accepted_loss: Maximum loss at which a file may be served, as in the manifest.
     """
     return [_exported(one, accepted_loss) for one in measurements]
 
@@ -84,5 +84,5 @@ def _exported(measured: Measurement, accepted_loss: float) -> Candidate:
     loss = measured.loss or 0.0
     figure = f"its {measured.metric} of {measured.value:.4f}"
     compared = f"{figure} is {abs(loss):.4f} {'worse' if loss > 0 else 'better'}" if loss else f"{figure} is the same"
-    problem = "" if loss <= accepted_loss else f"{compared}; {accepted_loss:g} is accepted"
+    problem = "" if loss <= accepted_loss else f"{compared}; at most {accepted_loss:g} is accepted"
     return Candidate(measured.variant, measured.latency_ms, agreement=compared, problem=problem)

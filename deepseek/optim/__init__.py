@@ -1,6 +1,18 @@
-"""Optimizers: an interface for one's own, and the built-in ones by name."""
+"""Optimizers: the interface for custom optimizers, and the built-in optimizers by name."""
 
-from deepseek.optim.factories import adam, adamw, sgd
+from deepseek.optim.factories import adagrad, adam, adamw, lbfgs, nadam, radam, rmsprop, sgd
 from deepseek.optim.interface import OptimizerInterface
+from deepseek.optim.schedule_free import ScheduleFreeAdamW
 
-__all__ = ["OptimizerInterface", "adam", "adamw", "sgd"]
+__all__ = [
+    "OptimizerInterface",
+    "ScheduleFreeAdamW",
+    "adagrad",
+    "adam",
+    "adamw",
+    "lbfgs",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+]

@@ -1,7 +1,7 @@
-"""From a data set's samples to the arguments of a model.
+"""Collates samples of a data set into batches, and converts batches to model arguments.
 
-A sample is a dict of fields, or a pair, which is taken as the fields `input` and `target`. The model gets the fields
-that its forward signature names.
+A sample is either a dict of fields or a pair of values. The values of a pair become the fields `input` and `target`.
+By default, each argument of the model's forward method receives the field of the same name.
 """
 
 import inspect
@@ -16,31 +16,34 @@ from common.errors import InvalidArgument
 from deepseek.training.modules import uncompiled
 
 TARGET_FIELDS = ("target", "answer")
-"""Fields that are the target where none is named, the first that a sample has."""
+"""Field names to try if no target field is given. The first name that the batch contains is used."""
 
 
 class Dataset(Protocol):
-    """A map-style data set. If it has a method `collate`, that makes batches of its samples."""
+    """A map-style data set. It may define a method `collate` that builds a batch from a list of samples."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Returns the number of samples."""
 
     def __getitem__(self, index: int, /) -> Any:
         """Returns a sample."""
 
 
 def collate(dataset: Dataset, indices: Sequence[int]) -> dict[str, Any]:
-    """Makes a batch.
+    """Builds a batch from samples of a data set.
 
     Args:
         dataset: The data set.
-        indices: Samples, at least one.
+        indices: Indices of the samples; at least one.
 
     Returns:
-        Each field stacked to [B, ...]; text and other things that are not numbers as a list.
+        The batch: a dict with one entry per field. The numbers or arrays of a field are stacked into one tensor
+        [B, ...]; other values, such as text, are collected in a list. If the data set has a method `collate`, the batch
+        is that method's result.
 
     Raises:
-        InvalidArgument: WRONG_SHAPE if a field's shapes differ between samples.
+        InvalidArgument: WRONG_SHAPE if the arrays of a field differ in shape between samples; WRONG_TYPE if a sample is
+            neither a dict nor a pair.
     """
     samples = [dataset[index] for index in indices]
     if hasattr(dataset, "collate"):
@@ -51,12 +54,13 @@ def collate(dataset: Dataset, indices: Sequence[int]) -> dict[str, Any]:
 
 
 class Arguments:
-    """Which field of a batch becomes which argument of a model.
+    """Maps the fields of a batch to the arguments of a model.
 
     Args:
-        model: The model; its forward signature counts.
-        inputs: Field of each forward argument, where they are not called alike.
-        target: Field of the target; by default `target` or `answer`.
+        model: Model whose forward signature determines the arguments.
+        inputs: For each argument of forward, the name of the field that supplies it. By default, a field supplies the
+            argument of the same name.
+        target: Name of the target field; by default `target`, or `answer` if there is no field `target`.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, str] | None, target: str | None) -> None:
@@ -69,10 +73,11 @@ class Arguments:
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
     def split(self, batch: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], Any]:
-        """Returns the model's keyword arguments and the target, on the device.
+        """Returns the model's keyword arguments and the target, both moved to the device.
 
         Raises:
-            InvalidArgument: MISSING_FIELD if the batch lacks one of them; the message lists what it has.
+            InvalidArgument: MISSING_FIELD if the batch lacks a required field; the message lists the fields that are
+                present.
         """
         target = self._target or next((name for name in TARGET_FIELDS if name in batch), TARGET_FIELDS[0])
         fields = self._inputs if self._inputs is not None else self._match(batch, target)
@@ -88,7 +93,7 @@ class Arguments:
             return {name: name for name in (*batch, *self._required) if name != target}
         tensors = [name for name, value in batch.items() if isinstance(value, Tensor) and name != target]
         if len(self._required) == 1 and self._required[0] not in batch and len(tensors) == 1:
-            return {self._required[0]: tensors[0]}  # one thing to give and one place for it, whatever they are called
+            return {self._required[0]: tensors[0]}  # one argument, one tensor field: their names may differ
         return {name: name for name in self._names if name in batch or name in self._required}
 
 
@@ -97,7 +102,7 @@ def _fields(sample: Any) -> Mapping[str, Any]:
         return sample
     if isinstance(sample, tuple | list) and len(sample) == 2:
         return {"input": sample[0], "target": sample[1]}
-    message = f"a sample must be a dict of fields or a pair of input and target, not a {type(sample).__name__}"
+    message = f"a sample must be a dict of fields or an (input, target) pair, not a {type(sample).__name__}"
     raise InvalidArgument("WRONG_TYPE", message)
 
 
@@ -112,8 +117,10 @@ def _stack(name: str, values: Sequence[Any]) -> Any:
     tensors = [torch.as_tensor(value) for value in values]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
-        message = f"the field {name!r} has samples of different shapes: {', '.join(map(str, sorted(shapes)[:5]))}"
-        raise InvalidArgument("WRONG_SHAPE", f"{message}; a transform has to make them equal", field=name)
+        message = f"the samples of the field {name!r} have different shapes: {', '.join(map(str, sorted(shapes)[:5]))}"
+        raise InvalidArgument(
+            "WRONG_SHAPE", f"{message}; use a transform that gives all samples the same shape", field=name
+        )
     return torch.stack(tensors)
 
 

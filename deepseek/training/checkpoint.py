@@ -1,12 +1,10 @@
-"""Checkpoints: one safetensors file that holds tensors and, as its metadata, everything else as JSON.
+"""Reads and writes checkpoints: safetensors files whose metadata holds everything except the tensors, as JSON.
 
-A state is a tree (`deepseek.training.trees`). Reading an untrusted file builds such values and nothing else: no code in
-it is run, unlike with pickle, which `torch.save` uses.
+The stored state is a tree (`deepseek.training.trees`). Reading an untrusted checkpoint is safe, because reading only
+builds this tree. In contrast, a file written by `torch.save` is a pickle, and unpickling it may execute arbitrary code.
 """
 
 import json
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from common.errors import DataLoss, InvalidArgument
+from common.files import replace_file
 from deepseek.training import modules, trees
 
 MEDIA_TYPE = "application/vnd.deepseek.checkpoint.v1+safetensors"
@@ -27,16 +26,17 @@ _UNREADABLE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, Att
 
 
 def dumps(state: Mapping[str, Any]) -> bytes:
-    """Makes a checkpoint's bytes.
+    """Serializes a state to the bytes of a checkpoint.
 
     Args:
-        state: A tree. Its tensors may share memory, on any device.
+        state: State tree. Its tensors may share memory and may be on any device.
 
     Raises:
-        InvalidArgument: BAD_STATE if a value cannot be stored; the message gives its path and what to do.
+        InvalidArgument: BAD_STATE if a value cannot be stored; the message gives the value's path and suggests a fix.
     """
     tree, tensors = trees.flatten(state)
-    # One entry: safetensors writes several in an order that changes, and equal states are to be equal bytes.
+    # Uses a single metadata entry: safetensors writes multiple entries in varying order, but equal states must give
+    # equal bytes.
     metadata = {_FORMAT: json.dumps(tree, separators=(",", ":"), allow_nan=False)}
     try:
         data: bytes = safetensors.torch.save({path: _own(tensor) for path, tensor in tensors.items()}, metadata)
@@ -47,23 +47,23 @@ def dumps(state: Mapping[str, Any]) -> bytes:
 
 
 def check(state: Mapping[str, Any]) -> None:
-    """Checks that `dumps` can store a state; copies no tensor.
+    """Checks that `dumps` can store a state, without copying its tensors.
 
     Raises:
-        InvalidArgument: BAD_STATE, as `dumps`.
+        InvalidArgument: BAD_STATE, as for `dumps`.
     """
     trees.flatten(state)
 
 
 def loads(data: bytes, *, name: str = "the checkpoint") -> dict[str, Any]:
-    """Reads a checkpoint's bytes from anyone.
+    """Parses the bytes of a checkpoint, which may be untrusted, and returns its state.
 
     Args:
-        data: What `dumps` made, supposedly.
-        name: What to call it in errors.
+        data: Bytes of the checkpoint.
+        name: Name of the checkpoint in error messages.
 
     Raises:
-        DataLoss: BAD_CHECKPOINT if they are not a checkpoint, damaged or cut off.
+        DataLoss: BAD_CHECKPOINT if the data is damaged, truncated or not a checkpoint at all.
     """
     try:
         tensors = safetensors.torch.load(data)
@@ -72,62 +72,54 @@ def loads(data: bytes, *, name: str = "the checkpoint") -> dict[str, Any]:
         state = trees.unflatten(json.loads(metadata[_FORMAT]), tensors)
     except _UNREADABLE as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
-        raise DataLoss("BAD_CHECKPOINT", f"{name} is damaged or not a checkpoint of ours ({detail})") from error
+        raise DataLoss("BAD_CHECKPOINT", f"{name} is damaged or not a DeepSeek checkpoint ({detail})") from error
     if not isinstance(state, dict):
-        raise DataLoss("BAD_CHECKPOINT", f"{name} holds no state")
+        raise DataLoss("BAD_CHECKPOINT", f"{name} is not a DeepSeek checkpoint: its content is not a dict")
     return state
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file so that its name always stands for a whole one: the old or the new, also after a power cut.
+    """Writes a file atomically and durably.
+
+    After a power failure, the file holds either its complete old content or the complete new content.
 
     Raises:
-        OSError: It could not be written; what was there is untouched.
+        OSError: The file could not be written; an existing file is unchanged.
     """
-    path = path.resolve()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path.resolve(), data)
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint file.
 
     Raises:
-        DataLoss: BAD_CHECKPOINT.
-        OSError: It cannot be read.
+        DataLoss: BAD_CHECKPOINT, as for `loads`.
+        OSError: The file cannot be read.
     """
     return loads(Path(path).read_bytes(), name=str(path))
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """Returns a model's part of a checkpoint, as `load_model` reads it; tensors are not copied.
+    """Returns a model's part of a checkpoint, in the form that `load_model` reads. Tensors are not copied.
 
     Raises:
-        InvalidArgument: BAD_STATE if torch could not load it into a new model of the same code.
+        InvalidArgument: BAD_STATE if torch could not load the state into a new model built by the same code.
     """
     model = modules.uncompiled(model)
     state = model.state_dict()
     for name, value in state.items():
         if isinstance(value, Tensor) and value.layout is torch.strided and modules.is_expanded(value):
-            message = f"{name} is expanded, so it cannot be loaded into; register its contiguous() as the buffer"
+            message = (
+                f"{name} is an expanded tensor, which cannot be loaded; register a contiguous() copy as the buffer"
+            )
             raise InvalidArgument("BAD_STATE", message, field="model")
     for name, module in model.named_modules():
         kind = type(module)
         if kind.get_extra_state is not nn.Module.get_extra_state and kind.set_extra_state is nn.Module.set_extra_state:
-            message = f"{name or 'the model'} ({kind.__name__}) has get_extra_state but no set_extra_state to load it"
+            message = (
+                f"{name or 'the model'} ({kind.__name__}) defines get_extra_state but not set_extra_state, "
+                "so its extra state could not be loaded; define both"
+            )
             raise InvalidArgument("BAD_STATE", message, field="model")
     versions = {name: values.get("version", 1) for name, values in getattr(state, "_metadata", {}).items()}
     return {
@@ -137,54 +129,59 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Puts a checkpoint's weights, buffers and extra state into a model.
+    """Loads the weights, buffers and extra state of a checkpoint into a model.
 
     Args:
-        model: The model; written to.
-        state: What `read` returned.
+        model: Model to load into.
+        state: State of a checkpoint, as returned by `read`.
 
     Raises:
-        InvalidArgument: WRONG_MODEL, as `check_model`, or if a module refuses the state that it returned before.
+        InvalidArgument: WRONG_MODEL, as for `check_model`, or if a module cannot load its own saved state.
     """
     model = modules.uncompiled(model)
     check_model(model, state)
     weights, versions = OrderedDict(state["model"]), state.get("model_versions")
-    if isinstance(versions, dict):  # modules convert state of older versions; without a version it counts as the oldest
+    # A module needs the saved version number to convert state that an older version of its class saved. Without the
+    # number, it assumes the oldest version.
+    if isinstance(versions, dict):
         names = [name for name, _ in model.named_modules(remove_duplicate=False)]
         weights._metadata = {name: {"version": versions.get(name, 1)} for name in names}  # type: ignore[attr-defined]
     try:
         model.load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"the model refuses the checkpoint's state: {type(error).__name__}: {str(error)[:500]}"
+        message = f"the model cannot load the checkpoint's state: {type(error).__name__}: {str(error)[:500]}"
         raise InvalidArgument("WRONG_MODEL", message) from error
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint's weights are of a model.
+    """Checks that the model state in a checkpoint matches a model.
 
     Raises:
-        InvalidArgument: WRONG_MODEL if names or shapes differ; the message says which.
+        InvalidArgument: WRONG_MODEL if the checkpoint contains no model state, or if the names or shapes of tensors
+            differ; the message lists the first three differences.
     """
     weights = state.get("model")
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise InvalidArgument("WRONG_MODEL", "the checkpoint holds no model")
+        raise InvalidArgument("WRONG_MODEL", "the checkpoint contains no model")
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not the model's" for name in weights if name not in own]
+    problems += [f"{name} is not part of the model" for name in weights if name not in own]
     for name in (name for name in own if name in weights):
         found, expected = weights[name], own[name]
         if name.endswith(trees.EXTRA_STATE) or not isinstance(expected, Tensor):
-            continue  # of any form: only the module interprets it
+            continue  # extra state may have any form; only its module interprets it
         if not isinstance(found, Tensor):
             problems.append(f"{name} is not a tensor")
         elif not is_lazy(expected) and found.shape != expected.shape:
-            problems.append(f"{name} is {list(found.shape)}, not {list(expected.shape)}")
+            problems.append(f"{name} has shape {list(found.shape)}, not {list(expected.shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InvalidArgument("WRONG_MODEL", f"the checkpoint is of another model: {'; '.join(problems[:3])}{more}")
+        raise InvalidArgument(
+            "WRONG_MODEL", f"the checkpoint belongs to another model: {'; '.join(problems[:3])}{more}"
+        )
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Returns the values on the CPU, contiguous and in a memory that no other tensor of the state is in."""
+    """Returns a contiguous CPU copy of a tensor. The copy shares no memory with other tensors of the state."""
     copied = tensor.cpu().contiguous()
     return copied.clone() if copied.data_ptr() == tensor.data_ptr() else copied

@@ -1,6 +1,7 @@
-"""What a training loop reports while it runs; the attributes are those of the messages in `deepseek.trainer.v1`.
+"""Events that the training loop reports; their attributes match the fields of the messages in `deepseek.trainer.v1`.
 
-Plain data that is JSON after `to_json`, so it goes through a file, a progress bar or a test alike. Reported on rank 0.
+Events are plain data with a JSON form (`to_json`), so the same event can be written to a file, shown by a progress bar
+or checked in a test. Only rank 0 reports events.
 """
 
 from collections.abc import Mapping
@@ -10,17 +11,17 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class StepEvent:
-    """Training has moved on; sent about twice a second and at the end of each epoch.
+    """Progress of training, reported at most twice per second, and at the end of each epoch.
 
     Attributes:
-        step: Steps done, skipped ones included.
-        num_steps: Steps of the whole run.
-        epoch: Epochs begun, from 1.
-        metrics: Mean loss and training metrics over all ranks since the last event.
-        samples_per_second: Over all ranks, since the last event.
-        eta_s: Seconds until the last step, estimated.
-        learning_rate: Of the last step; the first parameter group's.
-        num_skipped_steps: Steps skipped so far because a gradient was not finite.
+        step: Number of steps completed, including skipped steps.
+        num_steps: Total number of steps in the run.
+        epoch: Number of the current epoch, from 1.
+        metrics: Mean loss and metrics of the training steps since the previous step event, over all ranks.
+        samples_per_second: Training throughput since the previous step event, over all ranks.
+        eta_s: Estimated time until the run's final step is complete, in seconds.
+        learning_rate: Learning rate of the first parameter group in the most recent step.
+        num_skipped_steps: Number of steps skipped so far because a gradient was not finite.
     """
 
     kind: ClassVar[str] = "step"
@@ -34,72 +35,81 @@ class StepEvent:
     num_skipped_steps: int
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the attributes, and the kind of event."""
+        """Returns the event's attributes and its kind as a JSON object."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class EvaluationEvent:
-    """The evaluation data was passed.
+    """The result of an evaluation of the model.
 
     Attributes:
-        step: Steps done.
-        epoch: Epochs done.
-        metrics: Loss and metrics over all samples.
+        step: Number of steps completed.
+        epoch: Number of epochs completed.
+        metrics: Loss and metrics over all samples of the evaluation data.
+        is_best: Whether no earlier evaluation of the run was as good.
+        ends_run: Whether training ends early after this evaluation.
     """
 
     kind: ClassVar[str] = "evaluation"
     step: int
     epoch: int
     metrics: Mapping[str, float]
+    is_best: bool = False
+    ends_run: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the attributes, and the kind of event."""
+        """Returns the event's attributes and its kind as a JSON object."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """A checkpoint is durable.
+    """Reports that a checkpoint has been stored durably.
 
     Attributes:
-        step: Steps it holds.
-        artifact: What the `checkpoint` callback returned, JSON values.
+        step: Number of steps completed at the checkpoint.
+        artifact: Return value of the `checkpoint` function that was passed to `fit`, e.g. a description of the stored
+            file in JSON form.
+        best_weights: Return value of the function `keep_best`, if the best epoch has changed since the previous
+            checkpoint; otherwise None.
     """
 
     kind: ClassVar[str] = "checkpoint"
     step: int
     artifact: Any
+    best_weights: Any = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the attributes, and the kind of event."""
-        return {"kind": self.kind, "step": self.step, "artifact": self.artifact}
+        """Returns the event's attributes and its kind as a JSON object."""
+        return {"kind": self.kind, "step": self.step, "artifact": self.artifact, "best_weights": self.best_weights}
 
 
 @dataclass(frozen=True)
 class WarningEvent:
-    """Something that the run's owner should know and that does not end the run.
+    """A warning for the owner of the run. The run continues.
 
     Attributes:
-        message: Text for people.
+        message: Text of the warning.
     """
 
     kind: ClassVar[str] = "warning"
     message: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the attributes, and the kind of event."""
+        """Returns the event's attributes and its kind as a JSON object."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class PrecisionEvent:
-    """The numeric format of the forward and backward pass; the first event of every attempt.
+    """The numeric format of the forward and backward pass, reported at the start of every call to `fit`.
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
         reason: `requested`, `fastest`, `device` or `kept` (`deepseek.training.precision.Reason`).
-        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
+        ratios: Measured duration of a training step in each format, relative to the fastest format (1 for the fastest);
+            empty on CUDA.
         instruction_set: Instruction set of rank 0's processor.
     """
 
@@ -110,7 +120,7 @@ class PrecisionEvent:
     instruction_set: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the attributes, and the kind of event."""
+        """Returns the event's attributes and its kind as a JSON object."""
         return {"kind": self.kind, **asdict(self)}
 
 

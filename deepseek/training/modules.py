@@ -1,7 +1,7 @@
-"""Requirements on a user's module: which models can be trained, in which mode, and what their outputs may be.
+"""Checks a user's model, sets its mode, and reads or converts the tensors in its outputs.
 
-Outputs are tensors in any nesting of lists, tuples, named tuples, dicts and dataclasses. Submodules keep their mode:
-one in evaluation mode (a frozen batch normalisation) stays in it while the rest trains.
+A model's outputs may be tensors nested in lists, tuples, named tuples, dicts and dataclasses. A submodule that the user
+has put into evaluation mode, e.g. to freeze batch normalization, stays in that mode while the others train.
 """
 
 import copy
@@ -20,28 +20,33 @@ from common.errors import InvalidArgument
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """Returns the module inside a `torch.compile`d model, or the model itself. There, parameters have their original
-    names and forward its original signature."""
+    """Returns the original module of a model compiled by `torch.compile`, or the model itself if it is not compiled.
+
+    In the original module, the parameters have their original names and forward has its original signature.
+    """
     original: nn.Module = getattr(model, "_orig_mod", model)
     return original
 
 
 def check_model(model: nn.Module, *, field: str = "model") -> None:
-    """Checks that a model can be given to an optimizer.
+    """Checks that an optimizer can train the parameters of a model.
 
     Raises:
-        InvalidArgument: BAD_VALUE at `field` if it has no parameters, lazy ones, or some in half precision.
+        InvalidArgument: BAD_VALUE at `field` if the model has no parameters, if a parameter or buffer is lazy, or if a
+            parameter is in half precision.
     """
     parameters = dict(model.named_parameters())
     lazy = [name for name, tensor in [*parameters.items(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:
-        message = f"{lazy[0]} has no shape yet; pass a batch through the model before the trainer is made"
+        message = f"{lazy[0]} has no shape yet; pass a batch through the model before creating the trainer"
         raise InvalidArgument("BAD_VALUE", message, field=field)
     if not parameters:
         raise InvalidArgument("BAD_VALUE", "the model has no parameters to train", field=field)
     halves = [name for name, parameter in parameters.items() if parameter.dtype in (torch.float16, torch.bfloat16)]
     if halves:
-        message = f"{halves[0]} is in half precision; weights must be float32, `precision` is for the computation"
+        message = (
+            f"{halves[0]} is in half precision; weights must be float32 (`precision` only affects the computation)"
+        )
         raise InvalidArgument("BAD_VALUE", message, field=field)
 
 
@@ -52,13 +57,13 @@ def check_trainable(model: nn.Module) -> None:
         InvalidArgument: BAD_VALUE at `model` if no parameter requires a gradient.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        message = "every parameter of the model is frozen; set requires_grad of those that should train"
+        message = "every parameter of the model is frozen; set requires_grad=True on the parameters to train"
         raise InvalidArgument("BAD_VALUE", message, field="model")
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and restores the mode of each of its modules afterwards."""
+    """Puts a model into evaluation mode, and restores the previous mode of each of its modules afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -69,12 +74,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def is_expanded(tensor: Tensor) -> bool:
-    """Returns whether elements of a dense tensor share memory, so that it cannot be written to."""
+    """Returns whether a dense tensor is expanded: some of its elements share memory, so it cannot be written to."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
-    """Returns outputs with a function applied to each tensor; other values are unchanged."""
+    """Returns a model's outputs with a function applied to each tensor; other values are unchanged."""
 
     def apply(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
@@ -90,9 +95,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], outputs: Any) -> Any:
 
 
 def named_tensors(outputs: Any) -> list[tuple[str, Tensor]]:
-    """Returns the tensors of outputs in the order of `map_tensors`, named by their position.
+    """Returns the tensors in a model's outputs with their names, in the order in which `map_tensors` visits them.
 
-    Keys and fields give names, indices give numbers; a single tensor is `output`, those of a tuple are `output_0` etc.
+    A name is built from the keys, fields and indices that lead to the tensor. A single tensor is named `output`; the
+    tensors of a tuple are named `output_0`, `output_1` and so on.
 
     >>> [name for name, _ in named_tensors({"logits": torch.ones(1), "parts": (torch.ones(1), None, torch.ones(2))})]
     ['logits', 'parts_0', 'parts_2']
@@ -118,7 +124,7 @@ def _paths(outputs: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def is_opaque(outputs: Any) -> bool:
-    """Returns whether `map_tensors` may miss tensors in outputs, for example inside an object of a user's class."""
+    """Returns whether `map_tensors` may miss tensors in a model's outputs, e.g. inside a user-defined object."""
     known = (Tensor, bool, int, float, str, type(None))
     return any(
         any(is_opaque(getattr(leaf, field.name)) for field in fields(leaf))
@@ -129,5 +135,5 @@ def is_opaque(outputs: Any) -> bool:
 
 
 def _is_plain_dataclass(value: Any) -> bool:
-    """Returns whether a value is a dataclass that torch does not know as a container."""
+    """Returns whether a value is a dataclass instance that torch does not treat as a container."""
     return is_dataclass(value) and not isinstance(value, type) and type(value) not in pytree.SUPPORTED_NODES

@@ -1,6 +1,6 @@
-"""What a rank has to know of the others: sums over ranks, and errors that all ranks see.
+"""Communication between ranks: sums over all ranks, and work that only rank 0 does but whose failure all ranks see.
 
-Everything here is the identity in a process without `torch.distributed`.
+If `torch.distributed` is not initialized, there is only one rank, and a sum leaves its tensor unchanged.
 """
 
 import gc
@@ -18,36 +18,42 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes that train together: those of the default process group when this is made.
+    """The processes that train together: the members of the default process group when this object is created.
 
     Args:
-        device: Where tensors are that go from rank to rank.
+        device: Device that holds the tensors the ranks exchange.
 
     Attributes:
-        rank: This process's number, from 0.
-        world_size: How many there are.
+        rank: Number of this process, from 0.
+        world_size: Number of ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        initialised = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if initialised else 0
-        self.world_size = dist.get_world_size() if initialised else 1
+        initialized = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if initialized else 0
+        self.world_size = dist.get_world_size() if initialized else 1
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sums a tensor over all ranks in place; every rank has to call it."""
+        """Sums a tensor over all ranks in place. Every rank must call this method."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def max_(self, tensor: Tensor) -> Tensor:
-        """Computes the maximum of each element over all ranks in place; every rank must call it, without NaN."""
+        """Replaces each element with its maximum over all ranks, in place. Every rank must call this method.
+
+        No element may be NaN.
+        """
         if self.world_size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
 
     def begin_sum_(self, tensor: Tensor) -> Callable[[], Any]:
-        """Starts a sum in place and returns what waits for its end, so that work can go on meanwhile."""
+        """Starts to sum a tensor over all ranks in place, and returns a function that waits until the sum is complete.
+
+        The caller can do other work before it calls that function.
+        """
         if self.world_size == 1:
             return lambda: None
         work = dist.all_reduce(tensor, async_op=True)
@@ -56,33 +62,36 @@ class Ranks:
         return wait
 
     def replicate(self, model: nn.Module) -> Replica:
-        """Returns a replica that averages the model's gradients over the ranks; all ranks take rank 0's weights."""
+        """Copies rank 0's weights to all ranks, and returns a replica that averages gradients over the ranks."""
         return Replica(model) if self.world_size == 1 else AveragingReplica(model)
 
     def collect(self) -> None:
-        """Frees the result of `replicate` once nothing else refers to it: DDP is in a reference cycle, and its hooks
-        stay on the parameters until it is collected."""
+        """Frees the replica that `replicate` returned. The caller must have dropped its own references.
+
+        The replica's DDP object is part of a reference cycle, and its hooks stay on the parameters until the garbage
+        collector frees the object.
+        """
         if self.world_size > 1:
             gc.collect()
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Gives all ranks rank 0's buffers, e.g. the running statistics of batch normalisation."""
+        """Copies rank 0's buffers to all ranks, e.g. the running statistics of batch normalization."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 share_buffer(buffer)
 
     def on_first(self, work: Callable[[], T]) -> T | None:
-        """Does something on rank 0 while the others wait.
+        """Calls a function on rank 0 while the other ranks wait.
 
         Returns:
-            What `work` returned; None on the other ranks.
+            The result of `work` on rank 0; None on the other ranks.
 
         Raises:
-            Aborted: RANK_FAILED on the other ranks if `work` raised on rank 0.
+            Aborted: RANK_FAILED on the other ranks if `work` raised an error, which propagates on rank 0.
         """
         if self.rank:
             if not self.sum_(torch.zeros((), device=self._device)):
-                raise Aborted("RANK_FAILED", "rank 0 failed; its error says why")
+                raise Aborted("RANK_FAILED", "rank 0 failed; see its error for the reason")
             return None
         succeeded = torch.zeros((), device=self._device)
         try:

@@ -1,8 +1,9 @@
-"""Numeric formats: which one a run trains in, and dynamic loss scaling for fp16.
+"""Chooses the numeric format of a run, and scales the loss dynamically for fp16.
 
-Weights, gradients and optimizer state are float32 in every precision; the format is that of the forward and backward
-pass under torch's autocast. Only fp16 needs its loss scaled: its smallest gradient is 6e-8, where bf16 has the range of
-float32 (Micikevicius et al. 2018). On CPUs, `auto` selects by measurement (`deepseek.training.step_times`).
+Weights, gradients and optimizer state are always float32. The format applies only to the forward and backward pass,
+under torch's autocast. Only fp16 needs loss scaling: it cannot represent gradients below 6e-8, whereas bf16 has the
+range of float32 (Micikevicius et al. 2018). On CPUs, `auto` selects the fastest format according to the measurements of
+`deepseek.training.step_times`.
 """
 
 from collections.abc import Mapping
@@ -18,37 +19,47 @@ from deepseek.training import step_times
 from deepseek.training.parallel import Ranks
 from deepseek.training.step_times import DTYPES, StepTimes, measure_step_s
 
-__all__ = ["DTYPES", "Choice", "LossScaler", "Reason", "SlowPrecisionWarning", "choose", "kept_by", "measure_step_s"]
+__all__ = [
+    "DTYPES",
+    "LossScaler",
+    "PrecisionChoice",
+    "Reason",
+    "SlowPrecisionWarning",
+    "choose",
+    "measure_step_s",
+    "precision_of_checkpoint",
+]
 
 SLOW = 1.5
-"""A format that takes more than this many times as long as the fastest causes a warning."""
+"""A warning is given if a step in the chosen format takes more than this multiple of its time in the fastest format."""
 
 
 class SlowPrecisionWarning(UserWarning):
-    """The chosen precision is much slower on this device than another."""
+    """Warning that the chosen precision is much slower on this device than another precision."""
 
 
 class Reason(StrEnum):
-    """Why a run trains in its format."""
+    """The reason why a run uses its numeric format."""
 
     REQUESTED = "requested"
-    """It was requested by name."""
+    """The user requested the format by name."""
     FASTEST = "fastest"
-    """It was measured to be the fastest on the slowest of the run's hosts."""
+    """This format was measured to be the fastest. For each operation, the time on the slowest rank was used."""
     DEVICE = "device"
-    """It is the fast format of this CUDA device: bf16, or fp16 before compute capability 8."""
+    """The format suits the CUDA device: bf16 from compute capability 8, otherwise fp16."""
     KEPT = "kept"
-    """It is the format of the run's first attempt; a run that changed its format would not continue exactly."""
+    """The run that saved the checkpoint used this format. In another format, the run would not resume exactly."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The format of a run.
+class PrecisionChoice:
+    """The numeric format of a run, and the reason for it.
 
     Attributes:
         precision: `fp32`, `bf16` or `fp16`.
         reason: Why this format is used.
-        ratios: Measured time of a training step in each format relative to the fastest; empty on CUDA.
+        ratios: Measured duration of a training step in each format, relative to the fastest format (1 for the fastest);
+            empty on CUDA.
     """
 
     precision: str
@@ -57,12 +68,12 @@ class Choice:
 
     @property
     def fastest(self) -> str:
-        """The format that `auto` takes, or this one where nothing was measured."""
+        """The format that `auto` would select; if nothing was measured, the chosen format."""
         return step_times.fastest_of(self.ratios) if self.ratios else self.precision
 
     @property
     def warning(self) -> str:
-        """The warning for a format that takes more than 1.5 times as long as the fastest; empty for a faster one."""
+        """Text of a warning if a step takes more than 1.5 times as long as in the fastest format; otherwise empty."""
         slowdown = self.ratios.get(self.precision, 1.0)
         if slowdown <= SLOW:
             return ""
@@ -71,50 +82,53 @@ class Choice:
             f"{self.fastest}, as measured on this host."
         )
         if self.reason is Reason.KEPT:
-            return f"{what} The run began in {self.precision} and keeps it, so that it continues exactly."
+            return f"{what} The run began in {self.precision} and keeps this format, because it must resume exactly."
         return f"{what} Training continues in {self.precision} as requested; precision='auto' would use {self.fastest}."
 
 
-def choose(precision: str, device: torch.device, ranks: Ranks) -> Choice:
-    """Turns a user's choice into a format; every rank must call it, and all ranks get the same format.
+def choose(precision: str, device: torch.device, ranks: Ranks) -> PrecisionChoice:
+    """Chooses the format of a run from the user's setting.
 
-    On a CPU every rank measures its host, and for each operation the time of the slowest rank counts, because
-    data-parallel ranks wait for the slowest.
+    Every rank must call this function, and all ranks get the same format.
+
+    On CPUs, every rank measures step times on its own host. For each operation, only the slowest rank's time counts,
+    because data-parallel ranks wait for the slowest one.
 
     Args:
         precision: `fp32`, `bf16`, `fp16` or `auto`.
-        device: Where to train.
+        device: Device to train on.
         ranks: The processes that train together.
 
     Raises:
-        InvalidArgument: BAD_VALUE at `precision`.
+        InvalidArgument: BAD_VALUE at `precision` if the setting is unknown.
     """
     if precision not in ("auto", *DTYPES):
-        message = f"precision is {str(precision)[:80]!r}; it must be auto, {', '.join(DTYPES)}"
+        message = f"precision is {str(precision)[:80]!r}; it must be one of auto, {', '.join(DTYPES)}"
         raise InvalidArgument("BAD_VALUE", message, field="precision")
     if device.type == "cpu":
         times = _agree(step_times.of_this_host(), ranks)
         if precision == "auto":
-            return Choice(times.fastest, Reason.FASTEST, times.ratios)
-        return Choice(precision, Reason.REQUESTED, times.ratios)
+            return PrecisionChoice(times.fastest, Reason.FASTEST, times.ratios)
+        return PrecisionChoice(precision, Reason.REQUESTED, times.ratios)
     if precision == "auto":
         old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-        return Choice("fp16" if old else "bf16", Reason.DEVICE)
-    return Choice(precision, Reason.REQUESTED)
+        return PrecisionChoice("fp16" if old else "bf16", Reason.DEVICE)
+    return PrecisionChoice(precision, Reason.REQUESTED)
 
 
-def kept_by(state: Mapping[str, Any]) -> str:
-    """Returns the format that a checkpoint's run trains in.
+def precision_of_checkpoint(state: Mapping[str, Any]) -> str:
+    """Returns the numeric format of the run that saved a checkpoint.
 
     Args:
-        state: An untrusted checkpoint's state. If it records no format, it is from when `auto` was bf16 on CPUs.
+        state: State of a checkpoint, which may be untrusted. A checkpoint that does not record the format was saved by
+            an older release: its format is fp16 if it contains the state of a loss scaler, otherwise bf16.
 
     Raises:
-        InvalidArgument: BAD_STATE.
+        InvalidArgument: BAD_STATE if the recorded format is unknown.
     """
     precision = state.get("precision", "fp16" if state.get("scaler") else "bf16")
     if not isinstance(precision, str) or precision not in DTYPES:
-        message = f"the checkpoint's precision is {str(precision)[:80]!r}; it must be {', '.join(DTYPES)}"
+        message = f"the checkpoint's precision is {str(precision)[:80]!r}; it must be one of {', '.join(DTYPES)}"
         raise InvalidArgument("BAD_STATE", message, field="precision")
     return precision
 
@@ -126,19 +140,19 @@ def _agree(times: StepTimes, ranks: Ranks) -> StepTimes:
 
 
 class LossScaler:
-    """Dynamic loss scale with the arithmetic of `torch.amp.GradScaler`, decided by the caller's found_inf.
+    """Dynamic loss scale with the arithmetic of `torch.amp.GradScaler`.
 
-    torch's own class decides on each rank for itself and reads the scale back from the device; here the decision is
-    made once for all ranks, so the scale is a number.
+    In torch's class, each rank checks whether its own gradients are finite, and the scale is kept on the device. Here,
+    the caller reports one result for all ranks, and the scale is a plain number.
 
     Args:
-        init_scale: First scale.
-        growth_factor: Factor after `growth_interval` good steps in a row, above 1.
-        backoff_factor: Factor after a step that was not finite, below 1.
-        growth_interval: Steps.
+        init_scale: Initial scale.
+        growth_factor: Factor that the scale is multiplied by when it grows; above 1.
+        backoff_factor: Factor that the scale is multiplied by after a step whose gradients were not finite; below 1.
+        growth_interval: Number of consecutive steps with finite gradients after which the scale grows.
 
     Attributes:
-        scale: What the loss is multiplied by; a float32 number.
+        scale: Factor that the loss is multiplied by, rounded to float32.
     """
 
     def __init__(
@@ -164,7 +178,7 @@ class LossScaler:
         """Adapts the scale after a step.
 
         Args:
-            found_inf: Some gradient on some rank was not finite.
+            found_inf: Whether a gradient on any rank was not finite.
         """
         if found_inf:
             self.scale = _float32(self.scale * self._backoff_factor)
@@ -178,18 +192,19 @@ class LossScaler:
             self._growth_tracker = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the scale and the number of good steps since it last changed."""
+        """Returns the scale, and the number of consecutive finite steps that count towards its next growth."""
         return {"scale": self.scale, "growth_tracker": self._growth_tracker}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` returned.
+        """Restores a state returned by `state_dict`.
 
         Raises:
-            InvalidArgument: BAD_STATE.
+            InvalidArgument: BAD_STATE if the state is invalid.
         """
         scale, tracker = state.get("scale"), state.get("growth_tracker")
         if not isinstance(scale, float) or not 0 < scale < float("inf") or type(tracker) is not int or tracker < 0:
-            raise InvalidArgument("BAD_STATE", f"not the state of a loss scaler: {str(state)[:80]}", field="scaler")
+            message = f"the loss scaler's state is {str(state)[:80]}; it must have a scale above 0 and a growth_tracker"
+            raise InvalidArgument("BAD_STATE", message, field="scaler")
         self.scale, self._growth_tracker = _float32(scale), tracker
 
 

@@ -1,4 +1,4 @@
-"""Shows the events of `fit`: a bar on a terminal, otherwise an occasional line."""
+"""Shows the events of `fit`: as a progress bar on a terminal, otherwise as an occasional line of text."""
 
 import time
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from deepseek.training.events import EvaluationEvent, Event, StepEvent, WarningE
 
 
 class ProgressBar:
-    """Shows events as they arrive, on standard error.
+    """Shows events as they arrive.
 
-    Without a terminal it prints lines within and at the end of epochs, at most one every ten seconds, and one at the
-    end of training.
+    On a terminal, it draws a progress bar. Otherwise, it prints lines to standard error: at most one every ten seconds,
+    and a last one at the end of training.
 
     Args:
-        console: Where to draw; by default standard error.
+        console: Console to draw on; by default standard error.
     """
 
     def __init__(self, console: Console | None = None) -> None:

@@ -1,7 +1,7 @@
-"""One rank's copy of a model. Gradients are averaged over the ranks, even if each rank uses other parts of the model.
+"""One rank's copy of a model, whose gradients are averaged over the ranks.
 
-The exchange is that of DistributedDataParallel, overlapped with the backward pass. Other sums over the ranks are in
-`deepseek.training.parallel`.
+In a step, each rank may use different parts of the model. DistributedDataParallel (DDP) exchanges the gradients during
+the backward pass. Values other than gradients are summed over the ranks by `deepseek.training.parallel`.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ _EXCHANGED = {
     *(torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32),
     *(torch.float64, torch.complex64, torch.complex128),
 }
-"""Types of buffers that DDP can broadcast with every backend."""
+"""Dtypes of the buffers that DDP can broadcast, regardless of the backend."""
 
 
 class Replica:
-    """This process's copy of a model, which computes its gradients.
+    """This process's copy of a model. Computes the gradients of the model's parameters.
 
     Args:
         model: The model.
@@ -34,18 +34,18 @@ class Replica:
         self._model = model
 
     def forward(self, compute_loss: Callable[[], Tensor]) -> Tensor:
-        """Calls a function that passes a batch through the model; returns its loss."""
+        """Returns the loss, which `compute_loss` computes by passing a batch through the model."""
         return compute_loss()
 
     def backward(self, loss: Tensor, share: float) -> bool:
-        """Computes the parameters' gradients; None where no rank's loss depends on a parameter.
+        """Computes the parameters' gradients. A parameter on which no rank's loss depends gets the gradient None.
 
         Args:
             loss: Result of `forward`, possibly scaled.
             share: This rank's weight in the mean over all ranks, 0 to 1.
 
         Returns:
-            Whether any rank's loss depends on a parameter.
+            Whether any rank's loss depends on at least one parameter.
         """
         self._model.zero_grad(set_to_none=True)
         if loss.requires_grad:
@@ -54,13 +54,16 @@ class Replica:
 
 
 class AveragingReplica(Replica):
-    """One of several copies. Ranks may use different parts of the model, and different parts in each step.
+    """One of several copies of a model. In a step, each rank may use different parts of the model.
 
-    DDP averages a parameter's gradient once every rank has it, so if one rank's loss does not depend on a parameter,
-    the others would wait forever. Here a rank completes its backward pass with zeros for such parameters, and a second,
-    small sum determines which parameters any rank used: the gradients of the others are None, as in one process. DDP's
-    own `find_unused_parameters` searches the graph of the outputs before each backward pass, and fails if that graph
-    shows less than the backward pass computes (reentrant activation checkpoints).
+    DDP averages a parameter's gradient only after every rank has computed that gradient. If one rank's loss did not
+    depend on the parameter, the other ranks would wait forever. Each rank therefore supplies zero gradients for the
+    parameters that it did not use. An additional, small sum over the ranks counts how many ranks used each parameter.
+    If none did, the parameter's gradient becomes None, as in a single process.
+
+    DDP's own option `find_unused_parameters` is not used. With it, DDP searches the graph of the outputs before each
+    backward pass. This fails if the backward pass computes more than that graph shows, as with reentrant activation
+    checkpointing.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,8 +74,8 @@ class AveragingReplica(Replica):
             for module in model.modules()
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
         }
-        calling = _Calling(model)
-        # DDP would fail because of them.
+        calling = _LossOfModel(model)
+        # DDP cannot broadcast these buffers and would fail.
         others = {name: buffer for name, buffer in calling.named_buffers() if not _is_exchanged(buffer)}
         self._other_buffers = list(others.values())
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(calling, list(others))  # type: ignore[no-untyped-call]
@@ -90,7 +93,7 @@ class AveragingReplica(Replica):
 
     def backward(self, loss: Tensor, share: float) -> bool:
         self._share = share
-        # A rank that only computes along on samples that do not count uses no parameter.
+        # A rank with a share of 0 runs the same computation as the others, but is counted as using no parameter.
         self._used = torch.full((len(self._params),), float(share > 0), device=self._params[0].device)
         super().backward(loss, share)
         unused = [i for i, param in enumerate(self._params) if param.grad is None]
@@ -112,8 +115,9 @@ class AveragingReplica(Replica):
         if self._share:
             gradients.mul_(self._share)
         else:
-            gradients.zero_()  # no contribution, even of values that are not finite
-        if bucket.is_last():  # now the rank knows what it uses: buckets go in order, after unused parameters are filled
+            gradients.zero_()  # multiplying by 0 would keep NaN and turn Inf into NaN
+        # DDP sends buckets in order, and the last one only once all zero gradients exist, so `_used` is complete here.
+        if bucket.is_last():
             work = dist.all_reduce(self._used, async_op=True)
             assert work is not None
             self._wait = work.wait
@@ -138,8 +142,10 @@ def _is_exchanged(buffer: Tensor) -> bool:
 
 
 def share_buffer(buffer: Tensor) -> None:
-    """Broadcasts rank 0's values of a buffer of any type; sparse and expanded buffers, which modules do not change in
-    place, are left as they are."""
+    """Copies rank 0's values of a buffer, which may have any dtype, to all ranks.
+
+    Sparse and expanded buffers are skipped, because modules do not modify them in place.
+    """
     if buffer.layout is torch.strided and not is_expanded(buffer):
         values = buffer.detach().resolve_conj().clone(memory_format=torch.contiguous_format)
         data = values.reshape(-1).view(torch.uint8)
@@ -147,8 +153,8 @@ def share_buffer(buffer: Tensor) -> None:
         buffer.copy_(data.view(buffer.dtype).view(buffer.shape))
 
 
-class _Calling(nn.Module):
-    """Calls its argument. DDP wraps this module instead of the model, so that it sees the loss, not the outputs."""
+class _LossOfModel(nn.Module):
+    """A module whose forward calls its argument. DDP wraps it, instead of the model, so that DDP outputs the loss."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Time of a training step in each numeric format on this host's CPU: measured once and cached on disk.
+"""Measures how long a training step takes in each numeric format on this host's CPU, and caches the result on disk.
 
-A processor without instructions for a format emulates it, up to 75 times slower than float32, and no processor flag
-shows this reliably, so the time is measured. Two operations represent all models, a convolution and a matrix product,
-forward and backward.
+If a processor has no instructions for a format, the format is emulated, and a step can be 75 times slower than in
+float32. No processor flag shows this reliably, so step times are measured. Two operations are timed as representatives
+of all models, a convolution and a matrix product, each with a forward and a backward pass.
 """
 
 import json
@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.config import home
+from common.environment import home
 from deepseek.processor import instruction_set
 from deepseek.training import checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Formats, the safest first."""
+"""The torch dtype of each numeric format; numerically safer formats come first."""
 
 _BUDGET_S = 0.6
 _MIN_ROUNDS = 2
-# A format this many times slower than float32 is not timed further, to keep slow emulation within the time budget.
+# A format that takes at least this many times as long as float32 is not timed further, to stay within the budget.
 _HOPELESS = 3.0
-# A less precise format must be this much faster to be chosen.
+# A later format in DTYPES is chosen over an earlier one only if it is faster by at least this factor.
 _MARGIN = 1.05
 _NUM_KEPT = 32
 
@@ -39,11 +39,11 @@ Operation = tuple[nn.Module, Tensor]
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds per step of each operation in each format, the best of several.
+    """For two operations, the shortest measured step time in each numeric format, in seconds.
 
     Attributes:
-        convolution: 3 x 3, 32 to 32 channels, over 2 images of 24 x 24.
-        matrix_product: 128 rows by 256 x 256.
+        convolution: Times of a 3 x 3 convolution from 32 to 32 channels over 2 images of 24 x 24 pixels.
+        matrix_product: Times of the product of a 128 x 256 matrix and a 256 x 256 matrix.
     """
 
     convolution: Mapping[str, float]
@@ -51,18 +51,22 @@ class StepTimes:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Time of a step in each format relative to the fastest; the geometric mean of both operations."""
+        """Geometric mean of the two operations' step times in each format, relative to the fastest format."""
         times = {name: math.sqrt(self.convolution[name] * self.matrix_product[name]) for name in DTYPES}
         return {name: time / min(times.values()) for name, time in times.items()}
 
     @property
     def fastest(self) -> str:
-        """The format to train in, see `fastest_of`."""
+        """The format to train in; see `fastest_of`."""
         return fastest_of(self.ratios)
 
 
 def fastest_of(ratios: Mapping[str, float]) -> str:
-    """The format to train in by the times of all: a less precise one only if it is at least 5 % faster."""
+    """Returns the format to train in, given each format's step time relative to the fastest format.
+
+    A later format in `DTYPES` is numerically less safe, so it is chosen over an earlier one only if it is at least 5 %
+    faster than the earlier one.
+    """
     chosen = "fp32"
     for name in DTYPES:
         if ratios[name] * _MARGIN <= ratios[chosen]:
@@ -71,11 +75,13 @@ def fastest_of(ratios: Mapping[str, float]) -> str:
 
 
 def of_this_host(directory: Path | None = None) -> StepTimes:
-    """Returns the times on this host; measures them at most once, within a second.
+    """Returns the step times on this host.
+
+    Times that are not in the cache are measured, which takes less than a second.
 
     Args:
-        directory: Folder of the cache; by default `cache` in `DEEPSEEK_HOME`. Entries of another host, processor or
-            version of torch are not used. A folder that cannot be written is not an error.
+        directory: Folder of the cache; by default `cache` in `DEEPSEEK_HOME`. Entries from another host, processor or
+            version of torch are ignored. If the folder cannot be written to, the times are not cached.
     """
     return _of_this_host(directory or home() / "cache")
 
@@ -88,15 +94,16 @@ def _of_this_host(directory: Path) -> StepTimes:
     kept = _read(path)
     if key not in kept:
         kept = {**dict(list(kept.items())[1 - _NUM_KEPT :]), key: measure()}
-        with suppress(OSError):  # the next process measures again
+        with suppress(OSError):  # without the cache, the next process measures again
             _write(path, kept)
     return kept[key]
 
 
 def measure() -> StepTimes:
-    """Times all formats on one thread of the CPU; torch's random state and number of threads are restored."""
+    """Times all formats on one CPU thread, and restores torch's random state and number of threads afterwards."""
     operations = _convolution(), _matrix_product()
-    # Several threads wait for each other, so on shared cores their time shows the other load more than the format.
+    # Uses a single thread. Several threads would wait for each other, so on shared cores, other load would affect the
+    # times too much.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -106,7 +113,7 @@ def measure() -> StepTimes:
 
 
 def measure_step_s(dtype: torch.dtype, operation: Operation | None = None) -> float:
-    """Returns the seconds of one training step, forward and backward, under autocast on the CPU.
+    """Runs one training step, forward and backward, under autocast on the CPU; returns its duration in seconds.
 
     Args:
         dtype: Format of the step.
@@ -144,7 +151,7 @@ def _matrix_product() -> Operation:
 
 
 def _read(path: Path) -> dict[str, StepTimes]:
-    """The cached times; empty if the file is damaged."""
+    """Returns the cached times; an empty dict if the file is missing or damaged."""
     try:
         return {key: _checked(**times) for key, times in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -154,7 +161,7 @@ def _read(path: Path) -> dict[str, StepTimes]:
 def _checked(convolution: Any, matrix_product: Any) -> StepTimes:
     for times in (convolution, matrix_product):
         if set(times) != set(DTYPES) or not all(isinstance(t, float) and 0 < t < math.inf for t in times.values()):
-            raise ValueError("not step times")
+            raise ValueError("the cached step times are invalid")
     return StepTimes(convolution, matrix_product)
 
 
@@ -163,6 +170,6 @@ def _write(path: Path, kept: Mapping[str, StepTimes]) -> None:
     checkpoint.write(path, json.dumps({key: asdict(times) for key, times in kept.items()}, indent=1).encode())
 
 
-if __name__ == "__main__":  # for `deepseek doctor`, which imports no torch
+if __name__ == "__main__":  # `deepseek doctor` starts this program instead of importing torch
     found = of_this_host()
     print(json.dumps({"fastest": found.fastest, "ratios": found.ratios}))

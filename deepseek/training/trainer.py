@@ -1,29 +1,13 @@
-"""Mixed-precision training that can stop anywhere and go on exactly, on one process or many.
+"""Mixed-precision training that can stop at any step and resume exactly, in one process or several.
 
     trainer = MixedPrecisionTrainer(model, optimizer=torch.optim.AdamW, precision="auto")
     result = trainer.fit(dataset, epochs=3, evaluation=test_dataset)
     trainer.save("model.safetensors")
 
-One step, in this order: forward and backward in low precision -> gradients averaged over the ranks -> unscaled -> not
-finite anywhere? (decided for all ranks together) -> clipped -> optimizer -> loss scale; the schedule moves only if the
-optimizer did.
-
-Where a run stands is weights, optimizer state, loss scale and three numbers of the sampler. Random numbers are not
-part of it: every step seeds torch's generator by (seed, step, rank). Therefore, training k steps, saving, loading in
-another process and training k more gives bit for bit the weights of 2k steps in one go, with the same number of ranks
-and threads, on 1 and on 2 ranks; with more, gloo's ring may add in another order after a restart, because DDP arranges
-its buckets anew.
-
-A run on several ranks has the gradients of one on a single process with the same batch size, up to rounding, however
-the targets fall to the ranks: each rank's mean loss counts by its number of targets. This does not hold for what a
-model computes over its batch (batch normalisation sees its rank's share) and for random numbers (dropout,
-augmentation).
-
-Not a place for models, data or optimizers; nor for processes (`deepseek.training.worker`), nor for the store: where a
-checkpoint goes is the caller's affair.
+docs/training.md describes a training step, and says which results can be reproduced exactly. `deepseek.trainjob`
+handles processes and the artifact store.
 """
 
-import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,25 +36,26 @@ from deepseek.training.parallel import Ranks
 from deepseek.training.precision import LossScaler, Reason
 from deepseek.training.progress import ProgressBar
 from deepseek.training.schedules import Schedule, constant
+from deepseek.training.selection import LOSS, EarlyStopping, Epoch, make_selection
 from deepseek.training.step import TrainingStep
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a call of `fit` did; equal on every rank but for the history, which only rank 0 has.
+    """Result of a call to `fit`, identical on all ranks apart from `train_s` and `history`.
 
     Attributes:
-        metrics: Of the last evaluation; empty without evaluation data.
-        step: Steps done in the whole run, skipped ones included.
-        num_skipped_steps: Steps skipped in the whole run because a gradient was not finite.
-        stopped: `stop` ended it before the last step.
-        train_s: Wall time of the call, seconds.
-        history: Every event of the call.
+        metrics: Results of the last evaluation; empty without evaluation data.
+        best: The best epoch of the run, by the trainer's `select_metric`; None without evaluation data.
+        step: Number of steps completed in the whole run, including skipped steps.
+        num_skipped_steps: Number of steps skipped in the whole run because a gradient was not finite.
+        stopped: Whether the function `stop` ended the call.
+        train_s: Duration of the call, in seconds.
+        history: All events of the call; empty on ranks other than 0.
     """
 
     metrics: Mapping[str, float]
+    best: Epoch | None
     step: int
     num_skipped_steps: int
     stopped: bool
@@ -79,39 +64,45 @@ class FitResult:
 
 
 class MixedPrecisionTrainer:
-    """Trains a model; see the module's text for what it guarantees. Not thread-safe.
+    """Trains a model. Not thread-safe.
 
-    If `torch.distributed` is initialised when it is made, all ranks train together and every method is to be called on
-    all of them.
+    If `torch.distributed` is initialized before the trainer is created, all ranks train together, and every method must
+    be called on every rank.
 
     Args:
         model: The model; its floating-point parameters must be float32. It is moved to the device.
-        optimizer: A torch optimizer's class, an `OptimizerInterface` class, any callable `(params, lr=, **params)` that
-            returns one of these, an instance that was made from the model's parameters, or a name (`adamw`). Adam and
-            AdamW run in torch's fused form where there is one, unless `optimizer_params` says otherwise.
-        precision: `auto`, `fp32`, `bf16` or `fp16`. On CPUs `auto` is the format that is fastest on the slowest rank's
-            host, by measurement; on CUDA it is bf16, or fp16 before compute capability 8.
-        loss: A name, or a callable `(outputs, target) -> scalar`; outputs come in float32. See
+        optimizer: One of: a name (e.g. `adamw`); a subclass of torch's `Optimizer` or of `OptimizerInterface`; a
+            callable `(params, lr=, **optimizer_params)` that returns an instance of such a class; or an instance that
+            was created with the model's parameters. Adam and AdamW use torch's fused implementation where it exists,
+            unless `optimizer_params` selects another one.
+        precision: `auto`, `fp32`, `bf16` or `fp16`. On CPUs, `auto` selects the format that measurements on all ranks'
+            hosts show to be fastest. On CUDA, it selects bf16, or fp16 below compute capability 8.
+        loss: A name, or a callable `(outputs, target) -> scalar`, which receives the outputs as float32. See
             `deepseek.training.losses`.
         lr: Learning rate; by default the optimizer's own default, or 0.001 if it has none.
-        optimizer_params: Further keyword arguments of the optimizer.
+        optimizer_params: Additional keyword arguments of the optimizer.
         schedule: A name, or a callable `(update, num_updates) -> factor`; by default constant.
-        schedule_params: Parameters of a schedule that is named.
-        metrics: Names or `Metric`s to compute beside the loss.
-        clip_norm: Largest global gradient norm; 0 for no clipping.
-        loss_scaler: Loss scale of fp16; by default torch's: 65536 at first, doubled after 2000 good steps.
-        device: Where to train; by default the current CUDA device, else the CPU.
-        seed: Of shuffling, augmentation and dropout, 0 to 2^63 - 1. The model has its weights already.
-        inputs: Field of a sample for each forward argument; by default the fields that forward's arguments are named
-            after.
-        target: Field of the target; by default `target` or `answer`.
+        schedule_params: Parameters of a schedule given by name.
+        metrics: Metrics to compute besides the loss, as names or `Metric` instances.
+        select_metric: Figure that determines the best epoch: `loss`, or the name of one of the metrics.
+        early_stopping: When to end training early, because this figure no longer improves; None for never.
+        clip_norm: Maximum global gradient norm; 0 for no clipping.
+        loss_scaler: Loss scaler for fp16; by default, its scale starts at 65536 and doubles after 2000 consecutive
+            steps with finite gradients, as in torch.
+        device: Device to train on; by default the current CUDA device, else the CPU.
+        seed: Seed for shuffling, augmentation and dropout, 0 to 2^63 - 1. It does not affect the model's initial
+            weights.
+        inputs: For each forward argument, the name of the sample field that supplies it. By default, a field supplies
+            the argument of the same name.
+        target: Name of the target field; by default `target`, or `answer` if there is no field `target`.
 
     Raises:
-        InvalidArgument: BAD_VALUE, UNKNOWN_COMPONENT and the like, with the argument's name as the field.
+        InvalidArgument: An argument is invalid, e.g. BAD_VALUE or UNKNOWN_COMPONENT; the error's field names the
+            argument.
 
     Warns:
-        SlowPrecisionWarning: The precision was requested by name and takes more than 1.5 times as long on this CPU as
-            the fastest.
+        SlowPrecisionWarning: The precision was requested by name, and on this CPU, a training step in this precision
+            takes more than 1.5 times as long as in the fastest one.
     """
 
     def __init__(
@@ -126,6 +117,8 @@ class MixedPrecisionTrainer:
         schedule: str | Schedule | None = None,
         schedule_params: Mapping[str, Any] | None = None,
         metrics: Iterable[str | Metric] = (),
+        select_metric: str = LOSS,
+        early_stopping: EarlyStopping | None = None,
         clip_norm: float = 0.0,
         loss_scaler: LossScaler | None = None,
         device: str | torch.device | None = None,
@@ -145,13 +138,16 @@ class MixedPrecisionTrainer:
                 message = "the loss has its own parameters, which would not be trained; make them part of the model"
                 raise InvalidArgument("BAD_VALUE", message, field="loss")
             loss.to(self._device)
+        built = [METRICS.build(one, {}, field="metrics") if isinstance(one, str) else one for one in metrics]
+        self._early_stopping = early_stopping
+        self._selection = make_selection(select_metric, built, early_stopping)
         self._step = TrainingStep(
             model,
             make_optimizer(optimizer, list(model.parameters()), lr, optimizer_params or {}),
             self._choice.precision,
             loss=LOSSES.build(loss, {}, field="loss") if isinstance(loss, str) else loss,
             schedule=_make_schedule(schedule, schedule_params),
-            metrics=[METRICS.build(m, {}, field="metrics") if isinstance(m, str) else m for m in metrics],
+            metrics=built,
             arguments=Arguments(model, inputs, target),
             clip_norm=real_number(clip_norm, "clip_norm"),
             scaler=loss_scaler,
@@ -168,27 +164,27 @@ class MixedPrecisionTrainer:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer; one of one's own is its `inner`."""
+        """The torch optimizer; its attribute `inner` is the user's `OptimizerInterface`, if there is one."""
         return self._step.optimizer
 
     @property
     def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`: what `auto` has become."""
+        """The format in use: `fp32`, `bf16` or `fp16`."""
         return self._choice.precision
 
     @property
     def precision_ratios(self) -> Mapping[str, float]:
-        """Measured time of a training step in each format relative to the fastest; empty on CUDA."""
+        """Measured duration of a training step in each format, relative to the fastest format; empty on CUDA."""
         return self._choice.ratios
 
     @property
     def step(self) -> int:
-        """Steps done, skipped ones included."""
+        """Number of steps completed, including skipped steps."""
         return self._step.step
 
     @property
     def num_skipped_steps(self) -> int:
-        """Steps skipped because a gradient was not finite."""
+        """Number of steps skipped because a gradient was not finite."""
         return self._step.num_skipped_steps
 
     def fit(
@@ -201,37 +197,48 @@ class MixedPrecisionTrainer:
         on_event: Callable[[Event], None] | None = None,
         checkpoint: Callable[[bytes], Any] | None = None,
         checkpoint_interval_s: float = 10.0,
+        keep_best: Callable[[bytes], Any] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> FitResult:
-        """Trains until the run has passed over the data `epochs` times, what a loaded checkpoint has done included.
+        """Trains until the run has completed `epochs` epochs, including those before a loaded checkpoint.
 
         Args:
-            dataset: Map-style; a sample is a dict of fields, or a pair of input and target.
-            epochs: Passes of the whole run.
-            batch_size: Samples a step over all ranks together, at least one a rank. Each sample is seen once an epoch,
-                so the last batch of an epoch is as short as it is. Where that leaves a rank fewer than two samples, it
-                computes along on others that do not count, but are in the statistics of batch normalisation.
-            evaluation: Evaluated after every epoch.
-            on_event: Called on rank 0 with each event. Without it, a progress bar is shown on standard error; if that
-                is not a terminal, a line is printed at most every ten seconds and one at the end.
-            checkpoint: Called on rank 0 with the bytes of a checkpoint: after the last step, when stopped, and in
-                between for at most 5 % of the time. Its return value becomes the event's `artifact`.
-                If it raises ResourceExhausted before the last step, a warning event says so and training continues.
-            checkpoint_interval_s: Shortest time between checkpoints, seconds.
-            stop: Asked on every rank once a step; if any says True, a checkpoint is made after the step and training
-                ends.
+            dataset: Map-style data set; a sample is a dict of fields, or a pair of input and target.
+            epochs: Number of passes over the data in the whole run.
+            batch_size: Number of samples per step over all ranks; at least one per rank. Each sample is used once per
+                epoch, so the last batch of an epoch may be smaller. If a rank has fewer than two samples in
+                a step, extra samples also pass through its model. These affect only the statistics of batch
+                normalization.
+            evaluation: Data set to evaluate after every epoch.
+            on_event: Function called on rank 0 with each event. If it is None, a progress bar is shown on standard
+                error. If standard error is not a terminal, lines are printed instead: at most one every ten seconds,
+                and one at the end.
+            checkpoint: Function called on rank 0 with the bytes of each checkpoint. A checkpoint is made after the last
+                step and when training is stopped. More checkpoints are made in between, as long as saving takes at most
+                5 % of the time. The function's return value becomes the `artifact` of the checkpoint event. If the
+                function raises ResourceExhausted before the last step, training continues and reports a warning event.
+            checkpoint_interval_s: Minimum time between two checkpoints, in seconds.
+            keep_best: Function called on rank 0, before the next checkpoint, with the weights of an epoch that is the
+                best so far, in the form of a checkpoint file. The function's return value becomes `best_weights` of the
+                checkpoint event. It is not called for the last epoch, whose weights are in the last checkpoint.
+            stop: Function called on every rank in every step. If it returns True on any rank, training ends after that
+                step, with a checkpoint.
 
         Returns:
-            What was done.
+            The result.
 
         Raises:
-            InvalidArgument: BAD_VALUE, or what the data lacks (`deepseek.training.batches`).
-            FailedPrecondition: NOT_FINITE if 40 steps in a row had gradients that are not finite.
+            InvalidArgument: BAD_VALUE for an invalid argument; WRONG_SHAPE, WRONG_TYPE or MISSING_FIELD for invalid
+                data.
+            FailedPrecondition: NOT_FINITE if the gradients of 40 steps in a row were not finite.
         """
         started = time.monotonic()
         epochs, batch_size = whole_number(epochs, "epochs"), whole_number(batch_size, "batch_size")
         if epochs < 1:
             raise InvalidArgument("BAD_VALUE", f"epochs is {epochs}; it must be at least 1", field="epochs")
+        if self._early_stopping and evaluation is None:
+            message = "early stopping requires evaluation data"
+            raise InvalidArgument("MISSING_FIELD", message, field="evaluation")
         ranks = self._ranks
         sampler = ResumableSampler(
             len(dataset), batch_size, seed=self._seed, rank=ranks.rank, world_size=ranks.world_size
@@ -239,7 +246,7 @@ class MixedPrecisionTrainer:
         with ExitStack() as stack:
             stack.callback(self._step.end)
             self._step.begin(sampler, len(dataset), saves=checkpoint is not None)
-            # The steps seed the generators; whoever calls fit gets theirs back as they were.
+            # The steps seed the global generators, whose state is restored for the caller.
             stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
             if on_event is None and ranks.rank == 0:
                 on_event = stack.enter_context(ProgressBar())
@@ -248,7 +255,11 @@ class MixedPrecisionTrainer:
                 ranks,
                 batch_size=batch_size,
                 evaluate=(lambda: self.evaluate(evaluation, batch_size=batch_size)) if evaluation is not None else None,
+                selection=self._selection,
                 on_event=on_event,
+                # The additional entry keeps the file distinct from the weights of versions that earlier code exported.
+                dump_weights=lambda: checkpoints.dumps({**checkpoints.model_state(self.model), "best": True}),
+                keep_best=keep_best,
                 checkpoint=(lambda: checkpoint(checkpoints.dumps(self.state_dict()))) if checkpoint else None,
                 checkpoint_interval_s=checkpoint_interval_s,
                 stop=stop,
@@ -256,17 +267,18 @@ class MixedPrecisionTrainer:
             loop.report(PrecisionEvent(**vars(self._choice), instruction_set=instruction_set()))
             stopped = loop.run(dataset, sampler, epochs)
         seconds = time.monotonic() - started
-        return FitResult(loop.metrics, self.step, self.num_skipped_steps, stopped, seconds, tuple(loop.history))
+        best, history = self._selection.best, tuple(loop.history)
+        return FitResult(loop.metrics, best, self.step, self.num_skipped_steps, stopped, seconds, history)
 
     def evaluate(self, dataset: Dataset, *, batch_size: int = 32) -> dict[str, float]:
-        """Computes the loss and the metrics; every sample counts once, however many ranks there are.
+        """Computes the loss and the metrics on a data set. Every sample counts once, regardless of the number of ranks.
 
         Args:
-            dataset: As for `fit`.
-            batch_size: Samples at a time over all ranks together.
+            dataset: Data set, as for `fit`.
+            batch_size: Number of samples per batch over all ranks.
 
         Returns:
-            `loss` and each metric, the same on every rank.
+            `loss` and each metric by name, identical on every rank.
         """
         ranks = self._ranks
         sampler = ResumableSampler(
@@ -275,37 +287,39 @@ class MixedPrecisionTrainer:
         return self._step.evaluate(dataset, sampler)
 
     def save(self, path: str | Path) -> None:
-        """Writes a checkpoint file, whole or not at all; only rank 0 writes.
+        """Writes a checkpoint file atomically, on rank 0 only.
 
         Raises:
-            OSError: It cannot be written; a file that was there is untouched.
-            Aborted: RANK_FAILED on the other ranks in that case.
+            OSError: The file cannot be written; an existing file is unchanged.
+            Aborted: RANK_FAILED on the other ranks if rank 0 cannot write the file.
         """
         self._ranks.on_first(lambda: checkpoints.write(Path(path), checkpoints.dumps(self.state_dict())))
 
     def load(self, path: str | Path) -> None:
-        """Goes on from a checkpoint file; every rank reads it.
+        """Resumes from a checkpoint file, which every rank reads.
 
-        The number of ranks, the batch size, the learning rate and other parameters of the optimizer may be others
-        than when it was saved: those given to this trainer apply. A trainer with the precision `auto` adopts the
-        checkpoint's, even on a host where another would be faster. Do not use the trainer after an error.
+        The number of ranks, the batch size and the optimizer's settings, such as the learning rate, may differ from
+        those of the checkpoint's run. In that case, this trainer's values apply. If the trainer's precision is `auto`,
+        the checkpoint's format is used, even if another format is faster on this host. If this method raises an
+        error, the trainer must not be used any more.
 
         Raises:
-            DataLoss: BAD_CHECKPOINT if it is damaged or none of ours.
-            InvalidArgument: WRONG_MODEL, WRONG_OPTIMIZER or BAD_STATE if it is of another run.
-            OSError: It cannot be read.
+            DataLoss: BAD_CHECKPOINT if the file is damaged or not a checkpoint.
+            InvalidArgument: WRONG_MODEL, WRONG_OPTIMIZER or BAD_STATE if the checkpoint belongs to another run.
+            OSError: The file cannot be read.
         """
         state = checkpoints.read(path)
         if self._is_auto:
-            self._choice = replace(self._choice, precision=formats.kept_by(state), reason=Reason.KEPT)
-            self._step.use(self._choice.precision)
+            self._choice = replace(self._choice, precision=formats.precision_of_checkpoint(state), reason=Reason.KEPT)
+            self._step.set_precision(self._choice.precision)
         self._step.load_state_dict(state)
+        self._selection.load_state_dict(state.get("selection"))
         if self._is_auto:
             self._warn_if_slow()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what `save` stores: `model`, `optimizer` and where the run stands. Tensors are not copied."""
-        return self._step.state_dict()
+        """Returns the state that `save` stores: `model`, `optimizer` and the run's progress. Tensors are not copied."""
+        return {**self._step.state_dict(), "selection": self._selection.state_dict()}
 
     def _warn_if_slow(self) -> None:
         if self._choice.warning and self._ranks.rank == 0:
@@ -317,5 +331,6 @@ def _make_schedule(schedule: str | Schedule | None, params: Mapping[str, Any] | 
         made: Schedule = SCHEDULES.build(schedule, params or {}, field="schedule")
         return made
     if params:
-        raise InvalidArgument("BAD_VALUE", "only a schedule that is named takes parameters", field="schedule_params")
+        message = "schedule_params is given, but schedule is not a name; pass the name of a schedule"
+        raise InvalidArgument("BAD_VALUE", message, field="schedule_params")
     return schedule or constant()

@@ -1,10 +1,10 @@
-"""State trees: the values that a checkpoint can hold, as JSON and dense tensors.
+"""Converts state trees, which hold the content of a checkpoint, to JSON and dense tensors, and back.
 
 A tree consists of dicts, lists and tuples whose leaves are tensors, numbers, text and None. Tensors are stored under
-their path in the tree, and the rest is JSON. Values that JSON cannot express become an object with one key that begins
-with `$`: `{"$tensor": path}`, `{"$tuple": [...]}`, `{"$dict": [[key, value], ...]}` for keys that are not text,
-`{"$float": "nan"}`, `{"$bits": [bytes, dtype, shape]}` for number formats that safetensors lacks, and `{"$sparse":
-[layout, shape, *parts]}`. A value that would not be restored as the same type is refused.
+their path in the tree, and the rest is JSON. A value that JSON cannot express becomes an object with one key, which
+begins with `$`: `{"$tensor": path}`, `{"$tuple": [...]}`, `{"$dict": [[key, value], ...]}` for a dict with keys that
+are not text, `{"$float": "nan"}`, `{"$bits": [bytes, dtype, shape]}` for a tensor of a dtype that safetensors lacks, or
+`{"$sparse": [layout, shape, *parts]}`. A value that could not be restored with the same type is rejected.
 """
 
 import math
@@ -24,7 +24,7 @@ EXTRA_STATE = "_extra_state"
 _BITS = {
     str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
 }
-"""Formats that safetensors 0.8.0 does not write, or writes but does not read."""
+"""Dtypes that safetensors 0.8.0 either cannot write or can write but not read back."""
 _COMPRESSED = {
     str(layout): layout for layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 }
@@ -39,17 +39,17 @@ _HINTS = {
 
 
 def flatten(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """Takes a tree apart.
+    """Splits a tree into JSON values and dense tensors.
 
     Args:
-        state: The tree. Its tensors may share memory, on any device.
+        state: State tree. Its tensors may share memory and may be on any device.
 
     Returns:
-        tree: JSON values.
-        tensors: Dense tensors by path, not copied; those that are one view of one memory once.
+        tree: The tree as JSON values.
+        tensors: Dense tensors by path, not copied; identical views of the same memory appear once.
 
     Raises:
-        InvalidArgument: BAD_STATE if a value cannot be expressed; the message gives its path and what to do.
+        InvalidArgument: BAD_STATE if a value cannot be stored; the message gives the value's path and suggests a fix.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -59,7 +59,7 @@ def flatten(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Puts a tree together again; a tree that `flatten` did not make raises one of the built-in errors."""
+    """Rebuilds a tree from the results of `flatten`. Invalid input raises a built-in error, such as KeyError."""
     match tree:
         case {"$tensor": name}:
             return tensors[name]
@@ -97,7 +97,7 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor], stored: dict[Any
                 return dict(items)
             for key, _ in items:
                 if not isinstance(key, str | int):
-                    message = f"{path} has a key that is a {type(key).__name__}; keys are text or whole numbers"
+                    message = f"{path} has a key that is a {type(key).__name__}; keys must be text or whole numbers"
                     raise InvalidArgument("BAD_STATE", message, field=path)
             return {"$dict": [[key, item] for key, item in items]}
         case list() if type(value) is list:
@@ -118,20 +118,20 @@ def _flatten_tensor(value: Tensor, path: str, tensors: dict[str, Tensor], stored
         raise _refused(path, "is a parameter without a shape", "pass a batch through the model first")
     if value.is_quantized or value.is_nested or value.is_mkldnn or value.is_meta:
         kind = next(kind for kind in ("quantized", "nested", "mkldnn", "meta") if getattr(value, f"is_{kind}"))
-        raise _refused(path, f"is a {kind} tensor", "only dense and sparse ones can be stored")
+        raise _refused(path, f"is a {kind} tensor", "only dense and sparse tensors can be stored")
     tensor = value.detach()
     if tensor.layout is not torch.strided:
         layout, parts = _sparse_parts(tensor)
         return {"$sparse": [layout, list(tensor.shape), *(flatten(part, name) for name, part in parts.items())]}
     tensor = tensor.resolve_conj().resolve_neg()
     if str(tensor.dtype) in _BITS:
-        # Not contiguous(): of one element, it keeps any stride.
+        # contiguous() is not used, because it does not normalize the strides of a tensor with a single element.
         bits = flatten(tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8), "bits")
         return {"$bits": [bits, str(tensor.dtype), list(tensor.shape)]}
-    # Tied weights have several names and one memory: stored once.
+    # Tied weights have several names but share memory, so they are stored once.
     view = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
     if tensor.numel() == 0 or view not in stored:
-        while path in tensors:  # "a/b" may be a key, or a key in a key
+        while path in tensors:  # "a/b" may be one key, or "b" below "a"
             path += "'"
         stored[view] = path
         tensors[path] = tensor
@@ -139,8 +139,8 @@ def _flatten_tensor(value: Tensor, path: str, tensors: dict[str, Tensor], stored
 
 
 def _refused(path: str, what: str, hint: str) -> InvalidArgument:
-    where = "get_extra_state" if EXTRA_STATE in path else "the state"
-    holds = f"{where} may hold tensors, numbers, text, None, and lists, tuples and dicts of these"
+    where = "the result of get_extra_state" if EXTRA_STATE in path else "the state"
+    holds = f"{where} may contain tensors, numbers, text, None, and lists, tuples and dicts of these"
     return InvalidArgument("BAD_STATE", f"{path} {what}; {holds}{'; ' if hint else ''}{hint}", field=path)
 
 

@@ -1,5 +1,6 @@
-"""The operator's side of a mesh: collecting garbage, and backups. Services go on working meanwhile.
+"""Garbage collection, backup and restore of a running mesh.
 
-It asks every service for its part by `deepseek.upkeep.v1` and opens nobody's database. What is reachable is decided
-here (`reachable`), because here the formats of manifests are known.
+This package calls the `deepseek.upkeep.v1` API of each service and never opens a service's database. The module
+`reachable` determines which artifacts are reachable. This happens on the client, because the client library defines the
+manifest formats.
 """

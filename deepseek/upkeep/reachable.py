@@ -1,8 +1,10 @@
-"""What is reachable: the artifacts that services refer to, and those that manifests among them list.
+"""Finds reachable artifacts: those that services reference, and those listed in referenced manifests.
 
-Services are asked one after another, and meanwhile references move: a commit takes an upload's shards to a version, an
-export's files become a model. They only ever move towards the registry, and are there before they leave where they
-were. So the registry is asked last, and what was on its way is seen at one end or at both.
+Services are queried one after another, and a reference may move from one service to another in the meantime. For
+example, a commit moves references to an upload's shards into a data set version, and an export moves references to the
+exported files into a model version. References move only towards the registry, and the registry stores a reference
+before the source service drops it. So the registry is queried last: a reference that moves in the meantime is then
+found at the source service, at the registry, or at both.
 """
 
 from collections import defaultdict
@@ -16,23 +18,24 @@ from deepseek.data.manifest import MEDIA_TYPE as DATASET_MEDIA_TYPE
 from deepseek.data.manifest import DatasetManifest
 from deepseek.models.manifest import MEDIA_TYPE as MODEL_MEDIA_TYPE
 from deepseek.models.manifest import ModelManifest
+from deepseek.services import SERVICES
 from protos.upkeep.v1 import upkeep_pb2, upkeep_pb2_grpc
 
-REFERRING = ("ingest", "trainer", "inference", "registry")
-"""Services that every mesh has, in the order in which they are asked."""
+REFERENCE_ORDER = tuple(reversed(SERVICES))
+"""Services to query after all others, in this order. A service comes before the services that it calls."""
 
-ANSWER_S = 600
-"""Seconds within which a service has sent what it was asked for."""
+STREAM_TIMEOUT_S = 600
+"""Timeout of a call that streams state or references, in seconds."""
 
 
 @dataclass(frozen=True)
 class Reachable:
-    """What a set of references reaches.
+    """Blobs that a set of references reaches directly or through manifests.
 
     Attributes:
-        blobs: Digests by tenant, without those that are lost.
-        lost: Manifests that are referred to and not in the store.
-        unreadable: What is referred to as a manifest and is none that this release knows.
+        blobs: Digests of the reachable blobs, by tenant. Lost manifests are not included.
+        lost: Digests, by tenant, of manifests that are missing from the store or treated as lost.
+        unreadable: Digests, by tenant, of manifests that this release cannot read.
     """
 
     blobs: Mapping[str, set[str]]
@@ -40,69 +43,71 @@ class Reachable:
     unreadable: Mapping[str, set[str]] = field(default_factory=dict)
 
 
-def services(mesh: Mesh) -> list[str]:
-    """The services to ask, in order: further ones that the mesh has, then those that every mesh has."""
-    return [*(name for name in mesh.services if name not in REFERRING), *REFERRING]
+def services_in_order(mesh: Mesh) -> list[str]:
+    """Returns the services in the order in which to query them: those in `REFERENCE_ORDER` come last, in that order."""
+    return [*(name for name in mesh.services if name not in REFERENCE_ORDER), *REFERENCE_ORDER]
 
 
-def upkeep(mesh: Mesh, service: str) -> upkeep_pb2_grpc.UpkeepServiceStub:
-    """A service's UpkeepService, which has just answered.
+def upkeep_stub(mesh: Mesh, service: str) -> upkeep_pb2_grpc.UpkeepServiceStub:
+    """Makes a first call to a service's UpkeepService, and returns a stub for it once that call has succeeded.
 
     Raises:
-        FailedPrecondition: SERVICE_NOT_IN_MESH.
-        MeshError: It does not answer; the message names it.
+        FailedPrecondition: SERVICE_NOT_IN_MESH if the mesh has no such service.
+        MeshError: The service does not respond; the message names the service.
     """
     stub = upkeep_pb2_grpc.UpkeepServiceStub(mesh.channel(service))
     try:
-        # A stream that begins on a dying connection may wait for ever: gRPC's retries lose its end (grpcio 1.85).
+        # A successful call shows that the connection works. A stream opened on a dying connection may wait forever,
+        # because gRPC's retries lose the end of the stream (grpcio 1.85).
         stub.GetState(upkeep_pb2.GetStateRequest())
     except MeshError as error:
-        raise named(error, service) from error
+        raise with_service_name(error, service) from error
     return stub
 
 
 def references(mesh: Mesh) -> list[upkeep_pb2.Reference]:
-    """Asks every service what it refers to.
+    """Returns the references held by all services.
 
     Raises:
-        MeshError: As the first service that does not answer; the message names it.
+        MeshError: A service does not respond; the message names the service.
     """
     found: list[upkeep_pb2.Reference] = []
-    for service in services(mesh):
-        stub = upkeep(mesh, service)
+    for service in services_in_order(mesh):
+        stub = upkeep_stub(mesh, service)
         try:
-            for answer in stub.ListReferences(upkeep_pb2.ListReferencesRequest(), timeout=ANSWER_S):
+            for answer in stub.ListReferences(upkeep_pb2.ListReferencesRequest(), timeout=STREAM_TIMEOUT_S):
                 found += answer.references
         except MeshError as error:
-            raise named(error, service) from error
+            raise with_service_name(error, service) from error
     return found
 
 
-def named(error: MeshError, service: str) -> MeshError:
-    """The same error, whose message names the service."""
+def with_service_name(error: MeshError, service: str) -> MeshError:
+    """Returns a copy of the error whose message starts with the name of the service."""
     return type(error)(error.reason, f"{service}: {error.message}", retry_delay_s=error.retry_delay_s)
 
 
-def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_over_damaged: bool = False) -> Reachable:
-    """Follows references through the manifests among them.
+def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, damaged_is_lost: bool = False) -> Reachable:
+    """Returns the blobs that references reach directly or through manifests.
 
-    What is kept as a manifest and is none, or one of a newer release, may list anything: then all that its tenant has
-    is reached, so that nobody who names nonsense a manifest holds up the upkeep of others.
+    A manifest that this release cannot read might list any blob of its tenant, so all blobs of that tenant count as
+    reachable. Other tenants are not affected.
 
     Args:
-        store: Where the manifests are.
-        found: The references to begin with.
-        pass_over_damaged: Treat a manifest that is damaged as one that is lost.
+        store: Store that contains the manifests.
+        found: The references to follow.
+        damaged_is_lost: Whether to treat a damaged manifest as lost.
 
     Raises:
-        DataLoss: BLOB_DAMAGED: what a damaged manifest lists cannot be told, though somebody may put it again.
+        DataLoss: BLOB_DAMAGED if a manifest is damaged and `damaged_is_lost` is False. Until an intact copy of the
+            manifest is stored, it is unknown which blobs the manifest lists.
     """
     blobs: dict[str, set[str]] = defaultdict(set)
     lost: dict[str, set[str]] = defaultdict(set)
     unreadable: dict[str, set[str]] = defaultdict(set)
     for tenant, sha256, media_type in sorted({(one.tenant, one.sha256, one.media_type) for one in found}):
         try:
-            blobs[tenant] |= {sha256, *_listed(store, tenant, sha256, media_type)}
+            blobs[tenant] |= {sha256, *_listed_digests(store, tenant, sha256, media_type)}
         except NotFound:
             lost[tenant].add(sha256)
         except (InvalidArgument, FailedPrecondition) as error:
@@ -111,20 +116,22 @@ def reach(store: ArtifactStore, found: Iterable[upkeep_pb2.Reference], *, pass_o
             unreadable[tenant].add(sha256)
             blobs[tenant].update(store.list(tenant))
         except DataLoss:
-            if not pass_over_damaged:
+            if not damaged_is_lost:
                 raise
             lost[tenant].add(sha256)
     return Reachable(blobs, lost, unreadable)
 
 
-def _listed(store: ArtifactStore, tenant: str, sha256: str, media_type: str) -> list[str]:
-    """What a manifest lists; none of that is a manifest itself. Nothing for other artifacts."""
+def _listed_digests(store: ArtifactStore, tenant: str, sha256: str, media_type: str) -> list[str]:
+    """Returns the digests that a manifest lists; empty for other artifacts. Manifests never list other manifests."""
     if media_type == DATASET_MEDIA_TYPE:
-        splits = DatasetManifest.from_bytes(store.read(tenant, sha256)).splits
-        return [shard.sha256 for shards in splits.values() for shard in shards]
+        manifest = DatasetManifest.from_bytes(store.read(tenant, sha256))
+        return [shard.sha256 for shards in (*manifest.splits.values(), manifest.quarantine) for shard in shards]
     if media_type == MODEL_MEDIA_TYPE:
         return [file.sha256 for file in ModelManifest.from_bytes(store.read(tenant, sha256)).files]
     if media_type.startswith("application/vnd.deepseek.") and media_type.endswith("+json"):
-        message = f"tenant {tenant} has a manifest {sha256} of the kind {media_type}, which is not known; update"
+        message = (
+            f"the manifest {sha256} of tenant {tenant} has the unknown media type {media_type}; update this client"
+        )
         raise FailedPrecondition("UNKNOWN_MANIFEST", message)
     return []

@@ -1,8 +1,8 @@
-"""From a backup to a mesh: everything is verified before anything is changed.
+"""Restores a backup into an unused mesh. The entire backup is verified before the mesh is changed.
 
-Blobs come first, then the states in the reverse order of the backup, the registry's first: as soon as a service has
-its jobs it goes on with them, and has to find what they refer to. What was under way when the backup was taken goes on
-here.
+Blobs are restored first. The states follow in the reverse of the order in which they were exported, so the registry's
+state comes first. A service resumes its jobs as soon as its state is restored, so everything that those jobs need must
+already be in place.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from pathlib import Path
 from common.errors import DataLoss, FailedPrecondition, MeshError, NotFound
 from common.upkeep import statefile
 from deepseek.client import Mesh
-from deepseek.upkeep.folder import BackupFolder, Contents
-from deepseek.upkeep.reachable import ANSWER_S, named, services, upkeep
+from deepseek.upkeep.folder import BackupContents, BackupFolder
+from deepseek.upkeep.reachable import STREAM_TIMEOUT_S, services_in_order, upkeep_stub, with_service_name
 from protos.upkeep.v1 import upkeep_pb2
 
 _CHUNK_BYTES = 1 << 20
@@ -21,21 +21,23 @@ _CHUNK_BYTES = 1 << 20
 
 def restore(
     mesh: Mesh, path: Path, *, on_blob: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[Contents, dict[str, int]]:
-    """Restores a backup into a mesh that nobody has used yet.
+) -> tuple[BackupContents, dict[str, int]]:
+    """Restores a backup into a mesh that has not been used yet. Jobs that were running during the backup are resumed.
 
     Args:
-        mesh: The mesh; all its services have to answer.
-        path: The backup's folder.
-        on_blob: Called with how many blobs have been verified or copied, and of how many: twice each.
+        mesh: Mesh whose services are all available.
+        path: Folder of the backup.
+        on_blob: Called with the number of completed steps and the total number of steps. There are two steps per blob:
+            verification and copying.
 
     Returns:
-        What was restored, and the number of rows of each service.
+        The contents of the backup, and the number of restored rows, by service.
 
     Raises:
-        DataLoss: BACKUP_DAMAGED; nothing was changed.
-        FailedPrecondition: STATE_NOT_EMPTY, STATE_TOO_NEW, or as `BackupFolder.contents`; nothing was changed.
-        MeshError: A service or the store failed; start again with another fresh mesh.
+        DataLoss: BACKUP_DAMAGED. The mesh has not been changed.
+        FailedPrecondition: STATE_NOT_EMPTY if the mesh has been used; STATE_TOO_NEW if a newer release took the backup;
+            BACKUP_NOT_FOUND or BACKUP_TOO_NEW as in `BackupFolder.contents`. The mesh has not been changed.
+        MeshError: A service or the store failed. Start again with another unused mesh.
     """
     folder = BackupFolder(path)
     contents = folder.contents()
@@ -46,9 +48,11 @@ def restore(
         try:
             source.verify(tenant, sha256)
         except (NotFound, DataLoss) as error:
-            raise DataLoss("BACKUP_DAMAGED", f"in {path}: {error.message}; use another backup") from error
+            raise DataLoss(
+                "BACKUP_DAMAGED", f"the backup in {path} is damaged: {error.message}; use another backup"
+            ) from error
         on_blob(done, total)
-    order = list(reversed(services(mesh)))
+    order = list(reversed(services_in_order(mesh)))
     for service in {*order, *contents.states}:
         _check_target(mesh, service, revisions.get(service, set()))
     for done, (tenant, sha256) in enumerate(_blobs(contents), start=contents.num_blobs + 1):
@@ -61,12 +65,12 @@ def restore(
     return contents, num_rows
 
 
-def _blobs(contents: Contents) -> Iterator[tuple[str, str]]:
+def _blobs(contents: BackupContents) -> Iterator[tuple[str, str]]:
     return ((tenant, sha256) for tenant, blobs in contents.blobs.items() for sha256 in blobs)
 
 
 def _verified_state(path: Path, sha256: str) -> set[str]:
-    """Reads a state file through; returns the revisions it is of."""
+    """Verifies a state file and returns the schema revisions that its header lists."""
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
@@ -79,22 +83,23 @@ def _verified_state(path: Path, sha256: str) -> set[str]:
 
 
 def _check_target(mesh: Mesh, service: str, revisions: set[str]) -> None:
-    state = upkeep(mesh, service).GetState(upkeep_pb2.GetStateRequest())
+    state = upkeep_stub(mesh, service).GetState(upkeep_pb2.GetStateRequest())
     if state.num_rows:
-        message = f"{service} has {state.num_rows} rows already; restore into a mesh that nobody has used yet"
+        message = f"{service} already has {state.num_rows} rows; restore the backup into a mesh that has not been used"
         raise FailedPrecondition("STATE_NOT_EMPTY", message)
     if unknown := revisions - set(state.known_revisions):
-        message = f"{service}: a newer release took this backup ({', '.join(sorted(unknown))}); install that one"
+        names = ", ".join(sorted(unknown))
+        message = f"{service}: a newer release took this backup (schema revision {names}); install that release"
         raise FailedPrecondition("STATE_TOO_NEW", message)
 
 
 def _send_state(mesh: Mesh, service: str, path: Path) -> int:
-    stub = upkeep(mesh, service)
+    stub = upkeep_stub(mesh, service)
     with path.open("rb") as file:
         chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
         requests = (upkeep_pb2.ImportStateRequest(data=chunk) for chunk in chunks)
         try:
-            num_rows: int = stub.ImportState(requests, timeout=ANSWER_S).num_rows
+            num_rows: int = stub.ImportState(requests, timeout=STREAM_TIMEOUT_S).num_rows
         except MeshError as error:
-            raise named(error, service) from error
+            raise with_service_name(error, service) from error
     return num_rows

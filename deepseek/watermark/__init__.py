@@ -1,5 +1,7 @@
-"""Invisible marks with a unique id in what models make, found again by whoever holds the key, with exact p-values.
+"""Invisible marks (watermarks) in the text and images that models generate. A mark can carry an id.
 
-`keys` and `payload` are common to all kinds of content; `text` marks tokens while they are drawn. A mark says that a
-model made something, and not that it is authentic: whoever holds the key can mark anything.
+Marking and detection use the same secret key, and detection reports a p-value. `text` marks tokens as they are sampled,
+and `image` marks pixels; both packages use `keys`, `ids`, `verdict`, `tail_bounds` and `arrays`. A mark shows that
+somebody who holds the key marked the content. It does not show that the content is authentic: anyone who holds the key
+can mark anything.
 """

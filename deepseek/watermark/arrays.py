@@ -1,4 +1,4 @@
-"""Names of array types, pixels from callers' images, and uniforms from random words."""
+"""Array types, validation of pixels from callers, and conversion of random words to uniform numbers."""
 
 from typing import Any
 
@@ -13,26 +13,29 @@ Complex = npt.NDArray[np.complexfloating]
 
 
 def check_pixels(given: Any) -> npt.NDArray[np.uint8]:
-    """Returns the pixels of an image.
+    """Returns the pixels of an image as a uint8 array of the same shape.
 
     Args:
-        given: (height, width), grey, or (height, width, 3), red, green and blue: whole numbers from 0 to 255 in an
-            array, tensor, list or Pillow image.
+        given: Array, tensor, list or Pillow image. Its values are integers from 0 to 255, and its shape is
+            (height, width) for grey or (height, width, 3) for RGB.
 
     Raises:
-        InvalidArgument: BAD_VALUE.
+        InvalidArgument: BAD_VALUE if the array has another shape or type, or contains a value outside 0 to 255.
     """
     pixels = as_array(given, reason="BAD_VALUE", field="image")
     is_image = pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (3,)) and pixels.dtype.kind in "iu"
     if not is_image or not (pixels.dtype == np.uint8 or 0 <= pixels.min(initial=0) <= pixels.max(initial=0) <= 255):
-        what = f"an array of {pixels.dtype} of the shape {list(pixels.shape)}"
-        message = f"the image is {what}; give whole numbers from 0 to 255, (height, width) or (height, width, 3)"
+        what = f"an array of {pixels.dtype} with shape {list(pixels.shape)}"
+        shapes = "(height, width) or (height, width, 3)"
+        message = f"the image is {what}; pass integers from 0 to 255 in an array with shape {shapes}"
         raise InvalidArgument("BAD_VALUE", message, field="image")
     return pixels.astype(np.uint8, copy=False)
 
 
 def uniforms(words_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Uniforms from 0 to below 1: the upper 53 bits of random words, so that any language can follow.
+    """Converts random 64-bit words to uniform numbers in [0, 1), using the upper 53 bits of each word.
+
+    The conversion is simple enough to reproduce in any programming language.
 
     >>> float(uniforms(np.array([1 << 63], np.uint64))[0])
     0.5

@@ -1,4 +1,4 @@
-"""What detectors answer."""
+"""The verdict of a detector, derived from a p-value."""
 
 import math
 from enum import StrEnum
@@ -8,7 +8,7 @@ LOG_NOT_MARKED = math.log(1e-2)
 
 
 class Verdict(StrEnum):
-    """What a p-value says. Of content without a mark at most one in a million is taken for marked."""
+    """The result of a detection. The probability that unmarked content is reported as marked is at most 1e-6."""
 
     MARKED = "marked"
     NOT_MARKED = "not marked"
@@ -16,11 +16,11 @@ class Verdict(StrEnum):
 
 
 def judged(log_p: float, *, is_enough: bool) -> Verdict:
-    """Judges.
+    """Returns the verdict for a p-value.
 
     Args:
         log_p: Natural logarithm of the p-value.
-        is_enough: Whether there is so much content that a mark is found in most of its kind.
+        is_enough: Whether the content is large enough that a mark, if there is one, would usually be found.
     """
     if log_p <= LOG_MARKED:
         return Verdict.MARKED

@@ -1,7 +1,7 @@
-"""Makes what the stack needs before it can start: certificates, keys and passwords, and the bucket.
+"""Creates what the stack's services need before they start: certificates, keys, passwords and the bucket.
 
-What is there already is left alone, so it runs at every `docker compose up`. Secrets are files that their owner alone
-can read, in volumes; they are never printed, passed as arguments or put into the environment.
+This script runs at every `docker compose up` and leaves existing files unchanged. Secrets are stored in volumes, in
+files that only their owner can read. Secrets are never printed, passed as arguments or put into environment variables.
 
     python init.py secrets
     python init.py bucket ENDPOINT BUCKET
@@ -16,39 +16,42 @@ import urllib3
 from minio import Minio
 
 from common.auth.certificates import make_authority, renew
-from common.auth.identity import replace_file
+from common.files import replace_file
 from common.text_files import read_secret
+from deepseek.services import SERVICES
 
-SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
 IDENTITY = Path("/volumes/identity")
 DATABASE = Path("/volumes/secrets/database")
 STORE = Path("/volumes/secrets/store")
-WATERMARK = Path("/volumes/secrets/watermark")
+SECRETS = Path("/volumes/secrets")
 
 
 def make_secrets() -> None:
-    """The authority, the database's password, the store's keys, the master key of marks."""
+    """Creates the certificate authority, the database password, the artifact store's keys and the services' secrets."""
     hosts = [host for host in os.environ["MESH_HOSTS"].split(",") if host]
     if not (IDENTITY / "ca.pem").exists():
-        make_authority(IDENTITY, SERVICES, hosts=hosts)
-    # A stack that was made before there was a service.
+        make_authority(IDENTITY, list(SERVICES), hosts=hosts)
+    # The stack was created by a release without these services.
     elif new := [service for service in SERVICES if not (IDENTITY / service / "cert.pem").exists()]:
         renew(IDENTITY, names=new, hosts=hosts)
     if not (DATABASE / "pgpass").exists():
         password = secrets.token_hex(32)
         replace_file(DATABASE / "password", f"{password}\n".encode())
-        # Last, since it is what says that both are there.
+        # Written last, because its presence means that both files exist.
         replace_file(DATABASE / "pgpass", f"database:5432:mesh:mesh:{password}\n".encode())
     if not (STORE / "secret").exists():
         replace_file(STORE / "access", b"mesh\n")
         replace_file(STORE / "secret", f"{secrets.token_hex(32)}\n".encode())
-    # If it was lost, the service refuses the new one as long as there are keys of the old one.
-    if not (WATERMARK / "master").exists():
-        replace_file(WATERMARK / "master", f"{secrets.token_hex(32)}\n".encode())
+    for service in SERVICES.values():
+        for name in service.secrets.values():
+            file = SECRETS / service.name / name
+            # If a secret was lost, the service refuses the new secret while it has data that depends on the old one.
+            if not file.exists():
+                replace_file(file, f"{secrets.token_hex(32)}\n".encode())
 
 
 def make_bucket(endpoint: str, bucket: str) -> None:
-    """The bucket of the artifact store."""
+    """Creates the bucket of the artifact store unless the bucket already exists."""
     client = Minio(
         endpoint,
         access_key=read_secret(STORE / "access"),

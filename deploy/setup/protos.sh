@@ -1,5 +1,5 @@
 #!/bin/sh
-# Generates Python beside each .proto; with --check, compares instead with what is committed.
+# Generates Python code beside each .proto; with --check, compares it with the committed code instead.
 set -eu
 cd "$(dirname "$0")/../.."
 out=.
@@ -9,7 +9,7 @@ if [ "${1:-}" = --check ]; then
 fi
 .venv/bin/python -m grpc_tools.protoc -I. --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
     $(find protos -name '*.proto' | sort)
-# protos/inference/v2/own_pool.py says why.
+# protos/inference/v2/own_pool.py explains why.
 sed -i 's/^from google\.protobuf import descriptor_pool as/from protos.inference.v2 import own_pool as/' \
     "$out/protos/inference/v2/inference_pb2.py"
 [ "$out" = . ] && exit 0

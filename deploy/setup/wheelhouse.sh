@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fetches the wheels that images are made of into deploy/docker/wheelhouse, from which they are built offline then.
-# PyTorch's CPU build carries a local version label: where pip's own index has none, name PyTorch's index for it by
-# PIP_EXTRA_INDEX_URL.
+# Fetches the wheels of the images into deploy/docker/wheelhouse, from which the images are then built offline.
+# PyTorch's CPU build has a local version label. If pip's index does not provide it, set PIP_EXTRA_INDEX_URL to the
+# index of PyTorch.
 #
 #   deploy/setup/wheelhouse.sh [REQUIREMENT...]    further wheels, at their locked versions
 set -eu
@@ -10,10 +10,11 @@ caches=${XDG_CACHE_HOME:-$HOME/.cache}/deepseek-mesh
 mkdir -p "$caches"
 folder=$(mktemp -d "$caches/wheels.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
-# The direct dependencies at their locked versions; pip finds the rest, which differs with the build of PyTorch.
+# Direct dependencies at their locked versions; pip resolves the others, which depend on the build of PyTorch.
+extras=$(.venv/bin/python -c 'from deepseek.services import SERVICES; print(*(f"--extra {name}" for name in SERVICES))')
+# shellcheck disable=SC2086  # one word per flag and name
 .venv/bin/uv pip compile --quiet --no-deps --no-strip-extras --python-version 3.11 --constraint requirements.lock \
-    --no-annotate --no-header --extra registry --extra ingest --extra trainer --extra watermark --extra inference \
-    --extra postgres \
+    --no-annotate --no-header $extras --extra postgres \
     pyproject.toml --output-file "$folder/requirements.txt"
 printf '%s\n' setuptools uv "$@" >> "$folder/requirements.txt"
 cache=$caches/wheels-$(cat requirements.lock "$folder/requirements.txt" | sha256sum | cut -c 1-16)

@@ -1,4 +1,4 @@
-"""Trains a small language model on the reference of Python, which comes with Python, and serves it as `reference`.
+"""Trains a small language model on the Python reference that is part of Python, and serves it as `reference`.
 
 Run it against a mesh: `deepseek up`, then `python docs/examples/language_model.py`. It takes a minute or two.
 """
@@ -15,9 +15,9 @@ CHARACTERS = {"name": "characters", "params": {"length": LENGTH, "vocabulary": 9
 
 
 def main() -> None:
-    """Uploads, trains, exports and loads."""
+    """Uploads the data set, trains the model, exports it and loads it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--characters", type=int, default=400_000, help="of the reference to learn from")
+    parser.add_argument("--characters", type=int, default=400_000, help="number of characters to learn from")
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))[: arguments.characters]

@@ -1,24 +1,10 @@
-"""Unscale: one pass over all gradients that divides out the loss scale, finds what is not finite, and sums the norm.
+"""Unscale: one pass that removes the loss scale from gradients, checks that they are finite, and computes their norm.
 
-For gradients g_i in float32 and a scalar s:
-
-    found_inf = 1 if any element of any g_i is Inf or NaN, before it is multiplied, else 0
-    g_i      <- s * g_i, in place
-    norm      = sqrt(sum_i ||g_i||^2), after
-
-which is `torch.amp.GradScaler.unscale_` followed by `torch.nn.utils.get_total_norm`, in one read and one write of
-memory instead of three reads and one write.
-
-How a kernel is laid out, this one and all others:
-
-- A folder an operation. This file holds the contract and picks the implementation; nobody imports deeper but tests.
-- `reference.py` is eager torch and the definition: correct on every device, no faster than it has to be.
-- `triton.py` is the GPU version, loaded for CUDA tensors when Triton is installed. It is tested on a CPU by Triton's
-  interpreter. Native code comes in only where it beats the reference in a benchmark, and on a CPU none has yet.
-- What must agree bit by bit and what within a tolerance is said here: found_inf and the gradients bit by bit; the norm
-  within 1e-5 relative, for it is a sum in another order. Where found_inf is 1, the norm is not defined.
-
-Gradients that are all zero, empty, or not there at all are allowed; sparse ones are passed as their values.
+It replaces `torch.amp.GradScaler.unscale_` followed by `torch.nn.utils.get_total_norm`. Together, these two read the
+gradients three times and write them once; the Triton kernel reads and writes them once. `reference.py` defines the
+operation in eager torch. `triton.py` is used for float32 CUDA tensors if Triton is installed. Every implementation must
+match the reference: found_inf and the gradients bit for bit, and the norm within a relative error of 1e-5, because
+implementations add up the squares in different orders.
 """
 
 from collections.abc import Sequence
@@ -32,16 +18,24 @@ from kernels.unscale import reference
 
 
 def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Multiplies gradients in place, and tells whether they were finite and what their norm is now.
+    """Multiplies gradients in place; returns whether any element was Inf or NaN before, and the norm afterwards.
+
+    For gradients g_i and a factor s:
+
+        found_inf = 1 if any element of any g_i is Inf or NaN before the multiplication, else 0
+        g_i      <- s * g_i, in place
+        norm      = sqrt(sum_i ||g_i||^2) after the multiplication
 
     Args:
-        gradients: Dense tensors of any shapes, all on one device; written to. Of float32, or with some of another real
-            or complex type, where the norm has the widest type.
-        inverse_scale: What to multiply by: 1 / loss scale; a float or a float32 tensor [] on their device.
+        gradients: Dense floating-point or complex tensors of any shape, all on one device; modified in place. The
+            sequence may be empty, and so may each tensor. For a sparse gradient, pass the tensor of its values.
+        inverse_scale: The factor s = 1 / loss scale, as a float or a float32 scalar tensor on the gradients' device.
 
     Returns:
-        found_inf: float32 [], 1.0 if any element was Inf or NaN, else 0.0; on the gradients' device.
-        norm: float32 [], L2 norm of all multiplied gradients together; undefined if found_inf is 1.
+        found_inf: Scalar tensor on the gradients' device: 1.0 if any element was Inf or NaN, else 0.0.
+        norm: Scalar tensor on the gradients' device: the L2 norm over all multiplied gradients; undefined if found_inf
+            is 1. Both returned scalars are float32 if all gradients are. Otherwise, both have the type to which PyTorch
+            promotes the real types of all gradients.
 
     >>> import torch
     >>> gradient = torch.tensor([6.0, 8.0])

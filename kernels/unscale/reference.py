@@ -1,6 +1,6 @@
-"""Unscale, finiteness check and norm of gradients in eager torch: the definition of the operation.
+"""The definition of unscale in eager torch: multiply gradients, check that they are finite, and compute the norm.
 
-Every other implementation must agree with this one; how closely is said in `kernels.unscale`.
+Every other implementation must match this one as closely as `kernels.unscale` requires.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple
     norm = _norm(gradients)
     found_inf = torch.zeros_like(norm)
     if not torch.isfinite(norm):
-        # A sum of squares can also overflow; the maximum of finite numbers cannot, and NaN passes through it.
+        # The sum of squares may overflow even if all gradients are finite. Their largest absolute value cannot
+        # overflow, and it is NaN if any element is.
         largest = torch.stack(torch._foreach_norm(gradients, torch.inf))
         found_inf = (~torch.isfinite(largest).all()).to(norm)
     if not isinstance(inverse_scale, float) or inverse_scale != 1.0:

@@ -1,11 +1,10 @@
-"""Unscale, finiteness check and norm of gradients in one Triton kernel: one read and one write of each gradient.
+"""Unscale in one Triton kernel, which reads and writes each gradient once.
 
-All gradients go in one launch: a table of addresses tells each program which block of which tensor is its own, so
-that the hundreds of small tensors of a model (biases, norms) cost no launch each. Programs write partial sums of
-squares instead of adding them atomically, so the norm is the same every time.
-
-In Triton's interpreter (TRITON_INTERPRET=1 in the environment before the import) it runs on CPU tensors: seconds per
-million elements, for tests of correctness alone.
+A single launch processes all gradients: a table of addresses assigns one block of a tensor to each program, so a
+model's hundreds of small tensors, such as biases, need no separate launches. Each program stores its partial sum of
+squares separately instead of adding it atomically to a shared total, so the norm is reproducible. In tests, Triton's
+interpreter runs the kernel on CPU tensors. To enable the interpreter, set TRITON_INTERPRET=1 before Triton is imported.
+The interpreter is slow: it takes seconds per million elements.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 
 BLOCK_SIZE = 4096
 
-# The compiler reads the annotations of what it compiles, and knows none but its own.
+# Triton's compiler accepts only its own annotations in the functions that it compiles, so they have no type hints.
 
 
 @triton.jit
@@ -37,10 +36,11 @@ def _unscale_kernel(addresses, sizes, starts, inverse_scale, squares, found, BLO
     offsets = tl.load(starts + program) + tl.arange(0, BLOCK)
     mask = offsets < tl.load(sizes + program)
     scaled = tl.load(gradient + offsets, mask=mask, other=0.0)
-    not_finite = tl.where(tl.abs(scaled) < float("inf"), 0.0, 1.0)  # NaN is not less than anything
+    not_finite = tl.where(tl.abs(scaled) < float("inf"), 0.0, 1.0)  # comparisons with NaN are false
     unscaled = scaled * tl.load(inverse_scale)
     tl.store(gradient + offsets, unscaled, mask=mask)
-    # tl.sum and tl.max are compiled functions, which the interpreter cannot call if triton was imported without it.
+    # tl.sum and tl.max are avoided: if Triton was first imported without the interpreter, they are compiled functions,
+    # which the interpreter cannot call.
     tl.store(found + program, tl.reduce(not_finite, 0, _maximum))
     tl.store(squares + program, tl.reduce(unscaled * unscaled, 0, _add))
 
@@ -51,7 +51,7 @@ def unscale(gradients: Sequence[Tensor], inverse_scale: float | Tensor) -> tuple
     if not whole:
         return torch.zeros(()), torch.zeros(())
     device = whole[0].device
-    # The kernel walks over memory, whatever the order of dimensions in it (channels_last is dense, too).
+    # The kernel does not depend on the order of dimensions in memory, so channels_last tensors count as dense too.
     dense = [gradient if _is_dense(gradient) else gradient.contiguous() for gradient in whole]
     blocks = [(g.data_ptr(), g.numel(), start) for g in dense for start in range(0, g.numel(), BLOCK_SIZE)]
     addresses, sizes, starts = torch.tensor(blocks, dtype=torch.int64).T.contiguous().to(device, non_blocking=True)

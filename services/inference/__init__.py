@@ -1,1 +1,1 @@
-"""Inference: model versions of the registry, served over the Open Inference Protocol."""
+"""Inference: serves model versions from the registry over the Open Inference Protocol."""

@@ -1,7 +1,7 @@
-"""Local copies of model files, by tenant and digest, for as long as a model needs them.
+"""Local copies of model files, by tenant and digest, kept as long as a model needs them.
 
-A file is verified each time it is taken up, and fetched anew if it is damaged; one that nobody holds is deleted. It is
-no least-recently-used cache: what is kept is exactly what a restart needs.
+A file is verified each time `hold` is called, and fetched again if it is damaged. A file is deleted when its last hold
+is released. This is not a least-recently-used cache: it keeps exactly the files that a restart needs.
 """
 
 import hashlib
@@ -12,17 +12,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.artifacts import ArtifactStore
-from common.artifacts.store import disk_error
+from common.files import disk_error
 
 _logger = logging.getLogger(__name__)
 
 
 class FileCache:
-    """Verified local files. Safe to share between threads of the one process that owns the directory.
+    """Verified local files. Thread-safe; one process owns the directory.
 
     Args:
-        store: Where the blobs are.
-        directory: Made if missing.
+        store: Store that holds the blobs.
+        directory: Directory that holds the copies; created if it does not exist.
     """
 
     def __init__(self, store: ArtifactStore, directory: Path) -> None:
@@ -32,12 +32,12 @@ class FileCache:
         self._num_holders: Counter[Path] = Counter()
 
     def hold(self, tenant: str, sha256: str) -> Path:
-        """A verified local copy of a blob; it stays until as many `release` calls.
+        """Returns a verified local copy of a blob. Each call must be matched by one `release`.
 
         Raises:
             NotFound: BLOB_NOT_FOUND if the store has no such blob.
             DataLoss: BLOB_DAMAGED if the store's bytes do not match the digest.
-            Unavailable: STORE_UNREACHABLE; DISK_UNAVAILABLE if the disk of the copies fails.
+            Unavailable: STORE_UNREACHABLE; DISK_UNAVAILABLE if the disk that holds the copies fails.
             ResourceExhausted: DISK_FULL.
             FailedPrecondition: DISK_READ_ONLY.
         """
@@ -57,7 +57,7 @@ class FileCache:
         return path
 
     def release(self, tenant: str, sha256: str) -> None:
-        """Give up one hold; the last one deletes the file, which a disk that fails keeps until a restart."""
+        """Releases one hold. The last release deletes the file; if that deletion fails, a restart deletes it."""
         path = self._path(tenant, sha256)
         with self._lock:
             self._num_holders[path] -= 1
@@ -66,7 +66,7 @@ class FileCache:
                 _delete(path)
 
     def keep_only(self, blobs: Collection[tuple[str, str]]) -> None:
-        """Delete what an earlier process left and none of these (tenant, sha256) needs."""
+        """Deletes files left by an earlier process, except those whose tenant and digest are in `blobs`."""
         kept = {self._path(tenant, sha256) for tenant, sha256 in blobs}
         for path in self._directory.glob("*/*"):
             if path not in kept:

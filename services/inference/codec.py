@@ -1,8 +1,9 @@
-"""Tensors between protobuf and numpy, as the Open Inference Protocol lays them out.
+"""Converts tensors between protobuf and numpy, in the layout of the Open Inference Protocol.
 
-Raw contents are read where they lie (`np.frombuffer`, no copy); typed contents, which hand-written clients send, cost
-a copy an element. Answers are always raw: common clients decode nothing else. Elements are little-endian in row-major
-order; each BYTES element is preceded by its length in 4 bytes. Whether a tensor suits the model is for `engine`.
+Raw contents are read in place (`np.frombuffer`, no copy). Typed contents, which hand-written clients send, are copied
+element by element. Responses always use raw contents, because common clients decode nothing else. Raw elements are
+little-endian and in row-major order; each BYTES element is preceded by a 4-byte length. Whether a tensor fits the model
+is checked in `engine`.
 """
 
 import math
@@ -13,8 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from common.errors import InvalidArgument
+from deepseek.models.datatypes import DATATYPES, DTYPES
 from protos.inference.v2 import inference_pb2 as pb
-from services.inference.engine import DTYPES, Array
+from services.inference.engine import Array
 
 assert sys.byteorder == "little", "raw contents are little-endian"
 
@@ -32,44 +34,51 @@ _TYPED_FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
-    """The inputs of a request, in its order.
+    """Returns the inputs of a request, in the request's order.
 
     Args:
-        request: Read only; the arrays are read-only views of its raw contents where there are any.
+        request: Request to decode. If it has raw contents, all returned arrays except BYTES arrays are read-only views
+            of them.
 
     Returns:
-        Arrays by name, with the datatype and shape the request claims; BYTES as object arrays of `bytes`.
+        Arrays by name, with the datatype and shape stated in the request. A BYTES input is an object array of `bytes`.
 
     Raises:
-        InvalidArgument: BAD_INPUT if contents and claims do not agree, naming the field.
+        InvalidArgument: BAD_INPUT if the contents do not match the datatype and shape, or UNKNOWN_FIELD if an input has
+            parameters. The error's field names the invalid part of the request.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise _bad(f"{len(raw)} raw contents for {len(request.inputs)} inputs", "raw_input_contents")
+        raise _bad(
+            f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs; send one entry per input",
+            "raw_input_contents",
+        )
     arrays: dict[str, Array] = {}
     for index, tensor in enumerate(request.inputs):
         if tensor.name in arrays:
-            raise _bad(f"input {tensor.name!r} is given twice", f"inputs[{index}].name")
+            raise _bad(f"input {tensor.name!r} appears twice; send each input once", f"inputs[{index}].name")
         if tensor.parameters:
             refuse_parameters(tensor.parameters, f"inputs[{index}].parameters")
         if tensor.datatype not in DTYPES:
             raise _bad(
-                f"input {tensor.name!r} has the datatype {tensor.datatype!r}; this server knows {', '.join(DTYPES)}",
+                f"input {tensor.name!r} has the datatype {tensor.datatype!r}; this server supports {', '.join(DTYPES)}",
                 f"inputs[{index}].datatype",
             )
         shape = tuple(tensor.shape)
         if any(size < 0 for size in shape):
-            raise _bad(f"input {tensor.name!r} has the shape {list(shape)}", f"inputs[{index}].shape")
+            raise _bad(
+                f"input {tensor.name!r} has the shape {list(shape)}; dimensions must not be negative",
+                f"inputs[{index}].shape",
+            )
         if not raw:
             arrays[tensor.name] = _decode_typed(tensor, shape, index)
         elif tensor.HasField("contents") and tensor.contents.ListFields():
             raise _bad(
-                f"input {tensor.name!r} has contents, and the request raw contents; send one of them",
+                f"input {tensor.name!r} has typed contents, but the request also has raw contents; send only one kind",
                 f"inputs[{index}].contents",
             )
         else:
@@ -78,26 +87,27 @@ def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
 
 
 def encode_outputs(response: pb.ModelInferResponse, outputs: Iterable[tuple[str, Array]]) -> None:
-    """Add outputs to a response, raw.
+    """Adds outputs to a response as raw contents.
 
     Args:
-        response: Changed.
-        outputs: Name and array of each.
+        response: Response to extend.
+        outputs: Name and array of each output.
     """
     for name, array in outputs:
-        response.outputs.add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+        response.outputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
         response.raw_output_contents.append(_encode_bytes(array) if array.dtype == np.object_ else array.tobytes())
 
 
 def refuse_parameters(parameters: Iterable[str], field: str) -> None:
-    """No inference parameter has a meaning here, and none is ignored in silence.
+    """Rejects unsupported parameters, because silently ignoring one would mislead the caller.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD naming the first one.
+        InvalidArgument: UNKNOWN_FIELD if `parameters` is not empty. The field of the error identifies the parameter
+            that comes first in alphabetical order.
     """
     for name in sorted(parameters):
         raise InvalidArgument(
-            "UNKNOWN_FIELD", f"the parameter {name!r} is not supported by this server", field=f"{field}[{name}]"
+            "UNKNOWN_FIELD", f"this server does not support the parameter {name!r}; omit it", field=f"{field}[{name}]"
         )
 
 
@@ -114,24 +124,25 @@ def _decode_raw(
     dtype = DTYPES[tensor.datatype]
     if len(data) != num_elements * dtype.itemsize:
         raise _bad(
-            f"input {tensor.name!r} of {tensor.datatype} {list(shape)} takes {num_elements * dtype.itemsize} bytes; "
-            f"there are {len(data)}",
+            f"input {tensor.name!r} ({tensor.datatype}, shape {list(shape)}) requires "
+            f"{num_elements * dtype.itemsize} bytes of raw contents; received {len(data)}",
             field,
         )
     array = _shaped(np.frombuffer(data, dtype), tensor, shape, index)
     if dtype == np.bool_ and num_elements and array.view(np.uint8).max() > 1:
-        raise _bad(f"input {tensor.name!r} is BOOL; its bytes must be 0 or 1", field)
+        raise _bad(f"input {tensor.name!r} is BOOL; each of its bytes must be 0 or 1", field)
     return array
 
 
 def _decode_typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], index: int) -> Array:
     field = f"inputs[{index}].contents"
     if tensor.datatype not in _TYPED_FIELDS:
-        raise _bad(f"{tensor.datatype} has no typed contents; send raw_input_contents", field)
+        raise _bad(f"{tensor.datatype} values cannot be sent as typed contents; use raw_input_contents", field)
     name = _TYPED_FIELDS[tensor.datatype]
     for descriptor, _ in tensor.contents.ListFields():
         if descriptor.name != name:
-            raise _bad(f"the contents of {tensor.datatype} go into {name}", f"{field}.{descriptor.name}")
+            message = f"{tensor.datatype} values belong in {name}, not in {descriptor.name}"
+            raise _bad(message, f"{field}.{descriptor.name}")
     values = getattr(tensor.contents, name)
     if len(values) != math.prod(shape):
         raise _count_mismatch(tensor, shape, len(values), f"{field}.{name}")
@@ -140,7 +151,8 @@ def _decode_typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[in
     try:
         array = np.array(values, DTYPES[tensor.datatype])
     except OverflowError as error:
-        raise _bad(f"a value of input {tensor.name!r} does not fit {tensor.datatype}", f"{field}.{name}") from error
+        message = f"input {tensor.name!r} has a value outside the range of {tensor.datatype}"
+        raise _bad(message, f"{field}.{name}") from error
     return _shaped(array, tensor, shape, index)
 
 
@@ -150,10 +162,10 @@ def _decode_bytes(data: bytes, field: str) -> list[bytes]:
     while position < len(data):
         start = position + _LENGTH.size
         if start > len(data):
-            raise _bad("the raw contents end inside the length of an element", field)
+            raise _bad("the raw contents are truncated: they end inside an element's 4-byte length prefix", field)
         position = start + _LENGTH.unpack_from(data, position)[0]
         if position > len(data):
-            raise _bad("the raw contents end inside an element", field)
+            raise _bad("the raw contents are truncated: they end in the middle of an element", field)
         elements.append(data[start:position])
     return elements
 
@@ -169,19 +181,19 @@ def _object_array(elements: list[bytes]) -> Array:
 
 
 def _shaped(array: Array, tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], index: int) -> Array:
-    """The array in its shape; numpy refuses too many dimensions, and empty arrays with huge ones."""
+    """Reshapes the array. Fails if numpy does not support the shape, e.g. because it has too many dimensions."""
     try:
         return array.reshape(shape)
     except ValueError as error:
-        raise _bad(f"input {tensor.name!r} cannot have the shape {list(shape)}", f"inputs[{index}].shape") from error
+        message = f"input {tensor.name!r} has the shape {list(shape)}: too many dimensions, or dimensions too large"
+        raise _bad(message, f"inputs[{index}].shape") from error
 
 
 def _count_mismatch(
     tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], count: int, field: str
 ) -> InvalidArgument:
-    return _bad(
-        f"input {tensor.name!r} of shape {list(shape)} takes {math.prod(shape)} elements; there are {count}", field
-    )
+    message = f"input {tensor.name!r} of shape {list(shape)} requires {math.prod(shape)} elements; received {count}"
+    return _bad(message, field)
 
 
 def _bad(message: str, field: str) -> InvalidArgument:

@@ -1,11 +1,10 @@
-"""One ONNX model on ONNX Runtime: what it takes and gives, strict checks, and running it on numpy arrays.
+"""One ONNX model on ONNX Runtime: its inputs and outputs, strict checks, and inference on numpy arrays.
 
-One session serves all threads (`InferenceSession.run` is thread-safe and lets go of the GIL). A request runs in its own
-thread: one thread an operator by default, and none that spins while it waits, since cores are shared. The execution
-provider is named, for the GPU build of ONNX Runtime would try CUDA first everywhere and log errors where there is none.
+One session serves all threads (`InferenceSession.run` is thread-safe and releases the GIL). A request runs in its
+caller's thread; by default, operators use no other threads. Idle threads do not spin: other requests need the cores.
 
-Inputs are checked against the graph before it runs, so that errors name the wrong field; dimensions with the same name
-must have the same size, unless the name is a placeholder of a converter. Not here: protobuf, versions.
+Inputs are checked before the graph runs, so that errors name the invalid field. Dimensions with the same name must have
+the same size, unless a model converter generated the name as a placeholder. `repository` handles versions.
 """
 
 import re
@@ -20,49 +19,18 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from common.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, ResourceExhausted
-from common.paths import without_paths
+from deepseek.models.datatypes import DATATYPES, DTYPES, ONNX_DATATYPES
+from deepseek.models.runtime_errors import LOAD_ERRORS, load_message, runtime_message
 from services.inference.onnx_file import PRODUCTS, names_any, names_without_shape
 
 Array = npt.NDArray[Any]
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
-"""numpy's type of each datatype of the protocol; BYTES elements are `bytes`. numpy has no BF16."""
-
-_DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
-_ONNX_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
-"""The runtime and its version."""
+"""Name and version of the runtime."""
 Mode = Literal["fast", "exact", "plain"]
-"""How the runtime computes: `fast`, with all optimisations; `exact`, with 8-bit products that saturate on no processor;
-`plain`, operator by operator as in the file, 8-bit tensors as float32. Each mode is slower than the one before."""
+"""Modes of computation, from fastest to slowest. `fast` uses all optimizations. `exact` does too, but keeps 8-bit
+products from saturating, except in QLinear operators. `plain` uses none, and computes QDQ and QLinear operators in
+float32."""
 
 _HOW_TO_CONVERT = {
     "seq": "convert the model so that it returns tensors, e.g. scikit-learn's with options={'zipmap': False}",
@@ -73,19 +41,11 @@ _HOW_TO_CONVERT = {
 _PLACEHOLDER = re.compile(
     r"\W*|-1|none|null|nan|any|(unk|unknown|dynamic|dynamicdimension|unspecified)[._]*\d*", re.IGNORECASE
 )
-"""Names that converters give to unknown dimensions: two dimensions with such a name may differ in size."""
+"""Names that model converters give to unknown dimensions. Two dimensions that share such a name may differ in size."""
 
-_IR_VERSION = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
-_OPSET = re.compile(r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL)
-_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_PLACE = re.compile(r"Load model from .*? failed:|\S+\.(cc|h|cpp|cu|cuh):\d+ (\S+( \S+)?\([^()]*\)|\w+) ")
-"""The path of the loaded file and the position in the runtime's sources, which do not help callers."""
-
+# The providers are explicit because, by default, the GPU build of ONNX Runtime tries CUDA first. Without a GPU, that
+# attempt logs errors.
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-_LOAD_ERRORS = tuple(
-    getattr(onnxruntime_errors, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-)
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory")
 _DEVICE_FAILED = ("cuda failure", "cudnn failure", "cublas failure")
 _RUN_ERRORS = (
@@ -103,10 +63,10 @@ class Tensor:
     """An input or output of a graph.
 
     Attributes:
-        name: Its name in the graph.
-        datatype: The protocol's name of its type.
-        dims: For each dimension its size, or its name if it varies (empty if it has none); None if the graph declares
-            no shape, so any rank is accepted.
+        name: Name in the graph.
+        datatype: Name of the datatype in the Open Inference Protocol, e.g. `FP32`.
+        dims: For each dimension, its size or, if the size varies, its name, which may be empty. None if the graph
+            declares no shape; any rank is then accepted.
     """
 
     name: str
@@ -115,22 +75,26 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes, -1 where they vary. The protocol cannot express an unknown rank; it is shown as one -1."""
+        """Size of each dimension, or -1 if the size varies.
+
+        If the rank is unknown, the shape is (-1,), because the protocol cannot express an unknown rank.
+        """
         return (-1,) if self.dims is None else tuple(-1 if isinstance(dim, str) else dim for dim in self.dims)
 
 
 class Engine:
-    """A loaded model. Safe to share between threads; its memory is freed with the last reference.
+    """A loaded model. Thread-safe; its memory is freed when the last reference to the engine is gone.
 
     Args:
-        path: An ONNX file; not needed any more once this returns.
-        mode: How the runtime computes.
+        path: ONNX file; may be deleted once the engine has been created.
+        mode: Mode of computation (see `Mode`).
         device: `cpu` or `cuda`.
-        intra_op_threads: Threads an operator may use.
+        intra_op_threads: Number of threads per operator.
 
     Raises:
-        FailedPrecondition: MODEL_BROKEN if it is no ONNX model that runs here, UNSUPPORTED_DATATYPE if an input or
-            output has no datatype in numpy, DEVICE_UNAVAILABLE if the device does not work here.
+        FailedPrecondition: MODEL_BROKEN if the file is not an ONNX model or cannot run on this host;
+            UNSUPPORTED_DATATYPE if an input or output has a type without a numpy equivalent; DEVICE_UNAVAILABLE if the
+            device cannot be used on this host.
     """
 
     def __init__(self, path: Path, mode: Mode = "fast", *, device: str = "cpu", intra_op_threads: int = 1) -> None:
@@ -143,16 +107,16 @@ class Engine:
         if mode == "exact":
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # a bad input is told to its caller, not written to the log
+        options.log_severity_level = 4  # a bad input is reported to the caller, not logged
         model: Path | bytes = path
         if mode == "plain" and names_any(path, PRODUCTS):
-            from services.inference.qlinear import written_out  # imports onnx, which only few models need
+            from services.inference.qlinear import expanded_model  # imports onnx, which few models need
 
-            model = written_out(path)
+            model = expanded_model(path)
         try:
             session = onnxruntime.InferenceSession(model, options, providers=_PROVIDERS[device])
-        except _LOAD_ERRORS as error:
-            raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {_load_message(error)}") from error
+        except LOAD_ERRORS as error:
+            raise FailedPrecondition("MODEL_BROKEN", f"the model cannot be loaded: {load_message(error)}") from error
         if session.get_providers()[0] != _PROVIDERS[device][0]:
             raise FailedPrecondition(
                 "DEVICE_UNAVAILABLE", f"ONNX Runtime cannot use {device!r} on this machine; set `device` to `cpu`"
@@ -164,27 +128,28 @@ class Engine:
             raise FailedPrecondition("MODEL_BROKEN", f"the model is not a valid ONNX file: {error}") from error
         self.inputs = tuple(_tensor(node, shapeless) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node, shapeless) for node in session.get_outputs())
-        # Initializers that the graph lists as inputs: their values are the defaults.
+        # Initializers that the graph lists as inputs are optional inputs. Their values are the defaults.
         optional = [_tensor(node, shapeless) for node in session.get_overridable_initializers()]
         self._inputs = {tensor.name: (tensor, DTYPES[tensor.datatype]) for tensor in (*self.inputs, *optional)}
         self._has_strings = any(tensor.datatype == "BYTES" for tensor in (*self.inputs, *self.outputs))
         self._output_names = [tensor.name for tensor in self.outputs]
 
     def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = ()) -> list[tuple[str, Array]]:
-        """Run the model once.
+        """Runs the model once.
 
         Args:
-            arrays: Every input by name, in the caller's order; only read, and not kept. An initializer that the graph
-                lists as an input is optional.
-            outputs: Names of the outputs that are wanted; empty means all.
+            arrays: Arrays of all inputs, by name, in the order of the caller's request. They are neither modified nor
+                retained. Initializers that the graph lists as inputs may be omitted.
+            outputs: Names of the requested outputs; empty means all.
 
         Returns:
-            Name and array of each output, in the order asked for.
+            Name and array of each output, in the requested order.
 
         Raises:
-            InvalidArgument: BAD_INPUT naming the field as `inputs[i].…` or `outputs[i].name`.
+            InvalidArgument: BAD_INPUT. If one input or output is invalid, the error's field names it, e.g.
+                `inputs[0].shape`.
             ResourceExhausted: OUT_OF_MEMORY.
-            FailedPrecondition: MODEL_BROKEN if an operator is not implemented for what it is given here.
+            FailedPrecondition: MODEL_BROKEN if the runtime does not implement an operator for these inputs.
             Internal: DEVICE_FAILED.
         """
         self._check(arrays)
@@ -206,11 +171,13 @@ class Engine:
         for index, (name, array) in enumerate(arrays.items()):
             if name not in self._inputs:
                 known = ", ".join(repr(known) for known in self._inputs)
-                raise _bad(f"the model has no input {name!r}; it has {known}", f"inputs[{index}].name")
+                raise _bad(f"the model has no input {name!r}; its inputs are {known}", f"inputs[{index}].name")
             tensor, dtype = self._inputs[name]
             if array.dtype != dtype:
-                given = _DATATYPES[array.dtype]
-                raise _bad(f"input {name!r} is {given}; the model takes {tensor.datatype}", f"inputs[{index}].datatype")
+                given = DATATYPES[array.dtype]
+                raise _bad(
+                    f"input {name!r} is {given}; the model expects {tensor.datatype}", f"inputs[{index}].datatype"
+                )
             if tensor.dims is None:
                 continue
             if len(array.shape) != len(tensor.dims):
@@ -231,19 +198,19 @@ class Engine:
         for index, name in enumerate(names):
             if name not in self._output_names:
                 known = ", ".join(repr(known) for known in self._output_names)
-                raise _bad(f"the model has no output {name!r}; it has {known}", f"outputs[{index}].name")
+                raise _bad(f"the model has no output {name!r}; its outputs are {known}", f"outputs[{index}].name")
             if name in names[:index]:
-                raise _bad(f"output {name!r} is asked for twice", f"outputs[{index}].name")
+                raise _bad(f"output {name!r} is requested twice; request each output once", f"outputs[{index}].name")
 
 
 def _tensor(node: onnxruntime.NodeArg, shapeless: Collection[str]) -> Tensor:
-    if node.type not in _ONNX_DATATYPES:
+    if node.type not in ONNX_DATATYPES:
         how = _HOW_TO_CONVERT.get(node.type.partition("(")[0], _HOW_TO_CONVERT["tensor"])
-        message = f"{node.name!r} has the type {node.type}: {how}. This server supports {', '.join(_ONNX_DATATYPES)}"
+        message = f"{node.name!r} has the type {node.type}: {how}. This server supports {', '.join(ONNX_DATATYPES)}"
         raise FailedPrecondition("UNSUPPORTED_DATATYPE", message)
     if not node.shape and node.name in shapeless:
-        return Tensor(node.name, _ONNX_DATATYPES[node.type], None)
-    return Tensor(node.name, _ONNX_DATATYPES[node.type], tuple(map(_dim, node.shape)))
+        return Tensor(node.name, ONNX_DATATYPES[node.type], None)
+    return Tensor(node.name, ONNX_DATATYPES[node.type], tuple(map(_dim, node.shape)))
 
 
 def _dim(dim: int | str | None) -> int | str:
@@ -254,7 +221,7 @@ def _dim(dim: int | str | None) -> int | str:
 
 
 def _to_text(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """ONNX strings are UTF-8 text: BYTES arrays become arrays of `str`."""
+    """Converts BYTES arrays to arrays of `str`, because ONNX strings are UTF-8 text."""
     feeds = dict(arrays)
     for index, (name, array) in enumerate(arrays.items()):
         if array.dtype == np.object_:
@@ -263,7 +230,7 @@ def _to_text(arrays: Mapping[str, Array]) -> dict[str, Array]:
                 text.reshape(-1)[:] = [element.decode() for element in array.flat]
             except UnicodeDecodeError as error:
                 raise _bad(
-                    f"input {name!r} holds bytes that are not UTF-8; ONNX strings are", f"inputs[{index}]"
+                    f"input {name!r} contains a string that is not UTF-8; ONNX requires UTF-8", f"inputs[{index}]"
                 ) from error
             feeds[name] = text
     return feeds
@@ -280,7 +247,8 @@ def _to_bytes(array: Array) -> Array:
 def _shape_mismatch(tensor: Tensor, array: Array, index: int) -> InvalidArgument:
     given, wanted = list(array.shape), list(tensor.shape)
     return _bad(
-        f"input {tensor.name!r} has shape {given}; the model takes {wanted} (-1 is any size)", f"inputs[{index}].shape"
+        f"input {tensor.name!r} has the shape {given}; the model expects {wanted} (-1 means any size)",
+        f"inputs[{index}].shape",
     )
 
 
@@ -289,31 +257,19 @@ def _bad(message: str, field: str) -> InvalidArgument:
 
 
 def _run_error(error: Exception) -> MeshError:
-    """Whose fault it is. The runtime's classes do not tell: a shape that does not fit and no memory are both Fail."""
+    """Converts an error of ONNX Runtime.
+
+    The error's message is examined, because its class is often ambiguous: `Fail` may mean bad shapes or lack of memory.
+    """
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
-        return ResourceExhausted("OUT_OF_MEMORY", "there is no memory to run the model on this many inputs; send fewer")
+        return ResourceExhausted(
+            "OUT_OF_MEMORY", "not enough memory to run the model on this request; send smaller inputs"
+        )
     if isinstance(error, onnxruntime_errors.EPFail) or any(words in text for words in _DEVICE_FAILED):
-        return Internal("DEVICE_FAILED", f"the device failed while it ran the model: {_message(error)}")
+        return Internal("DEVICE_FAILED", f"the device failed while it ran the model: {runtime_message(error)}")
     if isinstance(error, onnxruntime_errors.NotImplemented):
-        return FailedPrecondition("MODEL_BROKEN", f"the model does not run here: {_message(error)}")
-    return InvalidArgument("BAD_INPUT", f"the model does not run on these inputs: {_message(error)}", field="inputs")
-
-
-def _load_message(error: Exception) -> str:
-    """Returns why a model does not load, with a remedy where another version or option of the exporter helps."""
-    text, runtime = str(error), f"ONNX Runtime {onnxruntime.__version__}"
-    if match := _IR_VERSION.search(text):
-        return f"its IR version is {match[1]}; {runtime} supports up to {match[2]}. Export it for an older ONNX"
-    if match := _OPSET.search(text):
-        found = f"it uses opset {match[1]} of {match[2]}; {runtime} supports up to {match[3]}"
-        return f"{found}. Export it with opset_version={match[3]}"
-    if "External data" in text:
-        return "its weights are in another file (external data). Export it as one file, e.g. with external_data=False"
-    return _message(error)
-
-
-def _message(error: Exception) -> str:
-    """ONNX Runtime's message without its code prefix, positions in its sources, and paths."""
-    text = _CODE.sub("", str(error).strip()).rpartition("Status Message: ")[2]
-    return without_paths(" ".join(_PLACE.sub("", text).split()))
+        return FailedPrecondition("MODEL_BROKEN", f"the model does not run here: {runtime_message(error)}")
+    return InvalidArgument(
+        "BAD_INPUT", f"the model does not run on these inputs: {runtime_message(error)}", field="inputs"
+    )

@@ -1,4 +1,4 @@
-"""What inference refers to in the artifact store: the manifests and files of what is loaded."""
+"""Artifacts that inference refers to: the manifests and files of the loaded models."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from services.inference.tables import LoadedModelRow
 
 
 def references(session: Session) -> Iterator[Reference]:
-    """Yields every artifact that the rows refer to."""
+    """Yields every artifact that a row in the database refers to."""
     for row in session.scalars(select(LoadedModelRow)):
         yield Reference(row.tenant, row.manifest_sha256, MEDIA_TYPE)
         yield Reference(row.tenant, row.file_sha256, ONNX_MEDIA_TYPE)

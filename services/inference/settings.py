@@ -1,20 +1,18 @@
-"""Settings of the inference service; see `common.config.StoreSettings` for those that every service has."""
+"""Settings of the inference service beyond those implied by the service's declaration in `deepseek/services.py`."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from common.config import Address, Port, StoreSettings
+from common.config import ServiceSettings, settings_for
+from deepseek.services import SERVICES
 
 
-class InferenceSettings(StoreSettings):
-    """What serving models needs beyond a service's common settings."""
+@settings_for(SERVICES, "inference")
+class InferenceSettings(ServiceSettings):
+    """Serves models over the Open Inference Protocol."""
 
-    service: ClassVar[str] = "inference"
-
-    port: Port = Field(8001, description="Port to listen on; 0 takes a free one", ge=0, le=65535)
-    registry: Address = Field(
-        "127.0.0.1:7001", description="host:port of the registry, which is asked for what to load"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device on which models run")
+    intra_op_threads: int = Field(
+        1, description="Number of threads per operator and request; 1 suits small models", gt=0
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="Where models run")
-    intra_op_threads: int = Field(1, description="Threads of one request in an operator; 1 suits small models", gt=0)

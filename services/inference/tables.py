@@ -1,8 +1,10 @@
-"""The inference service's one table: what is loaded, and so what a restart loads again.
+"""The inference service's only table: the loaded models, which a restart loads again.
 
-It holds all that takes, digests included: a restart asks neither the registry nor, while the cache is whole, the store.
-`file_name` to `reason` say which file was chosen, how it is computed and why, and `host` for which kind of host. On
-another kind of host the choice is made again. Rows from before these columns existed have no values in them.
+A restart needs nothing else: the table includes digests, so the registry is not called and, if all files are in the
+cache, the store is not read. The columns from `file_name` to `reason` record the chosen file, its mode of computation,
+and why it was chosen. `host` records the kind of host that the choice was made for; on a host of another kind, the
+choice is made again. `labels` holds the labels of the outputs as a JSON object. In rows written before these columns
+existed, the columns are empty.
 """
 
 from sqlalchemy import text
@@ -27,3 +29,4 @@ class LoadedModelRow(Base):
     mode: Mapped[str] = mapped_column(server_default=text("''"))
     reason: Mapped[str] = mapped_column(server_default=text("''"))
     host: Mapped[str] = mapped_column(server_default=text("''"))
+    labels: Mapped[str] = mapped_column(server_default=text("''"))

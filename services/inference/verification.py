@@ -1,9 +1,10 @@
-"""Chooses which file of a version this host serves: opens each candidate here, checks its answers, and times it.
+"""Chooses the file with which this host serves a version, by checking and timing the candidates on this host.
 
-A file may answer differently on another processor (docs/decisions/0012), so measurements of the exporting host do not
-decide. A version with probes is served from the fastest file that answers them here as it did there. A version without
-probes is served from the file that its manifest names, if other modes of the runtime give the same answers to synthetic
-requests; otherwise from its float32 file; otherwise in a slower mode.
+A model file may produce different outputs on another processor (docs/decisions/0012), so measurements from the
+exporting host do not suffice. If a version has probes, this host serves the fastest file that is as accurate on the
+probes here as it was on the exporting host. Without probes, it serves the manifest's default file if its outputs for
+synthetic requests are the same in the runtime's fast mode and in slower ones. If they are not, the float32 file is
+tried in the same way. If that fails too, the file compared last is served in a slower mode.
 """
 
 import time
@@ -22,18 +23,19 @@ from deepseek.models.probes import Array, Probes, disagreement
 from deepseek.models.selection import Candidate, exported, select
 from deepseek.processor import instruction_set, saturates
 from services.inference.engine import Engine, Mode
-from services.inference.made_up import NUM_KINDS, Request, make_requests
 from services.inference.onnx_file import PRODUCTS, names_any
+from services.inference.synthetic_requests import NUM_KINDS, Request, make_requests
 
 MAX_ERROR = 0.05
-"""Accepted difference between the answers of two modes, relative to their standard deviation: about that of quantising.
-Rounding causes up to 0.03, saturation several times as much (docs/decisions/0012)."""
+"""Maximum accepted difference between the outputs of two modes, relative to the standard deviation of the outputs.
+Quantization changes outputs by about this much; rounding changes them by up to 0.03, and saturation by several times
+0.03 (docs/decisions/0012)."""
 MAX_TIMED_S = 1.0
-"""Seconds for which a candidate is timed; half of that for comparing its answers."""
+"""Maximum time spent timing a candidate, in seconds. Comparing its outputs may take up to half as long."""
 _MAX_ROUNDS = 300
-_QUANTISED = (b"uantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
-"""The name of every operator of ONNX and ONNX Runtime for such integers contains one of these."""
-_HOW: dict[Mode, str] = {"exact": "more precisely and more slowly", "plain": "without optimisations, more slowly"}
+_QUANTIzED = (b"uantize", b"QLinear", b"Integer", b"QGemm", b"QAttention", b"QEmbed", b"QMoE", b"MatMulNBits")
+"""Substrings of operator names: every quantized operator of ONNX and ONNX Runtime contains at least one of them."""
+_HOW: dict[Mode, str] = {"exact": "more precisely and more slowly", "plain": "without optimizations, more slowly"}
 _NO_REQUEST = "it accepts no synthetic request, or its answers are random"
 _NO_OTHER_WAY = "its QLinear operators may saturate on this processor and cannot be computed in another way"
 
@@ -43,14 +45,14 @@ _Answers = list[list[tuple[str, Array]]]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The file that is served.
+class FileChoice:
+    """The chosen file.
 
     Attributes:
-        file: The file.
-        mode: How the runtime computes it.
-        reason: Why this file, a sentence for people.
-        engine: The opened file.
+        file: The file, as listed in the manifest.
+        mode: Mode of computation (see `engine.Mode`).
+        reason: Reason why this file is served, for human readers.
+        engine: Engine that has loaded the file.
     """
 
     file: ModelFile
@@ -61,7 +63,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A file tried in a mode; `problem` says what it answers wrongly, or why it does not run."""
+    """A file tried in one mode. `problem` says how far its outputs are off, or why the file does not run."""
 
     file: ModelFile
     mode: Mode
@@ -75,26 +77,26 @@ class _Trial:
         return self.file.variant if self.mode == "fast" else f"{self.file.variant} ({self.mode})"
 
 
-def choose(manifest: ModelManifest, probes: Probes | None, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+def choose(manifest: ModelManifest, probes: Probes | None, fetch: Fetch, open_engine: OpenEngine) -> FileChoice:
     """Chooses the file to serve, and opens it.
 
     Args:
         manifest: Manifest of the version.
-        probes: Its probes, if any.
-        fetch: Downloads a file.
-        open_engine: Opens a file.
+        probes: Probes of the version, if it has any.
+        fetch: Function that downloads a file.
+        open_engine: Function that opens a file.
 
     Raises:
-        FailedPrecondition: NO_FILE_AGREES, with the figures; BAD_PROBES if the model refuses them; the error of
-            `open_engine` if no file can be opened.
-        MeshError: A file cannot be fetched, or the device or its memory fails.
+        FailedPrecondition: NO_FILE_AGREES, with the differences found; BAD_PROBES if the model rejects its own probes;
+            the error of `open_engine` if no file can be opened.
+        MeshError: A file cannot be fetched, the device fails, or memory runs out.
     """
     if probes is None:
         return _choose_by_comparison(manifest, fetch, open_engine)
     return _choose_by_probes(manifest, probes, fetch, open_engine)
 
 
-def _choose_by_probes(manifest: ModelManifest, probes: Probes, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+def _choose_by_probes(manifest: ModelManifest, probes: Probes, fetch: Fetch, open_engine: OpenEngine) -> FileChoice:
     files = sorted(manifest.candidates, key=lambda file: file.variant != "fp32")
     trials = [_try(manifest, file, "fast", probes, fetch, open_engine) for file in files]
     if all(trial.problem for trial in trials):
@@ -114,7 +116,7 @@ def _choose_by_probes(manifest: ModelManifest, probes: Probes, fetch: Fetch, ope
     )
     served = trials[index]
     assert served.engine is not None
-    return Choice(served.file, served.mode, reason, served.engine)
+    return FileChoice(served.file, served.mode, reason, served.engine)
 
 
 def _try(
@@ -127,7 +129,7 @@ def _try(
     try:
         engine = open_engine(path, mode)
         here = probes.disagreement(lambda request: _answers(engine, request, list(probes.outputs)), classes)
-    except FailedPrecondition as error:  # it cannot be opened here, or an operator does not run
+    except FailedPrecondition as error:  # the file cannot be opened on this host, or an operator fails
         if error.reason == "BAD_PROBES":
             raise
         return _Trial(file, mode, None, problem=error.message, error=error)
@@ -135,7 +137,7 @@ def _try(
     figures = f"it differs from the float32 answers to {len(probes)} probes by {here:.2%} here, by {there:.2%} where "
     figures += f"it was exported{f' ({measured.instruction_set})' if measured and measured.instruction_set else ''}"
     tolerance = probes.tolerance(accepted)
-    problem = "" if here - there <= tolerance else f"{figures}; at most {tolerance:.2%} more is accepted"
+    problem = "" if here - there <= tolerance else f"{figures}; an increase of at most {tolerance:.2%} is accepted"
     return _Trial(file, mode, engine, figures, problem)
 
 
@@ -143,12 +145,12 @@ def _answers(engine: Engine, request: dict[str, Array], names: Sequence[str]) ->
     try:
         return [array for _, array in engine.run(request, names)]
     except InvalidArgument as error:
-        message = f"the model's probes cannot be used: {error.message}; export the model again"
+        message = f"the model does not accept its own probes: {error.message}; export the model again"
         raise FailedPrecondition("BAD_PROBES", message) from error
 
 
 def _latencies_ms(engines: Sequence[Engine], probes: Probes) -> list[float]:
-    """Median time of a request for each engine; they alternate, so that other load affects all alike."""
+    """Returns each engine's median time per request. Engines take turns, so other load affects them all equally."""
     if len(engines) < 2:
         return [0.0] * len(engines)
     times: list[list[float]] = [[] for _ in engines]
@@ -161,11 +163,11 @@ def _latencies_ms(engines: Sequence[Engine], probes: Probes) -> list[float]:
             taken.append(time.perf_counter() - start)
         if time.perf_counter() > end:
             break
-    # Leaves out the first runs, whose caches are cold.
+    # The first runs are left out, because their caches are cold.
     return [1000 * median(taken[len(taken) // 10 :]) for taken in times]
 
 
-def _choose_by_comparison(manifest: ModelManifest, fetch: Fetch, open_engine: OpenEngine) -> Choice:
+def _choose_by_comparison(manifest: ModelManifest, fetch: Fetch, open_engine: OpenEngine) -> FileChoice:
     served, refused = manifest.file(), ""
     others = [file for file in manifest.candidates if file.variant == "fp32" and file.name != served.name]
     found: _Compared | None = None
@@ -174,24 +176,24 @@ def _choose_by_comparison(manifest: ModelManifest, fetch: Fetch, open_engine: Op
         try:
             path = fetch(file)
             fast = open_engine(path, "fast")
-        except (FailedPrecondition, NotFound) as error:  # it does not open here, or the store has lost it
+        except (FailedPrecondition, NotFound) as error:  # the file cannot be opened here, or the store has lost it
             errors.append(error)
             refused = f"{file.variant} is not served: {error.message}"
             continue
-        if not names_any(path, _QUANTISED):
-            return Choice(file, "fast", refused or "it has no 8-bit operators", fast)
+        if not names_any(path, _QUANTIzED):
+            return FileChoice(file, "fast", refused or "it has no 8-bit operators", fast)
         found = _compare(manifest, file, path, fast, open_engine)
         if not found.problem:
-            return Choice(file, "fast", refused or found.agreement, fast)
+            return FileChoice(file, "fast", refused or found.agreement, fast)
         refused = f"{file.variant} is not served: {found.problem}"
     if not found:
         raise errors[0]
-    return found.in_right_mode(refused)
+    return found.choose_mode(refused)
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """A file, and how much its answers in the fast mode differ from those in slower modes."""
+    """A file, and how much its outputs in the fast mode differ from those in each slower mode."""
 
     file: ModelFile
     fast: Engine
@@ -205,38 +207,39 @@ class _Compared:
 
     @property
     def problem(self) -> str:
-        """Why it must not be served in the fast mode; empty if it may be."""
+        """The reason why the file must not be served in the fast mode; empty if it may be."""
         if not self.errors:
             return f"its answers could not be verified: {_NO_REQUEST}"
         if max(self.errors.values()) > MAX_ERROR:
-            return f"{self.agreement} here; {MAX_ERROR:.0%} is accepted"
+            return f"{self.agreement} here; at most {MAX_ERROR:.0%} is accepted"
         if self.has_products and "plain" not in self.slow and saturates(instruction_set()):
             return f"its answers could not be verified: {_NO_OTHER_WAY}"
         return ""
 
-    def in_right_mode(self, refused: str) -> Choice:
-        """Chooses the mode in which its answers are right.
+    def choose_mode(self, refused: str) -> FileChoice:
+        """Returns this file as the choice, in the mode that produces correct outputs.
 
         Raises:
-            FailedPrecondition: NO_FILE_AGREES if the runtime cannot compute it in that mode.
+            FailedPrecondition: NO_FILE_AGREES if the runtime cannot compute the file in that mode.
         """
         if not self.errors and not saturates(instruction_set()):
-            return Choice(self.file, "fast", self.problem, self.fast)
-        misoptimised = self.errors.get("plain", 0.0) > MAX_ERROR >= self.errors.get("exact", 0.0)
-        mode: Mode = "plain" if misoptimised or self.has_products or "exact" not in self.slow else "exact"
+            return FileChoice(self.file, "fast", self.problem, self.fast)
+        misoptimized = self.errors.get("plain", 0.0) > MAX_ERROR >= self.errors.get("exact", 0.0)
+        mode: Mode = "plain" if misoptimized or self.has_products or "exact" not in self.slow else "exact"
         if mode not in self.slow:
             message = (
-                f"no file of the version gives right answers on this host: {refused}; quantise it to the QDQ format"
+                f"no file of the version gives correct answers on this host: {refused}; "
+                "quantize the model in the QDQ format"
             )
             raise FailedPrecondition("NO_FILE_AGREES", message)
-        return Choice(self.file, mode, f"{self.problem}; it is computed {_HOW[mode]}", self.slow[mode])
+        return FileChoice(self.file, mode, f"{self.problem}; it is therefore computed {_HOW[mode]}", self.slow[mode])
 
 
 def _compare(manifest: ModelManifest, file: ModelFile, path: Path, fast: Engine, open_engine: OpenEngine) -> _Compared:
-    """Compares the answers of the fast mode with those of both slow modes, because neither is right for every file.
+    """Compares the fast mode's outputs with those of both slow modes, because neither slow mode suits every file.
 
-    Without optimisations, QDQ and QLinear operators are computed in float32, but other integer operators saturate as
-    before. The exact mode saturates only in QLinear operators, but keeps errors of the optimisations.
+    The plain mode computes QDQ and QLinear operators in float32, but other integer operators saturate as in the fast
+    mode. The exact mode saturates only in QLinear operators, but keeps the errors that optimizations cause.
     """
     slow: dict[Mode, Engine] = {}
     modes: tuple[Mode, ...] = ("plain", "exact")
@@ -248,9 +251,11 @@ def _compare(manifest: ModelManifest, file: ModelFile, path: Path, fast: Engine,
 
 
 def _errors(fast: Engine, slow: dict[Mode, Engine], manifest: ModelManifest) -> dict[Mode, float]:
-    """Returns how much each slow mode's answers differ; nothing if no request is accepted or the answers are random.
+    """Returns how much the outputs of each slow mode differ from those of the fast mode.
 
-    Modes that fail on a request that the fast one answers are removed from `slow`.
+    The result is empty if the model accepts no synthetic request, or if its outputs are random.
+
+    If a slow mode fails on a request that succeeds in the fast mode, the slow mode is removed from `slow`.
     """
     for requests in make_requests(fast.inputs, manifest.inputs):
         try:
@@ -264,7 +269,10 @@ def _errors(fast: Engine, slow: dict[Mode, Engine], manifest: ModelManifest) -> 
 
 
 def _errors_of(requests: Sequence[Request], fast: Engine, slow: dict[Mode, Engine]) -> dict[Mode, float]:
-    """Returns the largest error of any kind of request, because one kind may saturate where others do not."""
+    """Returns how much the outputs of each slow mode differ from those of the fast mode.
+
+    Each kind of request is compared separately and the worst kind counts, because only some kinds may saturate.
+    """
     found: list[_Answers] = [[] for _ in range(NUM_KINDS)]
     expected: dict[Mode, list[_Answers]] = {mode: [[] for _ in range(NUM_KINDS)] for mode in slow}
     end = time.perf_counter() + MAX_TIMED_S / 2
@@ -288,7 +296,7 @@ def _errors_of(requests: Sequence[Request], fast: Engine, slow: dict[Mode, Engin
 
 
 def _greatest(expected: _Answers, found: _Answers) -> float:
-    """Greatest disagreement of any output; if there are float outputs, of these: others are derived from them."""
+    """Returns the largest disagreement among the float outputs or, if there are none, among all outputs."""
     pairs = zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True)
     outputs = [(_flat(right), _flat(given)) for right, given in pairs]
     floats = [one for one in outputs if one[0].dtype.kind == "f"]

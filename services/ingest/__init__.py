@@ -1,1 +1,1 @@
-"""Ingest: samples stream in, immutable data set versions come out, and samples stream back."""
+"""Ingest: receives streams of samples, commits them as immutable data set versions, and streams them back."""

@@ -1,7 +1,8 @@
-"""Drops uploads that their clients have left behind: a pass at the start, and then one every so often.
+"""Deletes abandoned uploads when the service starts, and then at intervals.
 
-Nothing has to be exact: passes of several processes on one database do not disturb each other, and one that fails is
-made up for by the next. Each drop is in the audit log before it is final: what cannot be recorded stays.
+Several processes that share a database may safely do this at once. Uploads that a failed pass leaves behind are deleted
+by a later pass. The audit log records each deletion before the deletion takes effect; if recording fails, the upload is
+kept.
 """
 
 import logging
@@ -12,16 +13,16 @@ from common.telemetry.audit import AuditLog
 from services.ingest.uploads import Uploads
 
 MAX_INTERVAL_S = 3600.0
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Expiry:
-    """The passes, in a thread of their own.
+    """Thread that deletes abandoned uploads.
 
     Args:
-        uploads: What expires.
-        audit: Where it is recorded.
-        idle_s: Seconds without a write after which an open upload is dropped.
+        uploads: Uploads of all tenants.
+        audit: Audit log, which records the deletions.
+        idle_s: Time without a write after which an open upload is deleted, in seconds.
     """
 
     def __init__(self, uploads: Uploads, audit: AuditLog, idle_s: float) -> None:
@@ -32,11 +33,11 @@ class Expiry:
         self._thread = threading.Thread(target=self._run, name="upload-expiry", daemon=True)
 
     def start(self) -> None:
-        """Starts the passes; called once."""
+        """Starts the thread. Must be called only once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends them, after the one under way."""
+        """Ends the thread after the current pass."""
         self._stopping.set()
         self._thread.join()
 
@@ -44,11 +45,11 @@ class Expiry:
         while True:
             try:
                 for name in self._uploads.expire(round(self._idle_s * 1_000_000), self._record):
-                    _log.info("dropped %s: nobody has written to it for %g s", name, self._idle_s)
+                    _logger.info("deleted %s: no write for %g s", name, self._idle_s)
             except MeshError as error:
-                _log.warning("cannot drop old uploads: %s", error)
-            except Exception:  # noqa: BLE001  a bug must not end the passes for good
-                _log.exception("bug in the expiry of uploads; it goes on")
+                _logger.warning("cannot delete abandoned uploads: %s", error)
+            except Exception:
+                _logger.exception("bug in the expiry of uploads; it continues")
             if self._stopping.wait(min(MAX_INTERVAL_S, self._idle_s / 4)):
                 return
 

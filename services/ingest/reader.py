@@ -1,8 +1,8 @@
-"""Streams the samples of a data set version back, from any point on.
+"""Streams the samples of a data set version, starting at any position.
 
-A cursor is a position in one split of one version. It comes back from the client, so nothing in it is believed: it is
-refused unless it names this very version and split and lies within it. One shard is in memory at a time, checked
-against its digest before its first sample is sent.
+A cursor is a position in one split of one version. Clients send cursors, so each is validated: it must name the version
+and split being read, and its position must lie within that split. Only one shard is in memory at a time. The digest of
+a shard is verified before the shard's first sample is sent.
 """
 
 import base64
@@ -16,24 +16,24 @@ from deepseek.data import canonical_json
 from deepseek.data.manifest import DatasetManifest, Shard
 from deepseek.data.sample import Sample
 from deepseek.data.shards import DEFAULT_SPLIT, read_shard, sample_sha256
+from services.ingest.ports import Registry
 from services.ingest.samples import ENVELOPE_BYTES, message_bytes
-from services.ingest.versions import DatasetVersions
 
 DEFAULT_BATCH = 64
 MAX_BATCH = 1024
 BATCH_BYTES = 2 << 20
-"""A batch ends early at this size: gRPC clients take messages up to 4 MiB by default."""
+"""Maximum size of a batch of two or more samples. By default, gRPC clients accept messages of at most 4 MiB."""
 
 _MAX_CURSOR_LENGTH = 1024
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples in their stored order.
+    """Consecutive samples of a split.
 
     Attributes:
-        samples: Each with its digest.
-        cursor: From where to go on after them.
+        samples: Samples, each with its digest.
+        cursor: Cursor that points to the sample after the batch.
     """
 
     samples: list[tuple[Sample, str]]
@@ -41,42 +41,44 @@ class Batch:
 
 
 class Reader:
-    """Reads versions. Thread-safe.
+    """Reads data set versions. Thread-safe.
 
     Args:
-        store: Where manifests and shards are.
-        versions: The registry.
-        max_message_bytes: Largest message of the server.
+        store: Store of manifests and shards.
+        registry: Registry that resolves the names of versions.
+        max_message_bytes: Maximum message size of the server, in bytes.
     """
 
-    def __init__(self, store: ArtifactStore, versions: DatasetVersions, *, max_message_bytes: int) -> None:
+    def __init__(self, store: ArtifactStore, registry: Registry, *, max_message_bytes: int) -> None:
         self._store = store
-        self._versions = versions
+        self._registry = registry
         self._sample_bytes = max_message_bytes - ENVELOPE_BYTES
 
     def read(self, tenant: str, version: str, split: str, *, cursor: str, batch_size: int) -> Iterator[Batch]:
         """Reads a split of a version to its end.
 
         Args:
-            tenant: Whose it is.
-            version: Name of the version, or of an alias.
-            split: Empty means `train`.
-            cursor: Of an earlier batch of this version and split; empty for the start.
-            batch_size: Samples a batch; 0 means 64, at most 1024. Large samples make smaller batches.
+            tenant: Tenant that owns the version.
+            version: Name of the version or of an alias.
+            split: Name of the split; empty means `train`.
+            cursor: Cursor from an earlier batch of the same version and split; empty to start at the first sample.
+            batch_size: Maximum number of samples per batch, up to 1024; 0 means 64. Batches of large samples contain
+                fewer.
 
         Raises:
-            InvalidArgument: BAD_CURSOR, BAD_VALUE (batch_size), and the registry's BAD_NAME.
-            NotFound: SPLIT_NOT_FOUND, and the registry's reasons.
-            DataLoss: BLOB_DAMAGED, BLOB_NOT_FOUND: the store no longer has what the version consists of.
-            ResourceExhausted: MESSAGE_TOO_LARGE: a sample was accepted when messages could be larger.
+            InvalidArgument: BAD_CURSOR; BAD_VALUE for `batch_size`; BAD_NAME from the registry.
+            NotFound: SPLIT_NOT_FOUND, or a reason from the registry.
+            DataLoss: BLOB_DAMAGED or BLOB_NOT_FOUND if a blob of the version is damaged or missing in the store.
+            ResourceExhausted: MESSAGE_TOO_LARGE if a sample does not fit in a message. This can happen if the server
+                allowed larger messages when the sample was uploaded.
         """
         if not 0 <= batch_size <= MAX_BATCH:
             message = f"batch_size is {batch_size}; it must be 1 to {MAX_BATCH}, or 0 for {DEFAULT_BATCH}"
             raise InvalidArgument("BAD_VALUE", message, field="batch_size")
-        found, split = self._versions.find(tenant, version), split or DEFAULT_SPLIT
+        found, split = self._registry.find_dataset_version(tenant, version), split or DEFAULT_SPLIT
         manifest = DatasetManifest.from_bytes(self._blob(tenant, found.manifest_sha256))
         if split not in manifest.splits:
-            message = f"{found.name} has no split {split!r}; it has: {', '.join(sorted(manifest.splits))}"
+            message = f"{found.name} has no split {split!r}; its splits are: {', '.join(sorted(manifest.splits))}"
             raise NotFound("SPLIT_NOT_FOUND", message, field="split")
         position = 0
         if cursor:
@@ -92,8 +94,8 @@ class Reader:
                 batch, size = [], 0
             if sample_size > self._sample_bytes:
                 message = (
-                    f"the sample {sample.key!r} takes {sample_size} bytes of a message; at most "
-                    f"{self._sample_bytes} fit. Raise `max_message_bytes` of ingest"
+                    f"the sample {sample.key!r} needs {sample_size} bytes in a message; at most "
+                    f"{self._sample_bytes} fit. Raise `max_message_bytes` in the settings of ingest"
                 )
                 raise ResourceExhausted("MESSAGE_TOO_LARGE", message, field=f"samples[{sample.key}]")
             batch.append((sample, sample_sha256(sample, manifest.fields)))
@@ -113,7 +115,8 @@ class Reader:
         try:
             return self._store.read(tenant, sha256)
         except NotFound as error:
-            # The version exists, so what is missing was there: not the caller's mistake.
+            # The version exists, so its blobs must once have existed. A missing blob is therefore lost data, not an
+            # error of the caller.
             raise DataLoss(error.reason, error.message) from error
 
 
@@ -123,16 +126,22 @@ def _encode_cursor(version_name: str, split: str, position: int) -> str:
 
 def _decode_cursor(cursor: str, version_name: str, split: str, num_samples: int) -> int:
     if len(cursor) > _MAX_CURSOR_LENGTH:
-        raise InvalidArgument("BAD_CURSOR", "the cursor is too long to be one", field="cursor")
+        raise InvalidArgument(
+            "BAD_CURSOR",
+            f"the cursor has {len(cursor)} characters, but this service issues none longer than {_MAX_CURSOR_LENGTH}",
+            field="cursor",
+        )
     try:
         text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
     except binascii.Error as error:
-        raise InvalidArgument("BAD_CURSOR", "the cursor is not one that this service sent", field="cursor") from error
+        message = "this service did not issue the cursor; pass the cursor of a batch unchanged"
+        raise InvalidArgument("BAD_CURSOR", message, field="cursor") from error
     parts = canonical_json.parse(text, reason="BAD_CURSOR", document="cursor").array()
     if len(parts) != 3 or [parts[0].string(), parts[1].string()] != [version_name, split]:
         message = f"the cursor does not belong to the split {split!r} of {version_name}"
         raise InvalidArgument("BAD_CURSOR", message, field="cursor")
     position = parts[2].integer()
     if position > num_samples:
-        raise InvalidArgument("BAD_CURSOR", "the cursor lies beyond the end of the split", field="cursor")
+        message = f"the cursor points to sample {position}, but the split has only {num_samples} samples"
+        raise InvalidArgument("BAD_CURSOR", message, field="cursor")
     return position

@@ -1,9 +1,9 @@
-"""Uploads: what a client opens, fills, and commits or drops.
+"""Uploads, which clients open, fill, and commit or delete.
 
-An upload is closed by its commit as soon as that is accepted, so that the job sees samples which no longer change. If
-the job fails or is cancelled, nothing was published and the upload is open again; that follows from the job's state,
-which is final by then, so no clean-up can be forgotten by a crash. How samples become durable is `writer.py`; what the
-job does is `commit.py`.
+An upload is closed as soon as a commit is accepted, so that its samples do not change while the commit job runs. If the
+job fails or is cancelled, no version is published and the upload is open again. Whether an upload is open is not stored
+but derived from the job's state, so a crash does no harm. Samples are made durable in `writer`; the job is in
+`commit_job`.
 """
 
 import enum
@@ -11,26 +11,28 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select
 from sqlalchemy.orm import Session, defer
 
 from common.artifacts import ArtifactStore
-from common.database import Database, decode_page_token, encode_page_token, now_us, once, page_size
+from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from common.jobs import Job, JobState, JobStore
 from common.jobs.job import JobRow
 from common.names import new_id, parse
 from deepseek.data.manifest import Field, check_schema
-from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow, schema_text
+from services.ingest import commit_job
+from services.ingest.checks import Checks
+from services.ingest.stored import discard_samples
+from services.ingest.tables import UploadRow, schema_text
 from services.ingest.writer import Limits, Writer
 
-COMMIT_KIND = "ingest.commit"
 _FAILED = (JobState.FAILED, JobState.CANCELLED)
 _ALWAYS_US = (1 << 63) - 1
 
 
 class UploadState(enum.Enum):
-    """Where an upload stands."""
+    """State of an upload."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -39,36 +41,39 @@ class UploadState(enum.Enum):
 
 @dataclass(frozen=True)
 class Upload:
-    """A collection of samples that are not a data set version yet.
+    """A collection of samples that a commit turns into a data set version.
 
     Attributes:
         name: `uploads/<id>`.
-        dataset: `datasets/<id>` that its commit adds a version to.
-        fields: The schema; empty in lists, as schemas may be large.
-        num_samples: How many samples are durable.
-        state: COMMITTED from the moment a commit was accepted, unless that failed.
-        create_us: UTC microseconds.
-        update_us: When it was last written to, UTC microseconds.
+        dataset: `datasets/<id>`, the data set to which a commit adds a version.
+        fields: Schema; left empty in lists of uploads, because schemas may be large.
+        num_samples: Number of durable samples.
+        num_quarantined: Number of durable samples in the quarantine.
+        state: COMMITTED from the time a commit is accepted; OPEN again if that commit fails.
+        create_us: Creation time, UTC microseconds.
+        update_us: See `UploadRow.update_us`.
     """
 
     name: str
     dataset: str
     fields: tuple[Field, ...]
     num_samples: int
+    num_quarantined: int
     state: UploadState
     create_us: int
     update_us: int
 
 
 class Uploads:
-    """Opens, shows, fills, commits and drops uploads. Thread-safe.
+    """The uploads of all tenants. Thread-safe.
 
     Args:
-        database: Ingest's state.
-        store: Where shards go.
-        jobs: Ingest's jobs.
-        wake: Called once a job has been submitted.
-        limits: How much uploads may hold.
+        database: Database of ingest.
+        store: Store of the shards.
+        jobs: Job store of ingest.
+        wake: Function to call after a job has been submitted.
+        limits: Maximum sizes.
+        checks: Checks of samples, which all uploads share; None means new ones.
     """
 
     def __init__(
@@ -78,22 +83,34 @@ class Uploads:
         jobs: JobStore,
         wake: Callable[[], None],
         limits: Limits = Limits(),  # noqa: B008  it is frozen
+        checks: Checks | None = None,
     ) -> None:
         self._limits = limits
+        self._checks = checks or Checks()
         self._database = database
         self._store = store
         self._jobs = jobs
         self._wake = wake
 
-    def create(self, tenant: str, dataset: str, fields: Sequence[Field], *, request_id: str, body: bytes) -> Upload:
+    def create(
+        self,
+        tenant: str,
+        dataset: str,
+        fields: Sequence[Field],
+        call: Repeatable,
+        *,
+        quarantine: bool = False,
+        sources: Sequence[str] = (),
+    ) -> Upload:
         """Opens an upload.
 
         Args:
-            tenant: Whose it is.
+            tenant: Tenant that will own the upload.
             dataset: `datasets/<id>`.
-            fields: The schema.
-            request_id: Makes the call idempotent; empty if it need not be.
-            body: The request, to tell a repetition from another request with this id.
+            fields: Schema.
+            call: Identity of the call, used to recognize repeats.
+            quarantine: Whether to keep invalid samples aside instead of rejecting them.
+            sources: Names of the resources that the version is made from.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_SCHEMA.
@@ -111,6 +128,9 @@ class Uploads:
                     dataset=dataset,
                     schema=schema_text(fields),
                     num_samples=0,
+                    num_quarantined=0,
+                    quarantine=quarantine,
+                    sources=json.dumps(list(sources)),
                     writer=0,
                     deleted=False,
                     commit_job="",
@@ -123,7 +143,7 @@ class Uploads:
             return f"uploads/{upload_id}"
 
         with self._database.transaction() as session:
-            name = once(session, tenant=tenant, method="CreateUpload", request_id=request_id, body=body, effect=effect)
+            name = once(session, tenant, call, effect)
         return self.get(tenant, name)
 
     def get(self, tenant: str, name: str) -> Upload:
@@ -142,62 +162,56 @@ class Uploads:
             return replace(upload, state=UploadState.COMMITTED)
         return upload
 
-    def list(self, tenant: str, *, size: int, token: str) -> tuple[Sequence[Upload], str]:
-        """A page of the open uploads, newest first, and the next page's token.
+    def list(self, tenant: str, page: PageRequest) -> tuple[Sequence[Upload], str]:
+        """Returns a page of the open uploads, newest first, and the token of the next page.
 
         Raises:
             InvalidArgument: BAD_PAGE_TOKEN, BAD_VALUE.
         """
-        limit = page_size(size)
         query = select(UploadRow).options(defer(UploadRow.schema)).where(UploadRow.tenant == tenant, _is_open())
-        if key := decode_page_token(token, (int, str)):
-            query = query.where(tuple_(UploadRow.create_us, UploadRow.upload_id) < tuple_(*key))
-        query = query.order_by(UploadRow.create_us.desc(), UploadRow.upload_id.desc()).limit(limit + 1)
         with self._database.snapshot() as session:
-            rows = session.scalars(query).all()
-            uploads = [_upload(row, ()) for row in rows[:limit]]
-        last = rows[limit - 1] if len(rows) > limit else None
-        return uploads, encode_page_token((last.create_us, last.upload_id)) if last else ""
+            rows, token = fetch_page(session, query, (UploadRow.create_us, UploadRow.upload_id), page, descending=True)
+            return [_upload(row, ()) for row in rows], token
 
     def write(self, tenant: str, name: str, *, offset: int) -> Writer:
-        """Makes the caller the one that writes an upload; a stream that did so before fails from now on.
+        """Makes the caller the only writer of an upload. The previous writer can no longer write to the upload.
 
         Args:
-            tenant: Whose it is.
+            tenant: Tenant that owns the upload.
             name: `uploads/<id>`.
-            offset: How many durable samples the caller skips.
+            offset: Number of samples, quarantined ones included, that the caller believes to be durable and will not
+                send again.
 
         Raises:
             NotFound: UPLOAD_NOT_FOUND.
             FailedPrecondition: UPLOAD_CLOSED.
-            InvalidArgument: OFFSET_MISMATCH if that is not the number of durable samples.
+            InvalidArgument: OFFSET_MISMATCH if `offset` is not the number of durable samples.
         """
         failed_commit = self._failed_commit(tenant, name)
         with self._database.transaction() as session:
             row = _load_open(session, tenant, name, failed_commit)
-            if offset != row.num_samples:
-                message = f"{name} has {row.num_samples} durable samples; go on with offset {row.num_samples}"
+            if offset != (durable := row.num_samples + row.num_quarantined):
+                message = f"{name} has {durable} durable samples; continue with offset {durable}"
                 raise InvalidArgument("OFFSET_MISMATCH", message, field="offset")
             row.writer += 1
             row.update_us = now_us()
-            return Writer(self._database, self._store, row, session, self._limits)
+            return Writer(self._database, self._store, row, session, self._limits, self._checks)
 
-    def commit(self, tenant: str, name: str, *, request_id: str, body: bytes) -> Job:
+    def commit(self, tenant: str, name: str, call: Repeatable) -> Job:
         """Closes an upload and starts the job that makes it a data set version.
 
-        An upload whose commit is under way or done answers with that job.
+        If a commit has already been accepted and has not failed, returns the job of that commit.
 
         Args:
-            tenant: Whose it is.
+            tenant: Tenant that owns the upload.
             name: `uploads/<id>`.
-            request_id: As in `create`.
-            body: As in `create`.
+            call: See `create`.
 
         Raises:
             NotFound: UPLOAD_NOT_FOUND.
-            FailedPrecondition: UPLOAD_CLOSED if it was deleted; EMPTY_UPLOAD.
+            FailedPrecondition: UPLOAD_CLOSED if the upload was deleted; EMPTY_UPLOAD.
             AlreadyExists: REQUEST_ID_REUSED.
-            ResourceExhausted: QUOTA_EXCEEDED; the upload stays open.
+            ResourceExhausted: QUOTA_EXCEEDED. The upload stays open.
         """
         failed_commit = self._failed_commit(tenant, name)
 
@@ -207,9 +221,10 @@ class Uploads:
                 return row.commit_job
             _load_open(session, tenant, name, failed_commit)
             if not row.num_samples:
-                raise FailedPrecondition("EMPTY_UPLOAD", f"{name} has no samples; upload some first", field="name")
+                problem = "all of its samples are quarantined" if row.num_quarantined else "it has no samples"
+                raise FailedPrecondition("EMPTY_UPLOAD", f"{name}: {problem}; upload valid ones first", field="name")
             job = self._jobs.submit(
-                session, tenant=tenant, kind=COMMIT_KIND, spec=json.dumps({"upload_id": row.upload_id})
+                session, tenant=tenant, kind=commit_job.JOB_KIND, spec=commit_job.job_spec(row.upload_id)
             )
             row.commit_job = job.name
             row.writer += 1
@@ -217,18 +232,16 @@ class Uploads:
             return job.name
 
         with self._database.transaction() as session:
-            job_name = once(
-                session, tenant=tenant, method="CommitUpload", request_id=request_id, body=body, effect=effect
-            )
+            job_name = once(session, tenant, call, effect)
         self._wake()
         return self._jobs.get(tenant, job_name)
 
     def delete(self, tenant: str, name: str) -> None:
-        """Drops an upload; what it put into the store is left to the garbage collection. Idempotent.
+        """Deletes an upload. The upload's blobs are left to garbage collection. Idempotent.
 
         Raises:
             NotFound: UPLOAD_NOT_FOUND.
-            FailedPrecondition: UPLOAD_CLOSED if its commit has begun or is done.
+            FailedPrecondition: UPLOAD_CLOSED if the upload is being committed or has been committed.
         """
         failed_commit = self._failed_commit(tenant, name)
         with self._database.transaction() as session:
@@ -237,17 +250,19 @@ class Uploads:
             _drop(session, _load_open(session, tenant, name, failed_commit))
 
     def expire(self, idle_us: int, record: Callable[[str, str], None] = lambda tenant, name: None) -> Sequence[str]:
-        """Drops, as `delete` does, every tenant's open uploads that nobody has written to.
+        """Deletes all tenants' open uploads that have not been written to for some time.
 
         Args:
-            idle_us: For how long, microseconds; since the end of its last commit, if that failed.
-            record: Told the tenant and the name of each before that is final; it stays if this raises.
+            idle_us: Time that must have passed since the last write and, if the last commit failed, since the end of
+                that commit, in microseconds.
+            record: Function to call with an upload's tenant and name before the deletion of the upload takes effect. If
+                the function raises an error, the upload is kept.
 
         Returns:
-            Names of the uploads that were dropped.
+            Names of the deleted uploads.
 
         Raises:
-            MeshError: As `record`.
+            MeshError: An error that `record` raised.
         """
         before_us, dropped = now_us() - idle_us, []
         idle = and_(_is_open(before_us), UploadRow.update_us < before_us)
@@ -255,7 +270,7 @@ class Uploads:
             found = session.execute(select(UploadRow.tenant, UploadRow.upload_id).where(idle)).all()
         for tenant, upload_id in found:
             with self._database.transaction() as session:
-                # Somebody may have written to it meanwhile.
+                # The upload may have been written to since it was selected.
                 row = session.scalar(
                     select(UploadRow).where(idle, UploadRow.tenant == tenant, UploadRow.upload_id == upload_id)
                 )
@@ -266,7 +281,7 @@ class Uploads:
         return dropped
 
     def _failed_commit(self, tenant: str, name: str) -> str:
-        """The upload's last commit if it ended without a result; such a job never changes again."""
+        """Returns the name of the last commit's job if that job failed or was cancelled; otherwise, an empty string."""
         with self._database.snapshot() as session:
             job_name = _load(session, tenant, name).commit_job
         return job_name if job_name and self._has_failed(tenant, job_name) else ""
@@ -275,19 +290,13 @@ class Uploads:
         return self._jobs.get(tenant, job_name).state in _FAILED
 
 
-def discard_samples(session: Session, upload: UploadRow) -> None:
-    """Deletes every row of an upload's samples."""
-    for table in (KeyRow, ChunkRow, ShardRow):
-        session.execute(delete(table).where(table.tenant == upload.tenant, table.upload_id == upload.upload_id))
-
-
 def _upload(row: UploadRow, fields: tuple[Field, ...]) -> Upload:
-    name = f"uploads/{row.upload_id}"
-    return Upload(name, row.dataset, fields, row.num_samples, UploadState.OPEN, row.create_us, row.update_us)
+    name, counts = f"uploads/{row.upload_id}", (row.num_samples, row.num_quarantined)
+    return Upload(name, row.dataset, fields, *counts, UploadState.OPEN, row.create_us, row.update_us)
 
 
 def _is_open(before_us: int = _ALWAYS_US) -> ColumnElement[bool]:
-    """Uploads that take samples: not dropped, and not committed or by a job that failed before this time."""
+    """Selects the open uploads whose last commit, if there was one, failed before the given time."""
     failed = exists().where(
         JobRow.job_id == func.substr(UploadRow.commit_job, len("jobs/") + 1),
         JobRow.state.in_([state.value for state in _FAILED]),
@@ -306,16 +315,18 @@ def _load(session: Session, tenant: str, name: str) -> UploadRow:
     (upload_id,) = parse(name, "uploads/{}", field="name")
     row = session.get(UploadRow, (tenant, upload_id))
     if row is None:
-        raise NotFound("UPLOAD_NOT_FOUND", f"{name!r} does not exist; CreateUpload makes one", field="name")
+        raise NotFound(
+            "UPLOAD_NOT_FOUND", f"the upload {name!r} does not exist; CreateUpload creates one", field="name"
+        )
     return row
 
 
 def _load_open(session: Session, tenant: str, name: str, failed_commit: str) -> UploadRow:
-    """The row of an upload that takes samples; forgets a commit that failed."""
+    """Returns the row of an open upload, and clears the row's failed commit if there is one."""
     row = _load(session, tenant, name)
     if row.deleted:
         raise FailedPrecondition("UPLOAD_CLOSED", f"{name} was deleted", field="name")
     if row.commit_job not in ("", failed_commit):
-        raise FailedPrecondition("UPLOAD_CLOSED", f"{name} was committed; open another upload", field="name")
+        raise FailedPrecondition("UPLOAD_CLOSED", f"{name} has been committed; open another upload", field="name")
     row.commit_job = ""
     return row

@@ -1,1 +1,1 @@
-"""The registry: names, versions, aliases and lineage of data sets and models, and what watermarks stand for."""
+"""The registry: names, versions, aliases and lineage of data sets and models; ids of watermarks."""

@@ -1,8 +1,9 @@
-"""Aliases: movable names for versions, moved by compare-and-swap and with every move on record.
+"""Aliases: movable names for versions. A move is a compare-and-swap, and every move is recorded.
 
-A transaction is the only writer (`common.database`), so of two callers who expect the same place exactly one wins, and
-the other learns where the alias stands now. Setting an alias to where it stands is allowed and leaves no trace. A move
-that is repeated with its request id, because the answer was lost, is answered as it was the first time.
+Write transactions are serialized (`common.database`), so exactly one of two callers succeeds if both move an alias at
+the same time and expect the same current version. The other receives an error that says where the alias points now.
+Setting an alias to its current version is allowed, but not recorded as a move. If a caller repeats a move with the same
+request id, e.g. because the response was lost, it receives the first response.
 """
 
 import json
@@ -10,9 +11,8 @@ import json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from common.database import Database, now_us, once
+from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import Aborted, InvalidArgument
-from services.registry.pages import PageRequest, fetch_page
 from services.registry.resolve import find_alias, find_series, find_version
 from services.registry.resources import (
     Alias,
@@ -30,10 +30,10 @@ from services.registry.tables import AliasMoveRow, AliasRow
 
 
 class Aliases:
-    """Aliases of all tenants. Safe to share between threads.
+    """Aliases of all tenants. Thread-safe.
 
     Args:
-        database: Migrated; borrowed, not closed.
+        database: Migrated database; borrowed, not closed.
     """
 
     def __init__(self, database: Database) -> None:
@@ -45,30 +45,25 @@ class Aliases:
         name: str,
         version: str,
         expected_version: str,
-        *,
-        method: str = "SetAlias",
-        request_id: str = "",
-        body: bytes = b"",
+        call: Repeatable,
     ) -> Alias:
-        """Point an alias at a version if it stands where the caller thinks it does.
+        """Points an alias to a version, provided that it currently points to the version that the caller expects.
 
         Args:
-            tenant: Owner.
-            name: Of the alias.
-            version: Name of a version of the same parent.
-            expected_version: Where the alias stands now; empty if it must not exist.
-            method: Name of the call, for the request id.
-            request_id: Makes repeats harmless; empty for no protection.
-            body: The request's bytes, compared when the id comes again.
+            tenant: Tenant that owns the alias.
+            name: Name of the alias.
+            version: Name of a version of the same data set or model.
+            expected_version: Version that the alias must currently point to; empty if the alias must not exist yet.
+            call: Identity of the call, used to recognize repeats.
 
         Returns:
-            The alias, as this call (or the first one with this request id) left it.
+            The alias, as set by this call or by the first call with this request id.
 
         Raises:
             InvalidArgument: BAD_NAME or BAD_VALUE.
-            NotFound: The parent or the version does not exist.
+            NotFound: The data set, the model or the version does not exist.
             AlreadyExists: REQUEST_ID_REUSED.
-            Aborted: ALIAS_MOVED if the alias stands elsewhere.
+            Aborted: ALIAS_MOVED if the alias does not point to `expected_version`.
         """
         kind, series_id, alias_id = parse_alias(name, field="name")
         number = _number_in(version, kind, series_id, field="version")
@@ -81,11 +76,11 @@ class Aliases:
                 row = session.get(AliasRow, (tenant, kind.value, series_id, alias_id))
                 current = row.number if row else None
                 if current != expected:
-                    stands = f"at {version_name(kind, series_id, current)!r}" if current else "nowhere yet"
-                    thought = repr(expected_version) if expected else "nowhere"
+                    stands = f"points to {version_name(kind, series_id, current)!r}" if current else "does not exist"
+                    thought = repr(expected_version) if expected else "empty"
                     raise Aborted(
                         "ALIAS_MOVED",
-                        f"{name!r} stands {stands}, not {thought}; read it again",
+                        f"{name!r} {stands}, but expected_version is {thought}; read the alias again",
                         field="expected_version",
                     )
                 row = row or _insert_alias(session, tenant, kind, series_id, alias_id, number)
@@ -93,7 +88,7 @@ class Aliases:
                     _move(session, row, current, number)
                 return json.dumps([row.number, row.update_us])
 
-            made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
+            made = once(session, tenant, call, effect)
         moved_to, update_us = json.loads(made)
         return Alias(
             name=alias_name(kind, series_id, alias_id),
@@ -102,7 +97,7 @@ class Aliases:
         )
 
     def get(self, tenant: str, name: str) -> Alias:
-        """Where an alias stands.
+        """Returns an alias.
 
         Raises:
             InvalidArgument: BAD_NAME.
@@ -114,7 +109,7 @@ class Aliases:
             return _alias(find_alias(session, tenant, kind, series_id, alias_id, field="name"))
 
     def list_aliases(self, tenant: str, parent: str, page: PageRequest) -> tuple[list[Alias], str]:
-        """A page of the aliases of a data set or model by id, and the next page's token.
+        """Returns a page of the aliases of a data set or model, ordered by id, and the token of the next page.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_PAGE_TOKEN or BAD_VALUE.
@@ -127,11 +122,11 @@ class Aliases:
         )
         with self._database.snapshot() as session:
             find_series(session, tenant, kind, series_id, field="parent")
-            rows, token = fetch_page(session, query, AliasRow.alias_id, page, scope=f"{parent}/aliases")
+            rows, token = fetch_page(session, query, (AliasRow.alias_id,), page, scope=f"{parent}/aliases")
             return [_alias(row) for row in rows], token
 
     def history(self, tenant: str, name: str, page: PageRequest) -> tuple[list[AliasMove], str]:
-        """A page of the moves of an alias, newest first, and the next page's token.
+        """Returns a page of the moves of an alias, newest first, and the token of the next page.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_PAGE_TOKEN or BAD_VALUE.
@@ -147,7 +142,7 @@ class Aliases:
         with self._database.snapshot() as session:
             find_series(session, tenant, kind, series_id, field="name")
             find_alias(session, tenant, kind, series_id, alias_id, field="name")
-            rows, token = fetch_page(session, query, AliasMoveRow.move, page, scope=f"{name}/moves", descending=True)
+            rows, token = fetch_page(session, query, (AliasMoveRow.move,), page, scope=f"{name}/moves", descending=True)
             moves = [
                 AliasMove(
                     from_version=version_name(kind, series_id, row.from_number) if row.from_number else "",
@@ -160,10 +155,12 @@ class Aliases:
 
 
 def _number_in(version: str, kind: Kind, series_id: str, *, field: str) -> int:
-    """Number of a version that must belong to the given series."""
+    """Returns the number of a version; raises InvalidArgument if the version does not belong to the series."""
     version_kind, version_series_id, number = parse_version(version, field=field)
     if (version_kind, version_series_id) != (kind, series_id):
-        raise InvalidArgument("BAD_NAME", f"{version!r} is no version of {series_name(kind, series_id)!r}", field=field)
+        raise InvalidArgument(
+            "BAD_NAME", f"{version!r} is not a version of {series_name(kind, series_id)!r}", field=field
+        )
     return number
 
 

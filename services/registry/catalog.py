@@ -1,9 +1,9 @@
 """Data sets, models and their immutable, consecutively numbered versions.
 
-A version comes into being in one transaction with its number, metrics, lineage and request id. A transaction is the
-only writer (`common.database`): numbers have no gaps, and two callers never get the same one. Texts and lists are
-bounded so that a page of the default size fits the 4 MiB that gRPC clients take by default, and the largest one our
-64 MiB. Not here: aliases, and walks over the lineage.
+One transaction stores a version together with its number, metrics, lineage and request id. Write transactions are
+serialized (`common.database`), so version numbers are unique and have no gaps. The sizes of texts and lists are
+limited, so that a page of default size fits in the 4 MiB that gRPC clients accept by default, and a page of maximum
+size fits in the 64 MiB that the mesh accepts. Aliases and lineage walks are handled elsewhere.
 """
 
 import json
@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 
 from common import names
 from common.artifacts import Artifact
-from common.database import Database, now_us, once
+from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import AlreadyExists, InvalidArgument
 from services.registry import lineage
-from services.registry.pages import PageRequest, fetch_page
 from services.registry.resolve import find_series, find_version
 from services.registry.resources import (
     Kind,
     Metric,
     Series,
     Version,
+    VersionReference,
     parse_series,
     parse_version_reference,
     series_name,
@@ -42,7 +42,7 @@ MAX_SOURCE_BYTES = 256
 
 @dataclass(frozen=True)
 class NewVersion:
-    """What a caller gives of a version that is to be made; see `Version` for the meaning of the fields."""
+    """The parts of a new version that the caller provides. `Version` documents the fields."""
 
     manifest: Artifact
     num_samples: int | None = None
@@ -50,7 +50,7 @@ class NewVersion:
     metrics: tuple[Metric, ...] = ()
 
     def check(self) -> None:
-        """Refuse what is wrong whatever the registry holds.
+        """Rejects values that are invalid regardless of what the registry contains.
 
         Raises:
             InvalidArgument: BAD_VALUE or TOO_LARGE.
@@ -60,45 +60,42 @@ class NewVersion:
         for index, source in enumerate(self.sources):
             _check_text(source, MAX_SOURCE_BYTES, field=f"sources[{index}]")
         if self.num_samples is not None and self.num_samples < 1:
-            raise InvalidArgument("BAD_VALUE", "num_samples must be at least 1", field="num_samples")
+            message = f"num_samples is {self.num_samples}; it must be at least 1"
+            raise InvalidArgument("BAD_VALUE", message, field="num_samples")
         seen: set[str] = set()
         for index, metric in enumerate(self.metrics):
             _check_text(metric.name, MAX_METRIC_NAME_BYTES, field=f"metrics[{index}].name")
             if not metric.name or metric.name in seen:
-                what = f"{metric.name!r} is given twice" if metric.name else "a metric needs a name"
+                what = f"the metric {metric.name!r} appears twice" if metric.name else "the metric has no name"
                 raise InvalidArgument("BAD_VALUE", what, field=f"metrics[{index}].name")
             if not math.isfinite(metric.value):
                 raise InvalidArgument(
                     "BAD_VALUE",
-                    f"{metric.name!r} is {metric.value}, not a finite number",
+                    f"the metric {metric.name!r} is {metric.value}; it must be a finite number",
                     field=f"metrics[{index}].value",
                 )
             seen.add(metric.name)
 
 
 class Catalog:
-    """Data sets, models and versions of all tenants. Safe to share between threads.
+    """Data sets, models and versions of all tenants. Thread-safe.
 
     Args:
-        database: Migrated; borrowed, not closed.
+        database: Migrated database; borrowed, not closed.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(
-        self, tenant: str, kind: Kind, series_id: str, description: str, *, method: str, request_id: str, body: bytes
-    ) -> Series:
-        """Make a data set or model.
+    def create(self, tenant: str, kind: Kind, series_id: str, description: str, call: Repeatable) -> Series:
+        """Creates a data set or model.
 
         Args:
-            tenant: Owner.
-            kind: Which of the two.
-            series_id: Its id.
-            description: For people; may be empty.
-            method: Name of the call, for the request id.
-            request_id: Makes repeats harmless; empty for no protection.
-            body: The request's bytes, compared when the id comes again.
+            tenant: Tenant that will own the data set or model.
+            kind: Data set or model.
+            series_id: Id of the data set or model.
+            description: Description for human readers; may be empty.
+            call: Identity of the call, used to recognize repeats.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_VALUE or TOO_LARGE.
@@ -110,17 +107,18 @@ class Catalog:
         with self._database.transaction() as session:
 
             def effect() -> str:
-                if session.get(SeriesRow, (tenant, kind.value, series_id)) is not None:
+                row = session.get(SeriesRow, (tenant, kind.value, series_id))
+                if row is not None and row.delete_us is None:
                     raise AlreadyExists(
-                        f"{kind.name}_EXISTS", f"{series_name(kind, series_id)!r} exists already", field=field
+                        f"{kind.name}_EXISTS", f"{series_name(kind, series_id)!r} already exists", field=field
                     )
                 return _insert_series(session, tenant, kind, series_id, description).series_id
 
-            made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
+            made = once(session, tenant, call, effect)
             return _series(find_series(session, tenant, kind, made, field=field))
 
     def get(self, tenant: str, kind: Kind, name: str) -> Series:
-        """A data set or model by name.
+        """Returns a data set or model.
 
         Raises:
             InvalidArgument: BAD_NAME.
@@ -131,32 +129,35 @@ class Catalog:
             return _series(find_series(session, tenant, kind, series_id, field="name"))
 
     def list_series(self, tenant: str, kind: Kind, page: PageRequest) -> tuple[list[Series], str]:
-        """A page of data sets or models by id, and the next page's token."""
-        query = select(SeriesRow).where(SeriesRow.tenant == tenant, SeriesRow.kind == kind.value)
+        """Returns a page of data sets or models, ordered by id, and the token of the next page."""
+        query = select(SeriesRow).where(
+            SeriesRow.tenant == tenant, SeriesRow.kind == kind.value, SeriesRow.delete_us.is_(None)
+        )
         with self._database.snapshot() as session:
-            rows, token = fetch_page(session, query, SeriesRow.series_id, page, scope=kind.value)
+            rows, token = fetch_page(session, query, (SeriesRow.series_id,), page, scope=kind.value)
             return [_series(row) for row in rows], token
 
     def create_version(
-        self, tenant: str, kind: Kind, parent: str, new: NewVersion, *, method: str, request_id: str, body: bytes
+        self, tenant: str, kind: Kind, parent: str, new: NewVersion, call: Repeatable
     ) -> tuple[Version, bool]:
-        """Add the next version, making the series if it is missing.
+        """Adds the next version of a data set or model. Creates the data set or model if it does not exist.
 
         Args:
-            tenant: Owner.
-            kind: Of the series.
+            tenant: Tenant that owns the data set or model.
+            kind: Data set or model.
             parent: Name of the data set or model.
-            new: The version's content. If the series has its manifest already, that version stays as it is.
-            method: Name of the call, for the request id.
-            request_id: Makes repeats harmless; empty for no protection.
-            body: The request's bytes, compared when the id comes again.
+            new: Content of the new version. If the data set or model already has a version with the same manifest, that
+                version is returned unchanged.
+            call: Identity of the call, used to recognize repeats.
 
         Returns:
-            The version, and whether this call (or the first one with this request id) made it.
+            The version, and whether this call created it. For a repeat: whether the first call with this request id
+            created it.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_VALUE or TOO_LARGE.
-            NotFound: A source that this registry should have and has not.
+            NotFound: A source that belongs to this registry does not exist, or the version that the first call with
+                this request id created was deleted.
             AlreadyExists: REQUEST_ID_REUSED.
         """
         series_id = parse_series(parent, kind, field="parent")
@@ -166,24 +167,25 @@ class Catalog:
             def effect() -> str:
                 return json.dumps(_add_version(session, tenant, kind, series_id, new))
 
-            made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
+            made = once(session, tenant, call, effect)
             number, created = json.loads(made)
-            row = session.get_one(VersionRow, (tenant, kind.value, series_id, number))
+            # A repeated call may name a version that has been deleted in the meantime.
+            row = find_version(session, tenant, VersionReference(kind, series_id, number=number), field="parent")
             return _versions(session, [row])[0], created
 
     def get_version(self, tenant: str, kind: Kind, name: str, *, field: str = "name") -> Version:
-        """A version by number, as the latest or by alias.
+        """Returns a version by name. The name contains a version number, an alias or `latest`.
 
         Raises:
             InvalidArgument: BAD_NAME.
-            NotFound: Whatever of the name does not exist; see `resolve.find_version`.
+            NotFound: The data set, model, version or alias does not exist; see `resolve.find_version`.
         """
         reference = parse_version_reference(name, kind, field=field)
         with self._database.snapshot() as session:
             return _versions(session, [find_version(session, tenant, reference, field=field)])[0]
 
     def list_versions(self, tenant: str, kind: Kind, parent: str, page: PageRequest) -> tuple[list[Version], str]:
-        """A page of versions, newest first, and the next page's token.
+        """Returns a page of versions, newest first, and the token of the next page.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_PAGE_TOKEN or BAD_VALUE.
@@ -196,24 +198,30 @@ class Catalog:
         with self._database.snapshot() as session:
             find_series(session, tenant, kind, series_id, field="parent")
             rows, token = fetch_page(
-                session, query, VersionRow.number, page, scope=f"{parent}/versions", descending=True
+                session, query, (VersionRow.number,), page, scope=f"{parent}/versions", descending=True
             )
             return _versions(session, rows), token
 
 
 def _check_text(text: str, max_bytes: int, *, field: str) -> None:
     if "\0" in text:
-        raise InvalidArgument("BAD_VALUE", "text holds no NUL characters", field=field)
+        raise InvalidArgument("BAD_VALUE", "the text contains a NUL character; remove it", field=field)
     if (num_bytes := len(text.encode())) > max_bytes:
-        raise InvalidArgument("TOO_LARGE", f"{num_bytes} bytes in UTF-8; at most {max_bytes} are taken", field=field)
+        message = f"the text has {num_bytes} bytes in UTF-8; at most {max_bytes} are accepted"
+        raise InvalidArgument("TOO_LARGE", message, field=field)
 
 
 def _check_length(items: Sequence[object], max_items: int, *, field: str) -> None:
     if len(items) > max_items:
-        raise InvalidArgument("TOO_LARGE", f"{len(items)} {field}; at most {max_items} are taken", field=field)
+        message = f"the version has {len(items)} {field}; at most {max_items} are accepted"
+        raise InvalidArgument("TOO_LARGE", message, field=field)
 
 
 def _insert_series(session: Session, tenant: str, kind: Kind, series_id: str, description: str) -> SeriesRow:
+    """Adds a series. If there was one of this name, its row, which has been deleted, is used again."""
+    if deleted := session.get(SeriesRow, (tenant, kind.value, series_id)):
+        deleted.description, deleted.create_us, deleted.delete_us = description, now_us(), None
+        return deleted
     series = SeriesRow(
         tenant=tenant, kind=kind.value, series_id=series_id, description=description, num_versions=0, create_us=now_us()
     )
@@ -223,9 +231,9 @@ def _insert_series(session: Session, tenant: str, kind: Kind, series_id: str, de
 
 
 def _add_version(session: Session, tenant: str, kind: Kind, series_id: str, new: NewVersion) -> tuple[int, bool]:
-    """Number of the version with this manifest, and whether it was made."""
+    """Adds the version unless one with this manifest exists. Returns its number, and whether it was added."""
     series = session.get(SeriesRow, (tenant, kind.value, series_id))
-    if series is None:
+    if series is None or series.delete_us is not None:
         series = _insert_series(session, tenant, kind, series_id, "")
     existing = session.scalar(
         select(VersionRow.number).where(
@@ -238,7 +246,7 @@ def _add_version(session: Session, tenant: str, kind: Kind, series_id: str, new:
     if existing is not None:
         return existing, False
     number = series.num_versions + 1
-    # Sources are looked up while the version is not there yet: it cannot name itself.
+    # Sources are checked before the version is stored, so a version cannot be its own source.
     lineage.record(session, tenant, version_name(kind, series_id, number), new.sources)
     series.num_versions = number
     session.add(
@@ -275,7 +283,7 @@ def _series(row: SeriesRow) -> Series:
 
 
 def _versions(session: Session, rows: Sequence[VersionRow]) -> list[Version]:
-    """The values of rows of one series, with their metrics and sources."""
+    """Converts rows of one series to versions, and adds the metrics and sources of each."""
     if not rows:
         return []
     tenant, kind, series_id = rows[0].tenant, Kind(rows[0].kind), rows[0].series_id

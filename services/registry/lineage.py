@@ -1,8 +1,9 @@
-"""Which version came of what: a graph of resource names, written with a version and never changed.
+"""Lineage: a graph of resource names. Edges are stored together with a version and never change.
 
-An edge runs from what was used to what came of it. A source in this registry must exist before the version that
-names it and a version's sources never change, so the graph has no cycles. Sources that others keep, e.g. `runs/<id>`,
-are taken by name.
+An edge leads from a source to a version made from that source. A source that belongs to this registry must have been
+created before any version that names it, and the sources of a version never change, so the graph has no cycles. A
+deleted source is accepted: a run may end, and its model be registered, after the data set was deleted. Sources that
+belong to other services, such as `runs/<id>`, are not checked for existence.
 """
 
 import re
@@ -14,10 +15,9 @@ from sqlalchemy.orm import Session
 
 from common.database import Database
 from common.errors import InvalidArgument, NotFound, ResourceExhausted
-from services.registry.resolve import find_version
+from services.registry.resolve import check_created, find_version
 from services.registry.resources import (
     Kind,
-    VersionReference,
     parse_version,
     parse_version_reference,
     version_name,
@@ -42,11 +42,11 @@ class Edge:
 
 
 class Lineage:
-    """Walks over the lineage of all tenants. Safe to share between threads.
+    """Walks the lineage graphs of all tenants. Thread-safe.
 
     Args:
-        database: Migrated; borrowed, not closed.
-        max_edges: A walk that finds more in one direction is refused: it would take long and fill the answer.
+        database: Migrated database; borrowed, not closed.
+        max_edges: Maximum number of edges that a walk returns in one direction; a walk that finds more raises an error.
     """
 
     def __init__(self, database: Database, *, max_edges: int = MAX_EDGES) -> None:
@@ -54,29 +54,31 @@ class Lineage:
         self._max_edges = max_edges
 
     def walk(self, tenant: str, name: str, depth: int) -> list[Edge]:
-        """Everything a resource was made from and everything that came of it.
+        """Returns the edges that lead to the ancestors and descendants of a resource.
 
         Args:
-            tenant: Owner.
-            name: Where to start; versions may be named as the latest or by alias, too.
-            depth: Edges to follow in each direction; 0 means 10.
+            tenant: Tenant that owns the resource.
+            name: Name of the resource to start from. For a version, the name may contain an alias or `latest` in place
+                of the number.
+            depth: Maximum number of steps in each direction; 0 means 10.
 
         Returns:
-            Edges without repeats, from sources to targets: an edge into a resource stands before any edge out of it.
+            Edges without duplicates, in topological order: all edges into a resource precede all edges out of it.
 
         Raises:
             InvalidArgument: BAD_NAME or BAD_VALUE.
-            NotFound: The version does not exist, or nothing names the resource (RESOURCE_NOT_FOUND).
-            ResourceExhausted: TOO_MANY_EDGES beyond `max_edges`.
+            NotFound: A reason of `resolve.find_version` if the resource is a version in this registry;
+                RESOURCE_NOT_FOUND if it belongs to another service and no version names it as a source.
+            ResourceExhausted: TOO_MANY_EDGES if there are more than `max_edges` in one direction.
         """
         if not 0 <= depth <= MAX_DEPTH:
-            raise InvalidArgument("BAD_VALUE", f"depth must be 0 to {MAX_DEPTH}", field="depth")
+            raise InvalidArgument("BAD_VALUE", f"depth is {depth}; it must be 0 to {MAX_DEPTH}", field="depth")
         with self._database.snapshot() as session:
             start = self._start(session, tenant, name)
             up = self._follow(session, tenant, start, depth or DEFAULT_DEPTH, up=True)
             down = self._follow(session, tenant, start, depth or DEFAULT_DEPTH, up=False)
             if not up and not down and not _in_registry(start):
-                raise NotFound("RESOURCE_NOT_FOUND", f"no version was made from {name!r}", field="name")
+                raise NotFound("RESOURCE_NOT_FOUND", f"{name!r} is not a source of any version", field="name")
         return _in_order([*up, *down])
 
     def _start(self, session: Session, tenant: str, name: str) -> str:
@@ -88,7 +90,7 @@ class Lineage:
         return version_name(reference.kind, row.series_id, row.number)
 
     def _follow(self, session: Session, tenant: str, start: str, depth: int, *, up: bool) -> list[Edge]:
-        """Edges within `depth` steps in one direction, a breadth-first walk that visits every resource once."""
+        """Walks breadth-first in one direction, and returns the edges within `depth` steps."""
         near, far = (LineageRow.target, LineageRow.source) if up else (LineageRow.source, LineageRow.target)
         edges: list[Edge] = []
         seen = {start}
@@ -103,7 +105,7 @@ class Lineage:
                 if len(edges) > self._max_edges:
                     raise ResourceExhausted(
                         "TOO_MANY_EDGES",
-                        f"more than {self._max_edges} edges lie within this depth; lower it",
+                        f"the lineage has more than {self._max_edges} edges within this depth; request a smaller depth",
                         field="depth",
                     )
             frontier = [name for name in reached if name not in seen]
@@ -114,23 +116,23 @@ class Lineage:
 
 
 def record(session: Session, tenant: str, target: str, sources: Sequence[str]) -> None:
-    """Write the sources of a version that this transaction makes.
+    """Stores the sources of a version that this transaction creates.
 
     Args:
-        session: The transaction.
-        tenant: Owner.
+        session: Session of the transaction.
+        tenant: Tenant that owns the version.
         target: Name of the new version.
-        sources: Resource names in the caller's order; a repeated one counts once.
+        sources: Names of the sources, in the caller's order; duplicates are stored once.
 
     Raises:
-        InvalidArgument: BAD_NAME for what is no resource name, or not a version of this registry by its number.
-        NotFound: A source in this registry does not exist.
+        InvalidArgument: BAD_NAME if a source is not a resource name, or names a version by an alias or as `latest`.
+        NotFound: A source in this registry was never created.
     """
     for position, source in enumerate(sources):
         field = f"sources[{position}]"
         if _in_registry(source):
             kind, series_id, number = parse_version(source, field=field)
-            find_version(session, tenant, VersionReference(kind, series_id, number=number), field=field)
+            check_created(session, tenant, kind, series_id, number, field=field)
         else:
             _check_resource(source, field=field)
     session.add_all(
@@ -140,7 +142,7 @@ def record(session: Session, tenant: str, target: str, sources: Sequence[str]) -
 
 
 def sources_of(session: Session, tenant: str, targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What each of the named versions was made from, in the order given when it was made."""
+    """Returns the sources of each named version, in their original order."""
     found: dict[str, list[str]] = {}
     for names in _batches(targets):
         query = select(LineageRow).where(LineageRow.tenant == tenant, LineageRow.target.in_(names))
@@ -150,7 +152,7 @@ def sources_of(session: Session, tenant: str, targets: Sequence[str]) -> dict[st
 
 
 def _in_order(edges: Sequence[Edge]) -> list[Edge]:
-    """The edges in topological order of their sources (Kahn's algorithm), without repeats."""
+    """Returns the edges without duplicates, in topological order of their sources (Kahn's algorithm)."""
     unique = list(dict.fromkeys(edges))
     out_of: dict[str, list[Edge]] = {}
     num_incoming: dict[str, int] = {}
@@ -175,7 +177,9 @@ def _in_registry(name: str) -> bool:
 
 def _check_resource(name: str, *, field: str) -> None:
     if not _RESOURCE.fullmatch(name):
-        raise InvalidArgument("BAD_NAME", f"{name!r} is no resource name such as 'runs/<id>'", field=field)
+        raise InvalidArgument(
+            "BAD_NAME", f"{name!r} is not a resource name; resource names look like 'runs/<id>'", field=field
+        )
 
 
 def _batches(names: Sequence[str]) -> list[Sequence[str]]:

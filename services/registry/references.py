@@ -1,4 +1,4 @@
-"""What the registry refers to in the artifact store: the manifest of every version."""
+"""Artifacts that the registry refers to: the manifest of every version."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,6 @@ from services.registry.tables import VersionRow
 
 
 def references(session: Session) -> Iterator[Reference]:
-    """Yields every artifact that the rows refer to."""
+    """Yields every artifact that a row in the database refers to."""
     for row in session.execute(select(VersionRow.tenant, VersionRow.sha256, VersionRow.media_type)):
         yield Reference(*row)

@@ -1,7 +1,7 @@
-"""What the registry knows of, as values, and how it is named.
+"""Value types for the registry's resources, and functions that parse their names.
 
-Data sets and models are both a *series* of immutable versions; they share tables and rules and differ in kind alone.
-Every resource name is parsed here, on top of `common.names`, and nowhere else. No database in here.
+Data sets and models are *series* of immutable versions. Both kinds of series share tables and rules. All of the
+registry's resource names are parsed here, with the help of `common.names`. This module does not access the database.
 """
 
 import enum
@@ -14,7 +14,7 @@ from common.artifacts import Artifact
 from common.errors import InvalidArgument
 
 LATEST = "latest"
-"""Where a version number may stand: the newest version."""
+"""Refers to the newest version; accepted in place of a version number."""
 
 WATERMARK_ID_BITS = 48
 
@@ -23,22 +23,22 @@ _WATERMARK_ID = re.compile(rf"[0-9a-f]{{{WATERMARK_ID_BITS // 4}}}")
 
 
 class Kind(enum.Enum):
-    """What a series is a series of; the value is the collection in its resource name."""
+    """The kind of a series. The value is the collection in the series' resource name."""
 
     DATASET = "datasets"
     MODEL = "models"
 
     @property
     def title(self) -> str:
-        """For messages: `data set` or `model`."""
+        """Name of the kind in messages: `data set` or `model`."""
         return "data set" if self is Kind.DATASET else "model"
 
     @classmethod
     def of(cls, name: str, *, field: str) -> Self:
-        """The kind of the resource that `name` names.
+        """Returns the kind of the resource with this name.
 
         Raises:
-            InvalidArgument: BAD_NAME if it starts with no collection of this registry.
+            InvalidArgument: BAD_NAME if the name does not start with one of the registry's collections.
         """
         collection = name.partition("/")[0]
         for kind in cls:
@@ -66,7 +66,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured figure of a version."""
+    """A named metric of a version."""
 
     name: str
     value: float
@@ -74,15 +74,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Version:
-    """One immutable state of a data set or model.
+    """An immutable version of a data set or model.
 
     Attributes:
-        number: 1, 2, 3, … within its series.
-        manifest: The blob that lists what the version consists of.
-        num_samples: Samples of a data set; None for a model.
-        sources: Resource names of what it was made from, as given.
-        metrics: Figures of a model, as given.
-        create_us: UTC microseconds.
+        number: Version number within the series: 1, 2, 3, …
+        manifest: Artifact that lists the contents of the version.
+        num_samples: Number of samples of a data set version; None for a model version.
+        sources: Names of the resources that the version was made from, as stated by the caller.
+        metrics: Metrics of a model version, as stated by the caller.
+        create_us: Creation time, UTC microseconds.
     """
 
     kind: Kind
@@ -111,7 +111,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class AliasMove:
-    """One move of an alias; `from_version` is empty for the first."""
+    """One move of an alias; `from_version` is empty for the first move."""
 
     from_version: str
     to_version: str
@@ -120,7 +120,7 @@ class AliasMove:
 
 @dataclass(frozen=True)
 class VersionReference:
-    """What a caller may write for a version: its number, `latest` (neither is set) or an alias."""
+    """A caller's reference to a version: its number or an alias. If neither is set, the reference is `latest`."""
 
     kind: Kind
     series_id: str
@@ -129,22 +129,22 @@ class VersionReference:
 
 
 def series_name(kind: Kind, series_id: str) -> str:
-    """Resource name of a data set or model."""
+    """Returns the resource name of a data set or model."""
     return f"{kind.value}/{series_id}"
 
 
 def version_name(kind: Kind, series_id: str, number: int) -> str:
-    """Resource name of a version."""
+    """Returns the resource name of a version."""
     return f"{kind.value}/{series_id}/versions/{number}"
 
 
 def alias_name(kind: Kind, series_id: str, alias_id: str) -> str:
-    """Resource name of an alias."""
+    """Returns the resource name of an alias."""
     return f"{kind.value}/{series_id}/aliases/{alias_id}"
 
 
 def parse_series(name: str, kind: Kind, *, field: str) -> str:
-    """The id in the name of a data set or model.
+    """Returns the id in the name of a data set or model.
 
     Raises:
         InvalidArgument: BAD_NAME.
@@ -154,7 +154,7 @@ def parse_series(name: str, kind: Kind, *, field: str) -> str:
 
 
 def parse_version(name: str, *, field: str) -> tuple[Kind, str, int]:
-    """Kind, series id and number in the name of a version; `latest` and aliases are not versions.
+    """Returns the kind, series id and number in the name of a version. `latest` and aliases are rejected.
 
     Raises:
         InvalidArgument: BAD_NAME.
@@ -165,7 +165,7 @@ def parse_version(name: str, *, field: str) -> tuple[Kind, str, int]:
 
 
 def parse_version_reference(name: str, kind: Kind, *, field: str) -> VersionReference:
-    """What `<parent>/versions/<n>`, `<parent>/versions/latest` or `<parent>/aliases/<alias>` stands for.
+    """Parses `<parent>/versions/<n>`, `<parent>/versions/latest` or `<parent>/aliases/<alias>`.
 
     Raises:
         InvalidArgument: BAD_NAME.
@@ -180,44 +180,48 @@ def parse_version_reference(name: str, kind: Kind, *, field: str) -> VersionRefe
 
 
 def parse_alias(name: str, *, field: str) -> tuple[Kind, str, str]:
-    """Kind, series id and alias id in the name of an alias.
+    """Returns the kind, series id and alias id in the name of an alias.
 
     Raises:
-        InvalidArgument: BAD_NAME, also for `latest` and numbers: they would be mistaken for versions.
+        InvalidArgument: BAD_NAME, also if the alias id is `latest` or a number and could thus be mistaken for a
+            version.
     """
     kind = Kind.of(name, field=field)
     series_id, alias_id = names.parse(name, f"{kind.value}/{{}}/aliases/{{}}", field=field)
     if alias_id == LATEST or alias_id.isdigit():
         raise InvalidArgument(
-            "BAD_NAME", f"the alias {alias_id!r} would be mistaken for a version; choose another id", field=field
+            "BAD_NAME", f"the alias id {alias_id!r} could be mistaken for a version; choose another", field=field
         )
     return kind, series_id, alias_id
 
 
 def watermark_id(number: int) -> str:
-    """The id of a watermark in a resource name, of what its mark carries."""
+    """Converts a watermark's number, as read from a mark, to the id in the watermark's resource name."""
     return f"{number:0{WATERMARK_ID_BITS // 4}x}"
 
 
 def watermark_name(found_id: str) -> str:
-    """Resource name of a watermark."""
+    """Returns the resource name of a watermark."""
     return f"watermarks/{found_id}"
 
 
 def parse_watermark(name: str, *, field: str) -> str:
-    """The id in the name of a watermark.
+    """Returns the id in the name of a watermark.
 
     Raises:
         InvalidArgument: BAD_NAME.
     """
     (found_id,) = names.parse(name, "watermarks/{}", field=field)
     if not _WATERMARK_ID.fullmatch(found_id):
-        message = f"{found_id!r} is not the id of a watermark, which has {WATERMARK_ID_BITS // 4} of 0-9, a-f"
+        message = (
+            f"{found_id!r} is not a watermark id; an id has {WATERMARK_ID_BITS // 4} lower-case hexadecimal digits"
+        )
         raise InvalidArgument("BAD_NAME", message, field=field)
     return found_id
 
 
 def _parse_number(text: str, *, field: str) -> int:
     if not _NUMBER.fullmatch(text):
-        raise InvalidArgument("BAD_NAME", f"{text!r} is not a version number (1, 2, 3, …)", field=field)
+        message = f"{text!r} is not a version number; version numbers are 1, 2, 3, …"
+        raise InvalidArgument("BAD_NAME", message, field=field)
     return int(text)

@@ -1,49 +1,50 @@
-"""RegistryService over catalogue, aliases, lineage and watermarks: protobuf to domain and back, nothing else."""
+"""The gRPC service RegistryService. Its watermark RPCs and Delete RPCs are in modules of their own."""
 
 import grpc
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.artifacts import Artifact
 from common.artifacts.proto import from_proto, to_proto
+from common.database import PageRequest
 from common.errors import InvalidArgument
+from common.proto import repeatable, timestamp
 from common.server import caller
 from deepseek.data import canonical_json
 from deepseek.data import manifest as data_manifest
 from deepseek.models import manifest as model_manifest
 from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2 as pb
-from protos.registry.v1 import registry_pb2_grpc
-from protos.watermark.v1 import watermark_pb2
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog, NewVersion
+from services.registry.deletion import Deletions
+from services.registry.deletion_servicer import DeletionServicer
 from services.registry.lineage import Lineage
-from services.registry.pages import PageRequest
 from services.registry.resources import Alias, Kind, Metric, Series, Version
-from services.registry.watermarks import Watermark, Watermarks
+from services.registry.watermark_servicer import WatermarkServicer
+from services.registry.watermarks import Watermarks
 
 _MANIFESTS = {Kind.DATASET: data_manifest.MEDIA_TYPE, Kind.MODEL: model_manifest.MEDIA_TYPE}
-"""Media type of the manifest of each kind: what is registered as another could be read by nobody."""
-
-_MODALITIES = {watermark_pb2.MODALITY_TEXT: "text", watermark_pb2.MODALITY_IMAGE: "image"}
-_MODALITY_NUMBERS = {name: number for number, name in _MODALITIES.items()}
+"""Media type of the manifest of each kind of series. Clients could not read a manifest of another type."""
 
 
-class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
-    """Answers RegistryService; the proto documents every call.
+class RegistryServicer(DeletionServicer, WatermarkServicer):
+    """Implements RegistryService; the proto documents every RPC.
 
     Args:
-        catalog: Data sets, models and versions.
-        aliases: Their aliases.
-        lineage: What came of what.
-        watermarks: What ids in marks stand for.
+        catalog: Data sets, models and their versions.
+        aliases: Aliases of data set and model versions.
+        lineage: Lineage of data set and model versions.
+        watermarks: Watermarks, identified by the ids that marks carry.
+        deletions: Deletes data sets, models, versions and aliases.
     """
 
-    def __init__(self, catalog: Catalog, aliases: Aliases, lineage: Lineage, watermarks: Watermarks) -> None:
+    def __init__(
+        self, catalog: Catalog, aliases: Aliases, lineage: Lineage, watermarks: Watermarks, deletions: Deletions
+    ) -> None:
+        WatermarkServicer.__init__(self, watermarks)
+        DeletionServicer.__init__(self, deletions)
         self._catalog = catalog
         self._aliases = aliases
         self._lineage = lineage
-        self._watermarks = watermarks
 
     def CreateDataset(
         self, request: pb.CreateDatasetRequest, context: grpc.ServicerContext
@@ -53,9 +54,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             Kind.DATASET,
             request.dataset_id,
             request.description,
-            method="CreateDataset",
-            request_id=request.request_id,
-            body=_body(request),
+            repeatable("CreateDataset", request, request.request_id),
         )
         return pb.CreateDatasetResponse(dataset=_dataset(series))
 
@@ -76,10 +75,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             tenant,
             Kind.DATASET,
             request.parent,
-            NewVersion(_manifest(request.manifest, tenant, Kind.DATASET), num_samples=request.num_samples),
-            method="CreateDatasetVersion",
-            request_id=request.request_id,
-            body=_body(request),
+            NewVersion(
+                _manifest(request.manifest, tenant, Kind.DATASET),
+                num_samples=request.num_samples,
+                sources=tuple(request.sources),
+            ),
+            repeatable("CreateDatasetVersion", request, request.request_id),
         )
         return pb.CreateDatasetVersionResponse(dataset_version=_dataset_version(version), created=created)
 
@@ -102,9 +103,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             Kind.MODEL,
             request.model_id,
             request.description,
-            method="CreateModel",
-            request_id=request.request_id,
-            body=_body(request),
+            repeatable("CreateModel", request, request.request_id),
         )
         return pb.CreateModelResponse(model=_model(series))
 
@@ -130,9 +129,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 sources=tuple(request.sources),
                 metrics=tuple(Metric(metric.name, metric.value) for metric in request.metrics),
             ),
-            method="CreateModelVersion",
-            request_id=request.request_id,
-            body=_body(request),
+            repeatable("CreateModelVersion", request, request.request_id),
         )
         return pb.CreateModelVersionResponse(model_version=_model_version(version), created=created)
 
@@ -155,9 +152,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             request.name,
             request.version,
             request.expected_version,
-            method="SetAlias",
-            request_id=request.request_id,
-            body=_body(request),
+            repeatable("SetAlias", request, request.request_id),
         )
         return pb.SetAliasResponse(alias=_alias(alias))
 
@@ -176,7 +171,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         moves, token = self._aliases.history(caller(context).tenant, request.name, page)
         return pb.ListAliasHistoryResponse(
             moves=(
-                pb.AliasMove(from_version=move.from_version, to_version=move.to_version, time=_time(move.time_us))
+                pb.AliasMove(from_version=move.from_version, to_version=move.to_version, time=timestamp(move.time_us))
                 for move in moves
             ),
             next_page_token=token,
@@ -186,70 +181,25 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         edges = self._lineage.walk(caller(context).tenant, request.name, request.depth)
         return pb.GetLineageResponse(edges=(pb.LineageEdge(source=edge.source, target=edge.target) for edge in edges))
 
-    def CreateWatermark(
-        self, request: pb.CreateWatermarkRequest, context: grpc.ServicerContext
-    ) -> pb.CreateWatermarkResponse:
-        watermark = self._watermarks.create(
-            caller(context).tenant,
-            _MODALITIES.get(request.modality, ""),
-            request.model_version,
-            request.key_epoch,
-            request_id=request.request_id,
-            body=_body(request),
-        )
-        return pb.CreateWatermarkResponse(watermark=_watermark(watermark))
-
-    def SetWatermarkContent(
-        self, request: pb.SetWatermarkContentRequest, context: grpc.ServicerContext
-    ) -> pb.SetWatermarkContentResponse:
-        watermark = self._watermarks.set_content(
-            caller(context).tenant, request.name, request.content_sha256, request.content_size_bytes
-        )
-        return pb.SetWatermarkContentResponse(watermark=_watermark(watermark))
-
-    def GetWatermark(self, request: pb.GetWatermarkRequest, context: grpc.ServicerContext) -> pb.GetWatermarkResponse:
-        return pb.GetWatermarkResponse(watermark=_watermark(self._watermarks.get(caller(context).tenant, request.name)))
-
-    def ListWatermarks(
-        self, request: pb.ListWatermarksRequest, context: grpc.ServicerContext
-    ) -> pb.ListWatermarksResponse:
-        watermarks, token = self._watermarks.list_watermarks(
-            caller(context).tenant,
-            PageRequest(request.page_size, request.page_token),
-            content_sha256=request.content_sha256,
-            model_version=request.model_version,
-        )
-        return pb.ListWatermarksResponse(watermarks=map(_watermark, watermarks), next_page_token=token)
-
 
 def _manifest(message: artifact_pb2.Artifact, tenant: str, kind: Kind) -> Artifact:
-    """Raises: InvalidArgument: It cannot be the manifest of a version of this kind."""
+    """Converts and returns a manifest. Raises InvalidArgument if no version of this kind can have such a manifest."""
     manifest = from_proto(message, tenant=tenant, field="manifest")
     if manifest.media_type != _MANIFESTS[kind]:
-        text = f"is {manifest.media_type}; the manifest of a {kind.title} is {_MANIFESTS[kind]}"
+        text = f"the media type is {manifest.media_type}; the manifest of a {kind.title} must have {_MANIFESTS[kind]}"
         raise InvalidArgument("WRONG_MEDIA_TYPE", text, field="manifest.media_type")
     if manifest.size_bytes > canonical_json.MAX_BYTES:
-        text = f"is {manifest.size_bytes} bytes; a manifest has at most {canonical_json.MAX_BYTES}"
+        text = f"the manifest has {manifest.size_bytes} bytes; at most {canonical_json.MAX_BYTES} are accepted"
         raise InvalidArgument("TOO_LARGE", text, field="manifest.size_bytes")
     return manifest
 
 
-def _body(request: Message) -> bytes:
-    return request.SerializeToString(deterministic=True)
-
-
-def _time(time_us: int) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(time_us)
-    return timestamp
-
-
 def _dataset(series: Series) -> pb.Dataset:
-    return pb.Dataset(name=series.name, description=series.description, create_time=_time(series.create_us))
+    return pb.Dataset(name=series.name, description=series.description, create_time=timestamp(series.create_us))
 
 
 def _model(series: Series) -> pb.Model:
-    return pb.Model(name=series.name, description=series.description, create_time=_time(series.create_us))
+    return pb.Model(name=series.name, description=series.description, create_time=timestamp(series.create_us))
 
 
 def _dataset_version(version: Version) -> pb.DatasetVersion:
@@ -258,7 +208,8 @@ def _dataset_version(version: Version) -> pb.DatasetVersion:
         name=version.name,
         manifest=to_proto(version.manifest),
         num_samples=version.num_samples,
-        create_time=_time(version.create_us),
+        create_time=timestamp(version.create_us),
+        sources=version.sources,
     )
 
 
@@ -268,21 +219,9 @@ def _model_version(version: Version) -> pb.ModelVersion:
         manifest=to_proto(version.manifest),
         sources=version.sources,
         metrics=(pb.Metric(name=metric.name, value=metric.value) for metric in version.metrics),
-        create_time=_time(version.create_us),
+        create_time=timestamp(version.create_us),
     )
 
 
 def _alias(alias: Alias) -> pb.Alias:
-    return pb.Alias(name=alias.name, version=alias.version, update_time=_time(alias.update_us))
-
-
-def _watermark(watermark: Watermark) -> pb.Watermark:
-    return pb.Watermark(
-        name=watermark.name,
-        modality=_MODALITY_NUMBERS[watermark.modality],
-        model_version=watermark.model_version,
-        key_epoch=watermark.key_epoch,
-        content_sha256=watermark.content_sha256,
-        content_size_bytes=watermark.content_size_bytes,
-        create_time=_time(watermark.create_us),
-    )
+    return pb.Alias(name=alias.name, version=alias.version, update_time=timestamp(alias.update_us))

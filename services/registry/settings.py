@@ -1,21 +1,9 @@
-"""Settings of the registry; see `common.config.ServiceSettings` for those that every service has."""
+"""Settings of the registry beyond those implied by the service's declaration in `deepseek/services.py`."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
-from pydantic import Field
-
-from common.auth import Role
-from common.config import Port, ServiceSettings
+from common.config import ServiceSettings, settings_for
+from deepseek.services import SERVICES
 
 
+@settings_for(SERVICES, "registry")
 class RegistrySettings(ServiceSettings):
-    """The registry needs a database and nothing else: it never opens the blobs it knows of."""
-
-    service: ClassVar[str] = "registry"
-    callers: ClassVar[Mapping[str, Role]] = MappingProxyType(
-        {"ingest": Role.WRITER, "trainer": Role.WRITER, "inference": Role.READER, "watermark": Role.WRITER}
-    )
-
-    port: Port = Field(7001, description="Port to listen on; 0 takes a free one", ge=0, le=65535)
+    """Keeps names, versions, aliases, lineage and watermarks."""

@@ -1,7 +1,8 @@
-"""The registry's tables. Every row carries its tenant; times are UTC microseconds.
+"""The registry's tables. Every row stores its tenant; times are UTC microseconds.
 
-A series counts its versions, so the next number is known without looking at them. `migrations/` makes what is declared
-here.
+The row of a series stores the number of its last version, so the next version number is known without reading the
+versions, and no number is used twice. The row therefore survives the deletion of the series. `migrations/` creates the
+tables.
 """
 
 from sqlalchemy import Double, ForeignKeyConstraint, Index, UniqueConstraint
@@ -20,11 +21,14 @@ class SeriesRow(Base):
     series_id: Mapped[str] = mapped_column(primary_key=True)
     description: Mapped[str]
     num_versions: Mapped[int]
+    """Number of versions that were ever created."""
     create_us: Mapped[int]
+    delete_us: Mapped[int | None] = mapped_column(default=None)
+    """Time of the deletion; None while the series exists."""
 
 
 class VersionRow(Base):
-    """A version; its manifest is unique within the series, so equal content has one version."""
+    """A version. Manifests are unique within a series, so no two versions of a series have the same content."""
 
     __tablename__ = "versions"
     __table_args__ = (
@@ -44,7 +48,7 @@ class VersionRow(Base):
 
 
 class MetricRow(Base):
-    """A figure of a version, in the order given."""
+    """A metric of a version; `position` preserves the caller's order."""
 
     __tablename__ = "metrics"
     __table_args__ = (
@@ -64,7 +68,7 @@ class MetricRow(Base):
 
 
 class AliasRow(Base):
-    """Where an alias stands."""
+    """An alias and the version that it points to."""
 
     __tablename__ = "aliases"
     __table_args__ = (
@@ -84,7 +88,7 @@ class AliasRow(Base):
 
 
 class AliasMoveRow(Base):
-    """One move of an alias: 1, 2, 3, …"""
+    """One move of an alias; `move` numbers the alias's moves 1, 2, 3, …"""
 
     __tablename__ = "alias_moves"
     __table_args__ = (
@@ -105,7 +109,7 @@ class AliasMoveRow(Base):
 
 
 class WatermarkRow(Base):
-    """What the id in a mark stands for; numbered 1, 2, 3, … within the tenant, for the order of lists."""
+    """A watermark, identified by the id in its mark. `number` counts a tenant's watermarks: 1, 2, 3, …"""
 
     __tablename__ = "watermarks"
     __table_args__ = (
@@ -119,16 +123,16 @@ class WatermarkRow(Base):
     number: Mapped[int]
     modality: Mapped[str]
     model_version: Mapped[str]
-    """`models/<id>/versions/<n>`; empty if no version of this registry made the content."""
+    """`models/<id>/versions/<n>`; empty if no version in this registry made the content."""
     key_epoch: Mapped[int]
     content_sha256: Mapped[str]
-    """Empty as long as it was not told."""
+    """SHA-256 of the content; empty until the content is recorded."""
     content_size_bytes: Mapped[int]
     create_us: Mapped[int]
 
 
 class LineageRow(Base):
-    """An edge from what was used to what came of it, by resource name: sources outside the registry are edges too."""
+    """An edge from a source to a version made from it, both by name. A source may belong to another service."""
 
     __tablename__ = "lineage"
     __table_args__ = (Index(None, "tenant", "source"),)

@@ -1,9 +1,10 @@
-"""Watermarks: what the ids stand for that marks carry.
+"""Watermarks, identified by the ids that marks carry.
 
-An id is drawn before the mark is made, since it goes into it, and what was marked is told afterwards, once. An id whose
-content was never told belongs to text, or to a mark that was given up. Marks are no versions and stand in no lineage: a
-model makes millions of them, and a walk over its lineage would find nothing else. They are listed by model version
-instead. Not here: keys, and how anything is marked.
+A mark carries an id, so the id is drawn before the content is marked. The digest and the size of the content are
+recorded once, after the content has been marked: by the watermark service for an image, by the client for a text. They
+stay empty if marking is never finished. Marks are not part of the lineage: a model may create millions of them, and a
+lineage walk would return little else. Instead, marks can be listed by model version. Keys and marking are handled
+elsewhere, in the watermark service.
 """
 
 import re
@@ -13,10 +14,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from common.database import Database, now_us, once
+from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from deepseek.watermark.keys import MODALITIES
-from services.registry.pages import PageRequest, fetch_page
 from services.registry.resolve import find_version
 from services.registry.resources import (
     WATERMARK_ID_BITS,
@@ -35,16 +35,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Watermark:
-    """A mark.
+    """A watermark.
 
     Attributes:
         name: `watermarks/<id>`.
         modality: One of MODALITIES.
-        model_version: `models/<id>/versions/<n>` that made the content; empty if none did.
-        key_epoch: Of the key.
-        content_sha256: Of the marked content; empty as long as it was not told.
-        content_size_bytes: Of the marked content; 0 without one.
-        create_us: UTC microseconds.
+        model_version: Model version that generated the content, `models/<id>/versions/<n>`; empty if no version in this
+            registry did.
+        key_epoch: Epoch of the key that the content is marked with.
+        content_sha256: Digest of the marked content; empty until the content is recorded.
+        content_size_bytes: Size of the marked content; 0 until the content is recorded.
+        create_us: Creation time, UTC microseconds.
     """
 
     name: str
@@ -57,27 +58,24 @@ class Watermark:
 
 
 class Watermarks:
-    """Watermarks of all tenants. Safe to share between threads.
+    """Watermarks of all tenants. Thread-safe.
 
     Args:
-        database: Migrated; borrowed, not closed.
+        database: Migrated database; borrowed, not closed.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(
-        self, tenant: str, modality: str, model_version: str, key_epoch: int, *, request_id: str, body: bytes
-    ) -> Watermark:
-        """Draws the id of a mark that is about to be made.
+    def create(self, tenant: str, modality: str, model_version: str, key_epoch: int, call: Repeatable) -> Watermark:
+        """Draws the id of a new mark.
 
         Args:
-            tenant: Owner.
+            tenant: Tenant that owns the mark.
             modality: One of MODALITIES.
-            model_version: What makes the content; empty if no version of this registry does.
-            key_epoch: Of the key.
-            request_id: Makes repeats harmless; empty for no protection.
-            body: The request's bytes, compared when the id comes again.
+            model_version: Model version that generates the content; empty if no version in this registry does.
+            key_epoch: Epoch of the key that the content is marked with.
+            call: Identity of the call, used to recognize repeats.
 
         Raises:
             InvalidArgument: BAD_VALUE or BAD_NAME.
@@ -85,9 +83,10 @@ class Watermarks:
             AlreadyExists: REQUEST_ID_REUSED.
         """
         if modality not in MODALITIES:
-            raise InvalidArgument("BAD_VALUE", f"a modality is one of {', '.join(MODALITIES)}", field="modality")
+            message = f"the modality is unset or unknown; use {' or '.join(MODALITIES)}"
+            raise InvalidArgument("BAD_VALUE", message, field="modality")
         if key_epoch < 0:
-            raise InvalidArgument("BAD_VALUE", f"key_epoch is {key_epoch}; epochs count from 0", field="key_epoch")
+            raise InvalidArgument("BAD_VALUE", f"key_epoch is {key_epoch}; epochs start at 0", field="key_epoch")
         model_version = _version(model_version)
         with self._database.transaction() as session:
 
@@ -111,39 +110,38 @@ class Watermarks:
                 session.flush()
                 return row.watermark_id
 
-            made = once(
-                session, tenant=tenant, method="CreateWatermark", request_id=request_id, body=body, effect=effect
-            )
+            made = once(session, tenant, call, effect)
             return _watermark(session.get_one(WatermarkRow, (tenant, made)))
 
     def set_content(self, tenant: str, name: str, sha256: str, size_bytes: int) -> Watermark:
-        """Tells what a mark was put into.
+        """Records the digest and the size of the content that carries a mark. Idempotent.
 
         Args:
-            tenant: Owner.
-            name: Of the watermark.
-            sha256: Of the marked content.
-            size_bytes: Of the marked content.
+            tenant: Tenant that owns the mark.
+            name: Name of the watermark.
+            sha256: Digest of the marked content.
+            size_bytes: Size of the marked content.
 
         Raises:
             InvalidArgument: BAD_NAME, BAD_DIGEST or BAD_VALUE.
             NotFound: WATERMARK_NOT_FOUND.
-            FailedPrecondition: CONTENT_SET if the mark is in other content.
+            FailedPrecondition: CONTENT_SET if different content has already been recorded for the mark.
         """
         found_id = parse_watermark(name, field="name")
         _check_digest(sha256)
         if size_bytes < 1:
-            raise InvalidArgument("BAD_VALUE", "content has at least one byte", field="content_size_bytes")
+            message = f"content_size_bytes is {size_bytes}; it must be at least 1"
+            raise InvalidArgument("BAD_VALUE", message, field="content_size_bytes")
         with self._database.transaction() as session:
             row = _find(session, tenant, found_id)
             if row.content_sha256 and (row.content_sha256, row.content_size_bytes) != (sha256, size_bytes):
-                message = f"{name!r} is in the content {row.content_sha256} already; register another mark"
+                message = f"{name!r} already marks other content, whose digest is {row.content_sha256}; draw another id"
                 raise FailedPrecondition("CONTENT_SET", message, field="content_sha256")
             row.content_sha256, row.content_size_bytes = sha256, size_bytes
             return _watermark(row)
 
     def get(self, tenant: str, name: str) -> Watermark:
-        """A watermark by name.
+        """Returns a watermark.
 
         Raises:
             InvalidArgument: BAD_NAME.
@@ -156,13 +154,13 @@ class Watermarks:
     def list_watermarks(
         self, tenant: str, page: PageRequest, *, content_sha256: str = "", model_version: str = ""
     ) -> tuple[list[Watermark], str]:
-        """A page of watermarks, newest first, and the next page's token.
+        """Returns a page of watermarks, newest first, and the token of the next page.
 
         Args:
-            tenant: Owner.
-            page: Which page.
-            content_sha256: Only those in this content; empty for all.
-            model_version: Only those in what this version made; empty for all.
+            tenant: Tenant that owns the watermarks.
+            page: Page to return.
+            content_sha256: If set, only marks in the content with this digest are returned.
+            model_version: If set, only marks in content generated by this model version are returned.
 
         Raises:
             InvalidArgument: BAD_DIGEST, BAD_NAME, BAD_PAGE_TOKEN or BAD_VALUE.
@@ -176,28 +174,28 @@ class Watermarks:
             query = query.where(WatermarkRow.model_version == model_version)
         scope = f"watermarks {content_sha256} {model_version}"
         with self._database.snapshot() as session:
-            rows, token = fetch_page(session, query, WatermarkRow.number, page, scope=scope, descending=True)
+            rows, token = fetch_page(session, query, (WatermarkRow.number,), page, scope=scope, descending=True)
             return [_watermark(row) for row in rows], token
 
 
 def _version(name: str) -> str:
-    """The name of a model version by its number, checked; empty stays empty."""
+    """Checks and returns the name of a model version. The name may be empty, but must not be that of an alias."""
     if not name:
         return ""
     kind, series_id, number = parse_version(name, field="model_version")
     if kind is not Kind.MODEL:
-        raise InvalidArgument("BAD_NAME", f"{name!r} is no version of a model", field="model_version")
+        raise InvalidArgument("BAD_NAME", f"{name!r} is not the name of a model version", field="model_version")
     return version_name(kind, series_id, number)
 
 
 def _check_digest(sha256: str) -> None:
     if not _SHA256.fullmatch(sha256):
-        message = "a SHA-256 digest has 64 lower-case hexadecimal digits"
+        message = "the digest is not a SHA-256 digest; it must have 64 lower-case hexadecimal digits"
         raise InvalidArgument("BAD_DIGEST", message, field="content_sha256")
 
 
 def _new_id(session: Session, tenant: str) -> str:
-    """An id that the tenant does not have yet; nobody can guess it."""
+    """Draws an unpredictable id that the tenant does not use yet."""
     while True:
         drawn = watermark_id(secrets.randbits(WATERMARK_ID_BITS))
         if session.get(WatermarkRow, (tenant, drawn)) is None:

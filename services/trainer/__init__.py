@@ -1,1 +1,1 @@
-"""The trainer: durable training runs and model exports around `deepseek.training`."""
+"""The trainer: durable training runs and model exports, built on `deepseek.trainjob`."""

@@ -1,4 +1,4 @@
-"""Protobuf to domain and back."""
+"""Converts the trainer's values between protobuf and the domain."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,106 +6,162 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.artifacts import Artifact
 from common.artifacts.proto import to_proto
 from common.errors import InvalidArgument, Violation
+from common.jobs import JobState
 from common.jobs.job import JobError
 from common.jobs.proto import error_to_proto, job_to_proto
 from common.paths import without_paths
-from deepseek.training.runspec import RunSpec
-from protos.trainer.v1 import trainer_pb2
-from services.trainer.runs import Run, RunEvent
+from common.proto import timestamp
+from deepseek.trainjob.runspec import RunSpec
+from protos.job.v1 import job_pb2
+from protos.trainer.v1 import trainer_pb2 as pb
+from services.trainer.external_runs import End, LoggedStep
+from services.trainer.labels import Labels
+from services.trainer.run import Run
+from services.trainer.run_history import RunEvent
 
 MAX_SPEC_BYTES = 32 << 10
-"""Largest run spec as a message; so a page of a thousand runs fits a message."""
+"""Maximum size of an encoded run spec. It is small enough that a page of 1000 runs fits in one message."""
 
 
-def read_spec(message: trainer_pb2.RunSpec) -> RunSpec:
-    """Reads a spec.
+def read_spec(message: pb.RunSpec) -> RunSpec:
+    """Converts a message to a run spec.
 
     Raises:
-        InvalidArgument: UNKNOWN_FIELD if it has a field that this version does not know; BAD_VALUE; TOO_LARGE.
+        InvalidArgument: UNKNOWN_FIELD if the message has a field that this server does not know; BAD_VALUE; TOO_LARGE.
     """
     if (num_bytes := message.ByteSize()) > MAX_SPEC_BYTES:
-        raise InvalidArgument("TOO_LARGE", f"{num_bytes} bytes; at most {MAX_SPEC_BYTES} are taken", field="spec")
+        raise InvalidArgument(
+            "TOO_LARGE", f"the spec has {num_bytes} bytes; at most {MAX_SPEC_BYTES} are accepted", field="spec"
+        )
     unknown = list(_unknown_fields(message, "spec"))
     if unknown:
-        what = "this version of the trainer does not know the field with this number"
+        what = "this version of the trainer has no field with this number"
         raise InvalidArgument("UNKNOWN_FIELD", what, violations=[Violation(path, what) for path in unknown])
     try:
         data = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    except json_format.Error as error:  # an infinite number in a component's params
-        raise InvalidArgument("BAD_VALUE", f"the spec holds a value that JSON cannot: {error}", field="spec") from error
+    except json_format.Error as error:  # e.g. an infinite number in the params of a component
+        raise InvalidArgument(
+            "BAD_VALUE", f"the spec contains a value that JSON cannot represent: {error}", field="spec"
+        ) from error
     return RunSpec.from_json(data)
 
 
-def run_to_proto(run: Run) -> trainer_pb2.Run:
-    """Writes a run."""
-    return trainer_pb2.Run(
+def run_to_proto(run: Run) -> pb.Run:
+    """Returns a run as a message."""
+    return pb.Run(
         name=run.name,
-        spec=json_format.ParseDict(run.spec.to_json(), trainer_pb2.RunSpec()),
+        spec=None if run.is_external else json_format.ParseDict(run.spec.to_json(), pb.RunSpec()),
         job=job_to_proto(run.job),
         fingerprint=run.fingerprint,
         checkpoint=to_proto(run.checkpoint) if run.checkpoint else None,
         metrics=_metrics(run.metrics),
         train_s=run.train_s,
         num_threads=run.num_threads or 0,
+        best_step=run.best_step,
+        best_epoch=run.best_epoch,
+        display_name=run.display_name,
+        note=run.note,
+        tags=[pb.Tag(key=key, value=value) for key, value in run.tags.items()],
+        external=run.is_external,
+        parameters=json_format.ParseDict(dict(run.parameters), Struct()) if run.parameters else None,
     )
 
 
-def event_to_proto(event: RunEvent) -> trainer_pb2.RunEvent:
-    """Writes one entry of a run's history."""
-    message = trainer_pb2.RunEvent(sequence=event.sequence, time=_timestamp(event.time_us))
+def read_parameters(message: Struct) -> Mapping[str, Any]:
+    """Converts the parameters of an external run.
+
+    Raises:
+        InvalidArgument: TOO_LARGE.
+    """
+    if (num_bytes := message.ByteSize()) > MAX_SPEC_BYTES:
+        raise InvalidArgument(
+            "TOO_LARGE",
+            f"the parameters have {num_bytes} bytes; at most {MAX_SPEC_BYTES} are accepted",
+            field="parameters",
+        )
+    try:
+        return json_format.MessageToDict(message)
+    except json_format.Error as error:  # an infinite number
+        what = f"the parameters contain a value that JSON cannot represent: {error}"
+        raise InvalidArgument("BAD_VALUE", what, field="parameters") from error
+
+
+def read_labels(message: pb.UpdateRunRequest | pb.CreateExternalRunRequest) -> Labels:
+    """Converts the display name, note and tags of a request."""
+    if isinstance(message, pb.CreateExternalRunRequest):
+        return Labels(message.display_name, message.note, [(tag.key, tag.value) for tag in message.tags])
+    return Labels(
+        message.display_name if message.HasField("display_name") else None,
+        message.note if message.HasField("note") else None,
+        [(tag.key, tag.value) for tag in message.set_tags],
+        set(message.remove_tags),
+    )
+
+
+def read_steps(message: pb.LogRunRequest) -> tuple[list[LoggedStep], End | None]:
+    """Converts the figures of a request, and the end of the run if the request contains one."""
+    steps = [LoggedStep(one.step, {metric.name: metric.value for metric in one.metrics}) for one in message.steps]
+    if not message.end:
+        return steps, None
+    if message.end not in job_pb2.JobState.values():
+        raise InvalidArgument("BAD_VALUE", f"unknown job state {message.end}", field="end")
+    return steps, End(JobState[job_pb2.JobState.Name(message.end).removeprefix("JOB_STATE_")], message.error)
+
+
+def event_to_proto(event: RunEvent) -> pb.RunEvent:
+    """Returns an entry of a run's history as a message."""
+    message = pb.RunEvent(sequence=event.sequence, time=timestamp(event.time_us))
     values = dict(event.payload)
     match event.kind:
         case "step":
-            message.step.CopyFrom(trainer_pb2.StepEvent(**{**values, "metrics": _metrics(values["metrics"])}))
+            message.step.CopyFrom(pb.StepEvent(**{**values, "metrics": _metrics(values["metrics"])}))
         case "evaluation":
-            message.evaluation.CopyFrom(
-                trainer_pb2.EvaluationEvent(**{**values, "metrics": _metrics(values["metrics"])})
-            )
+            message.evaluation.CopyFrom(pb.EvaluationEvent(**{**values, "metrics": _metrics(values["metrics"])}))
         case "checkpoint":
-            artifact = to_proto(Artifact.from_json(values["artifact"]))
-            message.checkpoint.CopyFrom(trainer_pb2.CheckpointEvent(step=values["step"], artifact=artifact))
+            artifacts = {
+                name: to_proto(Artifact.from_json(values[name]))
+                for name in ("artifact", "best_weights")
+                if values.get(name)
+            }
+            message.checkpoint.CopyFrom(pb.CheckpointEvent(step=values["step"], **artifacts))
         case "attempt":
-            message.attempt.CopyFrom(trainer_pb2.AttemptEvent(**values))
+            message.attempt.CopyFrom(pb.AttemptEvent(**values))
         case "warning":
             shown = {**values, "message": without_paths(values["message"])}
-            message.warning.CopyFrom(trainer_pb2.WarningEvent(**shown))
+            message.warning.CopyFrom(pb.WarningEvent(**shown))
         case "precision":
             message.precision.CopyFrom(_precision(values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
             error = error_to_proto(JobError(**values["error"])) if "error" in values else None
-            message.state.CopyFrom(trainer_pb2.StateEvent(state=state, error=error))
+            message.state.CopyFrom(pb.StateEvent(state=state, error=error))
     return message
 
 
-def _precision(values: Mapping[str, Any]) -> trainer_pb2.PrecisionEvent:
-    return trainer_pb2.PrecisionEvent(
+def _precision(values: Mapping[str, Any]) -> pb.PrecisionEvent:
+    return pb.PrecisionEvent(
         precision=f"PRECISION_{values['precision'].upper()}",
         reason=f"PRECISION_REASON_{values['reason'].upper()}",
         ratios=[
-            trainer_pb2.PrecisionRatio(precision=f"PRECISION_{name.upper()}", ratio=ratio)
+            pb.PrecisionRatio(precision=f"PRECISION_{name.upper()}", ratio=ratio)
             for name, ratio in values["ratios"].items()
         ],
         instruction_set=values["instruction_set"],
     )
 
 
-def _metrics(values: Mapping[str, float]) -> list[trainer_pb2.MetricValue]:
-    return [trainer_pb2.MetricValue(name=name, value=value) for name, value in values.items()]
-
-
-def _timestamp(time_us: int) -> Timestamp:
-    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+def _metrics(values: Mapping[str, float]) -> list[pb.MetricValue]:
+    return [pb.MetricValue(name=name, value=value) for name, value in values.items()]
 
 
 def _unknown_fields(message: Message, path: str) -> Iterator[str]:
-    """Paths of the fields of a message, at any depth, that its type does not have; they are named by number."""
+    """Yields the path of each unknown field of a message, at any depth. The path ends with the field number."""
     for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]  # the stubs lack it
         yield f"{path}.{unknown.field_number}"
     for field, value in message.ListFields():

@@ -1,8 +1,8 @@
-"""What makes two runs the same run: equal spec, equal data, equal code.
+"""Fingerprints of runs and exports. Runs with the same spec, data and code have the same fingerprint.
 
-The fingerprint covers every source file that decides the weights, those of other packages' components included, and the
-versions of the packages behind them. It is computed when a run is submitted, by reading files: nothing is imported.
-Hardware is not part of it.
+The fingerprint of a run covers every source file that affects the weights, including the files of components from other
+packages. It also covers the versions of the packages that this code uses, but not the hardware. It is computed when the
+run is submitted, by reading the files without importing them.
 """
 
 import hashlib
@@ -15,30 +15,40 @@ from typing import Any
 
 import deepseek
 import kernels
-from deepseek.training.runspec import Component, RunSpec
+from common.errors import FailedPrecondition
+from deepseek.components import RESTART
+from deepseek.trainjob.runspec import RunSpec
+from deepseek.trainjob.spec_parts import Component
 
 _TRAINING_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxscript")
-_EXPORT_SOURCES = ("export.py", "packaging.py", "probing.py", "onnx_files.py")
-_PARTS = ("components", "data", "models", "optim", "training")
+_EXPORT_SOURCES = ("export_main.py", "export.py", "probing.py", "onnx_files.py")
+_IMPORT_SOURCES = ("import_main.py", "onnx_import.py", "onnx_bundle.py", "onnx_trial.py")
+_PARTS = ("components", "data", "models", "optim", "training", "trainjob")
 
 
-def run_fingerprint(spec: RunSpec, dataset_manifest_sha256: str) -> str:
-    """SHA-256 over the spec, with the data set named by its content, and the code that trains it.
+def run_fingerprint(spec: RunSpec, dataset_manifest_sha256: str, init_manifest_sha256: str | None = None) -> str:
+    """Returns the SHA-256 of a run's spec, data and training code. The digests of the manifests represent the data and
+    the initial model.
 
     Args:
-        spec: With defaults filled in.
+        spec: Spec with all defaults filled in.
         dataset_manifest_sha256: Digest of the data set version's manifest.
+        init_manifest_sha256: Digest of the manifest of the model version from which the run starts, if there is one.
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        FailedPrecondition: COMPONENT_NOT_IMPORTABLE if the module of a component cannot be found.
     """
     identity = json.loads(spec.canonical())
     identity["dataset_version"] = dataset_manifest_sha256
+    identity["init"] = init_manifest_sha256
     return _digest(
         {
             "spec": identity,
-            "sources": _sources(excluded=_EXPORT_SOURCES),
+            "sources": _sources(excluded=(*_EXPORT_SOURCES, *_IMPORT_SOURCES)),
             "packages": _versions(_TRAINING_PACKAGES),
             "components": _components(spec),
         }
@@ -46,8 +56,10 @@ def run_fingerprint(spec: RunSpec, dataset_manifest_sha256: str) -> str:
 
 
 def export_fingerprint(options: dict[str, Any]) -> str:
-    """SHA-256 over an export's options and the code that exports."""
-    return _digest({"options": options, "sources": _sources(excluded=()), "packages": _versions(_EXPORT_PACKAGES)})
+    """Returns the SHA-256 of the options of an export and of the exporting code."""
+    return _digest(
+        {"options": options, "sources": _sources(excluded=_IMPORT_SOURCES), "packages": _versions(_EXPORT_PACKAGES)}
+    )
 
 
 def _digest(content: object) -> str:
@@ -77,13 +89,13 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     for package in packages:
         try:
             installed[package] = version(package)
-        except ModuleNotFoundError:  # PackageNotFoundError: one of several that can provide the same module
+        except ModuleNotFoundError:  # not installed; another package may provide the same module
             continue
     return installed
 
 
 def _components(spec: RunSpec) -> dict[str, list[Any]]:
-    """Distribution and sources of each component, e.g. `{"deepseek.models:mine": ["my-models 1.2", {…}]}`."""
+    """Returns each component's distribution and sources, e.g. `{"deepseek.models:mine": ["my-models 1.2", {…}]}`."""
     used: list[tuple[str, Component]] = [
         ("deepseek.models", spec.model),
         ("deepseek.losses", spec.loss),
@@ -98,16 +110,22 @@ def _components(spec: RunSpec) -> dict[str, list[Any]]:
         for entry_point in entry_points(group=group, name=component.name):
             if entry_point.dist is not None:
                 distribution = f"{entry_point.dist.name} {entry_point.dist.version}"
-                found[f"{group}:{component.name}"] = [distribution, _module_sources(entry_point.module)]
+                found[f"{group}:{component.name}"] = [distribution, _module_sources(component.name, entry_point.module)]
     return found
 
 
-def _module_sources(module: str) -> dict[str, str]:
-    """Digests of the Python files of a module's top-level module; the version alone does not tell what was edited."""
+def _module_sources(name: str, module: str) -> dict[str, str]:
+    """Returns the digests of all Python files in the top-level package of a component's module.
+
+    The version of the package does not suffice, because files may be edited while the version stays the same.
+    """
     top = module.partition(".")[0]
-    spec = None if top == deepseek.__name__ else find_spec(top)  # ours are among the sources already
-    if spec is None:
+    if top == deepseek.__name__:  # the fingerprint covers these files already
         return {}
+    spec = find_spec(top)
+    if spec is None:
+        message = f"the component {name!r} cannot be used, because the trainer finds no module {top!r}. {RESTART}"
+        raise FailedPrecondition("COMPONENT_NOT_IMPORTABLE", message)
     places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
     return {
         path.relative_to(place.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,75 +1,44 @@
-"""Training runs as the database holds them: their spec, their history of events and what came of them.
+"""Training runs in the database: their specs, histories and results.
 
-A run's job says where it stands (`common.jobs`); this adds what makes it a run. The history has one writer, the
-handler that holds the job's lease, and its sequence has no gaps: a number is taken in the transaction that stores the
-event. The one exception is a run that is cancelled while it is pending: nobody handles it, so whoever looks at it first
-closes its history from the state of its job (`settle`).
+The state of a run is the state of its job (`common.jobs`). Normally, only the handler that holds the job's lease adds
+to the run's history. A run cancelled while it is pending has no handler, so the history is closed with the job's final
+state when a caller first reads the run (`close_history`).
 """
 
 import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, or_, select, tuple_
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from common.artifacts import Artifact
-from common.database import Database, decode_page_token, encode_page_token, now_us, page_size
+from common.database import Database, PageRequest, fetch_page, now_us
 from common.errors import NotFound
-from common.jobs import Job, JobError, JobState, JobStore
-from common.jobs.job import JobRow
-from common.names import new_id, parse
-from deepseek.training.runspec import RunSpec
+from common.jobs import Job, JobState, JobStore
+from common.jobs.job import UNFINISHED, JobRow
+from common.names import parse
+from deepseek.trainjob.runspec import RunSpec
+from services.trainer.labels import Labels
+from services.trainer.run import Run, read_run
+from services.trainer.run_history import RunEvent, append_events, final_state, last_event, read_events
 from services.trainer.tables import ExportRow, RunEventRow, RunRow
+from services.trainer.twins import has_twin
 
-JOB_KIND = "trainer.run"
 _WATCH_POLL_S = 0.5
-_EVENTS_A_READ = 256
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run; the attributes are those of `deepseek.trainer.v1.Run`."""
-
-    tenant: str
-    run_id: str
-    spec: RunSpec
-    dataset_manifest_sha256: str
-    job: Job
-    fingerprint: str
-    checkpoint: Artifact | None
-    checkpoint_step: int
-    metrics: Mapping[str, float]
-    train_s: float
-    num_threads: int | None
-
-    @property
-    def name(self) -> str:
-        """Resource name, `runs/<id>`."""
-        return f"runs/{self.run_id}"
-
-
-@dataclass(frozen=True)
-class RunEvent:
-    """One entry of a run's history. `kind` names the field of the proto's oneof, `payload` holds its values."""
-
-    sequence: int
-    time_us: int
-    kind: str
-    payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Superseded:
-    """A checkpoint that its run no longer needs.
+    """A checkpoint, or the weights of an epoch, that are no longer needed by the run that wrote them.
 
     Attributes:
-        artifact: The checkpoint.
-        sequence: Sequence number of its event.
-        next_us: When the next checkpoint was published, UTC microseconds.
-        is_needed: Whether another run still refers to it.
+        artifact: The checkpoint or the weights.
+        sequence: Sequence number of the checkpoint's event in the history of the run; 0 for weights.
+        next_us: Time at which the run published their successor, UTC microseconds.
+        is_needed: Whether the row of another run still refers to the checkpoint.
     """
 
     artifact: Artifact
@@ -78,20 +47,12 @@ class Superseded:
     is_needed: bool
 
 
-@dataclass(frozen=True)
-class Export:
-    """What an export made: the model's manifest and its metrics."""
-
-    manifest: Artifact
-    metrics: Mapping[str, float]
-
-
 class RunStore:
-    """Thread-safe; several processes may share the database.
+    """Training runs of all tenants. Thread-safe; several processes may share the database.
 
     Args:
-        database: Migrated.
-        jobs: The job store in the same database.
+        database: Migrated database.
+        jobs: Job store in the same database.
     """
 
     def __init__(self, database: Database, jobs: JobStore) -> None:
@@ -102,32 +63,32 @@ class RunStore:
     def create(
         self,
         session: Session,
-        tenant: str,
+        job: Job,
+        run_id: str,
         spec: RunSpec,
         dataset_manifest_sha256: str,
         fingerprint: str,
         *,
         adopt: bool = False,
+        exportable: bool = False,
+        init_manifest: str | None = None,
     ) -> str:
-        """Stores a new run and its job in the caller's transaction; returns its name.
+        """Stores a new run in the transaction that submits the run's job, and returns the run's name.
 
         Args:
-            session: The transaction.
-            tenant: Whose run it is.
-            spec: Complete.
-            dataset_manifest_sha256: Of the data set version.
-            fingerprint: Equal for equal runs.
-            adopt: Go on from the last checkpoint of an equal run that failed or was cancelled, if there is one.
-
-        Raises:
-            ResourceExhausted: QUOTA_EXCEEDED.
+            session: Session of the transaction.
+            job: Job that executes the run.
+            run_id: Id of the run.
+            spec: Spec with all defaults filled in.
+            dataset_manifest_sha256: Digest of the data set version's manifest.
+            fingerprint: Fingerprint, which is the same for equal runs.
+            adopt: Whether to start from the last checkpoint of an equal run that failed or was cancelled.
+            exportable: Whether the run fails if its model cannot be exported.
+            init_manifest: Digest of the manifest of the model version from which the run starts, if there is one.
         """
-        earlier = self._unfinished(session, tenant, fingerprint) if adopt else None
-        run_id = new_id()
-        name = f"runs/{run_id}"
-        job = self._jobs.submit(session, tenant=tenant, kind=JOB_KIND, spec=json.dumps({"run_id": run_id}), result=name)
+        earlier = self._unfinished(session, job.tenant, fingerprint) if adopt else None
         row = RunRow(
-            tenant=tenant,
+            tenant=job.tenant,
             run_id=run_id,
             job_id=job.name.removeprefix("jobs/"),
             create_us=now_us(),
@@ -140,14 +101,17 @@ class RunStore:
             metrics="{}",
             train_s=earlier.train_s if earlier else 0.0,
             num_threads=earlier.num_threads if earlier else None,
+            exportable=exportable,
+            best_weights=earlier.best_weights if earlier else None,
+            init_manifest=init_manifest,
         )
         session.add(row)
         session.flush()
-        self._append(session, row, [("state", {"state": JobState.PENDING.name})])
-        return name
+        append_events(session, row, [("state", {"state": JobState.PENDING.name})])
+        return f"runs/{run_id}"
 
     def find_equal(self, session: Session, tenant: str, fingerprint: str, states: Collection[JobState]) -> str | None:
-        """Name of the newest run with this fingerprint whose job is in one of these states."""
+        """Returns the name of the newest run with this fingerprint whose job is in one of these states."""
         query = (
             select(RunRow.run_id)
             .join(JobRow, JobRow.job_id == RunRow.job_id)
@@ -159,7 +123,7 @@ class RunStore:
         return f"runs/{run_id}" if run_id else None
 
     def get(self, tenant: str, name: str, *, field: str = "name") -> Run:
-        """Looks a run up.
+        """Returns a run.
 
         Raises:
             NotFound: RUN_NOT_FOUND.
@@ -167,20 +131,20 @@ class RunStore:
         """
         (run_id,) = parse(name, "runs/{}", field=field)
         with self._database.snapshot() as session:
-            return self._run(session, self._row(session, tenant, run_id, field=field))
+            return self._run(session, self.row(session, tenant, run_id, field=field))
 
-    def list(self, tenant: str, *, size: int, token: str) -> tuple[Sequence[Run], str]:
-        """One page of runs, newest first, and the token of the next page."""
-        limit = page_size(size)
+    def list(self, tenant: str, page: PageRequest, *, active_only: bool = False) -> tuple[Sequence[Run], str]:
+        """Returns a page of runs, newest first, and the token of the next page.
+
+        With `active_only`, only the runs that have not ended are returned.
+        """
         query = select(RunRow).where(RunRow.tenant == tenant)
-        if key := decode_page_token(token, (int, str)):
-            query = query.where(tuple_(RunRow.create_us, RunRow.run_id) < tuple_(*key))
-        query = query.order_by(RunRow.create_us.desc(), RunRow.run_id.desc()).limit(limit + 1)
+        if active_only:
+            active = select(JobRow.job_id).where(JobRow.tenant == tenant, JobRow.state.in_(UNFINISHED))
+            query = query.where(RunRow.job_id.in_(active))
         with self._database.snapshot() as session:
-            rows = session.scalars(query).all()
-            runs = [self._run(session, row) for row in rows[:limit]]
-        last = rows[len(runs) - 1] if len(rows) > limit else None
-        return runs, encode_page_token((last.create_us, last.run_id)) if last else ""
+            rows, token = fetch_page(session, query, (RunRow.create_us, RunRow.run_id), page, descending=True)
+            return [self._run(session, row) for row in rows], token
 
     def publish(
         self,
@@ -189,128 +153,158 @@ class RunStore:
         events: Sequence[tuple[str, Mapping[str, Any]]],
         *,
         train_s: float | None = None,
-        metrics: Mapping[str, float] | None = None,
+        best: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
     ) -> None:
-        """Appends events in the lease holder's fenced transaction; a checkpoint event moves the run's checkpoint.
+        """Appends events in the lease holder's fenced transaction. A checkpoint event also updates the run's row.
 
         Args:
-            session: Of `Lease.transaction` or `Lease.complete`.
+            session: Session from `Lease.transaction` or `Lease.complete`.
             run: The run.
-            events: Kind and payload of each.
-            train_s: Seconds trained so far, if known.
-            metrics: Final figures, on success.
-            num_threads: New number of threads per worker.
+            events: Pairs of kind and payload.
+            train_s: Training time of the run so far, in seconds; None to leave it unchanged.
+            best: The best epoch: its `step`, `epoch` and `metrics`; None unless the run has succeeded.
+            num_threads: Number of threads per worker to store; None to leave it unchanged.
         """
-        row = self._row(session, run.tenant, run.run_id, lock=True)
+        row = self.row(session, run.tenant, run.run_id, lock=True)
         for kind, payload in events:
             if kind == "checkpoint" and payload["artifact"] != row.checkpoint:
                 row.previous_checkpoint, row.checkpoint = row.checkpoint, payload["artifact"]
                 row.checkpoint_step = payload["step"]
+            if kind == "checkpoint" and payload.get("best_weights"):
+                _replace_best(row, payload["best_weights"])
         if train_s is not None:
             row.train_s = train_s
-        if metrics is not None:
-            row.metrics = json.dumps(dict(metrics))
+        if best is not None:
+            row.best_step, row.best_epoch, row.metrics = best["step"], best["epoch"], json.dumps(best["metrics"])
+            # The weights of the last epoch are not stored separately, because they are in the last checkpoint.
+            if row.best_step == row.checkpoint_step:
+                row.best_weights = row.checkpoint
         if num_threads is not None:
             row.num_threads = num_threads
-        self._append(session, row, events)
+        append_events(session, row, events)
 
     def superseded(self, run: Run) -> Sequence[Superseded]:
-        """The run's checkpoints before its last two that have not been dropped yet, oldest first.
+        """Returns the checkpoints, oldest first, that precede the run's last two and have not been dropped yet.
 
-        No row refers to them from the moment a newer one was published, so no new run can begin with one: a checkpoint
-        that is not needed now is never needed again.
+        The weights of epochs that are no longer the best follow the checkpoints. A new run can start only from a
+        checkpoint that the row of some run refers to. A checkpoint to which no row refers is therefore never needed
+        again. If another run is executing and its files may have the same content, nothing is returned, because that
+        run may have stored a file to which its row does not refer yet.
         """
         with self._database.snapshot() as session:
-            row = self._row(session, run.tenant, run.run_id)
-            query = select(RunEventRow).where(
-                RunEventRow.tenant == run.tenant,
-                RunEventRow.run_id == run.run_id,
-                RunEventRow.kind == "checkpoint",
-                RunEventRow.sequence > (row.dropped_to or 0),
+            row = self.row(session, run.tenant, run.run_id)
+            if has_twin(session, row):
+                return []
+            events = read_events(session, run.tenant, run.run_id, after=row.dropped_to or 0, kind="checkpoint")
+            texts = [event.payload["artifact"] for event in events]
+            stale = json.loads(row.stale_weights or "[]")
+            columns = (RunRow.checkpoint, RunRow.previous_checkpoint, RunRow.best_weights)
+            wanted = [*texts, *(text for text, _ in stale)]
+            users = session.execute(
+                select(*columns).where(RunRow.tenant == run.tenant, or_(*(column.in_(wanted) for column in columns)))
             )
-            events = session.scalars(query.order_by(RunEventRow.sequence).limit(_EVENTS_A_READ)).all()
-            texts = [json.loads(event.payload)["artifact"] for event in events]
-            columns = or_(RunRow.checkpoint.in_(texts), RunRow.previous_checkpoint.in_(texts))
-            users = session.scalars(select(RunRow).where(RunRow.tenant == run.tenant, columns)).all()
-            needed = {text for user in users for text in (user.checkpoint, user.previous_checkpoint)}
+            needed = {text for user in users for text in user}
             kept = (row.checkpoint, row.previous_checkpoint)
             return [
                 Superseded(Artifact.from_json(text), event.sequence, following.time_us, text in needed)
                 for text, event, following in zip(texts, events, events[1:], strict=False)
                 if text not in kept
-            ]
+            ] + [Superseded(Artifact.from_json(text), 0, next_us, text in needed) for text, next_us in stale]
 
-    def drop(self, session: Session, run: Run, sequence: int) -> None:
-        """Records in the lease holder's transaction that the checkpoints up to one event have been dropped."""
-        self._row(session, run.tenant, run.run_id, lock=True).dropped_to = sequence
+    def drop(self, session: Session, run: Run, superseded: Sequence[Superseded]) -> None:
+        """Records, in the lease holder's transaction, that superseded checkpoints and weights have been dropped."""
+        row = self.row(session, run.tenant, run.run_id, lock=True)
+        row.dropped_to = max([row.dropped_to or 0, *(one.sequence for one in superseded)])
+        dropped = {one.artifact.to_json() for one in superseded if not one.sequence}
+        stale = [one for one in json.loads(row.stale_weights or "[]") if one[0] not in dropped]
+        row.stale_weights = json.dumps(stale) if stale else None
 
-    def settle(self, tenant: str, name: str) -> Run:
-        """Closes the history of a run whose job has ended; returns the run as it stands."""
+    def update(self, tenant: str, name: str, labels: Labels) -> Run:
+        """Changes the labels of a run.
+
+        Raises:
+            NotFound: RUN_NOT_FOUND.
+            InvalidArgument: BAD_NAME, or BAD_VALUE if the run would have too many tags.
+        """
+        run = self.get(tenant, name)
+        with self._database.transaction() as session:
+            row = self.row(session, tenant, run.run_id, lock=True)
+            row.display_name = row.display_name if labels.display_name is None else labels.display_name
+            row.note = row.note if labels.note is None else labels.note
+            row.tags = json.dumps(labels.tags(json.loads(row.tags or "{}")))
+        return self.get(tenant, name)
+
+    def delete(self, run: Run) -> None:
+        """Deletes the rows of an ended run: the run, its history and its finished exports."""
+        with self._database.transaction() as session:
+            for table in (RunEventRow, ExportRow, RunRow):
+                session.execute(delete(table).where(table.tenant == run.tenant, table.run_id == run.run_id))
+
+    def close_history(self, tenant: str, name: str) -> Run:
+        """Returns a run. If the run's job has ended but its history lacks the final state, adds that state first."""
         run = self.get(tenant, name)
         if run.job.state.final:
             with self._database.transaction() as session:
-                row = self._row(session, tenant, run.run_id, lock=True)
-                query = select(RunEventRow).where(RunEventRow.tenant == tenant, RunEventRow.run_id == run.run_id)
-                last = session.scalars(query.order_by(RunEventRow.sequence.desc()).limit(1)).one()
-                if not _closes(last.kind, json.loads(last.payload)):
-                    self._append(session, row, [final_state(run.job.state, run.job.error)])
+                row = self.row(session, tenant, run.run_id, lock=True)
+                last = last_event(session, tenant, run.run_id)
+                assert last is not None, "the history of a run begins with its state"
+                if not last.closes:
+                    append_events(session, row, [final_state(run.job.state, run.job.error)])
             self.wake()
         return run
 
     def last_state(self, session: Session, run: Run) -> str:
-        """Name of the state that the history shows last."""
-        last = session.scalars(_newest(run, "state")).one()
-        return str(json.loads(last.payload)["state"])
+        """Returns the name of the last state in the run's history."""
+        last = last_event(session, run.tenant, run.run_id, kind="state")
+        assert last is not None, "the history of a run begins with its state"
+        return str(last.payload["state"])
 
     def precision(self, run: Run) -> Mapping[str, Any] | None:
-        """The format of the run's newest attempt; None for a run from before the format was recorded."""
+        """Returns the numeric precision recorded for the run's latest attempt; None if the history records none."""
         with self._database.snapshot() as session:
-            last = session.scalars(_newest(run, "precision")).first()
-        return json.loads(last.payload) if last else None
+            last = last_event(session, run.tenant, run.run_id, kind="precision")
+        return last.payload if last else None
 
-    def watch(self, tenant: str, name: str, *, after: int, stop: threading.Event) -> Iterator[RunEvent]:
-        """The history after a sequence number, then live, until the run has ended or `stop` is set."""
-        run = self.settle(tenant, name)
+    def watch(
+        self, tenant: str, name: str, *, after: int, stop: threading.Event, stored_only: bool = False
+    ) -> Iterator[RunEvent]:
+        """Yields the events after a sequence number, then new events, until the run ends or `stop` is set.
+
+        If `stored_only` is set, only the events that are stored already are yielded.
+        """
+        run = self.close_history(tenant, name)
         while not stop.is_set():
             events = self._events(tenant, run.run_id, after)
             for event in events:
                 yield event
                 after = event.sequence
-                if _closes(event.kind, event.payload):
+                if event.closes:
                     return
+            if not events and stored_only:
+                return
             if not events:
                 with self._changed:
                     self._changed.wait(_WATCH_POLL_S)
-                if self.settle(tenant, name).job.state.final and not self._events(tenant, run.run_id, after):
-                    return  # the caller asked for what follows the last event
+                if self.close_history(tenant, name).job.state.final and not self._events(tenant, run.run_id, after):
+                    return  # the caller has already seen the last event
 
     def wake(self) -> None:
-        """Tells watchers in this process that there is news; those elsewhere poll."""
+        """Notifies the watchers in this process of new events. Watchers in other processes poll."""
         with self._changed:
             self._changed.notify_all()
 
-    def find_export(self, tenant: str, run_id: str, fingerprint: str) -> Export | None:
-        """What an equal export made earlier, if there was one."""
-        with self._database.snapshot() as session:
-            row = session.get(ExportRow, (tenant, run_id, fingerprint))
-        return Export(Artifact.from_json(row.manifest), json.loads(row.metrics)) if row else None
-
-    def add_export(self, session: Session, tenant: str, run_id: str, fingerprint: str, export: Export) -> Export:
-        """Remembers an export in the lease holder's fenced transaction; returns the one to register.
-
-        That is an equal one if it has finished first: measured anew, this one would be another version.
-        """
-        row = session.get(ExportRow, (tenant, run_id, fingerprint))
-        if row is not None:
-            return Export(Artifact.from_json(row.manifest), json.loads(row.metrics))
-        row = ExportRow(tenant=tenant, run_id=run_id, fingerprint=fingerprint)
-        row.manifest, row.metrics = export.manifest.to_json(), json.dumps(dict(export.metrics))
-        session.add(row)
-        return export
+    def row(self, session: Session, tenant: str, run_id: str, *, lock: bool = False, field: str = "name") -> RunRow:
+        """Returns the row of a run; raises NotFound (RUN_NOT_FOUND) if there is none. `lock` locks it until the end."""
+        row = session.get(RunRow, (tenant, run_id), with_for_update=lock)
+        if row is None:
+            raise NotFound(
+                "RUN_NOT_FOUND", f"runs/{run_id} does not exist; ListRuns returns the existing runs", field=field
+            )
+        return row
 
     def _unfinished(self, session: Session, tenant: str, fingerprint: str) -> RunRow | None:
-        """Of the equal runs that failed or were cancelled, the one that came furthest."""
+        """Returns the failed or cancelled run with this fingerprint that got furthest; None if there is none."""
         states = (JobState.FAILED, JobState.CANCELLING, JobState.CANCELLED)
         query = (
             select(RunRow)
@@ -322,63 +316,19 @@ class RunStore:
         return session.scalars(query.limit(1)).first()
 
     def _events(self, tenant: str, run_id: str, after: int) -> Sequence[RunEvent]:
-        query = select(RunEventRow).where(
-            RunEventRow.tenant == tenant, RunEventRow.run_id == run_id, RunEventRow.sequence > after
-        )
         with self._database.snapshot() as session:
-            rows = session.scalars(query.order_by(RunEventRow.sequence).limit(_EVENTS_A_READ)).all()
-        return [RunEvent(row.sequence, row.time_us, row.kind, json.loads(row.payload)) for row in rows]
-
-    def _append(self, session: Session, row: RunRow, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        for kind, payload in events:
-            row.num_events += 1
-            session.add(
-                RunEventRow(
-                    tenant=row.tenant,
-                    run_id=row.run_id,
-                    sequence=row.num_events,
-                    time_us=now_us(),
-                    kind=kind,
-                    payload=json.dumps(dict(payload)),
-                )
-            )
+            return read_events(session, tenant, run_id, after=after)
 
     def _run(self, session: Session, row: RunRow) -> Run:
-        # Run and job are read in one snapshot: a caller that sees SUCCEEDED also sees the metrics.
+        # Run and job are read in the same snapshot, so a caller that sees SUCCEEDED also sees the metrics.
         job = session.get(JobRow, row.job_id)
         assert job is not None, "a run and its job are created together"
-        return Run(
-            tenant=row.tenant,
-            run_id=row.run_id,
-            spec=RunSpec.from_json(json.loads(row.spec)),
-            dataset_manifest_sha256=row.dataset_manifest_sha256,
-            job=self._jobs.read(session, job),
-            fingerprint=row.fingerprint,
-            checkpoint=Artifact.from_json(row.checkpoint) if row.checkpoint else None,
-            checkpoint_step=row.checkpoint_step,
-            metrics=json.loads(row.metrics),
-            train_s=row.train_s,
-            num_threads=row.num_threads,
-        )
-
-    def _row(self, session: Session, tenant: str, run_id: str, *, lock: bool = False, field: str = "name") -> RunRow:
-        row = session.get(RunRow, (tenant, run_id), with_for_update=lock)
-        if row is None:
-            raise NotFound("RUN_NOT_FOUND", f"there is no run runs/{run_id}", field=field)
-        return row
+        return read_run(row, self._jobs.read(session, job))
 
 
-def _newest(run: Run, kind: str) -> Select[RunEventRow]:
-    query = select(RunEventRow).where(
-        RunEventRow.tenant == run.tenant, RunEventRow.run_id == run.run_id, RunEventRow.kind == kind
-    )
-    return query.order_by(RunEventRow.sequence.desc()).limit(1)
-
-
-def _closes(kind: str, payload: Mapping[str, Any]) -> bool:
-    return kind == "state" and JobState[payload["state"]].final
-
-
-def final_state(state: JobState, error: JobError | None = None) -> tuple[str, dict[str, Any]]:
-    """The event that closes a history."""
-    return "state", {"state": state.name, **({"error": asdict(error)} if error else {})}
+def _replace_best(row: RunRow, best_weights: str) -> None:
+    """Replaces the weights of the best epoch, and marks the previous ones for deletion."""
+    if row.best_weights not in (None, best_weights):
+        stale = json.loads(row.stale_weights or "[]")
+        row.stale_weights = json.dumps([*stale, [row.best_weights, now_us()]])
+    row.best_weights = best_weights

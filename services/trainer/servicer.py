@@ -1,93 +1,138 @@
-"""TrainerService over the trainer: protobuf to domain and back, nothing else."""
+"""Exposes runs and imports as the gRPC service TrainerService, with conversions from and to protobuf."""
 
-import threading
 from collections.abc import Iterator
+from itertools import accumulate
 
 import grpc
-from google.protobuf.message import Message
 
-from common.errors import Unavailable
+from common.database import PageRequest
+from common.errors import InvalidArgument
 from common.jobs.proto import job_to_proto
-from common.server import caller
+from common.proto import repeatable
+from common.server import caller, received
+from common.watches import Watches
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
-from services.trainer.codec import event_to_proto, read_spec, run_to_proto
-from services.trainer.trainer import Trainer
+from services.trainer.codec import event_to_proto, read_labels, read_parameters, read_spec, read_steps, run_to_proto
+from services.trainer.imports import ImportService, Piece
+from services.trainer.run_service import RunService
+
+_MAX_PAGE_BYTES = 16 << 20
+"""Size of a page of runs above which the page ends early, so that it fits in a message."""
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Answers TrainerService; the proto documents every call.
+    """Implements TrainerService; the proto documents every RPC.
 
     Args:
-        trainer: What it answers for.
+        runs: Service that executes the requests about runs.
+        imports: Service that receives models to import.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._lock = threading.Lock()
-        self._closed = False
-        self._watches: set[threading.Event] = set()
+    def __init__(self, runs: RunService, imports: ImportService) -> None:
+        self._runs = runs
+        self._imports = imports
+        self._watches = Watches()
 
     def SubmitRun(self, request: pb.SubmitRunRequest, context: grpc.ServicerContext) -> pb.SubmitRunResponse:
-        run, reused = self._trainer.submit(
+        run, reused = self._runs.submit(
             caller(context).tenant,
             read_spec(request.spec),
+            repeatable("SubmitRun", request, request.request_id),
             reuse=request.reuse,
-            request_id=request.request_id,
-            body=_body(request),
+            exportable=request.exportable,
         )
         return pb.SubmitRunResponse(run=run_to_proto(run), reused=reused)
 
     def GetRun(self, request: pb.GetRunRequest, context: grpc.ServicerContext) -> pb.GetRunResponse:
-        return pb.GetRunResponse(run=run_to_proto(self._trainer.get(caller(context).tenant, request.name)))
+        return pb.GetRunResponse(run=run_to_proto(self._runs.get(caller(context).tenant, request.name)))
 
     def WatchRun(self, request: pb.WatchRunRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchRunResponse]:
-        stop = threading.Event()
-        with self._lock:
-            if self._closed or not context.add_callback(stop.set):
-                stop.set()
-            self._watches.add(stop)
-        try:
-            yield from (
-                pb.WatchRunResponse(event=event_to_proto(event))
-                for event in self._trainer.watch(
-                    caller(context).tenant, request.name, after=request.after_sequence, stop=stop
-                )
-            )
-        finally:
-            with self._lock:
-                self._watches.discard(stop)
-        if self._closed:
-            raise Unavailable("SERVER_STOPPING", "the service is stopping; watch again", retry_delay_s=1)
+        tenant = caller(context).tenant
+        with self._watches.open(context) as stop:
+            for event in self._runs.watch(
+                tenant, request.name, after=request.after_sequence, stop=stop, stored_only=request.stored_only
+            ):
+                yield pb.WatchRunResponse(event=event_to_proto(event))
+            self._watches.check(stop)
 
     def close(self) -> None:
-        """Ends all watches with UNAVAILABLE, so that they do not keep the server from stopping."""
-        with self._lock:
-            self._closed = True
-            for stop in self._watches:
-                stop.set()
+        """Ends all watches with UNAVAILABLE. Otherwise, open watches would keep the server from stopping."""
+        self._watches.close()
 
     def StopRun(self, request: pb.StopRunRequest, context: grpc.ServicerContext) -> pb.StopRunResponse:
-        return pb.StopRunResponse(run=run_to_proto(self._trainer.stop(caller(context).tenant, request.name)))
+        return pb.StopRunResponse(run=run_to_proto(self._runs.stop(caller(context).tenant, request.name)))
+
+    def UpdateRun(self, request: pb.UpdateRunRequest, context: grpc.ServicerContext) -> pb.UpdateRunResponse:
+        run = self._runs.update(caller(context).tenant, request.name, read_labels(request))
+        return pb.UpdateRunResponse(run=run_to_proto(run))
+
+    def DeleteRun(self, request: pb.DeleteRunRequest, context: grpc.ServicerContext) -> pb.DeleteRunResponse:
+        self._runs.delete(caller(context).tenant, request.name)
+        return pb.DeleteRunResponse()
+
+    def CreateExternalRun(
+        self, request: pb.CreateExternalRunRequest, context: grpc.ServicerContext
+    ) -> pb.CreateExternalRunResponse:
+        run = self._runs.create_external(
+            caller(context).tenant,
+            read_labels(request),
+            read_parameters(request.parameters),
+            repeatable("CreateExternalRun", request, request.request_id),
+        )
+        return pb.CreateExternalRunResponse(run=run_to_proto(run))
+
+    def LogRun(self, request: pb.LogRunRequest, context: grpc.ServicerContext) -> pb.LogRunResponse:
+        run = self._runs.log(caller(context).tenant, request.name, *read_steps(request))
+        return pb.LogRunResponse(run=run_to_proto(run))
 
     def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
-        runs, token = self._trainer.list(caller(context).tenant, size=request.page_size, token=request.page_token)
+        tenant = caller(context).tenant
+        page = PageRequest(request.page_size, request.page_token)
+        runs, token = self._runs.list(tenant, page, active_only=request.active_only)
+        sizes = accumulate(run_to_proto(run).ByteSize() for run in runs)
+        num_runs = max(1, sum(size <= _MAX_PAGE_BYTES for size in sizes))
+        if num_runs < len(runs):
+            page = PageRequest(num_runs, request.page_token)
+            runs, token = self._runs.list(tenant, page, active_only=request.active_only)
         return pb.ListRunsResponse(runs=map(run_to_proto, runs), next_page_token=token)
 
     def ExportModel(self, request: pb.ExportModelRequest, context: grpc.ServicerContext) -> pb.ExportModelResponse:
-        job = self._trainer.export(
+        job = self._runs.export(
             caller(context).tenant,
             request.run,
             request.model,
+            repeatable("ExportModel", request, request.request_id),
             int8=request.int8,
             int8_max_loss=request.int8_max_loss if request.HasField("int8_max_loss") else DEFAULT_ACCEPTED_LOSS,
-            request_id=request.request_id,
-            body=_body(request),
         )
         return pb.ExportModelResponse(job=job_to_proto(job))
 
+    def ImportModel(
+        self, request_iterator: Iterator[pb.ImportModelRequest], context: grpc.ServicerContext
+    ) -> pb.ImportModelResponse:
+        tenant, requests = caller(context).tenant, received(request_iterator, field="file")
+        first = next(requests, None)
+        if first is None:
+            message = "the stream is empty; its first message must name the model and a file"
+            raise InvalidArgument("MISSING_FIELD", message, field="model")
 
-def _body(request: Message) -> bytes:
-    """What makes two requests with one id the same request."""
-    return request.SerializeToString(deterministic=True)
+        def pieces() -> Iterator[Piece]:
+            yield Piece(first.file, first.offset, first.data)
+            for request in requests:
+                for field in ("model", "license", "note", "labels", "request_id"):
+                    if getattr(request, field):
+                        raise InvalidArgument("BAD_VALUE", f"only the first message may have {field}", field=field)
+                yield Piece(request.file, request.offset, request.data)
+
+        job = self._imports.submit(
+            tenant,
+            first.model,
+            pieces(),
+            license_text=first.license,
+            note=first.note,
+            labels=first.labels,
+            request_id=first.request_id,
+        )
+        return pb.ImportModelResponse(job=job_to_proto(job))

@@ -1,4 +1,4 @@
-"""The trainer's tables. Job state lives with the jobs (`common.jobs`); here is what makes a job a run."""
+"""The trainer's tables. The state of a run's job is in the tables of `common.jobs`."""
 
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
@@ -9,8 +9,12 @@ from common.database import Base
 class RunRow(Base):
     """One training run.
 
-    `num_events` is the sequence number of its last event, `dropped_to` the one of the last checkpoint event whose
-    artifact has been dropped.
+    `num_events` is the sequence number of the run's last event. `dropped_to` is the sequence number of the last
+    checkpoint event whose checkpoint has been dropped. `best_weights` are those that were stored with `checkpoint`, or
+    before it. `stale_weights` is a JSON list of weights that were the best before, to be deleted, each with the time at
+    which they were replaced. `init_manifest` is the digest of the manifest of the model version from which the run
+    starts. `tags` is a JSON object. Only external runs have `parameters`, a JSON object, and `logged`, which maps each
+    metric to its last step. New columns are nullable, because older releases do not write them.
     """
 
     __tablename__ = "runs"
@@ -35,10 +39,21 @@ class RunRow(Base):
     num_threads: Mapped[int | None] = mapped_column(default=None)
     previous_checkpoint: Mapped[str | None] = mapped_column(default=None)
     dropped_to: Mapped[int | None] = mapped_column(default=None)
+    exportable: Mapped[bool | None] = mapped_column(default=None)
+    best_step: Mapped[int | None] = mapped_column(default=None)
+    best_epoch: Mapped[int | None] = mapped_column(default=None)
+    best_weights: Mapped[str | None] = mapped_column(default=None)
+    stale_weights: Mapped[str | None] = mapped_column(default=None)
+    init_manifest: Mapped[str | None] = mapped_column(default=None)
+    display_name: Mapped[str | None] = mapped_column(default=None)
+    note: Mapped[str | None] = mapped_column(default=None)
+    tags: Mapped[str | None] = mapped_column(default=None)
+    parameters: Mapped[str | None] = mapped_column(default=None)
+    logged: Mapped[str | None] = mapped_column(default=None)
 
 
 class RunEventRow(Base):
-    """One entry of a run's history: `kind` names the oneof field of `RunEvent`, `payload` is its JSON."""
+    """One event of a run's history. `kind` names the oneof field of `RunEvent`; `payload` is that field as JSON."""
 
     __tablename__ = "run_events"
 
@@ -51,7 +66,7 @@ class RunEventRow(Base):
 
 
 class ExportRow(Base):
-    """A finished export: the same run, options and export code give the same files."""
+    """A finished export. The fingerprint covers the options and the exporting code."""
 
     __tablename__ = "exports"
 

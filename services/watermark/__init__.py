@@ -1,1 +1,1 @@
-"""The watermark service: puts invisible marks into images and text, and finds them."""
+"""The watermark service: puts invisible marks into images and text, and detects these marks."""

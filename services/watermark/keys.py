@@ -1,11 +1,11 @@
-"""Which keys a tenant has, which of them marks, and by which is looked for marks.
+"""A tenant's keys: the one that marks, and those that detection tries.
 
-Keys are derived from the master secret whenever they are used; a row tells that there is one, and its fingerprint. With
-another master secret nothing would be found and nobody would know why, so a key that does not match its fingerprint is
-refused.
+Keys are derived from the master secret when they are used. The database stores only that a key exists, and the key's
+fingerprint, by which a wrong master secret is recognized. With a wrong secret, detection would silently miss all marks.
 
-What a call is marked with is settled once a request id, together with the request id under which the registry draws the
-mark's id: a call that is repeated gets the same key and the same id, also after a rotation.
+The epoch of a call's marking key is stored under the call's request id, together with a second request id. The call to
+the registry that draws the mark's id uses this second request id. A repeated call therefore gets the same key and the
+same mark id, even after a rotation.
 """
 
 import json
@@ -15,23 +15,25 @@ from enum import StrEnum
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from common.database import Database, decode_page_token, encode_page_token, now_us, once, page_size
+from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from common.names import new_id
 from deepseek.watermark.keys import MODALITIES, WatermarkKey, derive_key
 from services.watermark.tables import KeyRow
 
 MAX_KEYS = 16
-"""Keys of a tenant and modality that are not revoked: content is searched for each, and each costs certainty."""
+"""Maximum number of unrevoked keys per tenant and modality. Detection tries all of them, and each additional key
+weakens the evidence."""
 
 MAX_REVOKED = 4
-"""Revoked keys of a tenant and modality that are tried, the newest; with more, nothing is told not to be marked."""
+"""Maximum number of revoked keys that detection tries per tenant and modality, newest first. If more keys have been
+revoked, no content is reported as unmarked."""
 
 _FINGERPRINT_BYTES = 16
 
 
 class KeyState(StrEnum):
-    """What is used of a key."""
+    """What a key may be used for: marking and detection, detection only, or neither."""
 
     ACTIVE = "active"
     RETIRED = "retired"
@@ -40,14 +42,14 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key.
+    """A key without its secret.
 
     Attributes:
         modality: One of MODALITIES.
-        epoch: 0, 1, 2, … within tenant and modality.
-        state: What is used of it.
-        create_us: UTC microseconds.
-        revoke_us: UTC microseconds; None if it was not revoked.
+        epoch: Number of the key within the tenant and modality: 0, 1, 2, …
+        state: State of the key.
+        create_us: Creation time, UTC microseconds.
+        revoke_us: Time of revocation, UTC microseconds; None if the key is not revoked.
     """
 
     modality: str
@@ -58,12 +60,13 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Marking:
-    """What something is marked with.
+class MarkingKey:
+    """The marking key of a call.
 
     Attributes:
         key: The key.
-        request_id: Under which the registry draws the id; the same when a call is repeated, and known to nobody before.
+        request_id: Request id for the call in which the registry draws the id of the mark. This request id is secret,
+            and stays the same when the marking call is repeated.
     """
 
     key: WatermarkKey
@@ -71,26 +74,26 @@ class Marking:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """By what marks are looked for.
+class DetectionKeys:
+    """The keys that detection tries.
 
     Attributes:
-        keys: Those that are not revoked, newest first; none if all were.
-        revoked: The newest few that are, newest first: whoever got to know them can mark with them.
-        is_complete: Whether no more are.
+        usable: Unrevoked keys, newest first; empty if all keys are revoked.
+        revoked: The newest revoked keys, newest first. An attacker may know a revoked key and use it to mark content.
+        is_complete: Whether `revoked` contains all revoked keys of the tenant and modality.
     """
 
-    keys: list[WatermarkKey]
+    usable: list[WatermarkKey]
     revoked: list[WatermarkKey]
     is_complete: bool = True
 
 
-class Keys:
-    """Keys of all tenants. Safe to share between threads.
+class KeyStore:
+    """Keys of all tenants. Thread-safe.
 
     Args:
-        database: Migrated; borrowed, not closed.
-        master: The master secret.
+        database: Migrated database; borrowed, not closed.
+        master: Master secret.
     """
 
     def __init__(self, database: Database, master: bytes) -> None:
@@ -98,7 +101,7 @@ class Keys:
         self._master = master
 
     def check_master(self) -> None:
-        """Makes sure that the keys there are come from this master secret.
+        """Checks that existing keys were derived from this store's master secret.
 
         Raises:
             FailedPrecondition: WRONG_MASTER_KEY.
@@ -108,19 +111,17 @@ class Keys:
             if row is not None:
                 self._derived(row)
 
-    def for_marking(self, tenant: str, modality: str, *, method: str, request_id: str, body: bytes) -> Marking:
-        """The key that marks, made if it is the first.
+    def marking_key(self, tenant: str, modality: str, call: Repeatable) -> MarkingKey:
+        """Returns the key to mark with. If the tenant has no key for the modality, creates one.
 
         Args:
-            tenant: Whose.
+            tenant: Tenant that owns the keys.
             modality: One of MODALITIES.
-            method: Name of the call, for the request id.
-            request_id: Makes repeats harmless; empty for no protection.
-            body: The request's bytes, compared when the id comes again.
+            call: Identity of the call, used to recognize repeats.
 
         Raises:
-            FailedPrecondition: NO_ACTIVE_KEY, with the field `request_id` if the key is what an earlier call took;
-                WRONG_MASTER_KEY.
+            FailedPrecondition: WRONG_MASTER_KEY; NO_ACTIVE_KEY if the marking key has been revoked. If this call
+                repeats one that used the key, the error's field is `request_id`.
             AlreadyExists: REQUEST_ID_REUSED.
         """
         with self._database.transaction() as session:
@@ -133,20 +134,20 @@ class Keys:
                 row = self._insert(session, tenant, modality, 0) if newest is None else newest
                 return json.dumps([row.epoch, f"watermark-{new_id()}"])
 
-            made = once(session, tenant=tenant, method=method, request_id=request_id, body=body, effect=effect)
+            made = once(session, tenant, call, effect)
             epoch, registry_request_id = json.loads(made)
             row = session.get_one(KeyRow, (tenant, modality, epoch))
             if row.revoke_us is not None and is_repeat:
                 message = (
-                    f"the key of epoch {epoch}, which the first call with this request id took, was revoked; take a "
-                    "new request id"
+                    f"the first call with this request id used the key with epoch {epoch}, which has been revoked; "
+                    "use a new request id"
                 )
                 raise FailedPrecondition("NO_ACTIVE_KEY", message, field="request_id")
             _refuse_revoked(row)
-            return Marking(self._derived(row), registry_request_id)
+            return MarkingKey(self._derived(row), registry_request_id)
 
     def check_usable(self, key: WatermarkKey) -> None:
-        """Makes sure that a key that marks was not revoked meanwhile.
+        """Checks that a marking key has not been revoked since `marking_key` returned it.
 
         Raises:
             FailedPrecondition: NO_ACTIVE_KEY.
@@ -154,52 +155,46 @@ class Keys:
         with self._database.snapshot() as session:
             _refuse_revoked(session.get_one(KeyRow, (key.tenant, key.modality, key.epoch)))
 
-    def for_finding(self, tenant: str, modality: str) -> Finding:
-        """The keys by which marks are looked for.
+    def detection_keys(self, tenant: str, modality: str) -> DetectionKeys:
+        """Returns the keys that detection tries.
 
         Raises:
             FailedPrecondition: WRONG_MASTER_KEY.
         """
         with self._database.snapshot() as session:
             if _newest(session, tenant, modality) is None:
-                # Looking makes no key, and what was never marked is told from what cannot be found any more.
-                return Finding([derive_key(self._master, tenant=tenant, modality=modality, epoch=0)], [])
-            every = _of(tenant, modality)
+                # If there is no key yet, detection derives and tries the future first key, without creating it. With no
+                # key to try, the outcome would be inconclusive, as if all keys had been revoked.
+                return DetectionKeys([derive_key(self._master, tenant=tenant, modality=modality, epoch=0)], [])
+            every = _newest_first(tenant, modality)
             rows = session.scalars(every.where(KeyRow.revoke_us.is_(None)))
             revoked = session.scalars(every.where(KeyRow.revoke_us.is_not(None)).limit(MAX_REVOKED + 1)).all()
-            return Finding(
+            return DetectionKeys(
                 [self._derived(row) for row in rows],
                 [self._derived(row) for row in revoked[:MAX_REVOKED]],
                 is_complete=len(revoked) <= MAX_REVOKED,
             )
 
-    def list_keys(self, tenant: str, modality: str, *, size: int, token: str) -> tuple[list[Key], str]:
-        """A page of keys, newest first, and the next page's token.
+    def list_keys(self, tenant: str, modality: str, page: PageRequest) -> tuple[list[Key], str]:
+        """Returns a page of keys, newest first, and the token of the next page.
 
         Raises:
             InvalidArgument: BAD_VALUE, BAD_PAGE_TOKEN.
         """
         _check_modality(modality)
-        limit = page_size(size)
-        query = _of(tenant, modality)
-        if key := decode_page_token(token, (str, int)):
-            if key[0] != modality:
-                raise InvalidArgument("BAD_PAGE_TOKEN", "the page token belongs to another list", field="page_token")
-            query = query.where(KeyRow.epoch < key[1])
+        query = select(KeyRow).where(KeyRow.tenant == tenant, KeyRow.modality == modality)
         with self._database.snapshot() as session:
             newest = _newest(session, tenant, modality)
-            rows = list(session.scalars(query.limit(limit + 1)))
-            keys = [_key(row, newest) for row in rows[:limit]]
-        return keys, encode_page_token((modality, rows[limit - 1].epoch)) if len(rows) > limit else ""
+            rows, token = fetch_page(session, query, (KeyRow.epoch,), page, scope=modality, descending=True)
+            return [_key(row, newest) for row in rows], token
 
-    def rotate(self, tenant: str, modality: str, *, request_id: str, body: bytes) -> Key:
-        """Makes a new key, which marks from now on.
+    def rotate(self, tenant: str, modality: str, call: Repeatable) -> Key:
+        """Creates a new key for marking. Earlier unrevoked keys are still used for detection.
 
         Args:
-            tenant: Whose.
+            tenant: Tenant that owns the keys.
             modality: One of MODALITIES.
-            request_id: As in `for_marking`.
-            body: As in `for_marking`.
+            call: See `marking_key`.
 
         Raises:
             InvalidArgument: BAD_VALUE.
@@ -212,19 +207,19 @@ class Keys:
 
             def effect() -> str:
                 newest = _newest(session, tenant, modality)
-                usable = _of(tenant, modality).where(KeyRow.revoke_us.is_(None)).order_by(None)
+                usable = _newest_first(tenant, modality).where(KeyRow.revoke_us.is_(None)).order_by(None)
                 num_usable = session.scalar(select(func.count()).select_from(usable.subquery())) or 0
                 if num_usable >= MAX_KEYS:
-                    message = f"{num_usable} keys are not revoked, the most there may be; revoke one by RevokeKey"
+                    message = f"the tenant has {num_usable} usable keys, the maximum; revoke one with RevokeKey"
                     raise ResourceExhausted("TOO_MANY_KEYS", message, field="modality")
                 return str(self._insert(session, tenant, modality, newest.epoch + 1 if newest else 0).epoch)
 
-            made = once(session, tenant=tenant, method="RotateKey", request_id=request_id, body=body, effect=effect)
+            made = once(session, tenant, call, effect)
             row = session.get_one(KeyRow, (tenant, modality, int(made)))
             return _key(row, _newest(session, tenant, modality))
 
     def revoke(self, tenant: str, modality: str, epoch: int) -> Key:
-        """Takes a key out of use for good; again it changes nothing.
+        """Revokes a key permanently. Idempotent.
 
         Raises:
             InvalidArgument: BAD_VALUE.
@@ -234,13 +229,14 @@ class Keys:
         with self._database.transaction() as session:
             row = session.get(KeyRow, (tenant, modality, epoch))
             if row is None:
-                message = f"there is no key of epoch {epoch}; ListKeys tells which there are"
+                message = f"there is no key with epoch {epoch}; ListKeys returns the existing keys"
                 raise NotFound("KEY_NOT_FOUND", message, field="epoch")
             row.revoke_us = row.revoke_us or now_us()
             return _key(row, _newest(session, tenant, modality))
 
     def _insert(self, session: Session, tenant: str, modality: str, epoch: int) -> KeyRow:
-        # In the same transaction, so that no two services with two master secrets both make the first key.
+        # An existing key is checked in the same transaction, so that two services with different master secrets cannot
+        # both create keys.
         any_row = session.scalar(select(KeyRow).limit(1))
         if any_row is not None:
             self._derived(any_row)
@@ -261,15 +257,15 @@ class Keys:
         key = derive_key(self._master, tenant=row.tenant, modality=row.modality, epoch=row.epoch)
         if _fingerprint(key) != row.fingerprint:
             message = (
-                "the keys of this state were derived from another master key; put that one back in the place of "
-                "master_key_file and start the service again"
+                "the keys in the database were derived from another master key; restore that key as master_key_file "
+                "and restart the service"
             )
             raise FailedPrecondition("WRONG_MASTER_KEY", message, field="master_key_file")
         return key
 
 
 def has_keys(database: Database) -> bool:
-    """Whether a key was derived from a master secret already."""
+    """Returns whether any key has been derived from a master secret."""
     with database.snapshot() as session:
         return session.scalar(select(KeyRow.epoch).limit(1)) is not None
 
@@ -280,22 +276,22 @@ def _fingerprint(key: WatermarkKey) -> str:
 
 def _check_modality(modality: str) -> None:
     if modality not in MODALITIES:
-        raise InvalidArgument("BAD_VALUE", f"a modality is one of {', '.join(MODALITIES)}", field="modality")
+        message = f"the modality is unset or unknown; use {' or '.join(MODALITIES)}"
+        raise InvalidArgument("BAD_VALUE", message, field="modality")
 
 
-def _of(tenant: str, modality: str) -> Select[KeyRow]:
-    """Keys, newest first."""
+def _newest_first(tenant: str, modality: str) -> Select[KeyRow]:
     query = select(KeyRow).where(KeyRow.tenant == tenant, KeyRow.modality == modality)
     return query.order_by(KeyRow.epoch.desc())
 
 
 def _newest(session: Session, tenant: str, modality: str) -> KeyRow | None:
-    return session.scalar(_of(tenant, modality).limit(1))
+    return session.scalar(_newest_first(tenant, modality).limit(1))
 
 
 def _refuse_revoked(row: KeyRow) -> None:
     if row.revoke_us is not None:
-        message = f"the key of epoch {row.epoch} was revoked, so nothing is marked with it; RotateKey makes a new one"
+        message = f"the key with epoch {row.epoch} has been revoked and cannot mark; RotateKey creates a new key"
         raise FailedPrecondition("NO_ACTIVE_KEY", message)
 
 

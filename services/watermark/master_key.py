@@ -1,7 +1,8 @@
-"""The file that holds the master secret of all keys.
+"""The file that holds the master secret, from which all keys are derived.
 
-Who has it can find, forge and remove every mark of every tenant, and without it none is found ever again: it is read
-from a file that its owner alone can read, and never replaced by a new one as long as a key was derived from it.
+An attacker who has the secret can find, forge and remove every mark of every tenant. If the secret is lost, existing
+marks can never be detected again. The secret is therefore kept in a file that only its owner can read, and that is
+never replaced once a key has been derived from the secret.
 """
 
 import codecs
@@ -12,10 +13,11 @@ import stat
 from pathlib import Path
 
 from common.errors import FailedPrecondition
+from common.files import create_file
 from deepseek.watermark.keys import MIN_MASTER_BYTES
 
 FILE_NAME = "watermark-master.key"
-"""Where it is in home unless a setting says otherwise."""
+"""Default path of the file, relative to the service's home directory."""
 
 _MAX_BYTES = 4096
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2})+")
@@ -23,63 +25,48 @@ _HOW = "python -c 'import secrets; print(secrets.token_hex(32))'"
 
 
 def read_master_key(path: Path) -> bytes:
-    """Reads a master secret.
+    """Returns the master secret that a file contains.
 
     Args:
-        path: Its file: at least 32 bytes, raw or as hexadecimal digits.
+        path: File that contains a secret of at least 32 bytes, raw or in hexadecimal.
 
     Raises:
-        FailedPrecondition: BAD_MASTER_KEY, with what to do.
+        FailedPrecondition: BAD_MASTER_KEY; the message states the remedy.
     """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _bad(f"{path} does not exist; put the master key back, or make the first one by `{_HOW}`") from error
+        raise _bad(f"{path} does not exist; restore the master key, or create the first one with `{_HOW}`") from error
     except OSError as error:
-        raise _bad(f"{path} cannot be read: {error.strerror}; it belongs to the user that runs the service") from error
+        raise _bad(
+            f"{path} cannot be read: {error.strerror}; it must belong to the user that runs the service"
+        ) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise _bad(f"others than its owner may read or write {path} (mode {mode:04o}); run `chmod 600 {path}`")
+        raise _bad(f"{path} is accessible to users other than its owner (mode {mode:04o}); run `chmod 600 {path}`")
     if len(content) > _MAX_BYTES:
-        raise _bad(f"{path} has more than {_MAX_BYTES} bytes, so it is no master key; make one by `{_HOW}`")
+        raise _bad(f"{path} has more than {_MAX_BYTES} bytes, so it is not a master key; create one with `{_HOW}`")
     text = content.removeprefix(codecs.BOM_UTF8).strip()
     master = bytes.fromhex(text.decode()) if _HEX.fullmatch(text) else content
     if len(master) < MIN_MASTER_BYTES:
         message = (
-            f"{path} holds {len(master)} bytes; {MIN_MASTER_BYTES} random ones are the least: make them by `{_HOW}`"
+            f"{path} has {len(master)} bytes; a master key has at least {MIN_MASTER_BYTES}. Create one with `{_HOW}`"
         )
         raise _bad(message)
     return master
 
 
 def make_master_key(path: Path) -> None:
-    """Makes a master secret, unless there is one: of several processes that do this one wins.
+    """Creates a master secret unless one exists. If several processes do this at once, the first secret is kept.
 
     Raises:
-        FailedPrecondition: BAD_MASTER_KEY if it cannot be written.
+        FailedPrecondition: BAD_MASTER_KEY if the file cannot be written.
     """
-    # A name that nobody can put something at before.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(f"{secrets.token_hex(MIN_MASTER_BYTES)}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            return
-        finally:
-            temporary.unlink()
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        create_file(path, f"{secrets.token_hex(MIN_MASTER_BYTES)}\n".encode())
     except OSError as error:
-        raise _bad(f"{path} cannot be made: {error.strerror}") from error
+        raise _bad(f"{path} cannot be created: {error.strerror}") from error
 
 
 def _bad(message: str) -> FailedPrecondition:

@@ -1,4 +1,4 @@
-"""What the watermark service refers to in the artifact store: nothing."""
+"""Artifacts that the watermark service refers to: none."""
 
 from collections.abc import Iterator
 
@@ -8,5 +8,5 @@ from common.upkeep.dump import Reference
 
 
 def references(session: Session) -> Iterator[Reference]:
-    """Yields every artifact that the rows refer to."""
+    """Yields every artifact that a row in the database refers to."""
     yield from ()

@@ -1,4 +1,4 @@
-"""Looks for marks by several keys, and tells what may be known of the outcome."""
+"""Detection with several keys, and the part of the result that callers may see."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,20 +9,21 @@ from common import deadline
 from common.errors import DeadlineExceeded
 from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.verdict import LOG_MARKED, Verdict, judged
-from services.watermark.keys import Finding
-from services.watermark.watermarks import watermark_name
+from services.watermark.keys import DetectionKeys
+from services.watermark.resources import watermark_name
 
 P_STEPS = (1e-24, 1e-12, 1e-6, 1e-2, 1.0)
-"""What a caller learns of a p-value is the least of these that is not below it: by its digits one could change content
-little by little until it is not taken for marked."""
+"""The only p-values that are disclosed: an exact p-value is rounded up to the nearest of these steps. With exact
+p-values, an attacker could see which edits weaken a mark, and repeat such edits until the mark is no longer
+detected."""
 
 
 class Detection(Protocol):
-    """What every kind of content tells of a mark of one key."""
+    """The result of detection with one key, whatever the kind of content."""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it is marked."""
+        """Whether the content is marked."""
 
     @property
     def log_p(self) -> float:
@@ -30,21 +31,22 @@ class Detection(Protocol):
 
     @property
     def id(self) -> int | None:
-        """The id, if one could be read."""
+        """Id that the mark carries; None if the id could not be read."""
 
 
 D = TypeVar("D", bound=Detection)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[D]):
-    """What was found by all keys together.
+class CombinedDetection(Generic[D]):
+    """Combined result of detection with several keys.
 
     Attributes:
-        verdict: Whether it is marked.
+        verdict: Whether the content is marked.
         log_p: Natural logarithm of the p-value, corrected for the number of keys.
-        epoch: Of the key that spoke most for a mark; -1 if nothing can be said.
-        detection: What that key found; None if nothing can be said.
+        epoch: Epoch of the key with the strongest evidence; -1 if no key is usable, or if a revoked key
+            found a mark.
+        detection: Result of detection with that key; None if `epoch` is -1.
     """
 
     verdict: Verdict
@@ -54,12 +56,12 @@ class Outcome(Generic[D]):
 
     @property
     def p(self) -> float:
-        """What everybody may know of the p-value."""
+        """The p-value, rounded up to one of P_STEPS. Every caller may see this rounded value."""
         return next(step for step in P_STEPS if self.log_p <= math.log(step))
 
     @property
     def mark(self) -> D | None:
-        """What was found of a mark; None if there is none."""
+        """Result of detection with the key that found a mark; None if no mark was found."""
         return self.detection if self.verdict is Verdict.MARKED else None
 
     @property
@@ -68,49 +70,51 @@ class Outcome(Generic[D]):
         return "" if self.mark is None or self.mark.id is None else watermark_name(self.mark.id)
 
 
-def look(by: Finding, detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
-    """Looks by one key after the other, until a mark is found.
+def detect_with_keys(keys: DetectionKeys, detect: Callable[[WatermarkKey], D]) -> CombinedDetection[D]:
+    """Tries one key after another until a mark is found.
 
-    By revoked keys nothing is found, since anybody may have marked with them. But what they would find is not unmarked
-    either: of that nothing at all is said. And where not all of them are tried, what is left may be theirs.
+    A mark made with a revoked key is not evidence, because an attacker may have made the mark. Content with such a mark
+    cannot be called unmarked either, so the outcome is inconclusive. The outcome is also inconclusive if there is no
+    usable key, or if no mark is found but some revoked keys have not been tried.
 
     Args:
-        by: The keys.
-        detect: Looks by one.
+        keys: Keys to try.
+        detect: Function that detects a mark made with the given key.
 
     Raises:
-        DeadlineExceeded: The call's deadline passed on the way.
+        DeadlineExceeded: The call's deadline passed.
     """
-    if not by.keys:
-        return Outcome(Verdict.INCONCLUSIVE, 0.0)
-    outcome = _looked(by.keys, detect)
-    if outcome.mark is None and by.revoked and _looked(by.revoked, detect).mark is not None:
-        return Outcome(Verdict.INCONCLUSIVE, 0.0)
-    if outcome.verdict is Verdict.NOT_MARKED and not by.is_complete:
+    if not keys.usable:
+        return CombinedDetection(Verdict.INCONCLUSIVE, 0.0)
+    outcome = _try_keys(keys.usable, detect)
+    if outcome.mark is None and keys.revoked and _try_keys(keys.revoked, detect).mark is not None:
+        return CombinedDetection(Verdict.INCONCLUSIVE, 0.0)
+    if outcome.verdict is Verdict.NOT_MARKED and not keys.is_complete:
         return replace(outcome, verdict=Verdict.INCONCLUSIVE)
     return outcome
 
 
 def check_deadline() -> None:
-    """Ends a search whose answer nobody waits for.
+    """Raises an error if the deadline of the current call has passed.
 
     Raises:
         DeadlineExceeded: The call's deadline passed.
     """
     if deadline.within(None) == 0:
-        raise DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before all keys were tried; wait longer")
+        message = "the deadline passed before all keys were tried; allow more time"
+        raise DeadlineExceeded("DEADLINE_EXCEEDED", message)
 
 
-def _looked(keys: Sequence[WatermarkKey], detect: Callable[[WatermarkKey], D]) -> Outcome[D]:
-    tries = math.log(len(keys))  # Bonferroni
-    found: list[tuple[WatermarkKey, D]] = []
+def _try_keys(keys: Sequence[WatermarkKey], detect: Callable[[WatermarkKey], D]) -> CombinedDetection[D]:
+    log_num_keys = math.log(len(keys))  # Bonferroni correction
+    results: list[tuple[WatermarkKey, D]] = []
     for key in keys:
         check_deadline()
-        found.append((key, detect(key)))
-        if found[-1][1].log_p + tries <= LOG_MARKED:
+        results.append((key, detect(key)))
+        if results[-1][1].log_p + log_num_keys <= LOG_MARKED:
             break
-    best_key, best = min(found, key=lambda one: one[1].log_p)
-    log_p = min(0.0, best.log_p + tries)
-    # Whether there is enough content to say no is the same for all keys.
-    is_enough = any(detection.verdict is Verdict.NOT_MARKED for _, detection in found)
-    return Outcome(judged(log_p, is_enough=is_enough), log_p, best_key.epoch, best)
+    best_key, best = min(results, key=lambda result: result[1].log_p)
+    log_p = min(0.0, best.log_p + log_num_keys)
+    # Whether the content suffices to rule out a mark does not depend on the key, so one NOT_MARKED verdict settles it.
+    is_enough = any(detection.verdict is Verdict.NOT_MARKED for _, detection in results)
+    return CombinedDetection(judged(log_p, is_enough=is_enough), log_p, best_key.epoch, best)

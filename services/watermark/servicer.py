@@ -1,4 +1,4 @@
-"""WatermarkService over images, texts and keys: protobuf to domain and back, nothing else."""
+"""Exposes images, texts and keys as the gRPC service WatermarkService; converts between protobuf and the domain."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,24 +9,24 @@ import grpc
 from google.protobuf.message import Message
 
 from common.auth import Caller, Role
+from common.database import PageRequest
 from common.errors import InvalidArgument, MeshError
 from common.paths import without_paths
+from common.proto import enum_name, enum_word, repeatable, timestamp
 from common.server import caller
 from deepseek.watermark.image.detector import ImageDetection
 from deepseek.watermark.text.detection import Scheme, TextDetection
-from deepseek.watermark.text.messages import logits_values
+from deepseek.watermark.text.logits_message import logits_values
 from deepseek.watermark.verdict import Verdict
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1 import watermark_pb2_grpc
-from services.watermark.images import Images
-from services.watermark.keys import Key, Keys, KeyState
-from services.watermark.oracle import Questions
-from services.watermark.search import Outcome
-from services.watermark.texts import Texts, TokenStream
-from services.watermark.watermarks import watermark_name
+from services.watermark.disclosure import DetectionQuota
+from services.watermark.images import ImageWatermarks
+from services.watermark.keys import Key, KeyState, KeyStore
+from services.watermark.resources import watermark_name
+from services.watermark.search import CombinedDetection
+from services.watermark.texts import TextWatermarks, TokenStream
 
-_MODALITIES = {pb.MODALITY_TEXT: "text", pb.MODALITY_IMAGE: "image"}
-_MODALITY_NUMBERS = {name: number for number, name in _MODALITIES.items()}
 _SCHEMES = {
     pb.TEXT_SCHEME_UNSPECIFIED: Scheme.GUMBEL,
     pb.TEXT_SCHEME_GUMBEL: Scheme.GUMBEL,
@@ -48,39 +48,39 @@ R = TypeVar("R")
 
 
 class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
-    """Answers WatermarkService; the proto documents every call.
+    """Implements WatermarkService; the proto documents every RPC.
 
     Args:
-        images: Marks and finds.
-        texts: The same.
-        keys: Of all tenants.
-        questions: Counts detections.
+        images: Marks images, and detects marks in images.
+        texts: Marks texts, and detects marks in texts.
+        keys: Keys of all tenants.
+        quota: Quota of detections per caller.
     """
 
-    def __init__(self, images: Images, texts: Texts, keys: Keys, questions: Questions) -> None:
+    def __init__(self, images: ImageWatermarks, texts: TextWatermarks, keys: KeyStore, quota: DetectionQuota) -> None:
         self._images = images
         self._texts = texts
         self._keys = keys
-        self._questions = questions
+        self._quota = quota
 
     def MarkImage(self, request: pb.MarkImageRequest, context: grpc.ServicerContext) -> pb.MarkImageResponse:
-        return self._mark_image(request, caller(context), patient=False)
+        return self._mark_image(request, caller(context), may_queue_freely=False)
 
     def MarkImages(
         self, requests: Iterator[pb.MarkImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.MarkImagesResponse]:
         for request in requests:
-            answer = partial(self._mark_image, request.request, caller(context), patient=True)
+            answer = partial(self._mark_image, request.request, caller(context), may_queue_freely=True)
             yield _answered(pb.MarkImagesResponse, answer)
 
     def DetectImage(self, request: pb.DetectImageRequest, context: grpc.ServicerContext) -> pb.DetectImageResponse:
-        return self._detect_image(request, caller(context), patient=False)
+        return self._detect_image(request, caller(context), may_queue_freely=False)
 
     def DetectImages(
         self, requests: Iterator[pb.DetectImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.DetectImagesResponse]:
         for request in requests:
-            answer = partial(self._detect_image, request.request, caller(context), patient=True)
+            answer = partial(self._detect_image, request.request, caller(context), may_queue_freely=True)
             yield _answered(pb.DetectImagesResponse, answer)
 
     def MarkTokens(
@@ -90,16 +90,15 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         for request in requests:
             wanted = "logits" if stream else "config"
             if request.WhichOneof("message") != wanted:
-                message = "the first message carries `config`, and each later one `logits`"
+                message = "the first message must contain `config`, and each later message `logits`"
                 raise InvalidArgument("MISSING_FIELD", message, field=wanted)
             if stream is None:
                 config = request.config
                 stream = self._texts.begin(
                     caller(context).tenant,
                     _scheme(config.scheme, field="config.scheme"),
+                    repeatable("MarkTokens", config, config.request_id),
                     model_version=config.model_version,
-                    request_id=config.request_id,
-                    body=_body(config),
                 )
                 yield pb.MarkTokensResponse(watermark=stream.watermark)
             else:
@@ -108,41 +107,44 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
                 yield pb.MarkTokensResponse(sequence=logits.sequence, token=token)
 
     def DetectText(self, request: pb.DetectTextRequest, context: grpc.ServicerContext) -> pb.DetectTextResponse:
-        return self._detect_text(request, caller(context), patient=False)
+        return self._detect_text(request, caller(context), may_queue_freely=False)
 
     def DetectTexts(
         self, requests: Iterator[pb.DetectTextsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.DetectTextsResponse]:
         for request in requests:
-            answer = partial(self._detect_text, request.request, caller(context), patient=True)
+            answer = partial(self._detect_text, request.request, caller(context), may_queue_freely=True)
             yield _answered(pb.DetectTextsResponse, answer)
 
     def ListKeys(self, request: pb.ListKeysRequest, context: grpc.ServicerContext) -> pb.ListKeysResponse:
         keys, token = self._keys.list_keys(
-            caller(context).tenant, _modality(request.modality), size=request.page_size, token=request.page_token
+            caller(context).tenant,
+            enum_word(pb.Modality, request.modality),
+            PageRequest(request.page_size, request.page_token),
         )
         return pb.ListKeysResponse(keys=map(_key, keys), next_page_token=token)
 
     def RotateKey(self, request: pb.RotateKeyRequest, context: grpc.ServicerContext) -> pb.RotateKeyResponse:
         key = self._keys.rotate(
-            caller(context).tenant, _modality(request.modality), request_id=request.request_id, body=_body(request)
+            caller(context).tenant,
+            enum_word(pb.Modality, request.modality),
+            repeatable("RotateKey", request, request.request_id),
         )
         return pb.RotateKeyResponse(key=_key(key))
 
     def RevokeKey(self, request: pb.RevokeKeyRequest, context: grpc.ServicerContext) -> pb.RevokeKeyResponse:
-        key = self._keys.revoke(caller(context).tenant, _modality(request.modality), request.epoch)
+        key = self._keys.revoke(caller(context).tenant, enum_word(pb.Modality, request.modality), request.epoch)
         return pb.RevokeKeyResponse(key=_key(key))
 
-    def _mark_image(self, request: pb.MarkImageRequest, who: Caller, *, patient: bool) -> pb.MarkImageResponse:
+    def _mark_image(self, request: pb.MarkImageRequest, who: Caller, *, may_queue_freely: bool) -> pb.MarkImageResponse:
         marked = self._images.mark(
             who.tenant,
             request.image,
+            repeatable("MarkImage", request, request.request_id),
             model_version=request.model_version,
             min_psnr_db=request.min_psnr_db,
             encoding_quality=request.encoding_quality,
-            request_id=request.request_id,
-            body=_body(request),
-            patient=patient,
+            may_queue_freely=may_queue_freely,
         )
         return pb.MarkImageResponse(
             image=marked.data,
@@ -151,20 +153,24 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             ssim=marked.quality.ssim,
         )
 
-    def _detect_image(self, request: pb.DetectImageRequest, who: Caller, *, patient: bool) -> pb.DetectImageResponse:
-        self._questions.count(who)
+    def _detect_image(
+        self, request: pb.DetectImageRequest, who: Caller, *, may_queue_freely: bool
+    ) -> pb.DetectImageResponse:
+        self._quota.count(who)
         outcome = self._images.detect(
             who.tenant,
             request.image,
             locate=request.locate,
             aligned_only=request.aligned_only,
             exact=_owns_keys(who),
-            patient=patient,
+            may_queue_freely=may_queue_freely,
         )
         return pb.DetectImageResponse(detection=_image_detection(outcome, who))
 
-    def _detect_text(self, request: pb.DetectTextRequest, who: Caller, *, patient: bool) -> pb.DetectTextResponse:
-        self._questions.count(who)
+    def _detect_text(
+        self, request: pb.DetectTextRequest, who: Caller, *, may_queue_freely: bool
+    ) -> pb.DetectTextResponse:
+        self._quota.count(who)
         outcome = self._texts.detect(
             who.tenant,
             _scheme(request.scheme, field="scheme"),
@@ -172,13 +178,13 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             model_version=request.model_version,
             whole_only=request.whole_only,
             exact=_owns_keys(who),
-            patient=patient,
+            may_queue_freely=may_queue_freely,
         )
         return pb.DetectTextResponse(detection=_text_detection(outcome, who))
 
 
 def _answered(response: Callable[..., R], answer: Callable[[], Message]) -> R:
-    """The response to one request of a stream, which goes on whatever is wrong with it."""
+    """Returns the response to one request of a stream. Errors go into the response, so the stream continues."""
     try:
         return response(response=answer())
     except MeshError as error:
@@ -190,28 +196,19 @@ def _answered(response: Callable[..., R], answer: Callable[[], Message]) -> R:
         return response(failure=failure)
 
 
-def _body(request: Message) -> bytes:
-    return request.SerializeToString(deterministic=True)
-
-
-def _modality(number: int) -> str:
-    # An unset or unknown one is refused by the domain.
-    return _MODALITIES.get(number, "")  # type: ignore[call-overload, no-any-return]
-
-
 def _scheme(number: int, *, field: str) -> Scheme:
     if number not in _SCHEMES:
         known = ", ".join(pb.TextScheme.keys()[1:])
-        raise InvalidArgument("BAD_VALUE", f"{number} is no scheme; there are {known}", field=field)
+        raise InvalidArgument("BAD_VALUE", f"{number} is not a text scheme; use one of {known}", field=field)
     return _SCHEMES[number]  # type: ignore[index]
 
 
 def _owns_keys(who: Caller) -> bool:
-    """Whether a caller may see all that is known of a mark."""
+    """Returns whether a caller may see all evidence for a mark."""
     return who.role >= Role.ADMIN
 
 
-def _image_detection(outcome: Outcome[ImageDetection], who: Caller) -> pb.Detection:
+def _image_detection(outcome: CombinedDetection[ImageDetection], who: Caller) -> pb.Detection:
     detection = _detection(outcome, who)
     if outcome.mark and (region := outcome.mark.region):
         detection.region.CopyFrom(pb.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom))
@@ -221,7 +218,7 @@ def _image_detection(outcome: Outcome[ImageDetection], who: Caller) -> pb.Detect
     return detection
 
 
-def _text_detection(outcome: Outcome[TextDetection], who: Caller) -> pb.Detection:
+def _text_detection(outcome: CombinedDetection[TextDetection], who: Caller) -> pb.Detection:
     detection = _detection(outcome, who)
     if outcome.mark:
         detection.spans.extend(
@@ -233,8 +230,8 @@ def _text_detection(outcome: Outcome[TextDetection], who: Caller) -> pb.Detectio
     return detection
 
 
-def _detection(outcome: Outcome[Any], who: Caller) -> pb.Detection:
-    """What all kinds of content have in common; only those to whom the keys belong see how sure it is."""
+def _detection(outcome: CombinedDetection[Any], who: Caller) -> pb.Detection:
+    """Returns the fields that image and text detections share. Only callers who own the keys see the evidence."""
     detection = pb.Detection(verdict=_VERDICTS[outcome.verdict], p=outcome.p, watermark=outcome.watermark)
     if _owns_keys(who) and outcome.detection:
         detection.evidence.log_p = outcome.log_p
@@ -243,13 +240,11 @@ def _detection(outcome: Outcome[Any], who: Caller) -> pb.Detection:
 
 
 def _key(key: Key) -> pb.Key:
-    message = pb.Key(
+    return pb.Key(
         name=f"keys/{key.modality}/{key.epoch}",
-        modality=_MODALITY_NUMBERS[key.modality],
+        modality=enum_name(pb.Modality, key.modality),
         epoch=key.epoch,
         state=_KEY_STATES[key.state],
+        create_time=timestamp(key.create_us),
+        revoke_time=None if key.revoke_us is None else timestamp(key.revoke_us),
     )
-    message.create_time.FromMicroseconds(key.create_us)
-    if key.revoke_us is not None:
-        message.revoke_time.FromMicroseconds(key.revoke_us)
-    return message

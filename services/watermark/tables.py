@@ -1,4 +1,4 @@
-"""The watermark service's one table: which keys there are. Keys are derived when they are used, and kept nowhere."""
+"""The watermark service's only table: the existing keys. Their secrets are not stored, but derived when needed."""
 
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -6,16 +6,16 @@ from common.database import Base
 
 
 class KeyRow(Base):
-    """A key of a tenant and modality. The newest one marks, unless it was revoked."""
+    """A key of one tenant for one modality. The newest key is the marking key, unless it has been revoked."""
 
     __tablename__ = "keys"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     modality: Mapped[str] = mapped_column(primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
-    """0, 1, 2, … within tenant and modality."""
+    """0, 1, 2, … within the tenant and modality."""
     fingerprint: Mapped[str]
-    """Of the key, by which another master secret than the one that it was derived from is noticed."""
+    """Fingerprint of the key, which is used to detect a wrong master secret."""
     create_us: Mapped[int]
     revoke_us: Mapped[int | None]
-    """When it was revoked; None if it was not."""
+    """Time of revocation, UTC microseconds; None if the key is not revoked."""

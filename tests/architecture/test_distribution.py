@@ -12,6 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deepseek.services import SERVICES
+from tests.harness.command_line import COMMAND_LINE
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("protos", "common", "kernels", "deepseek", "services")
 # `import grpc` imports these if they happen to be there.
@@ -39,7 +42,7 @@ def test_the_wheel_holds_all_packages_and_imports_outside_the_checkout(tmp_path:
         assert wanted <= names, f"the wheel lacks {sorted(wanted - names)}"
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import common, deepseek, kernels, protos, services, deepseek.cli.__main__, services.registry.__main__\n"
+        "import common, deepseek, kernels, protos, services, deepseek.cli.app, services.registry.__main__\n"
         "print(*(module.__file__ for module in (common, deepseek, kernels, protos, services)))"
     )
     done = subprocess.run(
@@ -96,9 +99,9 @@ def is_installed(name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("extra", ["", "registry", "ingest", "trainer", "watermark", "inference"])
+@pytest.mark.parametrize("extra", ["", *SERVICES])
 def test_what_an_extra_installs_is_enough_to_start_it(extra: str) -> None:
-    module = f"services.{extra}.__main__" if extra else "deepseek.cli.__main__"
+    module = f"services.{extra}.__main__, services.{extra}.service" if extra else COMMAND_LINE
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     distributions = importlib.metadata.packages_distributions()

@@ -1,26 +1,11 @@
-from pathlib import Path
-
 import pytest
 
-from benchmarks import processors
-from benchmarks.processors import Rounds, auto_round, earlier_code, networks, summary
+from benchmarks import precision_times
+from benchmarks.precision_times import auto_round, networks
+from benchmarks.processors import earlier_code, summary
 
 
-def test_a_round_that_is_in_the_file_is_not_measured_again(tmp_path: Path) -> None:
-    file, calls = tmp_path / "rounds.jsonl", []
-
-    def work() -> dict[str, float]:
-        calls.append(1)
-        return {"ratio": 0.5}
-
-    first = Rounds(file).measure("runs", 0, work)
-    assert Rounds(file).measure("runs", 0, work) == first == {"part": "runs", "round": 0, "ratio": 0.5}
-    assert len(calls) == 1
-    Rounds(file).measure("runs", 1, work)
-    assert len(calls) == 2
-
-
-def test_figures_are_medians_of_the_rounds_and_null_where_nothing_was_measured() -> None:
+def test_figures_are_medians_of_the_rounds_or_null_if_nothing_was_measured() -> None:
     runs = [{"part": "runs", "round": i, "ratio": ratio} for i, ratio in enumerate((1.3, 0.9, 1.0))]
     auto = {"part": "auto", "round": 0, "resnet50": 1.01, "demo": 1.04, "encoder": 0.99}
     int8 = {"part": "int8", "round": 0, "wrong_files_served": 0, "files_loaded": 20}
@@ -33,16 +18,16 @@ def test_figures_are_medians_of_the_rounds_and_null_where_nothing_was_measured()
         assert result[name] is None
 
 
-def test_the_code_before_is_that_of_its_commit() -> None:
+def test_earlier_code_is_that_of_its_commit() -> None:
     with earlier_code() as code:
         spec = (code / "deepseek" / "demo" / "spec.json").read_text(encoding="utf-8")
         assert "PRECISION_BF16" in spec
     assert not code.exists()
 
 
-def test_auto_is_timed_beside_every_format(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_compared_with_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = networks()["encoder"]
-    monkeypatch.setattr(processors, "networks", lambda: {"encoder": encoder})
+    monkeypatch.setattr(precision_times, "networks", lambda: {"encoder": encoder})
     found = auto_round(1)
     assert found["encoder"] > 0
     assert {found["encoder_best"], found["encoder_auto"]} <= {"fp32", "bf16", "fp16"}

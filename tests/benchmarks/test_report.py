@@ -1,10 +1,10 @@
-"""A run that was interrupted goes on where it was."""
+"""An interrupted run continues where it stopped."""
 
 import json
 from concurrent import futures
 from pathlib import Path
 
-from benchmarks.report import Record, measure_all, read_progress
+from benchmarks.report import Record, Rounds, measure_all, read_progress
 
 CASES = [("a", 1), ("a", 2), ("b", 1)]
 
@@ -35,7 +35,7 @@ def test_cases_in_the_cache_are_not_measured_again(tmp_path: Path) -> None:
     assert sorted(read_progress(cache), key=case_of) == [measure("a", 1), known, measure("b", 1), other]
 
 
-def test_a_line_that_a_kill_has_cut_off_is_measured_again(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_measured_again(tmp_path: Path) -> None:
     cache = tmp_path / "progress.jsonl"
     run(cache)
     whole = cache.read_text(encoding="utf-8")
@@ -43,3 +43,17 @@ def test_a_line_that_a_kill_has_cut_off_is_measured_again(tmp_path: Path) -> Non
     assert len(read_progress(cache)) == 2
     assert run(cache) == [measure(*case) for case in CASES]
     assert cache.read_text(encoding="utf-8") == whole
+
+
+def test_a_round_in_the_file_is_not_measured_again(tmp_path: Path) -> None:
+    file, calls = tmp_path / "rounds.jsonl", []
+
+    def work() -> dict[str, float]:
+        calls.append(1)
+        return {"ratio": 0.5}
+
+    first = Rounds(file).measure("runs", 0, work)
+    assert Rounds(file).measure("runs", 0, work) == first == {"part": "runs", "round": 0, "ratio": 0.5}
+    assert len(calls) == 1
+    Rounds(file).measure("runs", 1, work)
+    assert len(calls) == 2

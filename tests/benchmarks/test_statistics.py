@@ -1,4 +1,4 @@
-"""Tests and intervals, against values of tables and what chance gives."""
+"""Statistical tests and intervals, compared with tables and with simulations."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_bounds_are_those_of_clopper_and_pearson(num_hits: int, num_cases: int, 
     assert upper_bound(num_hits, num_cases) == pytest.approx(upper, abs=1e-5, rel=1e-3)
 
 
-def test_uniformity_is_doubted_of_what_is_not_uniform() -> None:
+def test_uniformity_is_rejected_for_samples_that_are_not_uniform() -> None:
     random = np.random.default_rng(0)
     p = [uniformity(list(random.random(200))) for _ in range(400)]
     assert uniformity(p) > 0.01
@@ -36,7 +36,7 @@ def test_uniformity_is_doubted_of_what_is_not_uniform() -> None:
     assert uniformity(list(shifted)) == pytest.approx(0.05, abs=1e-3)
 
 
-def test_sources_are_drawn_whole() -> None:
+def test_the_bootstrap_draws_whole_sources() -> None:
     hits = [True] * 50 + [False] * 50
     assert source_interval(["a"] * 50 + ["b"] * 50, hits) == [0.0, 1.0]
     assert source_interval([str(i) for i in range(100)], hits) == pytest.approx([0.4, 0.6], abs=0.02)
@@ -53,7 +53,7 @@ def test_sources_are_drawn_whole() -> None:
         ([False] * 5 + [True], [True] * 5 + [False], False),  # seven in sixty-four
     ],
 )
-def test_below_means_more_than_chance(ours: list[bool], theirs: list[bool], below: bool) -> None:
+def test_below_means_significantly_below(ours: list[bool], theirs: list[bool], below: bool) -> None:
     assert is_below(ours, theirs) is below
 
 
@@ -61,7 +61,7 @@ def test_below_means_more_than_chance(ours: list[bool], theirs: list[bool], belo
     ("freedom", "statistic", "p"),
     [(2, 5.991465, 0.05), (8, 15.507313, 0.05), (28, 41.337138, 0.05), (28, 48.278236, 0.01)],
 )
-def test_a_chi_square_is_exceeded_as_often_as_tables_say(freedom: int, statistic: float, p: float) -> None:
+def test_chi_square_tails_equal_those_of_tables(freedom: int, statistic: float, p: float) -> None:
     assert chi_squared_p(statistic, freedom) == pytest.approx(p, rel=1e-5)
     assert chi_squared_p(0.0, freedom) == 1.0
 

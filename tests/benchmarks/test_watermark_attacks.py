@@ -1,4 +1,4 @@
-"""How marks after attacks are counted in further cases."""
+"""Counting of marks after attacks in the further cases."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from benchmarks.statistics import lower_bound
 from benchmarks.watermark_attacks import FIRST, NUM_CASES, SEED, read_cases, summary
 from benchmarks.watermark_cases import SIDE, make_cases
 from benchmarks.watermark_cases import read_cases as read_first_cases
-from benchmarks.watermark_image import NULL_NUMBER, TILES
+from benchmarks.watermark_image_measures import NULL_NUMBER, TILES
 from common.errors import FailedPrecondition
 
 
@@ -28,7 +28,7 @@ def record(number: int, **exact: bool) -> dict[str, Any]:
     }
 
 
-def test_what_was_not_told_is_named() -> None:
+def test_cases_whose_id_was_not_read_are_listed() -> None:
     tiles = {"kind": "tiles", "number": 0, "exact": {str(tile): tile > 64 for tile in TILES}}
     many = {"kind": "many", "number": 0, "exact": [True, False]}
     null = {"kind": "null", "number": 5000, "num_keys": 3, "false_alarms": 0, "p": 0.5, "p_wrong_key": [0.2, 0.8]}
@@ -42,19 +42,19 @@ def test_what_was_not_told_is_named() -> None:
     assert (figures["fpr_images"], figures["fpr_pairs"], figures["false_alarms"]) == (1, 4, 0)
 
 
-def test_as_many_cases_tell_the_target_in_spite_of_seven() -> None:
+def test_with_this_many_cases_seven_losses_keep_the_target() -> None:
     assert lower_bound(NUM_CASES - 7, NUM_CASES) > 0.993 > lower_bound(NUM_CASES - 8, NUM_CASES)
 
 
 @pytest.fixture
 def grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other pictures than those that the cases were drawn for."""
+    """Replaces the pictures that the cases were drawn for."""
     monkeypatch.setattr(watermark_cases, "photograph", lambda name: Image.new("L", (SIDE, SIDE)))
     monkeypatch.setattr(watermark_attacks, "read_cases", read_cases.__wrapped__)
 
 
 @pytest.mark.usefixtures("grey")
-def test_cases_are_others_than_the_first_and_can_be_had_again() -> None:
+def test_cases_differ_from_the_first_ones_and_are_reproducible() -> None:
     cases = make_cases(range(FIRST, FIRST + NUM_CASES), SEED)
     assert cases == make_cases(range(FIRST, FIRST + NUM_CASES), SEED)
     first = read_first_cases()
@@ -66,12 +66,12 @@ def test_cases_are_others_than_the_first_and_can_be_had_again() -> None:
 
 @pytest.mark.usefixtures("grey")
 def test_cases_that_are_not_the_frozen_ones_are_refused() -> None:
-    with pytest.raises(FailedPrecondition, match="install the locked numpy and scikit-image") as error:
+    with pytest.raises(FailedPrecondition, match="install the locked versions of numpy and scikit-image") as error:
         watermark_attacks.read_cases()
     assert error.value.reason == "WRONG_CASES"
 
 
-def test_without_pictures_it_says_what_to_install() -> None:
+def test_without_pictures_the_error_says_what_to_install() -> None:
     program = "import sys; sys.modules['skimage'] = None; from benchmarks.watermark_attacks import main; main()"
     done = subprocess.run([sys.executable, "-c", program, "--quick"], capture_output=True, text=True, check=False)
     assert done.returncode == 1

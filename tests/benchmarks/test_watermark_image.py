@@ -1,4 +1,4 @@
-"""How image marks are measured: the parts that a wrong figure would come from."""
+"""The parts of the benchmark of image marks that could cause a wrong figure."""
 
 import dataclasses
 import hashlib
@@ -31,22 +31,14 @@ from benchmarks.watermark_cases import (
     read_cases,
     write_cases,
 )
-from benchmarks.watermark_image import (
-    KINDS,
-    QUICK,
-    TILES,
-    fine,
-    measure,
-    summary,
-    tasks,
-    without_tile,
-    write_figure,
-)
+from benchmarks.watermark_image import KINDS, summary, tasks, write_figure
+from benchmarks.watermark_image_measures import QUICK, TILES, fine, measure, without_tile
 from benchmarks.watermark_peers import Bits, Peer, Real, embed_like, scaled
 from common.errors import FailedPrecondition
 from deepseek.watermark.image.detector import SCALES as SEARCHED
-from deepseek.watermark.image.marker import Pixels, squared_error
 from deepseek.watermark.image.pattern import NUM_ANGLES, RADIUS_STEP
+from deepseek.watermark.image.pixels import Pixels
+from deepseek.watermark.image.quality import squared_error
 
 FROZEN = "b871029e3357d2b85fae58789790ce9d27a4b953d1626cb01aa1e1db7e70174b"
 
@@ -84,17 +76,17 @@ def test_cases_are_as_described() -> None:
     assert 0.4 < np.mean([case.expand for case in cases]) < 0.6
 
 
-def test_cases_lie_off_the_grids_of_the_detector() -> None:
+def test_cases_do_not_lie_on_the_grids_of_the_detector() -> None:
     cases = read_cases()
     turns = np.array([math.radians(case.angle) for case in cases]) * NUM_ANGLES / math.pi
     scales = np.array([scale for case in cases for scale in (case.resize, case.resize_jpeg)])
     for steps in (turns, np.log(SEARCHED[1] / scales) / RADIUS_STEP):
         distances = np.abs(steps - np.rint(steps))
         assert distances.min() > 1e-6
-        assert distances.mean() == pytest.approx(0.25, abs=0.03)  # of uniform ones
+        assert distances.mean() == pytest.approx(0.25, abs=0.03)  # the mean of uniform distances
 
 
-def test_procedural_pictures_differ_and_can_be_had_again() -> None:
+def test_procedural_pictures_differ_and_are_reproducible() -> None:
     for number in range(3):
         pixels = procedural(number)
         assert pixels.shape == (SIDE, SIDE, 3)
@@ -110,7 +102,7 @@ def test_pictures_are_flipped(flip: int, rows: int, columns: int) -> None:
     assert np.array_equal(picture(case), procedural(7)[::rows, ::columns])
 
 
-def test_without_scikit_image_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_image_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     photograph.cache_clear()
     with pytest.raises(FailedPrecondition, match=r"pip install 'deepseek-mesh\[peers\]'") as error:
@@ -141,7 +133,7 @@ def test_false_alarms_are_counted_in_every_pair() -> None:
     assert all(0 < p <= 1 for p in (record["p"], *record["p_wrong_key"]))
 
 
-def test_a_mean_tile_takes_away_what_all_tiles_share() -> None:
+def test_a_mean_tile_removes_what_all_tiles_share() -> None:
     random = np.random.default_rng(0)
     tile = random.normal(0, 10, (64, 64, 1))
     pixels = np.clip(np.tile(tile, (5, 6, 3)) + random.normal(128, 2, (320, 384, 3)), 0, 255).astype(np.uint8)
@@ -159,7 +151,7 @@ def test_a_difference_is_scaled_to_an_error(error: float) -> None:
     assert squared_error(pixels, scaled(pixels, difference, error)) == pytest.approx(error, rel=0.02)
 
 
-def test_a_peer_with_a_strength_is_brought_to_the_error_by_it() -> None:
+def test_the_strength_of_a_peer_is_set_by_the_error() -> None:
     strengths = []
 
     def embed(pixels: Pixels, bits: Bits, strength: float) -> Real:
@@ -177,7 +169,7 @@ def test_a_peer_with_a_strength_is_brought_to_the_error_by_it() -> None:
 
 
 def records() -> list[dict[str, Any]]:
-    """Ours, worse than dwtDctSvd after one attack in five of six cases, and one false alarm in eight pairs."""
+    """Records in which ours loses to dwtDctSvd after one attack in five of six cases, with one false alarm in eight."""
     some: list[dict[str, Any]] = []
     for number in reversed(range(6)):
         common = {"number": number, "psnr_db": 42.0 + number}
@@ -194,7 +186,7 @@ def records() -> list[dict[str, Any]]:
     return some
 
 
-def test_figures_follow_from_records() -> None:
+def test_figures_are_computed_from_records() -> None:
     figures = summary(records())
     assert figures["n"] == 6
     assert (figures["psnr_db"], figures["psnr_db_min"]) == (44.5, 42.0)

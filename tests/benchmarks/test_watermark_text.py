@@ -1,4 +1,4 @@
-"""How text marks are measured: the parts that a wrong figure would come from."""
+"""The parts of the benchmark of text marks that could cause a wrong figure."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_logits_have_the_entropy_of_their_cell(entropy: float) -> None:
     assert -(p * np.log(p)).sum() == pytest.approx(entropy, abs=1e-6)
 
 
-def test_a_text_gives_all_that_the_figures_need(tmp_path: Path) -> None:
+def test_a_text_gives_all_data_for_the_figures(tmp_path: Path) -> None:
     texts = [measure_text(entropy, 0) for entropy in ENTROPIES]
     assert measure_text(ENTROPIES[0], 0) == texts[0]
     for text in texts:
@@ -43,7 +43,7 @@ def test_a_text_gives_all_that_the_figures_need(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "text.png").stat().st_size > 10_000
 
 
-def test_a_draw_is_timed_beside_others() -> None:
+def test_a_draw_is_compared_with_others() -> None:
     times = speed(3) | speed_without_avx512(3)
     assert times.keys() == {
         "ms_per_token",
@@ -63,7 +63,7 @@ def test_tokens_are_counted_by_rank() -> None:
     assert text["ranks"][0] > max(LENGTHS) / 2  # little choice
 
 
-def test_tokens_that_come_too_often_are_noticed() -> None:
+def test_tokens_that_are_too_frequent_are_noticed() -> None:
     random = np.random.default_rng(0)
     texts = []
     for entropy in ENTROPIES:

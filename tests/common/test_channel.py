@@ -19,7 +19,7 @@ from common.channel import open_channel
 from common.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, MeshError, NotFound, Unavailable
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import CalledSettings, ExampleSettings, example_settings
+from tests.harness.settings import CalledSettings, ExampleSettings, example_settings
 
 
 def get(stub: job_pb2_grpc.JobServiceStub, name: str) -> str:

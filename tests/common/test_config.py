@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from common.config import StoreSettings, TraceSettings, load_settings
 from common.errors import FailedPrecondition, InvalidArgument
 from common.telemetry.traces import TraceTarget
-from tests.common.settings import ExampleSettings, example_settings
+from tests.harness.settings import EXAMPLE, ExampleSettings, example_settings
 
 
 def test_flags_come_before_the_environment_before_the_file_before_defaults(
@@ -104,7 +104,7 @@ def test_variables_of_kubernetes_services_and_docker_links_are_no_settings(
         monkeypatch.setenv(name, value)
     settings = example_settings(tmp_path)
     assert (settings.metrics_port, load_settings(ExampleSettings, ["--home", str(tmp_path)]).port) == (None, 7999)
-    assert StoreSettings.of("example", tmp_path).port == 0
+    assert StoreSettings.of(EXAMPLE, tmp_path).port == 0
 
 
 def test_settings_count_beside_variables_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

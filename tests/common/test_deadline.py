@@ -12,7 +12,7 @@ from common.deadline import until, within
 from common.errors import DeadlineExceeded, MeshError
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import example_settings
+from tests.harness.settings import example_settings
 
 
 def test_the_shorter_of_timeout_and_deadline_counts() -> None:

@@ -1,3 +1,5 @@
+import pickle
+
 from common.errors import ERROR_CLASSES, Internal, InvalidArgument, Violation
 
 
@@ -8,6 +10,12 @@ def test_a_field_becomes_the_first_violation() -> None:
     assert error.field == "spec.epochs"
     assert error.violations == (Violation("spec.epochs", "too small"), Violation("spec.seed", "negative"))
     assert str(error) == "too small [INVALID_ARGUMENT: BAD_VALUE]"
+
+
+def test_an_error_can_be_sent_to_another_process() -> None:
+    error = InvalidArgument("BAD_VALUE", "too small", field="a", violations=[Violation("b", "c")], retry_delay_s=2)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (InvalidArgument, str(error), vars(error))
 
 
 def test_every_class_has_a_code_of_its_own() -> None:

@@ -11,8 +11,8 @@ from common.channel import open_channel
 from common.errors import Unavailable
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import example_settings
-from tests.proxy import Proxy
+from tests.harness.proxy import Proxy
+from tests.harness.settings import example_settings
 
 _PATIENCE_S = 45
 

@@ -24,7 +24,7 @@ def test_ports_that_somebody_has_are_left_out(monkeypatch: pytest.MonkeyPatch) -
         port = taken.getsockname()[1]
         monkeypatch.setattr(ports, "_LOWEST", port)
         monkeypatch.setattr(ports, "_first_outgoing", lambda: port + 1)
-        with pytest.raises(Unavailable, match="only 0 of 1 ports") as caught:
+        with pytest.raises(Unavailable, match="1 free ports are needed, and there are 0") as caught:
             free_ports(1)
     assert caught.value.reason == "NO_FREE_PORT"
 

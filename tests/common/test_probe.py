@@ -8,7 +8,7 @@ import pytest
 
 from common.auth.certificates import make_authority
 from common.processes import python, spawn, terminate
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 
 def probe(file: Path) -> "subprocess.CompletedProcess[str]":
@@ -32,13 +32,13 @@ def test_a_service_that_is_ready_is_well_until_it_ends(host: str, tmp_path: Path
     file.write_text(bound)
     done = probe(file)
     assert done.returncode == 1
-    assert "nothing answers" in done.stderr
+    assert "no server responds" in done.stderr
 
 
 def test_a_service_that_does_not_listen_yet_is_not_well(tmp_path: Path) -> None:
     done = probe(tmp_path / "address.json")
     assert done.returncode == 1
-    assert "nothing listens yet" in done.stderr
+    assert "is not listening yet" in done.stderr
 
 
 def test_what_a_service_does_not_offer_is_not_well(tmp_path: Path) -> None:

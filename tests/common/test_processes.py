@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.processes import safe_environment, spawn, terminate
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,12 @@ from common.artifacts import ArtifactStore, open_store
 from common.artifacts.measured import MeasuredStore
 from common.database import Database
 from common.names import new_id
-from tests import servers
+from tests.harness import servers
+
+TEXT = "text/plain"
+"""Media type of the blobs of tests."""
+ABSENT = "0" * 64
+"""Digest of a blob that no store has."""
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Rows that the first release of a service has written are all there after every migration since.
 
-`tests/services/first_rows` holds those rows as SQL; it is never changed, or only with the first release.
+`first_rows.sql` of each service's tests holds those rows; it is never changed, or only with the first release.
 """
 
 import importlib
@@ -15,35 +15,13 @@ from sqlalchemy.orm import Session
 
 from common.database import Base, Database
 from common.database.migration import VERSION_TABLE, known_revisions, upgrade
-from common.upkeep.dump import Reference, State
+from common.upkeep.dump import State
+from deepseek.services import SERVICES
 from tests.contracts.conftest import DatabasePlace
-from tests.migrations import differences
+from tests.harness.examples import examples_of
+from tests.harness.migrations import differences
 
 ROOT = Path(__file__).parents[2]
-ROWS = ROOT / "tests" / "services" / "first_rows"
-SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/tables.py"))
-CHECKPOINT = "application/vnd.deepseek.checkpoint.v1+safetensors"
-DATASET = "application/vnd.deepseek.dataset.v1+json"
-MODEL = "application/vnd.deepseek.model.v1+json"
-REFERENCES = {
-    "inference": {Reference("default", "bbbb", MODEL), Reference("default", "abcd", "application/vnd.onnx")},
-    "ingest": {
-        Reference("default", "a" + 63 * "0", DATASET),
-        Reference("default", "dddd", "application/vnd.apache.parquet"),
-    },
-    "registry": {
-        Reference("default", "aaaa", MODEL),
-        Reference("default", "bbbb", MODEL),
-        Reference("other", "cccc", DATASET),
-    },
-    "trainer": {
-        Reference("default", "eeee", DATASET),
-        Reference("other", "ffff", DATASET),
-        Reference("default", "c" + 63 * "0", CHECKPOINT),
-        Reference("default", "e" + 63 * "0", MODEL),
-    },
-    "watermark": set(),
-}
 Rows = dict[str, list[dict[str, object]]]
 
 
@@ -68,8 +46,9 @@ def _write_first_rows(database: Database, service: str) -> Rows:
         first = [name for name in known_revisions(locations) if name.endswith("_1")]
         assert {f"{service}_1", "jobs_1", "requests_1"} <= set(first)
         upgrade(session.connection(), locations, [f"{service}_1", "jobs_1", "requests_1"])
-        for file in ("common", service):
-            for statement in (ROWS / f"{file}.sql").read_text(encoding="utf-8").split(";\n"):
+        for folder in ("common", f"services/{service}"):
+            rows = (ROOT / "tests" / folder / "first_rows.sql").read_text(encoding="utf-8")
+            for statement in rows.split(";\n"):
                 if statement.strip():
                     values = {"bytes": bytes(range(256))} if ":bytes" in statement else {}
                     session.execute(text(statement), values)
@@ -143,4 +122,4 @@ def test_a_service_tells_what_its_rows_refer_to(database: Database, service: str
     references = importlib.import_module(f"services.{service}.references").references
 
     with database.snapshot() as session:
-        assert set(references(session)) == REFERENCES[service]
+        assert set(references(session)) == examples_of(service).references

@@ -14,7 +14,7 @@ from common.database.migration import revisions, upgrade
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError
 from common.names import new_id
 from common.telemetry.anchors import DatabaseAnchor
-from common.telemetry.audit import Head
+from common.telemetry.audit_records import Head
 from common.upkeep import statefile
 from common.upkeep.dump import Reference, State
 from protos.upkeep.v1 import upkeep_pb2

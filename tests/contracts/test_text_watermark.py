@@ -11,9 +11,9 @@ import torch
 
 from common.errors import InvalidArgument
 from deepseek.watermark.keys import WatermarkKey, derive_key
-from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
+from deepseek.watermark.text.reed_solomon import IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Detector, Sampler
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
 
@@ -63,8 +63,8 @@ def marked(scheme: Scheme, num_tokens: int, number: int = 0) -> list[int]:
     ("values", "what"),
     [
         ([], "there are no logits"),
-        ([0.0, math.nan], "neither a number nor -inf"),
-        ([0.0, math.inf], "neither a number nor -inf"),
+        ([0.0, math.nan], "a logit is NaN or inf"),
+        ([0.0, math.inf], "a logit is NaN or inf"),
         ([-math.inf, -math.inf], "no token can be drawn"),
     ],
     ids=["none", "not a number", "infinite", "nothing possible"],

@@ -20,13 +20,43 @@ from deepseek.components import (
 )
 
 BUILT_IN = {
-    MODELS: ["character_lm", "image_question", "resnet50"],
-    LOSSES: ["cross_entropy", "mse", "next_token_cross_entropy"],
-    OPTIMIZERS: ["adam", "adamw", "sgd"],
-    SCHEDULES: ["constant", "cosine", "one_cycle"],
-    METRICS: ["accuracy", "next_token_accuracy", "perplexity"],
-    ENCODERS: ["characters", "image", "integer", "label", "number", "words"],
-    AUGMENTATIONS: ["random_flip"],
+    MODELS: [
+        "audio_classifier",
+        "character_lm",
+        "cnn",
+        "image_question",
+        "resnet18",
+        "resnet50",
+        "tabular",
+        "text_classifier",
+        "transformer_lm",
+    ],
+    LOSSES: ["binary_cross_entropy", "cross_entropy", "huber", "mae", "mse", "next_token_cross_entropy"],
+    OPTIMIZERS: ["adagrad", "adam", "adamw", "lbfgs", "nadam", "radam", "rmsprop", "schedule_free_adamw", "sgd"],
+    SCHEDULES: ["constant", "cosine", "exponential", "linear", "one_cycle", "step"],
+    METRICS: [
+        "accuracy",
+        "auc",
+        "f1",
+        "mae",
+        "next_token_accuracy",
+        "perplexity",
+        "precision",
+        "r2",
+        "recall",
+        "rmse",
+        "top_k_accuracy",
+    ],
+    ENCODERS: ["audio", "characters", "image", "integer", "label", "number", "words"],
+    AUGMENTATIONS: [
+        "color_jitter",
+        "noise",
+        "random_crop",
+        "random_erasing",
+        "random_flip",
+        "random_rotation",
+        "time_shift",
+    ],
 }
 
 
@@ -69,7 +99,7 @@ print("torch" in sys.modules)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(parts: Components) -> None:
-    with pytest.raises(InvalidArgument, match="known are: box") as caught:
+    with pytest.raises(InvalidArgument, match="known: box") as caught:
         parts.build("bag", {}, field="spec.model")
     assert (caught.value.reason, caught.value.field) == ("UNKNOWN_COMPONENT", "spec.model.name")
 
@@ -87,7 +117,7 @@ def test_doubles_become_integers_and_lists_tuples(parts: Components) -> None:
     assert [type(value) for value in (built[0], built[1], built[3][0])] == [int, float, int]
 
 
-def test_numbers_of_numpy_become_pythons_own(parts: Components) -> None:
+def test_numpy_numbers_become_python_numbers(parts: Components) -> None:
     numpys = {"size": np.int64(3), "rate": np.float32(1), "sides": np.array([1, 2]), "flip": np.bool_(True)}
     built = parts.build("box", {**numpys, "name": np.str_("a")})
     assert built == (3, 1.0, "a", (1, 2), True)
@@ -117,7 +147,7 @@ def test_a_wrong_parameter_is_refused_with_its_path(
     assert (found_reason, found_field.partition("[")[0]) == (reason, field)
 
 
-def test_what_is_given_is_not_the_users_to_set(parts: Components) -> None:
+def test_users_cannot_set_arguments_of_the_caller(parts: Components) -> None:
     assert parts.build("box", {}, size=4)[0] == 4
     assert failure(lambda: parts.build("box", {"size": 1}, size=4)) == ("UNKNOWN_FIELD", "params.size")
 
@@ -128,7 +158,7 @@ def test_given_arguments_may_be_called_params_or_name(parts: Components) -> None
 
 
 def install(folder: Path, package: str, entry_points: str) -> None:
-    """Puts a package's metadata where an installer would."""
+    """Writes a package's metadata to the place where an installer would."""
     metadata = folder / f"{package}-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
@@ -141,7 +171,15 @@ def test_another_package_adds_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Components("part", "deepseek.test_parts").build("fraction", {"numerator": 3}) == 3
 
 
-def test_a_part_that_cannot_be_imported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_installed_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = Components("part", "deepseek.test_parts")
+    assert failure(lambda: parts.build("fraction", {})) == ("UNKNOWN_COMPONENT", "name")
+    install(tmp_path, "one", "[deepseek.test_parts]\nfraction = fractions:Fraction\n")
+    assert parts.build("fraction", {"numerator": 3}) == 3
+
+
+def test_a_component_that_cannot_be_imported_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "one", "[deepseek.test_parts]\nbroken = no_such_module:part\n")
     monkeypatch.syspath_prepend(tmp_path)
     parts = Components("part", "deepseek.test_parts")
@@ -149,6 +187,7 @@ def test_a_part_that_cannot_be_imported_says_so(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(FailedPrecondition, match="no_such_module") as caught:
         parts.build("broken", {})
     assert caught.value.reason == "COMPONENT_NOT_IMPORTABLE"
+    assert caught.value.message.endswith("run: deepseek down && deepseek up")
 
 
 def test_two_packages_with_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

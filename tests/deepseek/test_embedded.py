@@ -17,8 +17,9 @@ from common.errors import FailedPrecondition
 from deepseek.client import MeshFile
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
-from deepseek.embedded import MAX_RESTARTS, PORTS, EmbeddedMesh, start_mesh, status, stop_mesh
-from tests.processes import wait_until
+from deepseek.embedded import MAX_RESTARTS, EmbeddedMesh, Supervisor, start_mesh, status, stop_mesh
+from deepseek.services import SERVICES
+from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +49,7 @@ def test_a_start_that_fails_leaves_the_running_services_as_they_are(mesh: Embedd
     wait_until(lambda: not is_alive(before["trainer"]), "the trainer to end")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", PORTS["trainer"]))
+        taken.bind(("127.0.0.1", SERVICES["trainer"].port))
         taken.listen()
         with pytest.raises(FailedPrecondition) as caught:
             start_mesh(home, stay=False)
@@ -83,7 +84,7 @@ def test_what_a_killed_up_has_started_can_be_stopped(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: (home / "mesh.json").exists() and len(pids(home)) == len(PORTS), "the services to be started")
+    wait_until(lambda: (home / "mesh.json").exists() and len(pids(home)) == len(SERVICES), "the services to be started")
     up.kill()
     up.wait()
     started = pids(home)
@@ -102,11 +103,11 @@ def test_work_goes_on_when_a_service_dies_while_it_is_waited_for(mesh: EmbeddedM
             yield from super().__iter__()
             os.kill(before["registry"], signal.SIGKILL)
 
-    with mesh.kept_up(said.append) as client:
+    with Supervisor(mesh, said.append).client() as client:
         samples = KillsTheRegistry([Sample("k", "train", {"text": "t"})])
         version = client.datasets.upload("d", [Field("text", "text")], samples)
         assert [one.name for one in client.datasets.versions("d")] == [version.name]
-    assert said == [f"registry was ended by SIGKILL; started again (1 of {MAX_RESTARTS} times)"]
+    assert said == [f"registry was ended by SIGKILL; restarted (1 of {MAX_RESTARTS} times)"]
     after = pids(tmp_path / "home")
     assert after["registry"] != before["registry"]
     assert {**after, "registry": 0} == {**before, "registry": 0}
@@ -116,7 +117,7 @@ def test_a_service_that_does_not_stay_up_ends_the_work(mesh: EmbeddedMesh, tmp_p
     said: list[str] = []
     with (  # noqa: PT012  what is waited for is interrupted in the middle
         pytest.raises(FailedPrecondition, match="trainer was ended by SIGKILL") as caught,
-        mesh.kept_up(said.append),
+        Supervisor(mesh, said.append).client(),
     ):
         for restarts in range(MAX_RESTARTS + 1):
             os.kill(pids(tmp_path / "home")["trainer"], signal.SIGKILL)
@@ -134,7 +135,7 @@ def test_a_service_that_somebody_stops_is_not_started_again(
     said: list[str] = []
     with (  # noqa: PT012  what is waited for is interrupted in the middle
         pytest.raises(FailedPrecondition, match="ingest ended with status 0") as caught,
-        mesh.kept_up(said.append),
+        Supervisor(mesh, said.append).client(),
     ):
         os.kill(pids(tmp_path / "home")["ingest"], signal.SIGTERM)
         threading.Event().wait(60)
@@ -146,12 +147,12 @@ def test_a_stale_mesh_file_stops_no_service_of_another_home(mesh: EmbeddedMesh, 
     other = tmp_path / "other"
     (other / "run").mkdir(parents=True)
     mesh.file.write(other / "mesh.json")
-    for name in PORTS:
+    for name in SERVICES:
         shutil.copy(tmp_path / "home" / "run" / f"{name}.json", other / "run")
     assert stop_mesh(other) == []
     assert all(map(is_alive, pids(tmp_path / "home").values()))
     (tmp_path / "link").symlink_to(tmp_path / "home")
-    assert sorted(stop_mesh(tmp_path / "link")) == sorted(PORTS)
+    assert sorted(stop_mesh(tmp_path / "link")) == sorted(SERVICES)
 
 
 def test_a_home_may_have_any_name(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import sys
 import pytest
 
 from deepseek.processor import classify, instruction_set
-from tests.processors import Processor
+from tests.harness.processors import Processor
 
 HASWELL = {"SSE2", "AVX", "AVX2"}
 CASCADE_LAKE = HASWELL | {"AVX512F", "AVX512BW", "AVX512VNNI"}
 CASCADE_LAKE_FLAGS = {"sse2", "avx", "avx2", "avx512f", "avx512bw", "avx512_vnni"}
 
 
-def test_an_emulated_processor_is_not_taken_for_the_host(processor: Processor) -> None:
+def test_an_emulated_processor_is_not_mistaken_for_the_host(processor: Processor) -> None:
     found = processor.python("-c", "from deepseek.processor import instruction_set; print(instruction_set())").strip()
     assert found == ("avx2" if processor.kind == "haswell" else instruction_set())
 
@@ -38,7 +38,7 @@ def test_the_most_capable_instruction_set_is_named(cpuid: set[str], cpuinfo: set
     assert classify(cpuid, cpuinfo) == expected
 
 
-def test_it_is_found_without_torch() -> None:
+def test_it_is_determined_without_torch() -> None:
     program = "import sys, deepseek.processor as p; p.instruction_set(); print('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -26,12 +26,12 @@ def test_eighty_columns_hold_bar_count_and_metric() -> None:
         assert part in out.getvalue()
 
 
-def test_a_file_is_no_terminal_even_if_colours_are_forced() -> None:
+def test_a_file_is_not_a_terminal_even_if_colours_are_forced() -> None:
     assert not progress.is_watched(Console(file=io.StringIO(), force_terminal=True))
     assert progress.is_watched(Console(file=Terminal(), force_terminal=True))
 
 
-def test_lines_come_now_and_then_and_at_the_end(
+def test_lines_are_printed_occasionally_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress.Lines() as lines:
@@ -47,7 +47,7 @@ def test_lines_come_now_and_then_and_at_the_end(
     assert capsys.readouterr().err == "exporting 25%  measuring\n"
 
 
-def test_what_never_began_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_never_started_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.Lines() as lines:
         lines.add_task("training", total=None, note="starting the workers")
     assert capsys.readouterr().err == ""

@@ -8,7 +8,7 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from common.auth import Identity, Role
-from common.auth.certificates import make_authority, renew, rotate_signing_key
-from common.auth.tokens import issue_token
+from common.auth.certificates import renew, rotate_signing_key
+from common.auth.identity import Identity
 from common.channel import open_channel
 from common.errors import MeshError
-from deepseek.embedded import PORTS
+from deepseek.services import SERVICES
+from deploy.stack import CLOSED
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
-from tests.common.auth.test_tokens import other_members
-from tests.deploy.edge import Edge, running_edge
-from tests.e2e.test_access import Method, bearer, import_contracts, methods_of
-from tests.processes import wait_until
-from tests.services.processes import ServiceProcess
+from tests.common.auth.key_sets import other_members
+from tests.harness.contracts import OURS, Method, methods_of
+from tests.harness.edge import Edge, running_edge
+from tests.harness.identity import Authority, Metadata, bearer, new_authority, plain_channel
+from tests.harness.processes import wait_until
+from tests.harness.subprocesses import ServiceSubprocess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -36,8 +37,6 @@ LIST_MODELS = "/deepseek.registry.v1.RegistryService/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
 LAME_DUCK_S = 6
 """How long a replica serves after SIGTERM; the edge must have left it by then."""
-CLOSED = ("deepseek.upkeep.v1.UpkeepService",)
-"""Services without a route."""
 
 
 class Backend(grpc.GenericRpcHandler):
@@ -78,21 +77,20 @@ def _answer(kind: str, request: Any) -> Any:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A separate authority for each test: tests rotate its keys and renew its certificates."""
-    place = tmp_path / "identity"
-    make_authority(place, list(PORTS))
-    (place / "user").mkdir()
-    (place / "user" / "ca.pem").write_bytes((place / "ca.pem").read_bytes())
-    return place
+    made = new_authority(tmp_path / "identity", SERVICES)
+    made.identity("user").mkdir()
+    (made.identity("user") / "ca.pem").write_bytes((made.folder / "ca.pem").read_bytes())
+    return made.folder
 
 
 @pytest.fixture(scope="module")
 def methods() -> list[Method]:
-    return [method for name in import_contracts() if name not in CLOSED for method in methods_of("trainer", name)]
+    return [method for name in OURS if name not in CLOSED for method in methods_of("trainer", name)]
 
 
 @pytest.fixture
 def backends(folder: Path, methods: list[Method]) -> Iterator[dict[str, Backend]]:
-    found = {name: Backend(folder / name, methods) for name in PORTS}
+    found = {name: Backend(folder / name, methods) for name in SERVICES}
     yield found
     for backend in found.values():
         backend.close()
@@ -105,16 +103,12 @@ def edge_before(backends: dict[str, Backend], tmp_path: Path, folder: Path, **ch
         yield edge
 
 
-def token(folder: Path, role: Role = Role.ADMIN, clock: Callable[[], float] = time.time) -> str:
-    return issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=3600, clock=clock)
-
-
 def channel_to(edge: Edge, folder: Path) -> grpc.Channel:
-    return grpc.secure_channel(edge.address, Identity(folder / "user").channel_credentials())
+    return plain_channel(edge.address, folder / "user")
 
 
-def headers(folder: Path) -> tuple[tuple[str, str], ...]:
-    return (*bearer(token(folder)), ("deepseek-service", "trainer"))
+def headers(folder: Path) -> Metadata:
+    return (*bearer(Authority(folder).token()), ("deepseek-service", "trainer"))
 
 
 def test_a_request_reaches_a_service_when_it_is_whole_and_a_stream_at_once(
@@ -158,11 +152,8 @@ def test_every_method_but_those_of_upkeep_has_a_route_to_its_service(
             method.call(channel, b"", headers(folder))
         reached = {name: backend.reached - {HEALTH} for name, backend in backends.items()}
         assert set().union(*reached.values()) == {method.path for method in methods}
-        assert {path.split("/")[1] for path in reached["trainer"]} == {
-            "deepseek.trainer.v1.TrainerService",
-            "deepseek.job.v1.JobService",
-            "deepseek.audit.v1.AuditService",
-        }
+        trainer = {path.split("/")[1] for path in reached["trainer"]}
+        assert trainer == set(SERVICES["trainer"].contracts) - CLOSED
 
 
 def test_new_keys_and_certificates_count_without_a_restart(
@@ -172,25 +163,25 @@ def test_new_keys_and_certificates_count_without_a_restart(
         return code_of(channel, bearer(bearing)) is grpc.StatusCode.UNAUTHENTICATED
 
     with edge_before(backends, tmp_path, folder) as edge, channel_to(edge, folder) as channel:
-        first = token(folder)
+        first = Authority(folder).token()
         assert not refused(first)
         rotate_signing_key(folder)
-        wait_until(lambda: not refused(token(folder)), "a token of the new key to be taken")
+        wait_until(lambda: not refused(Authority(folder).token()), "a token of the new key to be taken")
         assert not refused(first)
         rotate_signing_key(folder, revoke=True)
         wait_until(lambda: refused(first), "a revoked token to be refused")
-        wait_until(lambda: not refused(token(folder)), "a token of the newest key to be taken")
+        wait_until(lambda: not refused(Authority(folder).token()), "a token of the newest key to be taken")
 
         before = shown(edge)
-        certificates = set(re.findall(r'"serial_number": "(\w+)"', edge.tells("/certs")))
+        certificates = set(re.findall(r'"serial_number": "(\w+)"', edge.read_admin("/certs")))
         renew(folder)
         wait_until(lambda: shown(edge) != before, "the edge to show a new certificate")
         # What it shows to services is the same, of which no context has the old one: all that is left is the CA's.
         wait_until(
-            lambda: len(certificates & set(re.findall(r'"serial_number": "(\w+)"', edge.tells("/certs")))) == 1,
+            lambda: len(certificates & set(re.findall(r'"serial_number": "(\w+)"', edge.read_admin("/certs")))) == 1,
             "the edge to forget the old certificate",
         )
-        assert not refused(token(folder))
+        assert not refused(Authority(folder).token())
 
 
 def test_clocks_may_differ_and_a_set_may_hold_other_keys_as_at_a_service(
@@ -202,7 +193,9 @@ def test_clocks_may_differ_and_a_set_may_hold_other_keys_as_at_a_service(
     ok, refused = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
     with edge_before(backends, tmp_path, folder) as edge, channel_to(edge, folder) as channel:
         for ahead_s, code in ((0, ok), (15, ok), (-3600 - 15, ok), (-3600 - 60, refused)):
-            assert code_of(channel, bearer(token(folder, clock=lambda by=ahead_s: time.time() + by))) is code, ahead_s
+            assert (
+                code_of(channel, bearer(Authority(folder).token(clock=lambda by=ahead_s: time.time() + by))) is code
+            ), ahead_s
 
 
 def code_of(channel: grpc.Channel, metadata: Sequence[tuple[str, str]]) -> grpc.StatusCode:
@@ -224,7 +217,7 @@ def test_a_replica_that_is_told_to_stop_is_left_without_an_error(folder: Path, t
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             identity = {"identity": str(folder / "registry"), "lame_duck_s": str(LAME_DUCK_S)}
-            replicas.append(ServiceProcess("registry", tmp_path / name, settings=identity))
+            replicas.append(ServiceSubprocess("registry", tmp_path / name, settings=identity))
             owned.callback(replicas[-1].close)
             replicas[-1].start()
         places = {"registry": [replica.address for replica in replicas]}
@@ -247,9 +240,9 @@ def test_a_replica_that_is_told_to_stop_is_left_without_an_error(folder: Path, t
         assert not load.errors
 
 
-def is_well(edge: Edge, replica: ServiceProcess) -> bool:
+def is_well(edge: Edge, replica: ServiceSubprocess) -> bool:
     """Whether the edge takes it for ready."""
-    return f"registry::{replica.address}::health_flags::healthy" in edge.tells("/clusters")
+    return f"registry::{replica.address}::health_flags::healthy" in edge.read_admin("/clusters")
 
 
 class Load:
@@ -259,7 +252,7 @@ class Load:
         self.done = 0
         self.errors: list[str] = []
         self._over = threading.Event()
-        self._address, self._ca, self._token = edge.address, folder / "user", bearer(token(folder))
+        self._address, self._ca, self._token = edge.address, folder / "user", bearer(Authority(folder).token())
         self._threads = [threading.Thread(target=self._call) for _ in range(num_threads)]
         for thread in self._threads:
             thread.start()

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from deepseek.services import SERVICES
+
 INIT = Path(__file__).parents[2] / "deploy" / "compose" / "init.py"
 
 
@@ -20,9 +22,13 @@ def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setenv("MESH_HOSTS", "mesh.example")
-    for name in ("IDENTITY", "DATABASE", "STORE", "WATERMARK"):
+    for name in ("IDENTITY", "DATABASE", "STORE"):
         monkeypatch.setattr(module, name, tmp_path / name.lower())
         (tmp_path / name.lower()).mkdir()
+    monkeypatch.setattr(module, "SECRETS", tmp_path)
+    for service in SERVICES.values():
+        if service.secrets:
+            (tmp_path / service.name).mkdir()
     return module
 
 
@@ -35,7 +41,7 @@ def test_a_second_start_changes_nothing(init: ModuleType, tmp_path: Path) -> Non
     made = contents(tmp_path)
     init.make_secrets()
     assert contents(tmp_path) == made
-    assert all((tmp_path / "identity" / service / "cert.pem").exists() for service in init.SERVICES)
+    assert all((tmp_path / "identity" / service / "cert.pem").exists() for service in SERVICES)
     assert len((tmp_path / "watermark" / "master").read_text().strip()) == 64
 
 

@@ -15,9 +15,9 @@ import pytest
 from common.auth.certificates import make_authority
 from common.config import TraceSettings
 from common.telemetry.traces import DEFAULT_SAMPLING
-from deepseek.embedded import PORTS
-from tests.deploy.edge import ENVOY, configure
-from tests.servers import missing
+from deepseek.services import SERVICES
+from tests.harness.edge import ENVOY, configure
+from tests.harness.servers import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
@@ -43,8 +43,8 @@ def services(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
 
 
 def test_every_service_of_the_mesh_is_in_the_stack(services: dict[str, dict[str, Any]]) -> None:
-    assert set(PORTS) < set(services)
-    for name in PORTS:
+    assert set(SERVICES) < set(services)
+    for name in SERVICES:
         assert services[name]["build"]["args"]["SERVICE"] == name
         assert services[name]["image"] == f"deepseek-mesh/{name}"
 
@@ -77,7 +77,7 @@ def test_whatever_stays_up_has_a_health_check(services: dict[str, dict[str, Any]
         if name in ONE_SHOTS:
             assert one["restart"] == "no", name
         else:
-            assert "healthcheck" in one or (name in PORTS and in_image), name
+            assert "healthcheck" in one or (name in SERVICES and in_image), name
 
 
 def test_programs_in_the_images_import_nothing_from_where_they_run() -> None:
@@ -96,11 +96,11 @@ def test_the_environment_holds_no_secret_but_names_of_files(services: dict[str, 
 
 
 def test_settings_are_those_that_a_service_knows(services: dict[str, dict[str, Any]]) -> None:
-    for name in PORTS:
+    for name in SERVICES:
         (settings,) = (
             one
             for one in vars(import_module(f"services.{name}.settings")).values()
-            if getattr(one, "service", None) == name
+            if getattr(one, "service", None) is SERVICES[name]
         )
         known = {settings.variable(field) for field in settings.model_fields}
         known |= {f"DEEPSEEK_{field}".upper() for field in TraceSettings.model_fields}
@@ -121,7 +121,7 @@ def test_only_the_edge_and_prometheus_can_be_reached_and_from_this_machine_only(
 
 def test_traces_are_off_until_somebody_says_where_to(services: dict[str, dict[str, Any]]) -> None:
     collector = "http://traces:4317" if "traces" in services else ""
-    for name in PORTS:
+    for name in SERVICES:
         environment = services[name]["environment"]
         assert environment["DEEPSEEK_OTLP_ENDPOINT"] == collector, name
         assert float(environment["DEEPSEEK_TRACE_SAMPLING"]) == DEFAULT_SAMPLING, name
@@ -133,12 +133,12 @@ def test_traces_go_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -
     given = {"DEEPSEEK_OTLP_ENDPOINT": "http://collector:4317", "DEEPSEEK_TRACE_SAMPLING": "0.5"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    for name in PORTS:
+    for name in SERVICES:
         assert given.items() <= config()["services"][name]["environment"].items(), name
 
 
 def test_a_service_is_given_its_own_identity_only(services: dict[str, dict[str, Any]]) -> None:
-    for name in (*PORTS, "edge"):
+    for name in (*SERVICES, "edge"):
         volumes = {volume["source"]: volume for volume in services[name]["volumes"]}
         identities = [source for source in volumes if source.startswith("identity")]
         assert identities == [f"identity-{name}"]
@@ -148,8 +148,8 @@ def test_a_service_is_given_its_own_identity_only(services: dict[str, dict[str, 
 def test_envoy_takes_its_configuration_and_knows_every_service(tmp_path: Path) -> None:
     make_authority(tmp_path, ["registry"])
     text = (ROOT / "deploy/envoy/envoy.yaml").read_text(encoding="utf-8")
-    for name, port in PORTS.items():
-        assert f"socket_address: {{address: {name}, port_value: {port}}}" in text
+    for name, service in SERVICES.items():
+        assert f"socket_address: {{address: {name}, port_value: {service.port}}}" in text
         assert f"exact: spiffe://deepseek-mesh/service/{name}" in text
     config_file = configure(tmp_path, tmp_path / "edge", {})
     command = [ENVOY, "--mode", "validate", "--config-path", config_file]

@@ -13,7 +13,7 @@ import pytest
 
 from common.errors import MeshError
 from deepseek.client import MeshFile, connect
-from tests.processes import processes_of, wait_until
+from tests.harness.processes import processes_of, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEPSEEK = Path(sys.executable).with_name("deepseek")
@@ -63,6 +63,18 @@ class Home:
             timeout=timeout_s,
             check=False,
         )
+
+
+@dataclass(frozen=True)
+class PluggedIn(Home):
+    """A home whose commands have packages on PYTHONPATH."""
+
+    packages: Path = Path()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(ROOT), str(self.packages)])
+        return {**super().environment, "PYTHONPATH": path}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from deepseek.cli.__main__ import main
+from deepseek.cli.app import main
 from deepseek.client.runs import Runs
 from deepseek.data.sample import Sample
 from deepseek.demo import easy_vqa

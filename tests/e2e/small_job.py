@@ -4,7 +4,7 @@ from deepseek.client import Mesh
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from protos.registry.v1 import registry_pb2
-from tests.deepseek.data.samples import image_file
+from tests.harness.images import image_file
 
 SPEC = {
     "model": {"name": "image_question", "params": {"vocabulary": 8, "num_classes": 2, "width": 4, "features": 8}},

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.auth import Role
-from common.auth.certificates import make_authority
-from common.auth.tokens import issue_token
-from tests.services.processes import ServiceProcess
+from tests.harness.identity import new_authority
+from tests.harness.subprocesses import ServiceSubprocess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -29,7 +28,7 @@ def buf_curl(url: str, flags: Sequence[str | Path], body: str = "{}") -> "subpro
 def registry(home: Path, settings: dict[str, str]) -> Iterator[str]:
     """A registry; its address."""
     home.mkdir()
-    process = ServiceProcess("registry", home, settings=settings)
+    process = ServiceSubprocess("registry", home, settings=settings)
     try:
         process.start()
         yield process.address
@@ -51,18 +50,16 @@ def test_buf_asks_a_service_in_the_clear(tmp_path: Path) -> None:
 
 
 def test_buf_asks_a_service_with_a_certificate_and_a_token(tmp_path: Path) -> None:
-    folder = tmp_path / "identity"
-    make_authority(folder, ["registry"])
-    tls = ["--cacert", folder / "cli" / "ca.pem", "--cert", folder / "cli" / "cert.pem"]
-    tls += ["--key", folder / "cli" / "key.pem"]
+    authority = new_authority(tmp_path / "identity", ["registry"])
+    user = authority.identity("cli")
+    tls = ["--cacert", user / "ca.pem", "--cert", user / "cert.pem", "--key", user / "key.pem"]
 
     def bearer(role: Role) -> list[str]:
-        token = issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=role, lifetime_s=3600)
         headers = tmp_path / f"{role}.headers"
-        headers.write_text(f"authorization: Bearer {token}\n", encoding="ascii")
+        headers.write_text(f"authorization: Bearer {authority.token(role)}\n", encoding="ascii")
         return ["-H", f"@{headers}", "--reflect-header", "*"]
 
-    with registry(tmp_path / "home", {"identity": str(folder / "registry")}) as address:
+    with registry(tmp_path / "home", {"identity": str(authority.identity("registry"))}) as address:
         makes_and_lists_a_model(f"https://{address}", [*tls, *bearer(Role.WRITER)])
 
         url = f"https://{address}/{SERVICE}/ListModels"

@@ -7,11 +7,12 @@ import socket
 import pytest
 from PIL import Image
 
-from deepseek.embedded import PORTS
+from deepseek.client.names import short_name
 from deepseek.models.selection import MIN_SPEEDUP
 from deepseek.processor import instruction_set
+from deepseek.services import SERVICES
 from tests.e2e.conftest import Demo, Home
-from tests.processes import processes_of, wait_until
+from tests.harness.processes import processes_of, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -47,8 +48,7 @@ def test_commands_show_the_precision_and_the_served_file(demo: Demo) -> None:
         demo.home.run("down")
     assert lineage.returncode == models.returncode == as_json.returncode == 0, lineage.stderr + models.stderr
     assert f"trained in {demo.figures['precision']} (" in lineage.stdout
-    # The name is shown whole in 80 columns, once with its figures and once with the file that is served.
-    assert models.stdout.count(f"{version} ") == 2
+    assert f"{short_name(version)} " in models.stdout
     (listed,) = json.loads(as_json.stdout)
     assert listed["version"] == version
     assert listed["served"].startswith(f"{'int8' if 'int8' in file else 'fp32'} on {instruction_set()}: ")
@@ -110,11 +110,11 @@ def test_a_taken_port_is_named_and_nothing_is_left(tmp_path_factory: pytest.Temp
     home = Home(tmp_path_factory.mktemp("taken") / "home")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", PORTS["ingest"]))
+        taken.bind(("127.0.0.1", SERVICES["ingest"].port))
         taken.listen()
         done = home.run("up")
     assert done.returncode == 1
     assert "PORT_TAKEN" in done.stderr
     assert "field: port" in done.stderr
-    assert str(PORTS["ingest"]) in done.stderr
+    assert str(SERVICES["ingest"].port) in done.stderr
     assert processes_of(home.path) == {}

@@ -1,4 +1,4 @@
-"""Every command and program in README and docs runs as it stands."""
+"""Every command and program in README, docs and examples runs as it stands."""
 
 import os
 import re
@@ -13,10 +13,13 @@ from PIL import Image
 from deepseek.client import MeshFile
 from deepseek.embedded import stop_mesh
 from tests.e2e.conftest import ROOT, Demo
+from tests.harness.task_files import write_task_files
+from tests.harness.task_media import write_task_media
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PAGES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SET_UP = ("make demo", "make test", "make demo DEVICE=cuda", ". .venv/bin/activate")
 
 
@@ -30,9 +33,10 @@ def commands(page: str) -> list[str]:
 
 
 def run(command: str, demo: Demo, folder: Path) -> None:
-    if "127.0.0.1:7001" in command:
-        registry = MeshFile.read(demo.home.path / "mesh.json").services["registry"].address
-        command = command.replace("127.0.0.1:7001", registry)
+    for service, address in (("registry", "127.0.0.1:7001"), ("inference", "127.0.0.1:8001")):
+        if address in command:
+            here = MeshFile.read(demo.home.path / "mesh.json").services[service].address
+            command = command.replace(address, here)
     command = command.replace("deepseek up", "deepseek up --free-ports")
     environment = {**demo.home.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -52,6 +56,8 @@ def folder(demo: Demo) -> Path:
         "image\tquestion\tanswer\nred.png\twhat color is it?\tred\nblue.png\twhat color is it?\tblue\n",
         encoding="utf-8",
     )
+    write_task_files(place)
+    write_task_media(place)
     photo = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
     (place / "photo.jpg").write_bytes(photo.read_bytes())
     for example in (ROOT / "docs" / "examples").glob("*"):
@@ -76,6 +82,15 @@ def test_commands_and_programs_run_as_they_stand(page: str, demo: Demo, folder: 
         # Also those that a page has started elsewhere and did not come to stopping.
         for mesh_file in folder.glob("*/mesh.json"):
             stop_mesh(mesh_file.parent)
+
+
+def test_the_example_programs_run(demo: Demo, folder: Path) -> None:
+    run("deepseek up", demo, folder)
+    try:
+        for program in EXAMPLES:
+            run(f"{sys.executable} {program}", demo, folder)
+    finally:
+        run("deepseek down", demo, folder)
 
 
 def test_the_set_up_commands_do_what_the_readme_says() -> None:

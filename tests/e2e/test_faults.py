@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 
 from deepseek.client import MeshFile, connect
-from deepseek.embedded import PORTS, status, stop_mesh
+from deepseek.embedded import status, stop_mesh
+from deepseek.services import SERVICES
 from protos.job.v1 import job_pb2
 from tests.e2e.conftest import Home, has_checkpoint
-from tests.processes import processes_of, wait_until
+from tests.harness.processes import processes_of, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("small_demo.py")))
 SEED = 0
-WORKER = "-m deepseek.training.worker"
-EXPORT = "-m deepseek.training.export"
+WORKER = "-m deepseek.trainjob.train_main"
+EXPORT = "-m deepseek.trainjob.export_main"
 
 
 class RunningDemo:
@@ -180,7 +181,7 @@ def test_an_interrupted_demo_goes_on_when_it_is_started_again(home: Home, start:
             assert [version.name for version in mesh.models.versions("easy-vqa")] == [figures["model_version"]]
     finally:
         down = home.run("down")
-    assert states == ["serving"] * len(PORTS)
+    assert states == ["serving"] * len(SERVICES)
     assert run.name == figures["run"]
     assert [one.attempt for one in starts] == sorted({one.attempt for one in starts}), "one writer at a time"
     assert starts[-1].start_step > 0

@@ -1,7 +1,8 @@
-"""A client in another language, from protos/ alone, takes samples to a served model in a mesh with TLS and tokens."""
+"""A client in another language, from protos/ alone, takes samples to a served model, with and without TLS."""
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.auth import Role
-from common.auth.certificates import make_authority
-from common.auth.tokens import issue_token
 from deepseek.client import Mesh
-from deepseek.client.inference import DATATYPES
 from deepseek.data.encoders import ImageEncoder, WordsEncoder
 from deepseek.data.sample import Sample
-from deepseek.embedded import PORTS, Access, start_mesh
-from tests.servers import missing
+from deepseek.embedded import Access
+from deepseek.models.datatypes import DTYPES
+from deepseek.services import SERVICES
+from tests.harness.identity import new_authority
+from tests.harness.mesh import embedded_mesh
+from tests.harness.servers import missing
 from tests.services.trainer.tasks import PICTURE_FIELDS, picture_spec, pictures
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -42,17 +43,11 @@ def node() -> str:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mesh, Path]]:
     """A mesh that lets in who has a certificate and a token; with its mesh file."""
     home = tmp_path_factory.mktemp("node") / "home"
-    folder, token_file = home.with_name("identity"), home.with_name("token")
-    make_authority(folder, list(PORTS))
-    key = folder / "signing" / "key.pem"
-    # Loading a model takes an admin.
-    token_file.write_text(issue_token(key, "nora", tenant="lab", role=Role.ADMIN, lifetime_s=3600), encoding="ascii")
-    running = start_mesh(home, stay=False, free_ports=True, access=Access(folder, token_file))
-    try:
-        with running.connect() as client:
-            yield client, home / "mesh.json"
-    finally:
-        running.stop()
+    authority = new_authority(home.with_name("identity"), SERVICES)
+    # Loading a model requires an admin.
+    token_file = authority.write_token(home.with_name("token"), subject="nora")
+    with embedded_mesh(home, Access(authority.folder, token_file)) as running, running.connect() as client:
+        yield client, home / "mesh.json"
 
 
 @pytest.mark.timeout(1800)
@@ -83,8 +78,23 @@ def test_a_client_in_another_language_ingests_trains_and_infers(
         sample.key for sample in samples if sample.split == "test"
     ]
     output = result["output"]
-    scores = np.frombuffer(base64.b64decode(output["raw"]), DATATYPES[output["datatype"]]).reshape(output["shape"])
+    scores = np.frombuffer(base64.b64decode(output["raw"]), DTYPES[output["datatype"]]).reshape(output["shape"])
     np.testing.assert_array_equal(scores, client.inference.infer("from-node", request)[output["name"]])
+
+
+@pytest.mark.timeout(600)
+def test_the_example_of_the_page_runs_on_a_local_mesh(node: str, tmp_path: Path) -> None:
+    [command] = re.findall(r"^node (.*)$", (ROOT / "docs" / "clients.md").read_text(encoding="utf-8"), re.MULTILINE)
+    home = tmp_path / "home"
+    arguments = command.replace("~/.deepseek", str(home)).split()
+    with embedded_mesh(home):
+        done = subprocess.run([node, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["uploaded"] == 40
+    assert result["metrics"]["accuracy"] >= 0.9
+    scores = np.frombuffer(base64.b64decode(result["output"]["raw"]), np.float32).reshape(result["output"]["shape"])
+    assert scores.argmax(1).tolist() == [0, 1], "the labels above and below"
 
 
 def encoded(samples: Sequence[Sample]) -> dict[str, npt.NDArray[Any]]:

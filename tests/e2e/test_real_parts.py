@@ -8,11 +8,12 @@ import psycopg
 import pytest
 
 from deepseek.client import Mesh
-from deepseek.embedded import PORTS, start_mesh
 from deepseek.models.inputs import encode_inputs
-from tests.deepseek.data.samples import image_file
+from deepseek.services import SERVICES
 from tests.e2e.small_job import train_and_serve
-from tests.servers import S3Server, postgresql, seaweedfs
+from tests.harness.images import image_file
+from tests.harness.mesh import Storage, embedded_mesh
+from tests.harness.servers import S3Server, postgresql, seaweedfs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -37,19 +38,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mesh(s3: S3Server, database_url: str, home: Path) -> Iterator[Mesh]:
     with pytest.MonkeyPatch.context() as environment:
-        for service in PORTS:
-            prefix = f"DEEPSEEK_{service.upper()}"
-            environment.setenv(f"{prefix}_STATE_URL", database_url)
-            if service not in ("registry", "watermark"):
-                environment.setenv(f"{prefix}_STORE_URL", s3.url)
-                environment.setenv(f"{prefix}_STORE_ACCESS_KEY_FILE", str(s3.access_key_file))
-                environment.setenv(f"{prefix}_STORE_SECRET_KEY_FILE", str(s3.secret_key_file))
-        embedded = start_mesh(home, stay=False, free_ports=True)
-        try:
-            with embedded.connect() as mesh:
-                yield mesh
-        finally:
-            embedded.stop()
+        for service in SERVICES:
+            for setting, value in Storage(database_url, s3.store_address).settings(service).items():
+                environment.setenv(f"DEEPSEEK_{service}_{setting}".upper(), value)
+        with embedded_mesh(home) as embedded, embedded.connect() as mesh:
+            yield mesh
 
 
 def test_data_goes_in_and_a_served_model_comes_out(mesh: Mesh, database_url: str) -> None:
@@ -60,7 +53,7 @@ def test_data_goes_in_and_a_served_model_comes_out(mesh: Mesh, database_url: str
     assert mesh.store.exists(mesh.tenant, manifest.file().sha256)
     with psycopg.connect(database_url.replace("postgresql+psycopg", "postgresql")) as connection:
         schemas = {row[0] for row in connection.execute("select schema_name from information_schema.schemata")}
-    assert set(PORTS) <= schemas
+    assert set(SERVICES) <= schemas
 
 
 def test_nothing_of_it_lies_in_the_home_directory(mesh: Mesh, home: Path) -> None:

@@ -1,16 +1,14 @@
 """A mesh that is started in a folder of untrusted files executes none of them."""
 
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.deepseek.data.samples import image_file
-from tests.e2e.conftest import ROOT, Home
+from tests.e2e.conftest import PluggedIn
 from tests.e2e.small_job import SPEC
-from tests.processes import processes_of
+from tests.harness.images import image_file
+from tests.harness.processes import processes_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -21,18 +19,6 @@ from deepseek.models.image_question_net import image_question
 def plugged_in(vocabulary: int, num_classes: int, width: int, features: int):
     return image_question(vocabulary=vocabulary, num_classes=num_classes, width=width, features=features)
 """
-
-
-@dataclass(frozen=True)
-class PluggedIn(Home):
-    """A home whose commands have packages on PYTHONPATH."""
-
-    packages: Path = Path()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        path = os.pathsep.join([str(ROOT), str(self.packages)])
-        return {**super().environment, "PYTHONPATH": path}
 
 
 def install(folder: Path, name: str, module: str) -> None:

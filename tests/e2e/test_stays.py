@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from deepseek.client import MeshFile, connect
+from deepseek.services import SERVICES
 from tests.e2e.conftest import Demo, Home
-from tests.processes import processes_of, wait_until
+from tests.harness.processes import processes_of, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -41,9 +42,7 @@ def test_status_shows_every_service(running_mesh: Home) -> None:
     done = running_mesh.run("status", "--json")
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout.splitlines()[-1])
-    assert {s["service"]: s["state"] for s in services} == dict.fromkeys(
-        ("registry", "ingest", "trainer", "watermark", "inference"), "serving"
-    )
+    assert {s["service"]: s["state"] for s in services} == dict.fromkeys(SERVICES, "serving")
 
 
 def test_the_next_demo_resumes_the_run_from_its_checkpoint(running_mesh: Home, demo: Demo) -> None:

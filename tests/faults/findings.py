@@ -1,20 +1,20 @@
-"""What is wrong after a trial, counted and told."""
+"""The findings of a trial."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Findings:
-    """What one trial found. Lists hold a sentence a case.
+    """Findings of one trial; the lists have one sentence per case.
 
     Attributes:
-        lost_writes: Acknowledged, and not there afterwards.
-        torn_reads: Read, and not what was written.
-        double_writers: Written more than once, or by somebody who had lost the right to.
-        unfinished_jobs: Jobs that did not come to the result of an undisturbed one, and clients that gave up.
-        num_acknowledged: Writes that were acknowledged.
-        num_reads: Reads that were compared with what was written.
-        restarts_s: Seconds from the start of a process to its health check's yes.
+        lost_writes: Acknowledged writes that are missing afterwards.
+        torn_reads: Reads that returned something else than was written.
+        double_writers: Writes that were done twice, or by a process that had lost its lease.
+        unfinished_jobs: Jobs whose result differs from an undisturbed one's, and clients that gave up.
+        num_acknowledged: Number of acknowledged writes.
+        num_reads: Number of reads that were compared with what was written.
+        restarts_s: Seconds from the start of a process until it reported that it was ready.
     """
 
     lost_writes: list[str] = field(default_factory=list)
@@ -26,11 +26,11 @@ class Findings:
     restarts_s: list[float] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
-        """Takes over what another found."""
+        """Adds other findings."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     @property
     def wrong(self) -> list[str]:
-        """Everything that is wrong."""
+        """All that is wrong."""
         return [*self.lost_writes, *self.torn_reads, *self.double_writers, *self.unfinished_jobs]

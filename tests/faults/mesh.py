@@ -1,10 +1,10 @@
-"""A mesh to be broken: five services as processes behind proxies, on a small disk of their own or on real servers."""
+"""A mesh to break: all services as processes behind proxies, on a small disk or on real servers."""
 
 import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,66 +12,72 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.artifacts import ArtifactStore
 from common.channel import open_channel
 from common.errors import MeshError
-from deepseek.client.mesh import MeshFile, ServiceAddress, StoreAddress
-from deepseek.embedded import GRPC_NAMES
-from tests.faults.trials import EMBEDDED, SERVICES
-from tests.mounts import tmpfs
-from tests.processes import wait_until
-from tests.proxy import Proxy
-from tests.servers import PostgreSQL, postgresql_server, seaweedfs
-from tests.services.processes import ServiceProcess
+from deepseek.services import SERVICES
+from tests.faults.trials import EMBEDDED
+from tests.faults.workload import workload_settings
+from tests.harness.mesh import MeshProcesses, Storage
+from tests.harness.mounts import tmpfs
+from tests.harness.processes import wait_until
+from tests.harness.proxy import Proxy
+from tests.harness.servers import PostgreSQL, postgresql_server, seaweedfs
+from tests.harness.subprocesses import ServiceSubprocess
 
 DISK = "256m"
-LEASE_S = 3.0
 
 
-@dataclass
-class BrokenMesh:
-    """A mesh under trial.
+class BrokenMesh(MeshProcesses):
+    """A mesh under trial; with the embedded backend, its home is on a disk of its own.
 
     Attributes:
-        home: Home of all its services; with the embedded backend on a disk of its own.
-        services: The processes.
-        proxies: The only way to each of them, for clients and for each other.
-        store_address: The artifact store, as services open it.
+        proxies: The only way to each service, for clients and for each other.
         store_proxy: The only way to the S3 server; None if the store is a directory in `home`.
         database: The PostgreSQL server; None if each service has an SQLite file in `home`.
         database_proxy: The only way to it.
     """
 
-    home: Path
-    services: dict[str, ServiceProcess]
-    proxies: dict[str, Proxy]
-    store_address: StoreAddress
-    store_proxy: Proxy | None = None
-    database: PostgreSQL | None = None
-    database_proxy: Proxy | None = None
-
-    @property
-    def file(self) -> MeshFile:
-        """Where clients find it."""
-        services = {name: ServiceAddress(proxy.address) for name, proxy in self.proxies.items()}
-        return MeshFile(services, self.store_address)
+    def __init__(
+        self,
+        home: Path,
+        resources: ExitStack,
+        storage: Storage | None = None,
+        *,
+        store_proxy: Proxy | None = None,
+        database: PostgreSQL | None = None,
+        database_proxy: Proxy | None = None,
+    ) -> None:
+        super().__init__(home, resources, storage)
+        self.proxies: dict[str, Proxy] = {}
+        self.store_proxy = store_proxy
+        self.database = database
+        self.database_proxy = database_proxy
+        for name in SERVICES:
+            process = self.start(name, drain_s="3", **workload_settings(name))
+            self.proxies[name] = resources.enter_context(Proxy(process.address))
+            self.addresses[name] = self.proxies[name].address
+        for name in SERVICES:
+            self.wait_until_ready(name)
 
     @property
     def store(self) -> ArtifactStore:
         """The artifact store."""
-        return self.store_address.open()
+        address = self.file.store
+        assert address is not None
+        return address.open()
 
     def restart(self, name: str) -> float:
-        """Starts a service that has ended; tells how many seconds it took until it said that it is ready."""
+        """Starts a service that has ended; returns the seconds until it reported that it was ready."""
         begin = time.monotonic()
         self.services[name].start()
         self.wait_until_ready(name)
         return time.monotonic() - begin
 
     def wait_until_ready(self, name: str) -> None:
-        """Waits until a service's health check says yes."""
+        """Waits until a service reports that it is ready."""
         wait_until(lambda: _is_ready(name, self.services[name].address), f"{name} to be ready")
 
 
 @contextmanager
-def start_mesh(backend: str, folder: Path) -> Iterator[BrokenMesh]:
+def broken_mesh(backend: str, folder: Path) -> Iterator[BrokenMesh]:
     """Starts a mesh, and ends all of it.
 
     Args:
@@ -80,32 +86,29 @@ def start_mesh(backend: str, folder: Path) -> Iterator[BrokenMesh]:
     """
     with ExitStack() as owned:
         if backend == EMBEDDED:
-            home = owned.enter_context(tmpfs(folder / "disk", DISK)) / "home"
-            mesh = BrokenMesh(home, {}, {}, StoreAddress((home / "store").as_uri()))
-        else:
-            s3 = owned.enter_context(seaweedfs())
-            proxy = owned.enter_context(Proxy(s3.endpoint))
-            keys = str(s3.access_key_file), str(s3.secret_key_file)
-            store_address = StoreAddress(f"s3+http://{proxy.address}/{s3.bucket}", *keys)
-            database = owned.enter_context(postgresql_server())
-            database_proxy = owned.enter_context(Proxy(database.socket))
-            mesh = BrokenMesh(folder / "home", {}, {}, store_address, proxy, database, database_proxy)
-        mesh.home.mkdir()
-        for name in SERVICES:
-            mesh.services[name] = ServiceProcess(name, mesh.home, settings=_settings(mesh, name))
-            owned.callback(mesh.services[name].close)
-            mesh.services[name].start()
-            mesh.proxies[name] = owned.enter_context(Proxy(mesh.services[name].address))
-        for name in SERVICES:
-            mesh.wait_until_ready(name)
-        yield mesh
+            yield BrokenMesh(owned.enter_context(tmpfs(folder / "disk", DISK)) / "home", owned)
+            return
+        s3 = owned.enter_context(seaweedfs())
+        proxy = owned.enter_context(Proxy(s3.endpoint))
+        store = replace(s3.store_address, url=f"s3+http://{proxy.address}/{s3.bucket}")
+        database = owned.enter_context(postgresql_server())
+        database_proxy = owned.enter_context(Proxy(database.socket))
+        storage = Storage(f"postgresql+psycopg://mesh@{database_proxy.address}/postgres", store)
+        yield BrokenMesh(
+            folder / "home",
+            owned,
+            storage,
+            store_proxy=proxy,
+            database=database,
+            database_proxy=database_proxy,
+        )
 
 
 @contextmanager
-def second(mesh: BrokenMesh, name: str) -> Iterator[ServiceProcess]:
-    """Starts another process of a service, with the same state, to which all new connections go meanwhile."""
+def second(mesh: BrokenMesh, name: str) -> Iterator[ServiceSubprocess]:
+    """Starts a second process of a service on the same state; until it ends, it gets all new connections."""
     first = mesh.services[name]
-    other = ServiceProcess(name, mesh.home, settings=_settings(mesh, name))
+    other = mesh.process(name, drain_s="3", **workload_settings(name))
     try:
         other.start()
         mesh.proxies[name].redirect(other.address)
@@ -115,25 +118,9 @@ def second(mesh: BrokenMesh, name: str) -> Iterator[ServiceProcess]:
         other.close()
 
 
-def _settings(mesh: BrokenMesh, name: str) -> dict[str, str]:
-    settings = {"drain_s": "3"}
-    if mesh.database_proxy:
-        settings["state_url"] = f"postgresql+psycopg://mesh@{mesh.database_proxy.address}/postgres"
-    if name == "trainer":
-        settings |= {"lease_s": str(LEASE_S), "stop_grace_s": "3"}
-    if name != "registry":
-        settings["registry"] = mesh.proxies["registry"].address
-    if name not in ("registry", "watermark"):
-        settings["store_url"] = mesh.store_address.url
-        if mesh.store_proxy:
-            settings["store_access_key_file"] = mesh.store_address.access_key_file
-            settings["store_secret_key_file"] = mesh.store_address.secret_key_file
-    return settings
-
-
 def _is_ready(name: str, address: str) -> bool:
     with contextlib.suppress(MeshError), open_channel(address, deadline_s=2, retry=False) as channel:
-        request = health_pb2.HealthCheckRequest(service=GRPC_NAMES[name])
+        request = health_pb2.HealthCheckRequest(service=SERVICES[name].contract)
         answer = health_pb2_grpc.HealthStub(channel).Check(request)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     return False

@@ -1,4 +1,4 @@
-"""The faults: each does its harm and makes it good again before it returns."""
+"""The faults; each one does harm and repairs it before it returns."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.mesh import BrokenMesh, second
 from tests.faults.trials import Trial
-from tests.processes import wait_until, workers
+from tests.harness.processes import wait_until, workers
 
 CUT_EVERY_S = 0.3
 DELAY_S = 0.03
@@ -19,11 +19,11 @@ _WORKERS_START_S = 30
 
 
 class Strikes:
-    """Faults by the names that trials give them.
+    """Faults; `Trial.fault` is the name of a method.
 
     Args:
-        mesh: Where they strike.
-        restarts_s: Takes the seconds that each restart took.
+        mesh: The mesh to break.
+        restarts_s: Gets the duration of each restart, in seconds.
     """
 
     def __init__(self, mesh: BrokenMesh, restarts_s: list[float]) -> None:
@@ -31,7 +31,7 @@ class Strikes:
         self._restarts_s = restarts_s
 
     def strike(self, trial: Trial) -> None:
-        """Carries out a trial's fault, and returns once it is repaired and everything is ready again."""
+        """Carries out the fault of a trial; returns when it is repaired and all services are ready."""
         if trial.needs_workers:
             wait_until(lambda: bool(workers(self._mesh.home)), "workers to start", timeout_s=_WORKERS_START_S)
             time.sleep(trial.after_s / 3)
@@ -40,42 +40,42 @@ class Strikes:
             self._mesh.wait_until_ready(name)
 
     def kill(self, trial: Trial) -> None:
-        """SIGKILL, as a power cut or the kernel does it."""
+        """Kills a service with SIGKILL, as the kernel may."""
         self._mesh.services[trial.service].kill()
         time.sleep(trial.lasts_s)
         self._restart(trial.service)
 
     def terminate(self, trial: Trial) -> None:
-        """SIGTERM: calls that were accepted finish, new ones are refused."""
+        """Ends a service with SIGTERM: accepted calls finish, new ones are refused."""
         self._mesh.services[trial.service].stop()
         time.sleep(trial.lasts_s)
         self._restart(trial.service)
 
     def kill_worker(self, trial: Trial) -> None:
-        """SIGKILL of a process that trains."""
+        """Kills the processes that train."""
         for pid in workers(self._mesh.home):
             with contextlib.suppress(ProcessLookupError):  # it has just finished
                 os.kill(pid, signal.SIGKILL)
 
     def cut(self, trial: Trial) -> None:
-        """Every connection to a service breaks, again and again."""
+        """Breaks every connection to a service, repeatedly."""
         deadline = time.monotonic() + trial.lasts_s
         while time.monotonic() < deadline:
             self._mesh.proxies[trial.service].cut()
             time.sleep(CUT_EVERY_S)
 
     def stall(self, trial: Trial) -> None:
-        """Every connection to a service is half-open for good: nothing comes through, and nobody is told."""
+        """Leaves every connection to a service half-open: nothing comes through, and neither side learns why."""
         self._mesh.proxies[trial.service].stall()
 
     def slow(self, trial: Trial) -> None:
-        """What goes to a service and comes from it takes its time."""
+        """Delays all traffic to and from a service."""
         self._mesh.proxies[trial.service].delay_s = DELAY_S
         time.sleep(trial.lasts_s)
         self._mesh.proxies[trial.service].delay_s = 0
 
     def store_away(self, trial: Trial) -> None:
-        """The store's directory is gone, or its server does not answer."""
+        """Removes the store's directory for a while, or cuts off its server."""
         proxy = self._mesh.store_proxy
         if proxy:
             proxy.refuse()
@@ -86,8 +86,8 @@ class Strikes:
                 time.sleep(trial.lasts_s)
 
     def database_away(self, trial: Trial) -> None:
-        """The database's server is stopped, or in odd trials every connection to it is half-open for good; or the
-        directory of the SQLite files is gone."""
+        """Stops the database server, or leaves its connections half-open in trials with an odd number; or removes the
+        directory of the SQLite files."""
         server, proxy = self._mesh.database, self._mesh.database_proxy
         if proxy and trial.number % 2:
             proxy.stall()
@@ -101,32 +101,32 @@ class Strikes:
                 time.sleep(trial.lasts_s)
 
     def disk_full(self, trial: Trial) -> None:
-        """The disk that holds state, store and working space has no byte left."""
+        """Fills the disk that holds state, store and working space."""
         filler = self._mesh.home / "filler"
         deadline = time.monotonic() + trial.lasts_s
         with filler.open("wb", buffering=0) as file:
             while time.monotonic() < deadline:
-                with contextlib.suppress(OSError):  # full; what others free is taken too
+                with contextlib.suppress(OSError):  # full; space that others free is filled as well
                     while file.write(bytes(1 << 16)):
                         pass
                 time.sleep(0.02)
         filler.unlink()
 
     def pause(self, trial: Trial) -> None:
-        """A process stops in its tracks, another one takes its jobs over, and it wakes again."""
+        """Suspends a process until another one has taken over its jobs."""
         first = self._mesh.services[trial.service]
         first.pause()
         try:
             if self._is_locked(trial.service):
-                # It sleeps within a transaction: nobody can take over what SQLite guards, and all wait until it wakes.
+                # It was suspended within a transaction: SQLite lets no other process write until it continues.
                 time.sleep(trial.lasts_s)
                 return
             with second(self._mesh, trial.service):
                 time.sleep(trial.lasts_s)
-                first.go_on()
+                first.resume()
                 time.sleep(1)
         finally:
-            first.go_on()
+            first.resume()
 
     def _is_locked(self, service: str) -> bool:
         if self._mesh.database:

@@ -14,9 +14,9 @@ from common.channel import open_channel
 from common.errors import MeshError, Unavailable
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.faults.workload import answer, request_id
-from tests.processes import wait_until
-from tests.services.ingest.client import NUMBERS, Client, messages, number
-from tests.services.processes import ServiceProcess
+from tests.harness.processes import wait_until
+from tests.harness.subprocesses import ServiceSubprocess
+from tests.services.ingest.client import NUMBERS, IngestClient, messages, number
 
 pytestmark = pytest.mark.faults
 
@@ -25,10 +25,10 @@ SAMPLES = [number(i) for i in range(60)]
 
 def test_a_service_told_to_stop_finishes_what_it_has_accepted_and_refuses_the_rest(tmp_path: Path) -> None:
     with ExitStack() as owned:
-        service = ServiceProcess("ingest", tmp_path, settings={"registry": "127.0.0.1:1", "drain_s": "60"})
+        service = ServiceSubprocess("ingest", tmp_path, settings={"registry": "127.0.0.1:1", "drain_s": "60"})
         owned.callback(service.close)
         service.start()
-        client = Client(service.channel(), service.channel())
+        client = IngestClient(service.channel(), service.channel())
         upload = client.create("drained", NUMBERS)
         created = client.state(upload)
         go_on = threading.Event()
@@ -83,7 +83,7 @@ def test_whoever_calls_while_it_stops_hears_that_it_does_and_nothing_else(tmp_pa
                     return
 
     with ExitStack() as owned:
-        service = ServiceProcess("ingest", tmp_path, settings={"registry": "127.0.0.1:1"})
+        service = ServiceSubprocess("ingest", tmp_path, settings={"registry": "127.0.0.1:1"})
         owned.callback(service.close)
         for _ in range(5):
             service.start()

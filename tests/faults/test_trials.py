@@ -1,12 +1,12 @@
-"""Twenty-one trials, every fault once: nothing acknowledged is lost, nothing is torn, done twice or left undone."""
+"""One block of trials, every fault once: nothing acknowledged is lost, nothing is torn, done twice or left undone."""
 
 import pytest
 
 from benchmarks.faults import SEED, WRONG, run_trials, summary
 from tests.faults.findings import Findings
-from tests.faults.trials import EMBEDDED, STACK, draw
+from tests.faults.trials import BLOCK_SIZE, EMBEDDED, STACK, draw
 
-NUM_TRIALS = 21
+NUM_TRIALS = BLOCK_SIZE
 
 
 def test_a_trial_is_known_by_its_seed_and_number_alone() -> None:

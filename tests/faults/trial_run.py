@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
@@ -10,51 +11,31 @@ from tests.faults.findings import Findings
 from tests.faults.mesh import BrokenMesh
 from tests.faults.strikes import Strikes
 from tests.faults.trials import Trial
-from tests.faults.workload import (
-    PATIENCE_S,
-    Client,
-    Exporter,
-    Loader,
-    Marker,
-    Reader,
-    Registrar,
-    Runner,
-    Undisturbed,
-    Uploader,
-)
+from tests.faults.workload import PATIENCE_S, Reader, Workload, WritingClient
 
 AFTERMATH_S = 1.0
-"""How long clients go on after a repair if they wait for no job."""
+"""How long clients continue after a repair if there is no job to wait for."""
 
 HANGS_S = 2 * PATIENCE_S
-"""After which a client will not end any more."""
+"""Time after which a client is taken to hang."""
 
 
-def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings:
-    """Lets clients work, strikes, repairs, kills the service that was struck once more, and looks what is there.
+def run_trial(mesh: BrokenMesh, trial: Trial, workloads: Sequence[Workload]) -> Findings:
+    """Lets clients work, strikes, repairs, kills the service that was struck once more, and checks what is there.
 
     Args:
-        mesh: Healthy, and healthy afterwards.
-        trial: What to do.
-        expected: What comes out of this mesh when nothing happens.
+        mesh: A healthy mesh; it is healthy again afterwards.
+        trial: The trial to run.
+        workloads: The workloads of all services on this mesh.
     """
-    name, enough, findings = f"t{trial.number}", threading.Event(), Findings()
-    blobs = [expected.checkpoint, *expected.model_files, expected.dataset_manifest]
+    name, enough, findings = trial.id, threading.Event(), Findings()
     with ExitStack() as owned:
-        clients: list[Client] = [
-            Registrar(mesh, name, enough),
-            Uploader(mesh, name, enough, expected.dataset_manifest),
-            Loader(mesh, name, enough),
-            Marker(mesh, name, enough),
-            Reader(mesh, name, enough, blobs),
-            Exporter(mesh, name, enough, expected, fresh=False),
-        ]
-        if trial.job == "run":
-            clients.append(Runner(mesh, name, enough, expected))
-        elif trial.job == "export":
-            clients.append(Exporter(mesh, name, enough, expected, fresh=True))
+        clients = [client for workload in workloads for client in workload.clients(mesh, name, enough)]
+        clients.append(Reader(mesh, name, enough, [read for workload in workloads for read in workload.reads()]))
+        if trial.job:
+            clients.append(_job_client(workloads, mesh, trial, enough))
         pool = owned.enter_context(ThreadPoolExecutor(len(clients)))
-        # Before the pool's end, so that nobody waits for clients that are patient.
+        # Registered after the pool, so that the clients are told to end before the pool waits for them.
         for client in clients:
             owned.callback(client.close)
         owned.callback(enough.set)
@@ -77,6 +58,14 @@ def run_trial(mesh: BrokenMesh, trial: Trial, expected: Undisturbed) -> Findings
             client.check()
             findings.add(client.findings)
     return findings
+
+
+def _job_client(
+    workloads: Sequence[Workload], mesh: BrokenMesh, trial: Trial, enough: threading.Event
+) -> WritingClient:
+    found = (workload.job_client(trial.job, mesh, trial.id, enough) for workload in workloads)
+    (client,) = (client for client in found if client)
+    return client
 
 
 def _gave_up(work: "Future[None]") -> MeshError | str | None:

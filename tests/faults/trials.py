@@ -1,13 +1,14 @@
 """Which faults strike when: drawn from a seed, so that what is tried is fixed before anyone sees a result.
 
-Trials come in blocks of 21 in which every fault strikes once; the order, the moment, its length and, where it is open,
-the service are drawn. A trial depends on its seed and number alone, so a run that was interrupted can go on.
+Trials come in blocks of `BLOCK_SIZE`, in which every fault strikes once. The order, the moment, its length and, where
+it is open, the service are drawn. A trial depends on its seed and number alone, so an interrupted run can be resumed.
 """
 
 import random
 from dataclasses import dataclass
 
-SERVICES = ("registry", "ingest", "trainer", "watermark", "inference")
+from deepseek.services import SERVICES
+
 EMBEDDED, STACK = "embedded", "stack"
 _DRAWN = ""
 
@@ -18,12 +19,12 @@ class Trial:
 
     Attributes:
         number: Counts from 0.
-        backend: What state and store lie on: `embedded` (SQLite and a directory) or `stack` (PostgreSQL and S3).
-        fault: What happens; a method of `tests.faults.strikes.Strikes`.
-        service: To whom; it is also killed and started anew before what was acknowledged is looked for.
-        job: What is under way besides what all clients do: a training `run`, an `export`, or nothing if empty.
-        after_s: Seconds from the beginning to the fault; if it needs workers, three times those from their start.
-        lasts_s: Seconds until it is repaired.
+        backend: Kind of database and store: `embedded` (SQLite and a directory) or `stack` (PostgreSQL and S3).
+        fault: The fault; a method of `tests.faults.strikes.Strikes`.
+        service: The service that it strikes; it is killed and restarted once more before the checks.
+        job: Job that runs beside the usual clients: a training `run`, an `export`, or none if empty.
+        after_s: Seconds from the beginning to the fault; if it needs workers, a third of it, counted from their start.
+        lasts_s: Seconds until the repair.
     """
 
     number: int
@@ -35,9 +36,14 @@ class Trial:
     lasts_s: float
 
     @property
+    def id(self) -> str:
+        """A part of all names that its clients make."""
+        return f"t{self.number}"
+
+    @property
     def needs_workers(self) -> bool:
         """Whether it strikes while workers train."""
-        return self.fault in ("kill_worker", "pause") and self.service == "trainer"
+        return self.fault in ("kill_worker", "pause") and self.service in _OWN_JOB
 
 
 _BLOCK = (
@@ -57,6 +63,10 @@ _BLOCK = (
     (STACK, "database_away", _DRAWN),
     (STACK, "pause", "trainer"),
 )
+BLOCK_SIZE = len(_BLOCK)
+_OWN_JOB = {"trainer": "run"}
+"""Jobs that are always under way when a fault strikes these services, because workers do them."""
+
 _LASTS_S = {
     "kill": (0, 1),
     "kill_worker": (0, 0),
@@ -76,9 +86,9 @@ def draw(seed: int, number: int, *, long: bool = False) -> Trial:
     """Draws a trial.
 
     Args:
-        seed: Of all trials.
-        number: Of this one.
-        long: Let what is away stay away for up to half a minute.
+        seed: Seed of all trials.
+        number: Number of this trial.
+        long: Let outages last up to half a minute.
     """
     block, place = divmod(number, len(_BLOCK))
     # By backend, since a mesh is started for each.
@@ -86,9 +96,8 @@ def draw(seed: int, number: int, *, long: bool = False) -> Trial:
     backend, fault, service = order[place]
     chance = random.Random(f"{seed}/{block}/{place}")
     shortest_s, longest_s = _LASTS_S[fault]
-    service = service or chance.choice(SERVICES)
-    # What befalls the trainer is tried on what it does.
-    job = "run" if service == "trainer" else chance.choices(("run", "export", ""), (4, 2, 4))[0]
+    service = service or chance.choice(list(SERVICES))
+    job = _OWN_JOB.get(service) or chance.choices(("run", "export", ""), (4, 2, 4))[0]
     return Trial(
         number,
         backend,

@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.errors import InvalidArgument
 from deepseek.data import media
-from tests.deepseek.data.samples import image_file, sound_file
+from tests.deepseek.data.samples import sound_file
+from tests.harness.images import image_file
 
 MAX_GROWTH_KIB = 64 * 1024
 MIB = 1 << 20

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from common.artifacts.artifact import Artifact
 from common.auth import Role
-from common.auth.tokens import TokenVerifier, issue_token, jwks, new_signing_key
+from common.auth.signing_keys import jwks, new_signing_key
+from common.auth.tokens import TokenVerifier, issue_token
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, Unauthenticated
 from deepseek.data import media
 from deepseek.data.manifest import DatasetManifest, Field, Shard
@@ -25,10 +26,11 @@ from deepseek.data.shards import encode_shard, read_shard
 from deepseek.models.manifest import EncoderSpec, Measurement, ModelFile, ModelManifest, TensorSpec
 from deepseek.models.probes import Probes
 from deepseek.training import checkpoint
-from tests.deepseek.data.samples import image_file, sound_file
+from tests.deepseek.data.samples import sound_file
 from tests.fuzz.documents import documents, nested
 from tests.fuzz.messages import damaged
 from tests.fuzz.profile import fuzz
+from tests.harness.images import image_file
 
 SHA256 = "0" * 64
 DATASET = DatasetManifest(

@@ -12,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.channel import from_status
+from common.service import Uses
+from deepseek.services import SERVICES
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from tests.fuzz.mesh import FuzzedMesh, fuzzed_mesh
 from tests.fuzz.messages import changed, damaged
 from tests.fuzz.profile import fuzz
-from tests.fuzz.site import HOSTED, Method, Site, methods, open_site
+from tests.harness.contracts import Method, all_methods, hosted
+from tests.harness.examples import SHARED, examples_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -25,41 +29,41 @@ MAX_MESSAGES = 3
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(tmp_path_factory.mktemp("fuzz") / "home") as made:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedMesh]:
+    with fuzzed_mesh(tmp_path_factory.mktemp("fuzz") / "home") as made:
         yield made
         assert not made.logged_bugs()
         assert not jobs_that_failed_by_a_bug(made)
 
 
-def jobs_that_failed_by_a_bug(site: Site) -> list[str]:
+def jobs_that_failed_by_a_bug(mesh: FuzzedMesh) -> list[str]:
     found = []
-    for service in ("ingest", "trainer"):
-        stub = job_pb2_grpc.JobServiceStub(site.channels[service])
+    for service in (name for name, declared in SERVICES.items() if Uses.JOBS in declared.uses):
+        stub = job_pb2_grpc.JobServiceStub(mesh.channels[service])
         for job in stub.ListJobs(job_pb2.ListJobsRequest(page_size=1000)).jobs:
             if job.error.code in ("INTERNAL", "UNKNOWN"):
                 found.append(f"{service}: {job}")
     return found
 
 
-def called(site: Site, method: Method, requests: list[bytes]) -> grpc.RpcError | None:
+def called(mesh: FuzzedMesh, method: Method, requests: list[bytes]) -> grpc.RpcError | None:
     """Calls a method; how it was refused, if it was."""
     try:
-        site.call(method, requests)
+        mesh.call(method, requests)
     except grpc.RpcError as error:
         return error
     finally:
-        if method.descriptor.name == "SubmitRun":
-            stop_all(site)
+        if method.name == "SubmitRun":
+            stop_all(mesh)
     return None
 
 
-def check(site: Site, method: Method, requests: list[bytes]) -> None:
+def check(mesh: FuzzedMesh, method: Method, requests: list[bytes]) -> None:
     """Calls a method; a refusal has to be one of ours, but for health's, which is gRPC's."""
-    refusal = called(site, method, requests)
+    refusal = called(mesh, method, requests)
     if refusal is not None:
         assert refusal.code() not in FAILURES, f"{refusal.code().name}: {refusal.details()}"
-        if method.descriptor.containing_service.full_name == "grpc.health.v1.Health":
+        if method.contract == "grpc.health.v1.Health":
             return
         status = rpc_status.from_call(refusal)
         assert status is not None, f"{refusal.code().name} without details: {refusal.details()}"
@@ -68,51 +72,42 @@ def check(site: Site, method: Method, requests: list[bytes]) -> None:
         assert re.fullmatch(r"[A-Z][A-Z0-9_]+", info.reason), info
 
 
-REFUSED = {
-    "CommitUpload": "EMPTY_UPLOAD",
-    "ExportModel": "RUN_NOT_SUCCEEDED",
-    "ImportState": "STATE_NOT_EMPTY",
-    "RepositoryModelUnload": "MODEL_NOT_LOADED",
-}
-"""Whole requests that a new mesh still refuses."""
-
-
-def test_no_service_is_left_out(site: Site) -> None:
-    for name, channel in site.channels.items():
+def test_no_service_is_left_out(mesh: FuzzedMesh) -> None:
+    for name, channel in mesh.channels.items():
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         listed = next(stub.ServerReflectionInfo(iter([request]))).list_services_response.service
-        assert sorted(one.name for one in listed) == sorted(HOSTED[name])
+        assert sorted(one.name for one in listed) == sorted(hosted(name))
 
 
-@pytest.mark.parametrize("method", methods(), ids=str)
-def test_what_is_changed_later_is_taken_as_it_stands(site: Site, method: Method) -> None:
-    requests = [request.SerializeToString() for request in site.valid(method, 1)]
-    refusal = called(site, method, requests)
+@pytest.mark.parametrize("method", all_methods(), ids=str)
+def test_what_is_changed_later_is_taken_as_it_stands(mesh: FuzzedMesh, method: Method) -> None:
+    requests = [request.SerializeToString() for request in mesh.valid(method, 1)]
+    refusal = called(mesh, method, requests)
     reason = "" if refusal is None else from_status(refusal).reason
-    assert reason == REFUSED.get(method.descriptor.name, "")
+    assert reason == {**SHARED.refused, **examples_of(method.service).refused}.get(method.name, "")
 
 
-@pytest.mark.parametrize("method", methods(), ids=str)
+@pytest.mark.parametrize("method", all_methods(), ids=str)
 @fuzz(25)
 @given(data=st.data())
-def test_any_message_is_answered_or_refused(site: Site, method: Method, data: st.DataObject) -> None:
+def test_any_message_is_answered_or_refused(mesh: FuzzedMesh, method: Method, data: st.DataObject) -> None:
     num_messages = data.draw(st.integers(1, MAX_MESSAGES)) if method.descriptor.client_streaming else 1
-    requests = [data.draw(changed(valid, site.known)) for valid in site.valid(method, num_messages)]
-    check(site, method, [request.SerializeToString() for request in requests])
+    requests = [data.draw(changed(valid, mesh.known)) for valid in mesh.valid(method, num_messages)]
+    check(mesh, method, [request.SerializeToString() for request in requests])
 
 
-@pytest.mark.parametrize("method", methods(), ids=str)
+@pytest.mark.parametrize("method", all_methods(), ids=str)
 @fuzz(10)
 @given(data=st.data())
-def test_any_bytes_are_answered_or_refused(site: Site, method: Method, data: st.DataObject) -> None:
+def test_any_bytes_are_answered_or_refused(mesh: FuzzedMesh, method: Method, data: st.DataObject) -> None:
     num_messages = data.draw(st.integers(1, MAX_MESSAGES)) if method.descriptor.client_streaming else 1
-    requests = [data.draw(damaged(valid.SerializeToString())) for valid in site.valid(method, num_messages)]
-    check(site, method, requests)
+    requests = [data.draw(damaged(valid.SerializeToString())) for valid in mesh.valid(method, num_messages)]
+    check(mesh, method, requests)
 
 
-def stop_all(site: Site) -> None:
+def stop_all(mesh: FuzzedMesh) -> None:
     """Keeps runs that were taken from being trained."""
-    stub = trainer_pb2_grpc.TrainerServiceStub(site.channels["trainer"])
+    stub = trainer_pb2_grpc.TrainerServiceStub(mesh.channels["trainer"])
     for run in stub.ListRuns(trainer_pb2.ListRunsRequest(page_size=5)).runs:
         stub.StopRun(trainer_pb2.StopRunRequest(name=run.name))

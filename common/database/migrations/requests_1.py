@@ -1,4 +1,4 @@
-"""Request ids."""
+"""Creates the table of request ids."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Jobs."""
+"""Creates the table of jobs."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The trace that a job belongs to."""
+"""Adds a column for the trace to which each job belongs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,5 +10,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column; jobs from before belong to no trace."""
+    """Adds the column. Jobs created before this revision belong to no trace."""
     op.add_column("jobs", sa.Column("traceparent", sa.String(), nullable=True))

@@ -1,4 +1,4 @@
-"""Anchors of audit logs."""
+"""Creates the table of audit log anchors."""
 
 import sqlalchemy as sa
 from alembic import op

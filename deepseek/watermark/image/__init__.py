@@ -1,1 +1,1 @@
-"""Marks in images."""
+"""Marks in images: `marker` embeds them, `detector` finds them, `files` reads and writes image files."""

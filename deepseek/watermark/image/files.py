@@ -1,8 +1,9 @@
-"""Image files in and out: what a mark must not lose beside the pixels (colour profile, EXIF, XMP, resolution,
-transparency), and what is not taken at all.
+"""Reads and writes image files, keeping the colour profile, EXIF, XMP, resolution and transparency.
 
-Pixels are upright, as viewers show them. A marked file stores them upright too, with that orientation, so programs that
-apply the EXIF orientation and programs that ignore it both keep the mark, which a mirrored image would lose.
+Pixels are decoded upright, as viewers show them. A marked file stores upright pixels, and its metadata says so.
+Programs therefore show the same image whether they apply the EXIF orientation or ignore it. If pixels were stored as
+they are in the original, a program that ignores the orientation could show a mirrored image, because some orientations
+imply mirroring; a mark does not survive mirroring.
 """
 
 import io
@@ -18,7 +19,7 @@ from common.scalars import whole_number
 from deepseek.data import exif, png
 from deepseek.data.media import MAX_PIXELS, is_too_large, open_image
 from deepseek.data.pictures import BACKGROUND, upright
-from deepseek.watermark.image.marker import Pixels
+from deepseek.watermark.image.pixels import Pixels
 
 MAX_SIDE = 16_384
 QUALITY = 95
@@ -29,26 +30,27 @@ _KEPT = {
     "JPEG": ("icc_profile", "exif", "xmp", "dpi"),
     "WEBP": ("icc_profile", "exif", "xmp"),
 }
-"""What is kept of a file of each format, as Pillow calls it."""
+"""Metadata to keep for each format, under the names that Pillow uses."""
 
 _HELD = {"exif": 65_533, "xmp": 65_504}
-"""Bytes that a JPEG file holds in one segment; files from elsewhere may have spread EXIF over several."""
+"""Maximum size of EXIF and XMP in one JPEG segment, in bytes. A file may have more EXIF, because other programs can
+split EXIF into several segments."""
 
 _MOST_DPI = 65_535
 
 _MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
-"""What each of Pillow's modes is taken as; those that are missing are refused."""
+"""The Pillow mode to which each supported mode is converted; any other mode is rejected."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A decoded file.
+    """A decoded image file.
 
     Attributes:
-        pixels: (height, width), grey, or (height, width, 3), red, green and blue; 0 to 255; upright.
-        alpha: (height, width), 0 to 255; None if all is opaque.
+        pixels: Upright pixels.
+        alpha: Opacity, (height, width), 0 to 255; None if the image is opaque.
         format: PNG, JPEG or WEBP.
-        kept: What goes into a file of this one's pixels beside them, as Pillow takes it.
+        kept: Metadata to write with the pixels, as arguments for Pillow's `save`.
     """
 
     pixels: Pixels
@@ -57,28 +59,28 @@ class ImageFile:
     kept: dict[str, Any] = field(repr=False)
 
     def flattened(self) -> Pixels:
-        """The pixels as a viewer shows them, over grey where they are transparent."""
+        """Returns the pixels composited onto mid-grey."""
         if self.alpha is None:
             return self.pixels
         flat = np.empty_like(self.pixels)
-        for row, alpha in enumerate(self.alpha.astype(np.uint16)):  # a row at a time, for the sake of memory
+        for row, alpha in enumerate(self.alpha.astype(np.uint16)):  # one row at a time, to save memory
             opacity = alpha.reshape(-1, *[1] * (self.pixels.ndim - 2))
             flat[row] = (self.pixels[row] * opacity + BACKGROUND * (255 - opacity) + 127) // 255
         return flat
 
     def encoded(self, pixels: Pixels, *, quality: int = QUALITY) -> bytes:
-        """A file of the same format with other pixels, and all else of this one.
+        """Returns the bytes of a file with the given pixels and this file's format, transparency and metadata.
 
         Args:
-            pixels: Of the same shape.
-            quality: Of JPEG and WebP, 1 to 100; at 100 WebP loses nothing.
+            pixels: Pixels of the same shape as this file's.
+            quality: Encoding quality for JPEG and WebP, 1 to 100. At 100, WebP is lossless.
 
         Raises:
-            InvalidArgument: BAD_VALUE.
+            InvalidArgument: BAD_VALUE if the quality is out of range.
         """
         quality = whole_number(quality, "encoding_quality")
         if not 1 <= quality <= 100:
-            message = f"encoding_quality is {quality}; take 1 to 100"
+            message = f"encoding_quality is {quality}; use 1 to 100"
             raise InvalidArgument("BAD_VALUE", message, field="encoding_quality")
         assert pixels.shape == self.pixels.shape
         image = Image.fromarray(pixels)
@@ -86,7 +88,7 @@ class ImageFile:
             image.putalpha(Image.fromarray(self.alpha))
         options = dict(self.kept)
         if self.format == "JPEG":
-            # Brightness, which carries the mark, is not subsampled anyway, and colours stay as sharp as they were.
+            # JPEG never subsamples brightness, which carries the mark. Disabling subsampling keeps colours sharp too.
             options |= {"quality": quality, "subsampling": 0}
         elif self.format == "WEBP":
             options |= {"quality": quality, "lossless": quality == 100, "exact": True}
@@ -97,21 +99,22 @@ class ImageFile:
         return file.getvalue()
 
     def check_held(self, *, field: str = "image") -> None:
-        """Makes sure that a file of this one's format can hold what is kept.
+        """Checks that a file of this format can hold this file's metadata.
 
         Raises:
-            InvalidArgument: UNSUPPORTED_IMAGE.
+            InvalidArgument: UNSUPPORTED_IMAGE if the metadata is too large.
         """
         for name, most in _HELD.items():
             if self.format == "JPEG" and (size := len(self.kept.get(name, b""))) > most:
-                message = (
-                    f"the image has {size} bytes of {name.upper()}, a JPEG file holds {most}; take its preview out"
-                )
+                message = f"the image has {size} bytes of {name.upper()}; JPEG allows {most}; remove e.g. previews"
                 raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
 
 
 def _png_chunks(kept: dict[str, Any]) -> PngImagePlugin.PngInfo:
-    """Takes out what Pillow writes to PNG only as chunks (PNG specification, 11.3.2: whole numbers of 1 / 100,000)."""
+    """Returns PNG chunks for the metadata that Pillow does not write by itself, and removes this metadata from `kept`.
+
+    Gamma and chromaticities are stored as multiples of 1 / 100,000 (PNG specification, section 11.3.2).
+    """
     chunks = PngImagePlugin.PngInfo()
     if "srgb" in kept:
         chunks.add(b"sRGB", struct.pack(">B", kept.pop("srgb")))
@@ -125,29 +128,30 @@ def _png_chunks(kept: dict[str, Any]) -> PngImagePlugin.PngInfo:
 
 
 def read_image(data: bytes, *, field: str = "image") -> ImageFile:
-    """Decodes a file wholly.
+    """Decodes an image file completely.
 
     Args:
-        data: A PNG, JPEG or WebP file; of a JPEG with several pictures, as cameras make them, the first is taken.
-        field: For errors.
+        data: PNG, JPEG or WebP file. If a JPEG contains several pictures (some cameras write such files), the first is
+            used.
+        field: Path of the field that holds the file in the caller's request; errors report it.
 
     Raises:
-        InvalidArgument: DAMAGED_IMAGE; UNSUPPORTED_IMAGE (neither of these formats, animated, CMYK, 16 bits a channel);
-            IMAGE_TOO_LARGE.
+        InvalidArgument: DAMAGED_IMAGE if the file cannot be decoded; UNSUPPORTED_IMAGE if it has another format or a
+            colour mode other than grey and RGB (e.g. CMYK), is animated, or has 16 bits per channel; IMAGE_TOO_LARGE.
     """
     _check_head(data, field)
     with open_image(data, field=field) as image:
         file_format = "JPEG" if image.format == "MPO" else str(image.format)
         if file_format != "JPEG" and getattr(image, "n_frames", 1) > 1:
-            message = "the image is animated; extract its frames and take one at a time"
+            message = "the image is animated; extract its frames and send them one at a time"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
         if image.mode not in _MODES:
-            message = f"the image is {image.mode}; convert it to grey or RGB of 8 bits a channel"
+            message = f"the image has colour mode {image.mode}; convert it to grey or RGB with 8 bits per channel"
             raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
-        image.load()  # what stands behind the pixels is known only then
+        image.load()  # metadata may follow the pixels
         kept = {name: image.info[name] for name in _KEPT[file_format] if image.info.get(name) not in (None, b"")}
-        if "icc_profile" not in kept and (profile := png.profile(data)):  # a profile that Pillow considers too large
-            kept["icc_profile"] = profile
+        if "icc_profile" not in kept and (profile := png.profile(data)):
+            kept["icc_profile"] = profile  # Pillow drops profiles that it considers too large
         if "dpi" in kept and not all(0 < one <= _MOST_DPI for one in kept["dpi"]):
             del kept["dpi"]
         if (turn := exif.orientation(image.info)) != exif.UPRIGHT:
@@ -163,7 +167,7 @@ def read_image(data: bytes, *, field: str = "image") -> ImageFile:
 
 
 def _upright(kept: dict[str, Any], was: int) -> dict[str, Any]:
-    """Returns the metadata to keep of a file whose pixels were rotated."""
+    """Returns a file's metadata, adapted to pixels that have been rotated upright."""
     kept = dict(kept)
     if "exif" in kept:
         kept["exif"] = exif.upright_exif(kept["exif"], was)
@@ -175,16 +179,17 @@ def _upright(kept: dict[str, Any], was: int) -> dict[str, Any]:
 
 
 def _check_head(data: bytes, field: str) -> None:
-    """Refuses what its first bytes show: other formats, sizes that are not taken, and PNG of 16 bits a channel, of
-    which Pillow would silently take half.
+    """Rejects unsupported formats, images that are too large, and PNG files with 16 bits per channel.
+
+    The checks read headers only. Pillow would read a PNG with 16 bits per channel, but silently drop half of the bits.
     """
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if not is_webp and not data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8")):
-        message = "the file is neither PNG, JPEG nor WebP; convert it to one of these"
+        message = "the file is neither PNG, JPEG nor WebP; convert it to one of these formats"
         raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
     if data[1:4] == b"PNG" and data[12:16] == b"IHDR" and len(data) > 24 and data[24] > 8:
-        message = f"the image has {data[24]} bits a channel; convert it to 8"
+        message = f"the image has {data[24]} bits per channel; convert it to 8"
         raise InvalidArgument("UNSUPPORTED_IMAGE", message, field=field)
     if is_too_large(data, MAX_SIDE):
-        message = f"the image has a side above {MAX_SIDE} pixels, or more than {MAX_PIXELS} in all; make it smaller"
+        message = f"the image has a side above {MAX_SIDE} pixels, or more than {MAX_PIXELS} in total; scale it down"
         raise InvalidArgument("IMAGE_TOO_LARGE", message, field=field)

@@ -1,4 +1,7 @@
-"""Means and deviations around each pixel, in single precision, of which they are sums of few numbers."""
+"""Means and variances over a square around each pixel.
+
+All sums are in single precision, which suffices because each sum has few terms.
+"""
 
 from collections.abc import Iterator
 
@@ -10,11 +13,11 @@ _BAND = 64
 
 
 def local_mean(plane_HW: Real, radius: int) -> Real:
-    """Mean over the square of 2 * radius + 1 pixels around each; beyond its edges a plane goes on mirrored.
+    """Returns the mean over a square around each pixel; the plane is mirrored at its edges.
 
     Args:
-        plane_HW: (H, W), both above `radius`.
-        radius: Pixels.
+        plane_HW: Plane, (H, W); both sides are longer than `radius`.
+        radius: Radius in pixels; each side of the square is 2 * radius + 1 pixels long.
     """
     side = 2 * radius + 1
     padded = _mirrored(plane_HW.astype(np.float32, copy=False), radius)
@@ -26,18 +29,24 @@ def local_mean(plane_HW: Real, radius: int) -> Real:
 
 
 def bands(num_rows: int) -> Iterator[slice]:
-    """Rows, some at a time: what is made of them stays in a core's cache, so it is done in half the time."""
+    """Yields slices of a few rows each. Intermediate results then fit in a core's cache, which halves the time."""
     return (slice(row, min(row + _BAND, num_rows)) for row in range(0, num_rows, _BAND))
 
 
 def mean_gain(frequencies: Real, radius: int) -> Real:
-    """What `local_mean` leaves of sinusoids of frequencies (..., 2), cycles a pixel: the Dirichlet kernel."""
+    """Returns the gain of `local_mean` (the Dirichlet kernel) at frequencies in cycles per pixel, (..., 2)."""
     side = 2 * radius + 1
     return np.asarray((np.sinc(side * frequencies) / np.sinc(frequencies)).prod(-1))
 
 
 def local_variance(plane_HW: Real, radius: int, mean_HW: Real | None = None) -> Real:
-    """Variance over the square of 2 * radius + 1 pixels around each; of which the mean may be known."""
+    """Returns the variance over a square around each pixel.
+
+    Args:
+        plane_HW: Plane, (H, W).
+        radius: Radius in pixels; each side of the square is 2 * radius + 1 pixels long.
+        mean_HW: Result of `local_mean` for the same square, if it is already known.
+    """
     mean = local_mean(plane_HW, radius) if mean_HW is None else mean_HW
     plane = plane_HW.astype(np.float32, copy=False)
     variance = local_mean(plane * plane, radius) - mean * mean
@@ -45,7 +54,7 @@ def local_variance(plane_HW: Real, radius: int, mean_HW: Real | None = None) -> 
 
 
 def _mirrored(plane: Real, radius: int) -> Real:
-    """A plane with `radius` more pixels on each side, mirrored at the edge, in a fifth of `numpy.pad`'s time."""
+    """Returns a plane extended by `radius` mirrored pixels on each side. This is five times as fast as `numpy.pad`."""
     height, width = plane.shape
     padded = np.empty((height + 2 * radius, width + 2 * radius), np.float32)
     padded[radius:-radius, radius:-radius] = plane
@@ -57,7 +66,10 @@ def _mirrored(plane: Real, radius: int) -> Real:
 
 
 def _window_sums(plane: Real, length: int, axis: int) -> Real:
-    """Sums of `length` rows or columns from each on, an odd number above 1, out of sums of 1, 2, 4, ..."""
+    """Returns the sums over all runs of `length` consecutive rows (axis 0) or columns (axis 1).
+
+    `length` is odd and above 1. Each sum is assembled from sums over 1, 2, 4, ... rows or columns.
+    """
 
     def part(of: Real, start: int, stop: int) -> Real:
         return of[start:stop] if axis == 0 else of[:, start:stop]
@@ -72,5 +84,5 @@ def _window_sums(plane: Real, length: int, axis: int) -> Real:
             start += 1 << power
     total = parts[0] + parts[1]
     for one in parts[2:]:
-        total += one  # in place: memory that is new has to be cleared first
+        total += one  # in place, because new memory would have to be cleared first
     return total

@@ -1,4 +1,4 @@
-"""What an image carries: an id of 48 bits and, so that nothing else is taken for one, 16 bits of a keyed hash of it."""
+"""The payload of an image: a 48-bit id, and a 16-bit keyed hash of the id, which detects misread ids."""
 
 import hashlib
 
@@ -9,26 +9,22 @@ MAC_BITS = 16
 
 
 class Payload:
-    """Seals ids and opens what was read. Immutable, thread-safe.
-
-    Args:
-        key: The key.
-    """
+    """Converts ids to payloads and back. Immutable, thread-safe."""
 
     def __init__(self, key: WatermarkKey) -> None:
         self._secret = key.subkey("image/payload")
 
     def seal(self, message: int) -> int:
-        """The 64 bits for an id.
+        """Returns an id followed by its hash, as a 64-bit integer.
 
         Raises:
-            InvalidArgument: BAD_ID.
+            InvalidArgument: BAD_ID if `message` is not an id.
         """
         message = check_id(message)
         return message << MAC_BITS | self._mac(message)
 
     def open(self, data: int) -> int | None:
-        """The id in 64 bits; None if they were not sealed with this key."""
+        """Returns the id in a 64-bit payload; None if the hash does not match the id and this key."""
         message = data >> MAC_BITS
         return message if self._mac(message) == data & (1 << MAC_BITS) - 1 else None
 

@@ -1,10 +1,9 @@
-"""What an image's brightness holds at any frequency, whether or not its transform has a value there.
+"""Amplitudes and powers of an image's brightness at arbitrary frequencies.
 
-First the image is *evened*: what is coarse is taken away, and the rest divided by how much there is of it around, to
-the power of 1.5. By the power of 1 busy and calm parts would count alike; but a mark is clearer where it is calm, so
-these count more. A matched filter would divide by the power of 3.5, but compression takes most where it is calm.
-Then it is transformed twice: padded with zeros, for powers; and, for amplitudes at frequencies between, as in a
-non-uniform FFT with a Kaiser-Bessel window (Fessler and Sutton 2003), of which one frequency costs 36 products.
+The contrast is normalized first: coarse structure is subtracted, and the rest is divided by the 1.5th power of its
+local standard deviation (docs/decisions/0010 explains the exponent). Powers come from a zero-padded FFT.
+Amplitudes between the transform's frequencies are interpolated as in a non-uniform FFT with a Kaiser-Bessel window
+(Fessler and Sutton 2003), which costs 36 products per frequency.
 """
 
 import math
@@ -17,56 +16,59 @@ import numpy.typing as npt
 from deepseek.watermark.arrays import Complex, Real
 from deepseek.watermark.image.filters import local_mean
 
-EVENED_RADIUS = 4
+CONTRAST_RADIUS = 4
 _CALM = 1.5
-"""Deviation that even a flat part is taken to have, levels of 255: noise of rounding is no texture."""
-EVENED_POWER = 1.5
+"""Standard deviation that is added at every pixel, in levels of 0 to 255. It keeps rounding noise in flat parts from
+counting as texture."""
+CONTRAST_POWER = 1.5
 
 MOST_EXCESS = 6.0
-"""Power over that around that counts at most, so that single frequencies, which images of grids and lines have, do not
-outvote a thousand others."""
+"""Upper limit on the power at a frequency, relative to the mean power at nearby frequencies. It keeps single strong
+frequencies, such as those of grids and lines, from outweighing a thousand others."""
 
 _WINDOW = 6
 _PADDING = 1.5
 _BETA = np.pi * math.sqrt((_WINDOW / _PADDING) ** 2 * (_PADDING - 0.5) ** 2 - 0.8)  # Beatty et al. 2005, equation 5
 _NUM_VALUES = 1 << 14
 _VALUES = np.i0(_BETA * np.sqrt(1 - np.linspace(0, 1, _NUM_VALUES + 1) ** 2)) / _WINDOW
-_MARGIN = 4  # columns of negative frequencies, which a window at a frequency near 0 reaches into
+_MARGIN = 4  # columns of negative frequencies that a window at a frequency near 0 reaches into
 _BLOCK, _NEARBY = 4, 3
-"""Noise is averaged over blocks of so many padded frequencies a side, and so many blocks on each side."""
+"""Noise is averaged over square blocks with sides of `_BLOCK` frequency steps of the padded transform, then over blocks
+up to `_NEARBY` away."""
 
 
-def evened(luma_HW: Real) -> tuple[Real, Real]:
-    """Evens an image.
+def normalize_contrast(luma_HW: Real) -> tuple[Real, Real]:
+    """Normalizes the contrast of an image.
 
     Args:
-        luma_HW: (H, W), 0 to 255.
+        luma_HW: Brightness, (H, W), 0 to 255.
 
     Returns:
-        The evened image, and by what it was divided.
+        The normalized image, and the divisor of each pixel.
     """
-    fine = luma_HW.astype(np.float32, copy=False) - local_mean(luma_HW, EVENED_RADIUS)
-    deviation = np.sqrt(np.maximum(local_mean(fine * fine, EVENED_RADIUS), np.float32(0))) + np.float32(_CALM)
-    divisor = deviation * (deviation / np.float32(_CALM)) ** np.float32(EVENED_POWER - 1)
+    fine = luma_HW.astype(np.float32, copy=False) - local_mean(luma_HW, CONTRAST_RADIUS)
+    deviation = np.sqrt(np.maximum(local_mean(fine * fine, CONTRAST_RADIUS), np.float32(0))) + np.float32(_CALM)
+    divisor = deviation * (deviation / np.float32(_CALM)) ** np.float32(CONTRAST_POWER - 1)
     return fine / divisor, divisor
 
 
 class Spectrum:
-    """Amplitudes and powers of an evened image. Immutable, thread-safe.
+    """Amplitudes and powers of an image with normalized contrast. Immutable, thread-safe.
 
-    Amplitudes are sums over pixels, times exp(-2 pi i f (x - centre)). Powers are squares of these over the number of
-    pixels.
+    The amplitude at a frequency f is the sum over all pixels of the pixel times exp(-2 pi i f (x - centre)), where x is
+    the position of the pixel. A power is the squared magnitude of an amplitude, divided by the number of pixels.
 
     Args:
-        evened_HW: (H, W).
-        highest: No frequencies with a part above this will be asked for, cycles a pixel. What is above takes time too.
+        normalized_HW: Image with normalized contrast, (H, W).
+        highest: Largest component of the frequencies that will be queried, in cycles per pixel. A smaller value saves
+            time.
     """
 
-    def __init__(self, evened_HW: Real, highest: float = 0.5) -> None:
-        self._image = evened_HW.astype(np.float32, copy=False)
-        self._shape = height, width = evened_HW.shape
+    def __init__(self, normalized_HW: Real, highest: float = 0.5) -> None:
+        self._image = normalized_HW.astype(np.float32, copy=False)
+        self._shape = height, width = normalized_HW.shape
         self._padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
-        # Noise is that of blocks around as well.
+        # The noise at the highest frequency also depends on the blocks beyond it.
         num_blocks = math.ceil(highest * self._padded[1]) // _BLOCK + 1 + _NEARBY
         self._num_columns = min(self._padded[1] // 2 + 1, num_blocks * _BLOCK)
 
@@ -76,12 +78,12 @@ class Spectrum:
         return (spectrum.real**2 + spectrum.imag**2) / np.float32(self.num_pixels)
 
     def _columns(self, rows: Complex) -> Complex:
-        """The other half of a transform, as far as it will be asked for; rows that are missing are 0."""
+        """Returns the transform along columns, up to the highest frequency. Rows missing from the input count as 0."""
         return np.fft.fft(rows[:, : self._num_columns], self._padded[0], axis=0)
 
     @cached_property
     def _noise(self) -> Real:
-        # Means of blocks first: the rest is then a sixteenth of the work.
+        # Blocks are averaged first, which reduces the remaining work to a sixteenth.
         rows, columns = self._padded[0] // _BLOCK, min(self._num_columns, self._padded[1] // 2) // _BLOCK
         blocks = self._powers[:, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
         wrapped = np.concatenate([blocks[-_NEARBY:], blocks, blocks[:_NEARBY]])
@@ -98,11 +100,11 @@ class Spectrum:
 
     @property
     def num_pixels(self) -> int:
-        """Pixels of the image."""
+        """Number of pixels of the image."""
         return int(self._image.size)
 
     def amplitudes(self, frequencies: Real) -> Complex:
-        """Amplitudes at frequencies (..., 2), y and x, cycles a pixel."""
+        """Returns the amplitudes at frequencies given in cycles per pixel. The last axis holds y and x."""
         flat = frequencies.reshape(-1, 2)
         mirrored = flat[:, 1] < 0
         positions = np.where(mirrored[:, None], -flat, flat) * self._padded
@@ -114,17 +116,17 @@ class Spectrum:
         patches = self._amplitudes[rows[:, :, None], columns[:, None, :]]
         sums = np.einsum("kyx,ky,kx->k", patches, weights[:, 0], weights[:, 1])
         sums = np.where(mirrored, sums.conj(), sums)
-        # Pixels were counted from one of them; the centre may lie between two.
+        # The transform's phases are relative to a pixel, whereas the centre may lie between two pixels.
         shift = np.array([length // 2 - (length - 1) / 2 for length in self._shape])
         turned: Complex = sums * np.exp(-2j * np.pi * (flat @ shift))
         return turned.reshape(frequencies.shape[:-1])
 
     def noise(self, frequencies: Real) -> Real:
-        """Mean of powers around frequencies (..., 2)."""
+        """Returns the mean power near each of the given frequencies (see `amplitudes`)."""
         return self._noise_at(self._nearest(frequencies))
 
     def excess(self, frequencies: Real) -> Real:
-        """Powers at frequencies (..., 2) over the mean of powers around."""
+        """Returns the power at each of the given frequencies (see `amplitudes`), relative to the mean power nearby."""
         nearest = self._nearest(frequencies)
         return np.asarray(self._powers[nearest] / self._noise_at(nearest))
 
@@ -139,22 +141,21 @@ class Spectrum:
         return rows, np.minimum(columns, self._powers.shape[1] - 1)
 
 
-def capped(values: Complex) -> Complex:
-    """Amplitudes over the noise around, whose deviation is about 1, none of them with more power than `MOST_EXCESS`."""
+def clip_excess(values: Complex) -> Complex:
+    """Caps the power of amplitudes at `MOST_EXCESS`. The amplitudes are in standard deviations of the noise."""
     return np.asarray(values / np.maximum(1.0, np.abs(values) / math.sqrt(MOST_EXCESS)))
 
 
-def synthesised(amplitudes: Complex, frequencies: Real, height: int, width: int) -> Real:
-    """The real part of a sum of sinusoids, exp(2 pi i f (x - centre)); the adjoint of `Spectrum.amplitudes`.
+def synthesise(amplitudes: Complex, frequencies: Real, height: int, width: int) -> Real:
+    """Returns the real part of the sum of sinusoids a exp(2 pi i f (x - centre)) with complex amplitudes a.
+
+    Here f is the frequency of a sinusoid, and x a position. This is the adjoint of `Spectrum.amplitudes`.
 
     Args:
-        amplitudes: (K,).
-        frequencies: (K, 2), y and x, cycles a pixel.
-        height: Of the result, pixels.
-        width: As well.
-
-    Returns:
-        (height, width).
+        amplitudes: Complex amplitudes, (K,).
+        frequencies: Frequencies (y and x) in cycles per pixel, (K, 2).
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
     """
     padded = _smooth(math.ceil(_PADDING * height)), _smooth(math.ceil(_PADDING * width))
     positions = frequencies * padded
@@ -175,13 +176,13 @@ def synthesised(amplitudes: Complex, frequencies: Real, height: int, width: int)
 
 
 def _window(distances: Real) -> Real:
-    """The Kaiser-Bessel window at distances in padded frequencies."""
+    """Returns the Kaiser-Bessel window at the given distances, in frequency steps of the padded transform."""
     nearest = (np.abs(distances) * (_NUM_VALUES * 2 / _WINDOW) + 0.5).astype(np.intp)
     return _VALUES[np.minimum(nearest, _NUM_VALUES)]
 
 
 def _centred(plane: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[Any]:
-    """Pads with zeros, so that the centre is at 0 and what is before it at the end."""
+    """Returns a plane padded with zeros along an axis, and rotated so that its centre is at index 0."""
     number, middle = plane.shape[axis], plane.shape[axis] // 2
     padded = np.zeros((length, plane.shape[1]) if axis == 0 else (plane.shape[0], length), plane.dtype)
     lines, padded_lines = np.moveaxis(plane, axis, 0), np.moveaxis(padded, axis, 0)
@@ -191,14 +192,17 @@ def _centred(plane: npt.NDArray[Any], length: int, axis: int) -> npt.NDArray[Any
 
 @cache
 def _unwindow(length: int, padded: int) -> npt.NDArray[np.float32]:
-    """What undoes the window at each of `length` pixels: one over its transform."""
+    """Returns the factors that undo the window: the reciprocal of its transform at each of `length` pixels."""
     argument = np.sqrt(_BETA**2 - (np.pi * _WINDOW * (np.arange(length) - length // 2) / padded) ** 2)
     return (argument / np.sinh(argument)).astype(np.float32)
 
 
 @cache
 def _smooth(least: int) -> int:
-    """The next number from `least` on that blocks divide, without prime factors above 5, so that it transforms fast."""
+    """Returns a length for a fast FFT.
+
+    This is the smallest multiple of 2 * `_BLOCK` that is at least `least` and has no prime factors except 2, 3 and 5.
+    """
     number = -(-least // (2 * _BLOCK)) * 2 * _BLOCK
     while True:
         rest = number

@@ -1,5 +1,5 @@
-"""Marks in text, made while a model draws its tokens.
+"""Marks in text, embedded while a model's tokens are sampled.
 
-`gumbel` is the scheme of ours; `kgw` and `synthid` are published ones, to choose and to measure by. `scheme` is what
-all have in common, `tail` the exact distribution of their scores.
+`gumbel` is our own scheme; `kgw` and `synthid` are published schemes, included for use and for comparison. `scheme`
+defines the interface of all schemes, and `detection` finds marks of any scheme in a text.
 """

@@ -1,8 +1,9 @@
-"""Detection of marks in text: the verdict, the id, and where in the text the marks are.
+"""Detects marks in text, and reports a verdict, the id of the mark, and the marked passages.
 
-A text may be marked in part only. Stretches whose tokens carry more than text without a mark would are extended until
-they fall back by so much that they have to be over (as alignments are; Altschul et al. 1997), each is weighed as if it
-were alone, and its p-value multiplied by the number of stretches that there are, n (n + 1) / 2.
+A mark may cover only a part of the text. So the detector also looks for stretches of tokens with more evidence than
+unmarked text usually has. A stretch is extended until its total score has dropped too far below the maximum so far, as
+in sequence alignment (Altschul et al. 1997). Each stretch is then scored on its own, and its p-value is multiplied by
+the number of possible stretches, which is n (n + 1) / 2 for n scored tokens.
 """
 
 import math
@@ -14,9 +15,9 @@ from functools import cache
 from common.errors import InvalidArgument
 from deepseek.watermark.ids import check_id
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.kgw import KgwDetector, KgwSampler
+from deepseek.watermark.text.reed_solomon import IdCode
 from deepseek.watermark.text.scheme import Detector, Evidence, Sampler
 from deepseek.watermark.text.synthid import SynthIdDetector, SynthIdSampler
 from deepseek.watermark.text.tokens import MAX_TOKEN as MAX_TOKEN
@@ -25,17 +26,19 @@ from deepseek.watermark.verdict import LOG_MARKED, LOG_NOT_MARKED, Verdict, judg
 
 MAX_TOKENS = 4096
 MIN_TOKENS = 200
-"""Fewer that could be scored are too few to say that there is no mark; where a model had little choice, more are."""
+"""Minimum number of scored tokens at which a text can be reported as not marked. If the model had few plausible
+tokens to choose from, even a mark in a longer text may be missed."""
 
 _PART_SHARE = 0.01
-"""Part of the false alarms that is left to stretches, and as much to passages with ids (Bonferroni, with weights)."""
+"""Share of the false-alarm probability that is allotted to stretches. An equal share is allotted to the parts of the
+text that `Detector.weigh_parts` searches for ids (weighted Bonferroni correction)."""
 
 _DROP = 20.0
 _MAX_STRETCHES = 32
 
 
 class Scheme(StrEnum):
-    """How tokens are drawn."""
+    """A watermark scheme, which defines how tokens are drawn."""
 
     GUMBEL = "gumbel"
     KGW = "kgw"
@@ -44,7 +47,7 @@ class Scheme(StrEnum):
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens that follow each other; `end` is just outside. The id that they carry, if it is known."""
+    """The tokens from `start` up to, but not including, `end`; and the id that they carry, if known."""
 
     start: int
     end: int
@@ -53,14 +56,14 @@ class Span:
 
 @dataclass(frozen=True)
 class TextDetection:
-    """What a text tells of a mark.
+    """The result of a detection in a text.
 
     Attributes:
-        verdict: Whether it is marked, wholly or in part.
+        verdict: Whether the text or a part of it is marked.
         log_p: Natural logarithm of the p-value.
-        num_scored: Tokens that could be scored.
-        id: The id; None without a mark, without enough of it to be sure, or if the scheme carries none.
-        spans: Where marks were found, in order.
+        num_scored: Number of tokens that could be scored.
+        id: Id of the mark; None if there is no mark, if the id is uncertain, or if marks of the scheme carry none.
+        spans: Marked passages, in order.
     """
 
     verdict: Verdict
@@ -76,15 +79,15 @@ def _code() -> IdCode:
 
 
 def make_sampler(scheme: Scheme, key: WatermarkKey, message: int) -> Sampler:
-    """A sampler for one sequence.
+    """Returns a sampler for one sequence.
 
     Args:
-        scheme: How tokens are drawn.
-        key: The key.
-        message: The id, 0 to 2^48 - 1; only GUMBEL carries it.
+        scheme: Scheme of the mark.
+        key: Key of the mark.
+        message: Id, 0 to 2^48 - 1; only marks of the scheme GUMBEL carry it.
 
     Raises:
-        InvalidArgument: BAD_ID.
+        InvalidArgument: BAD_ID if `message` is not an id.
     """
     message = check_id(message)
     match scheme:
@@ -97,7 +100,7 @@ def make_sampler(scheme: Scheme, key: WatermarkKey, message: int) -> Sampler:
 
 
 def make_detector(scheme: Scheme, key: WatermarkKey) -> Detector:
-    """A detector of a scheme's marks."""
+    """Returns a detector for marks made with a scheme and a key."""
     match scheme:
         case Scheme.KGW:
             return KgwDetector(key)
@@ -114,20 +117,21 @@ def detect(
     spans: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> TextDetection:
-    """Looks for a mark.
+    """Searches a text for a mark.
 
     Args:
-        detector: Of a scheme and a key.
-        tokens: Tokens of the text, by the tokeniser that it was drawn with; a list, array or tensor of at most 4,096.
-        spans: Whether to look for text that is marked in part, and to tell where.
-        check: Called now and then; may raise, e.g. when time is over.
+        detector: Detector of a scheme and a key.
+        tokens: List, array or tensor of at most 4,096 tokens, from the tokenizer of the model that generated the
+            text.
+        spans: Whether to also search for marked passages in an otherwise unmarked text, and return their positions.
+        check: Function that is called repeatedly during the search; it may raise, e.g. after a deadline.
 
     Raises:
-        InvalidArgument: TOO_MANY_TOKENS, BAD_TOKEN.
+        InvalidArgument: TOO_MANY_TOKENS if the text is too long; BAD_TOKEN if it contains an invalid token.
     """
     tokens = check_tokens(tokens)
     if len(tokens) > MAX_TOKENS:
-        text = f"the text has {len(tokens)} tokens; at most {MAX_TOKENS} are looked into at once, so split it"
+        text = f"the text has {len(tokens)} tokens; the limit is {MAX_TOKENS} per search, so split the text"
         raise InvalidArgument("TOO_MANY_TOKENS", text, field="tokens")
     if not spans:
         whole = detector.weigh(tokens)
@@ -137,7 +141,7 @@ def detect(
         whole.log_p - math.log1p(-2 * _PART_SHARE),
         min((part.log_p_id for part in parts), default=0.0) - math.log(_PART_SHARE),
     )
-    # Where ids are known they have proved the mark, and only their places are asked for here.
+    # Certain ids already prove the mark, so the stretches only locate the tokens that carry these ids.
     messages = _sure_ids(whole, parts) if log_p <= LOG_MARKED else []
     num_stretches = math.log(max(1, whole.num_scored * (whole.num_scored + 1) // 2))
     found: list[Span] = []
@@ -160,7 +164,7 @@ def _detection(log_p: float, num_scored: int, messages: Sequence[int], spans: Se
 
 
 def _sure_ids(whole: Evidence, parts: Sequence[Evidence] = ()) -> list[int]:
-    """Ids that neither text without these marks would tell, nor text that carries others; the surest first."""
+    """Returns the ids whose evidence neither unmarked text nor another id could explain, the most certain first."""
     sure = [one for one in parts if one.log_p_wrong <= LOG_MARKED + math.log(_PART_SHARE)]
     if whole.log_p_wrong <= LOG_MARKED + math.log1p(-_PART_SHARE):
         sure.append(whole)
@@ -168,7 +172,7 @@ def _sure_ids(whole: Evidence, parts: Sequence[Evidence] = ()) -> list[int]:
 
 
 def _stretches(excess: Sequence[tuple[int, float]]) -> list[Span]:
-    """Stretches of positions whose scores grow; the best few, in order."""
+    """Returns the stretches with the highest total scores, in the order of their positions."""
     found: list[tuple[float, Span]] = []
     index = 0
     while index < len(excess):

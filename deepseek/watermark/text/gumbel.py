@@ -1,18 +1,10 @@
-"""The scheme of ours: Gumbel sampling with two keys, one that proves and one that carries the id.
+"""Our scheme: Gumbel-max sampling (Aaronson 2022) with two keys, one that proves the mark and one that carries the id.
 
-Gumbel-max sampling (Aaronson 2022): with a uniform u for each token, the token with the least -ln(1 - u) / p is drawn,
-which has the probabilities p exactly; whoever knows the key sees that the u of drawn tokens are small. Evidence is
--ln(u), a standard exponential for text that has no mark, so sums are Erlang and p-values exact.
-
-Two keys: by the *proving* key tokens are drawn until the mark is proved, then by the *carrying* key until the id is
-sure, then both anew, so that each passage of a long text has a proof and the id. The sampler knows the evidence there
-is so far. A detector looks at both keys, for all tokens and for the beginning that proves most, and looks for the id in
-all tokens and in those behind that beginning (docs/decisions/0009). So short text is proved as well as if it carried
-nothing, no evidence is spent where there is enough, and each token is still drawn by its probabilities, as the choice
-of the key depends on tokens before only.
-
-The id is eight symbols (`code`). A context says which of them a token works for, and the symbol shifts the uniforms
-along the vocabulary: for one symbol every token has a uniform of its own, for one token every symbol has.
+The model gives each token a probability p. A key and the context give it a uniform number u (docs/decisions/0016). The
+token with the smallest -ln(1 - u) / p is drawn. Each token is thus drawn with probability p, but a holder of the key
+can see that drawn tokens have small u. The evidence in a token is -ln(u), a standard exponential in unmarked text, so
+sums of evidence have an Erlang distribution. A sampler draws with the *proving* key until the mark is proved, then with
+the *carrying* key until the id is certain, and then starts over (docs/decisions/0009).
 """
 
 import itertools
@@ -24,25 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_bet, log_erlang_bound, log_erlang_tail
-from deepseek.watermark.text.code import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
+from deepseek.watermark.tail_bounds import log_bet, log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.gumbel_max import LEAST, gumbel_max
+from deepseek.watermark.text.reed_solomon import ID_BITS, NUM_DATA, NUM_SYMBOLS, NUM_VALUES, SYMBOL_BITS, IdCode
 from deepseek.watermark.text.scheme import CONTEXT, Bits, Detector, Evidence, Logits, Sampler, scored
 
 PROVED = math.log(1e-9)
-"""Logarithm of the p-value, of the beginning, at which a sampler takes a mark for proved."""
+"""Log p-value at which a sampler considers the mark proved, computed from the tokens since it last started over."""
 
 CARRIED = math.log(1e-40)
-"""That at which it takes an id for carried. Far beyond proof, since edits take from it, and an id that is found proves
-the mark as well."""
+"""Log p-value at which a sampler considers the id certain. This value is far smaller than `PROVED`, because edits
+remove evidence, and because a recovered id also proves the mark."""
 
 HEAD_SHARE = ID_SHARE = 0.03
-"""Parts of the false alarms that are left to the beginning of a text and to the id, which prove a mark as well
-(Bonferroni, with weights): they have evidence in plenty where they have any, and short text, which has none, loses
-little."""
+"""Shares of the false-alarm probability that are allotted to the evidence in the beginning of a text, and to the
+evidence for the id (weighted Bonferroni). Each of the two can prove a mark; so can the evidence in the whole text,
+which gets the rest. Small shares suffice, because these two tests find either plenty of evidence or none. Small shares
+also hardly weaken detection in short texts, which depends on the whole text."""
 
 _USUAL = 1.6
-"""Evidence of a token, nats, between 1, its mean without a mark, and 2 and more with one."""
+"""Evidence per token, in nats, that separates marked from unmarked text. The mean evidence per token is 1 in unmarked
+text, and 2 or more in marked text."""
 
 _CARRIES = math.log(1e-3)
 _LOG_IDS = ID_BITS * math.log(2)
@@ -53,8 +47,13 @@ _Nats = npt.NDArray[np.float32]
 
 
 def _other_symbols() -> Iterator[tuple[float, list[int]]]:
-    """Which symbols a word may not have in common with another, and the logarithm of the number of such words, times
-    the inverse of its weight: sets with none, one and two symbols in common have 1/2, 1/4 and 1/4 (Bonferroni)."""
+    """Yields log(n / w) and the set, for each set of positions in which the codewords of two ids may differ.
+
+    Two codewords agree in at most two of the eight positions, so a set contains six, seven or eight positions. n is
+    the number of codewords that agree with a given codeword outside the set, and w is the set's weight (weighted
+    Bonferroni). The set of eight has a weight of 1/2. The weights of all sets of seven add up to 1/4, and so do the
+    weights of all sets of six.
+    """
     for num_common in range(NUM_DATA):
         sets = list(itertools.combinations(range(NUM_SYMBOLS), NUM_SYMBOLS - num_common))
         weight = (1 / 4 if num_common else 1 / 2) / len(sets)
@@ -66,22 +65,22 @@ _OTHERS = tuple(_other_symbols())
 
 
 class _Uniforms:
-    """Uniforms of one key. Thread-safe."""
+    """The uniform numbers that one subkey defines. Thread-safe."""
 
     def __init__(self, key: WatermarkKey, purpose: str) -> None:
         self.bits = Bits(key, f"gumbel/{purpose}")
 
     def of(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
-        """Those behind a context with the numbers from `start` on, each at least `LEAST` and below 1."""
+        """Returns `count` uniforms of a context, starting at index `start`. Each is at least `LEAST` and below 1."""
         u_N = self.bits.uniforms(context, start, count)
         return np.maximum(u_N, LEAST, out=u_N)
 
     def one(self, context: Sequence[int], number: int) -> float:
-        """A single one of them."""
+        """Returns the uniform of a context at the index `number`."""
         return float(self.of(context, number, 1)[0])
 
     def position(self, context: Sequence[int]) -> int:
-        """The symbol that tokens behind a context work for."""
+        """Returns the position, in the codeword, of the symbol that the token after this context carries."""
         return int.from_bytes(self.bits.seed((*context, 0), 8), "little") % NUM_SYMBOLS
 
 
@@ -89,10 +88,10 @@ class GumbelSampler(Sampler):
     """Draws tokens that carry an id.
 
     Args:
-        key: The key.
-        message: The id, 0 to 2^48 - 1.
-        code: Of ids.
-        random: Draws where there is no mark; unpredictable by default.
+        key: Key of the mark.
+        message: Id, 0 to 2^48 - 1.
+        code: Error-correcting code for ids.
+        random: Source of randomness for unmarked draws; unpredictable by default.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class GumbelSampler(Sampler):
         self._begin()
 
     def _begin(self) -> None:
-        """Proves and carries all of it anew, so that passages of a long text have marks of their own."""
+        """Starts over with the proof and then the id, so that each passage of a long text has a complete mark."""
         self._num_scored = 0
         self._proof = self._carried = 0.0
         self._proves = True
@@ -114,24 +113,28 @@ class GumbelSampler(Sampler):
             u_V = self._proving.bits.uniforms(context, 0, len(logits_V))
         else:
             u_V = self._carrying.bits.uniforms(context, self._shift(context), len(logits_V))
-        # ln(-ln(1 - u)) - logit is least where -ln(1 - u) / p is, and needs no normalisation.
+        # ln(-ln(1 - u)) - logit has its minimum at the same token as -ln(1 - u) / p, and needs no normalization.
         return gumbel_max(u_V, logits_V)
 
     def _weigh(self, context: tuple[int, ...], token: int) -> None:
-        """Adds the evidence for both keys, of which one had none but by chance, and settles whose turn is next."""
+        """Adds a token's evidence for both keys, and chooses the key of the next token."""
         self._num_scored += 1
         self._proof -= math.log(self._proving.one(context, token))
         self._carried -= math.log(self._carrying.one(context, self._shift(context) + token))
-        # What was proved once stays so, in its place, however weak the proof grows over all that follows.
+        # Once reached, a proof stays valid: later tokens with little evidence cannot undo it.
         self._proves = self._proves and log_bet(self._num_scored, self._proof) < -PROVED
         if self._is_carried():
             self._begin()
 
     def _is_carried(self) -> bool:
-        """Whether the evidence for the id suffices. The tail takes one step per token, the bound a single step."""
+        """Returns whether the evidence for the id suffices.
+
+        Computing the Erlang tail takes time linear in the number of tokens, so Chernoff's bound is tried first.
+        """
         bound = _LOG_IDS + log_erlang_bound(self._num_scored, self._carried)
-        # The last term of the tail, exp(-x) x^(n - 1) / (n - 1)!, is at most 1 + ln(x) nats below the bound (Stirling),
-        # so the tail exceeds the threshold where the bound exceeds it by more. For very many tokens the bound suffices.
+        # The last term of the tail, exp(-x) x^(n - 1) / (n - 1)!, is at most 1 + ln(x) nats below the bound (Stirling).
+        # If the bound exceeds the threshold `CARRIED` by more than that, so does the tail. For very many tokens, the
+        # bound alone is precise enough.
         if bound > CARRIED + 2 + math.log1p(self._carried) or self._num_scored > _MANY_TOKENS:
             return bound <= CARRIED
         return _LOG_IDS + log_erlang_tail(self._num_scored, self._carried) <= CARRIED
@@ -141,12 +144,7 @@ class GumbelSampler(Sampler):
 
 
 class GumbelDetector(Detector):
-    """Finds marks and ids. Thread-safe.
-
-    Args:
-        key: The key.
-        code: Of ids.
-    """
+    """Finds marks and ids of one key. Thread-safe."""
 
     def __init__(self, key: WatermarkKey, code: IdCode) -> None:
         self._proving, self._carrying = _Uniforms(key, "prove"), _Uniforms(key, "carry")
@@ -157,8 +155,8 @@ class GumbelDetector(Detector):
         return self._weighed(tokens, lambda _position, _nats_V: None)
 
     def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
-        """See `Detector.weigh_parts`: parts of 128, 256, 512, ... tokens, each of which overlaps half of the next."""
-        newest: list[_Scores] = []  # of each length, half a part
+        """See `Detector.weigh_parts`. Parts have 128, 256, 512, ... tokens; parts of one length overlap by half."""
+        newest: list[_Scores] = []  # for each part length, the latest half of a part
         counts: list[int] = []
         found: list[Evidence] = []
         scores = _Scores()
@@ -181,7 +179,7 @@ class GumbelDetector(Detector):
                 counts[level] += 1
                 if counts[level] % 2:
                     break
-                half = part  # and half of one that is twice as long
+                half = part  # this part is half of a part that is twice as long
 
         whole = self._weighed(tokens, add)
         return whole, [one.among(len(found)) for one in found]
@@ -204,11 +202,15 @@ class GumbelDetector(Detector):
         return log_p, messages[most] if most is not None and is_sure else None
 
     def nats(self, context: tuple[int, ...], token: int) -> _Nats:
-        """Evidence of a token for each value of the symbol that it works for, nats: (65536,)."""
+        """Returns a token's evidence for each value of its symbol, (65536,), in nats."""
         return -np.log(self._carrying.of(context, token, NUM_VALUES).astype(np.float32))
 
     def _weighed(self, tokens: Sequence[int], add: Callable[[int, _Nats], None]) -> Evidence:
-        """Weighs a text, and hands each token's symbol and its evidence for all values to `add` on the way."""
+        """Returns the evidence in a text.
+
+        Calls `add` for each scored token, with the position of the symbol that the token carries and with the evidence
+        in the token for each value of this symbol.
+        """
         all_scored = [(context, token) for _, context, token in scored(tokens)]
         proofs = [-math.log(self._proving.one(context, token)) for context, token in all_scored]
         length, log_p_head = _head(proofs)
@@ -236,9 +238,10 @@ class GumbelDetector(Detector):
         return Evidence(scores.num_scored, 0.0, decoded.id, log_p_id, self._log_p_wrong(scores, decoded.id))
 
     def _log_p_wrong(self, scores: "_Scores", message: int) -> float:
-        """A bound of the probability that a text which carries another id tells as much of this one.
+        """Returns an upper bound on the log probability that a text with another id has as much evidence for this id.
 
-        A word that is not the text's has up to two symbols in common with it, and what tells of the others is chance.
+        The codewords of two ids have at most two symbols in common. So in such a text, the evidence for at least six
+        symbols of this id arises by chance.
         """
         nats_P = scores.nats_PV[np.arange(NUM_SYMBOLS), self._code.encode(message)]
         bounds = [
@@ -248,7 +251,11 @@ class GumbelDetector(Detector):
         return min(0.0, max(bounds))
 
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
-        """See `Detector.excess`: of the key and id that tell most, since any may have drawn a token."""
+        """See `Detector.excess`.
+
+        A token may have been drawn with the proving key, or with the carrying key and any of the ids. The score is that
+        of the possibility with the most evidence.
+        """
         symbols = [self._code.encode(message) for message in messages]
         found = []
         for position, context, token in scored(tokens):
@@ -256,14 +263,14 @@ class GumbelDetector(Detector):
             for own in symbols:
                 shift = int(own[self._carrying.position(context)])
                 least = min(least, self._carrying.one(context, shift + token))
-            # The least of several uniforms, as a uniform.
+            # Transforms the minimum of several uniforms into a uniform.
             least = -math.expm1((1 + len(symbols)) * math.log1p(-least))
             found.append((position, -math.log(least) - _USUAL))
         return found
 
 
 class _Scores:
-    """Evidence of tokens for each value of each symbol, nats, and how many tokens each symbol has."""
+    """Evidence for each value of each symbol of the id, in nats, and the number of tokens per symbol."""
 
     def __init__(self) -> None:
         self.counts_P = np.zeros(NUM_SYMBOLS, np.int64)
@@ -271,7 +278,7 @@ class _Scores:
 
     @property
     def num_scored(self) -> int:
-        """How many tokens."""
+        """Number of tokens."""
         return int(self.counts_P.sum())
 
     def add(self, position: int, nats_V: _Nats) -> None:
@@ -287,7 +294,7 @@ class _Scores:
 
 
 def _head(proofs: Sequence[float]) -> tuple[int, float]:
-    """The beginning of a text that proves most: its length, and the logarithm of the p-value, of all beginnings."""
+    """Returns the length of the prefix with the strongest proof, and a log p-value corrected for this choice."""
     bets = [log_bet(i, float(total)) for i, total in enumerate(np.cumsum([0.0, *proofs]))]
     length = int(np.argmax(bets))
     return length, -bets[length]

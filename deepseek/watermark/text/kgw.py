@@ -1,8 +1,9 @@
-"""Green lists (Kirchenbauer et al. 2023): what a key colours green behind a context is made likelier.
+"""Green lists (KGW, Kirchenbauer et al. 2023): the key and the preceding tokens make some tokens green, i.e. likelier.
 
-It distorts, carries no id, and is found with less text where there is much to choose from. For comparison, and for
-those who have it in use: `GAMMA` of the vocabulary is green, whose logits get `DELTA` more. Text without a mark has a
-binomial number of green tokens.
+For each next token, a share `GAMMA` of the vocabulary is green, and `DELTA` is added to the logits of the green tokens.
+The number of green tokens in unmarked text has a binomial distribution. The scheme changes the model's probabilities,
+and its marks carry no id. The more plausible tokens the model has to choose from, the less text is needed for
+detection. The scheme is included for comparison, and for users who already use it.
 """
 
 import math
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_binomial_tail
-from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, plain, scored, softmax
+from deepseek.watermark.tail_bounds import log_binomial_tail
+from deepseek.watermark.text.scheme import Bits, Detector, Evidence, Logits, Sampler, draw_from, scored, softmax
 
 GAMMA = 0.25
 DELTA = 2.0
@@ -24,8 +25,8 @@ class KgwSampler(Sampler):
     """Draws green tokens more often than others.
 
     Args:
-        key: The key.
-        random: Draws; unpredictable by default.
+        key: Key of the mark.
+        random: Source of randomness for the draws; unpredictable by default.
     """
 
     def __init__(self, key: WatermarkKey, random: np.random.Generator | None = None) -> None:
@@ -34,15 +35,11 @@ class KgwSampler(Sampler):
 
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
         green_V = self._bits.words(context, 0, len(logits_V)) < _GREEN
-        return plain(softmax(logits_V + DELTA * green_V), self._random)
+        return draw_from(softmax(logits_V + DELTA * green_V), self._random)
 
 
 class KgwDetector(Detector):
-    """Counts green tokens.
-
-    Args:
-        key: The key.
-    """
+    """Counts green tokens."""
 
     def __init__(self, key: WatermarkKey) -> None:
         self._bits = Bits(key, _PURPOSE)
@@ -53,7 +50,7 @@ class KgwDetector(Detector):
         return Evidence(len(green), min(0.0, log_binomial_tail(len(green), sum(green), math.log(GAMMA))))
 
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
-        """See `Detector.excess`: green tokens, a quarter without a mark, are about half with one."""
+        """See `Detector.excess`. A quarter of the tokens are green in unmarked text, and about half in marked text."""
         return [
             (position, 1.4 if self._bits.words(context, token, 1)[0] < _GREEN else -0.9)
             for position, context, token in scored(tokens)

@@ -1,9 +1,9 @@
-"""Marks for models that are run by somebody else's loop, such as `generate` of Hugging Face's `transformers`.
+"""A logits processor that marks text in a third-party generation loop, such as `generate` of `transformers`.
 
-What is called there between a model and the draw is a LogitsProcessor: it takes the tokens so far and the logits of the
-next, and returns other logits. This one leaves a single token possible, the one that carries the mark, so put it behind
-all others (temperature, top-k, repetition) and let the loop sample. It needs no `transformers`, and of torch only the
-tensors that it is given.
+A logits processor is called between the model and the draw: it takes the tokens so far and the logits of the next
+token, and returns changed logits. This processor draws the token itself and excludes all others. So put it after
+all other processors (temperature, top-k, repetition), and enable sampling. This module imports neither `transformers`
+nor torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from deepseek.watermark.text.scheme import Sampler
 
 
 class WatermarkLogitsProcessor:
-    """Marks the sequences of a batch. Not thread-safe; make a new one for each call of `generate`.
+    """Marks the sequences of a batch. Not thread-safe; create a new processor for each call to `generate`.
 
     Args:
-        make_sampler: Makes the sampler of a row, given its number: rows may carry ids of their own. It is called again
-            for a row whose tokens are replaced by others, as a beam search does.
+        make_sampler: Function that maps the index of a row to a new sampler. Each row may carry a different id. If the
+            tokens of a row are replaced, as in a beam search, the function is called again for that row.
     """
 
     def __init__(self, make_sampler: Callable[[int], Sampler]) -> None:
@@ -28,11 +28,12 @@ class WatermarkLogitsProcessor:
         self._rows: dict[int, tuple[Sampler, list[int]]] = {}
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Returns logits of which all but one a row are -inf.
+        """Returns logits that are -inf for all but one token per row.
 
         Args:
-            input_ids: (batch, length), int64: prompts at the first call, later with what was drawn behind them.
-            scores: (batch, vocabulary), floats.
+            input_ids: Tokens so far, int64 (batch, length): at the first call the prompts, later the prompts followed
+                by the drawn tokens.
+            scores: Logits, float (batch, vocabulary).
         """
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1]
@@ -44,7 +45,7 @@ class WatermarkLogitsProcessor:
         return marked
 
     def _sampler(self, row: int, tokens: Sequence[int]) -> Sampler:
-        """The row's sampler, behind these tokens."""
+        """Returns the row's sampler after it has observed all of these tokens."""
         sampler, known = self._rows.get(row, (None, []))
         if sampler is None or list(tokens[: len(known)]) != known:
             sampler, known = self._make_sampler(row), []

@@ -1,8 +1,8 @@
-"""What every scheme of text marks does: draw the next token of a sequence, and score tokens afterwards.
+"""The interface of a text mark scheme: a sampler that draws the next token, and a detector that scores tokens.
 
-A mark hangs on context: what is drawn depends on a key and the `CONTEXT` tokens before, which a detector sees too. A
-context that comes again is drawn without a mark and scored once only, since the same draw twice would be no second
-evidence, and no fresh chance either.
+A marked draw depends on the key and on the context, i.e. the `CONTEXT` preceding tokens, which a detector also knows.
+If the same context has occurred earlier in the text, the next token is drawn without a mark and is not scored: the same
+context would give the same pseudo-random numbers, so the draw would be neither new evidence nor random.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from deepseek.watermark.keys import WatermarkKey
 from deepseek.watermark.text.tokens import check_logits, check_token, check_tokens
 
 CONTEXT = 2
-"""Tokens that a mark hangs on. With more, fewer survive where words are replaced: each replacement spoils the scores of
-as many tokens behind it, and its own."""
+"""Number of preceding tokens on which a draw depends. Replacing a token spoils its score and the scores of the
+`CONTEXT` tokens after it, so the longer the context, the fewer replacements a mark survives."""
 
 Logits = Real
 Probabilities = npt.NDArray[np.float64]
@@ -31,10 +31,10 @@ _PER_BLOCK = 4
 
 
 class Contexts:
-    """The contexts of a sequence, as it grows. Not thread-safe.
+    """The contexts of a growing sequence, i.e. the tokens that precede each token. Not thread-safe.
 
     Args:
-        length: Tokens a context.
+        length: Number of tokens per context.
     """
 
     def __init__(self, length: int = CONTEXT) -> None:
@@ -43,11 +43,11 @@ class Contexts:
         self._seen: set[tuple[int, ...]] = set()
 
     def current(self) -> tuple[int, ...] | None:
-        """The context of the token that comes next; None if there is none yet, or it was one before."""
+        """Returns the next token's context; None if there are too few tokens or the context has occurred before."""
         return self._last if len(self._last) == self._length and self._last not in self._seen else None
 
     def add(self, token: int) -> None:
-        """Goes on by a token."""
+        """Appends a token to the sequence."""
         if len(self._last) == self._length:
             self._seen.add(self._last)
         self._last = (*self._last, token)[-self._length :]
@@ -57,7 +57,7 @@ class Sampler(ABC):
     """Draws the tokens of one sequence, in order. Not thread-safe.
 
     Args:
-        random: Draws where there is no mark; unpredictable by default.
+        random: Source of randomness for unmarked draws; unpredictable by default.
     """
 
     def __init__(self, random: np.random.Generator | None = None) -> None:
@@ -65,16 +65,13 @@ class Sampler(ABC):
         self._contexts = Contexts()
 
     def draw(self, logits_V: Logits) -> int:
-        """Draws the next token and goes on by it.
+        """Draws the next token, appends it to the sequence, and returns it.
 
         Args:
-            logits_V: (vocabulary,), the model's, after temperature, top-k and the like; -inf for what cannot come.
-
-        Returns:
-            The token.
+            logits_V: Next-token logits after temperature, top-k and the like, (vocabulary,); -inf excludes a token.
 
         Raises:
-            InvalidArgument: BAD_LOGITS.
+            InvalidArgument: BAD_LOGITS if the logits are invalid; see `check_logits`.
         """
         token = self.choose(logits_V)
         self.observe(token)
@@ -82,20 +79,20 @@ class Sampler(ABC):
 
     @property
     def has_mark(self) -> bool:
-        """Whether the next token will have a mark: there is a context before it, and it is new."""
+        """Whether the next token will carry a mark, i.e. whether its context is new."""
         return self._contexts.current() is not None
 
     def choose(self, logits_V: Logits) -> int:
-        """Draws a token as `draw` does, and stays where it is."""
+        """Draws a token as `draw` does and returns it, but does not append it to the sequence."""
         logits_V = check_logits(logits_V)
         context = self._contexts.current()
-        return plain(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
+        return draw_from(softmax(logits_V), self._random) if context is None else self._marked(logits_V, context)
 
     def observe(self, token: int) -> None:
-        """Appends a token, whoever chose it.
+        """Appends a token to the sequence, whether or not this sampler drew it.
 
         Raises:
-            InvalidArgument: BAD_TOKEN.
+            InvalidArgument: BAD_TOKEN if the token is invalid; see `check_token`.
         """
         token = check_token(token)
         context = self._contexts.current()
@@ -105,22 +102,23 @@ class Sampler(ABC):
 
     @abstractmethod
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
-        """Draws a token behind a context that is new."""
+        """Draws and returns a marked token for a context that is new."""
 
-    def _weigh(self, context: tuple[int, ...], token: int) -> None:  # noqa: B027  most have nothing to note
-        """Takes note of a token behind a context that was new; by default of none."""
+    def _weigh(self, context: tuple[int, ...], token: int) -> None:  # noqa: B027  most schemes record nothing
+        """Records the evidence in a token whose context is new. By default, does nothing."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What tokens tell of a mark.
+    """The evidence for a mark in some tokens. All probabilities are given as natural logarithms.
 
     Attributes:
-        num_scored: Tokens that could be scored.
-        log_p: Natural logarithm of the p-value: the probability that text without this mark tells as much.
-        id: The likeliest id; None if the scheme carries none.
-        log_p_id: That text without this mark tells as much of any id; 0 without one.
-        log_p_wrong: A bound, that text which carries one other id tells as much of this one; 0 without one.
+        num_scored: Number of tokens that could be scored.
+        log_p: p-value, i.e. the probability that text without this mark has at least as much evidence.
+        id: Likeliest id; None if marks of the scheme carry none.
+        log_p_id: Probability that text without this mark has at least as much evidence for some id; 0 if `id` is None.
+        log_p_wrong: Upper bound on the probability that text with another id has at least as much evidence for `id`; 0
+            if `id` is None.
     """
 
     num_scored: int
@@ -130,54 +128,67 @@ class Evidence:
     log_p_wrong: float = 0.0
 
     def among(self, number: int) -> "Evidence":
-        """The same, corrected for a choice among this many (Bonferroni)."""
+        """Returns this evidence with the probabilities of its id multiplied by `number`.
+
+        This is the Bonferroni correction for having chosen this evidence as the strongest among `number` candidates.
+        """
         log_number = math.log(max(1, number))
         log_p_id, log_p_wrong = min(0.0, self.log_p_id + log_number), min(0.0, self.log_p_wrong + log_number)
         return replace(self, log_p_id=log_p_id, log_p_wrong=log_p_wrong)
 
 
 class Detector(ABC):
-    """Scores tokens, of a sampler or of anybody. Thread-safe."""
+    """Scores tokens from any source. Thread-safe."""
 
     @abstractmethod
     def weigh(self, tokens: Sequence[int]) -> Evidence:
-        """Tells what tokens tell; of none, nothing."""
+        """Returns the evidence in the tokens. An empty text has no evidence."""
 
     def weigh_stretch(
         self, tokens: Sequence[int], start: int, end: int, messages: Sequence[int]
     ) -> tuple[float, int | None]:
-        """Logarithm of the p-value of a stretch alone, and which of these ids it carries, if any."""
+        """Scores one stretch of a text.
+
+        Args:
+            tokens: Tokens of the text.
+            start: Index of the first token of the stretch.
+            end: Index after the last token of the stretch.
+            messages: Ids that the text is known to carry.
+
+        Returns:
+            The log p-value of the stretch alone, and which of the known ids the stretch carries (None if uncertain).
+        """
         return self.weigh(tokens[max(0, start - CONTEXT) : end]).log_p, None
 
     def weigh_parts(self, tokens: Sequence[int], check: Callable[[], None]) -> tuple[Evidence, list[Evidence]]:
-        """Evidence of a text, and of parts of it that may carry ids of their own.
+        """Returns the evidence in a text, and in parts of the text that may carry other ids.
 
         Args:
-            tokens: The text.
-            check: Called now and then; may raise, e.g. when time is over.
+            tokens: Tokens of the text.
+            check: Function that is called repeatedly; it may raise, e.g. after a deadline.
 
         Returns:
-            As `weigh`, and of each part, corrected for their number.
+            The result of `weigh` for the whole text, and the evidence in each part, corrected for the number of parts.
         """
         check()
         return self.weigh(tokens), []
 
     @abstractmethod
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
-        """Tells marked tokens from others, token by token.
+        """Returns a score per token that separates marked from unmarked tokens.
 
         Args:
-            tokens: The text.
-            messages: The ids that it is known to carry.
+            tokens: Tokens of the text.
+            messages: Ids that the text is known to carry.
 
         Returns:
-            Positions of tokens that can be scored, in order, and scores with a variance of about 1: below 0 on
-            average without a mark, above 0 with one.
+            The position and score of each token that can be scored, in order. Scores have a variance of about 1. Their
+            mean is below 0 in unmarked text, and above 0 in marked text.
         """
 
 
 def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, tuple[int, ...], int]]:
-    """Yields position, context and token of every token that can be scored."""
+    """Yields (position, context, token) for every token that can be scored, i.e. whose context is complete and new."""
     contexts = Contexts(length)
     for position, token in enumerate(check_tokens(tokens)):
         if (context := contexts.current()) is not None:
@@ -186,60 +197,64 @@ def scored(tokens: Sequence[int], length: int = CONTEXT) -> Iterator[tuple[int, 
 
 
 class _KeyWords(ISeedSequence):
-    """Seeds Philox with the words of its key. `Philox(key=...)` first draws and hashes entropy, which the key then
-    replaces; that takes longer than a short draw."""
+    """Seeds Philox directly with the words of a key.
+
+    NumPy's `Philox(key=...)` would first collect and hash entropy, and then replace it with the key. Collecting entropy
+    takes longer than a short draw.
+    """
 
     def __init__(self, words: npt.NDArray[np.uint64]) -> None:
         self._words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint64) -> npt.NDArray[np.uint64]:
-        """Returns the words. Philox asks for two of 64 bits."""
+        """Returns the words of the key. Philox requests two words of 64 bits."""
         return self._words
 
 
 class Bits:
-    """64 pseudo-random bits for each token behind a context, by Philox4x64-10 (Salmon et al. 2011). Thread-safe.
+    """64 pseudo-random bits for each context and next token, from Philox4x64-10 (Salmon et al. 2011). Thread-safe.
 
-    Block i of a context has the words 4i to 4i + 3, and is what Philox makes of the counter i + 1 (NumPy counts before
-    it draws). The two words of Philox's key are 16 bytes of BLAKE2b, with the subkey for its key, over the context's
-    tokens, 4 bytes each, all little-endian. So whoever knows the key can compute any word alone, in any language.
+    A context has one 64-bit word per token of the vocabulary. Words 4i to 4i + 3 are Philox's output for the counter
+    i + 1 (NumPy increments the counter before a draw). The two words of Philox's key are the 16-byte BLAKE2b hash of
+    the context's tokens, which are encoded in 4 bytes each. The hash is keyed with the subkey for `purpose`. All
+    integers are little-endian. Anyone who has the key can compute any one word alone, in any programming language.
 
     Args:
-        key: The key.
-        purpose: Of which of its subkeys.
+        key: Key of the mark.
+        purpose: Name of the subkey.
     """
 
     def __init__(self, key: WatermarkKey, purpose: str) -> None:
         self._key = key.subkey(f"text/{purpose}")
 
     def words(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.uint64]:
-        """The words with the numbers from `start` on."""
+        """Returns `count` words of a context, starting at the index `start`."""
         skipped = start % _PER_BLOCK
         return self._philox(context, start).random_raw(skipped + count)[skipped:]
 
     def uniforms(self, context: Sequence[int], start: int, count: int) -> npt.NDArray[np.float64]:
-        """The same words as uniforms from 0 to below 1, as `arrays.uniforms` makes them."""
+        """Returns the same words as `words`, converted to uniforms in [0, 1) as in `arrays.uniforms`."""
         skipped = start % _PER_BLOCK
         return np.random.Generator(self._philox(context, start)).random(skipped + count)[skipped:]
 
     def _philox(self, context: Sequence[int], start: int) -> np.random.Philox:
-        """Philox at the block of the word with the number `start`."""
+        """Returns a generator that starts at the block of four words that contains the word with the index `start`."""
         key: Any = _KeyWords(np.frombuffer(self.seed(context, 16), "<u8"))
         return np.random.Philox(key, counter=np.array([start // _PER_BLOCK, 0, 0, 0], "<u8"))
 
     def seed(self, context: Sequence[int], num_bytes: int) -> bytes:
-        """Pseudo-random bytes of a context alone (BLAKE2b with a key, RFC 7693)."""
+        """Returns pseudo-random bytes that depend only on the key and the context (keyed BLAKE2b, RFC 7693)."""
         data = b"".join(token.to_bytes(4, "little") for token in context)
         return hashlib.blake2b(data, key=self._key, digest_size=num_bytes).digest()
 
 
-def plain(probabilities_V: Probabilities, random: np.random.Generator) -> int:
-    """Draws a token without a mark."""
+def draw_from(probabilities_V: Probabilities, random: np.random.Generator) -> int:
+    """Draws a token with the given probabilities and returns it."""
     cumulated_V = probabilities_V.cumsum()
     return int(cumulated_V.searchsorted(random.random() * cumulated_V[-1], "right"))
 
 
 def softmax(logits_V: Logits) -> Probabilities:
-    """Probabilities of logits."""
+    """Returns the probabilities of all tokens, given their logits."""
     weights_V = np.exp(logits_V.astype(np.float64) - logits_V.max())
     return np.asarray(weights_V / weights_V.sum(), np.float64)

@@ -1,9 +1,9 @@
-"""SynthID-Text (Dathathri et al., Nature 634, 2024), in its form that does not distort: tournaments of two leaves.
+"""SynthID-Text (Dathathri et al., Nature 634, 2024) in its non-distortionary form: tournaments with two leaves.
 
-Each of 30 layers gives every token behind a context a pseudo-random bit g, and moves probability to tokens with a one:
-p becomes p * (1 + g - sum of g * p). It carries no id. The score is the weighted mean of the bits, with weights that
-fall from 10 to 1 over the layers, which needs no training; in units of 1/29 the weights are whole, so the score of text
-without a mark is a sum of independent whole numbers.
+Given a context, each of 30 layers assigns a pseudo-random bit g to every possible next token, and moves probability to
+tokens with g = 1: p becomes p * (1 + g - sum of g * p), with the sum over all tokens. Marks carry no id. The score of a
+token is the weighted mean of its 30 bits, with weights that decrease linearly from 10 to 1. This score needs no
+training. In units of 1/29, the weights are integers, so the score of unmarked text is a sum of independent integers.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek.watermark.keys import WatermarkKey
-from deepseek.watermark.tail import log_lattice_tail
+from deepseek.watermark.tail_bounds import log_lattice_tail
 from deepseek.watermark.text.scheme import (
     Bits,
     Detector,
@@ -21,7 +21,7 @@ from deepseek.watermark.text.scheme import (
     Logits,
     Probabilities,
     Sampler,
-    plain,
+    draw_from,
     scored,
     softmax,
 )
@@ -32,11 +32,13 @@ _PURPOSE = "synthid"
 
 
 class SynthIdSampler(Sampler):
-    """Draws the winners of tournaments.
+    """Draws each token as the winner of a tournament that favours tokens whose pseudo-random bits are 1.
+
+    The bits are derived from the key and the context.
 
     Args:
-        key: The key.
-        random: Draws; unpredictable by default.
+        key: Key of the mark.
+        random: Source of randomness for the draws; unpredictable by default.
     """
 
     def __init__(self, key: WatermarkKey, random: np.random.Generator | None = None) -> None:
@@ -45,15 +47,11 @@ class SynthIdSampler(Sampler):
 
     def _marked(self, logits_V: Logits, context: tuple[int, ...]) -> int:
         words_V = self._bits.words(context, 0, len(logits_V))
-        return plain(_tournament(softmax(logits_V), words_V), self._random)
+        return draw_from(_tournament(softmax(logits_V), words_V), self._random)
 
 
 class SynthIdDetector(Detector):
-    """Weighs the bits of tokens.
-
-    Args:
-        key: The key.
-    """
+    """Scores tokens by the weighted mean of their bits."""
 
     def __init__(self, key: WatermarkKey) -> None:
         self._bits = Bits(key, _PURPOSE)
@@ -65,7 +63,7 @@ class SynthIdDetector(Detector):
         return Evidence(len(words), log_lattice_tail(_one_token(), len(words), total))
 
     def excess(self, tokens: Sequence[int], messages: Sequence[int]) -> list[tuple[int, float]]:
-        """See `Detector.excess`: above a fifth of a standard deviation more than the mean."""
+        """See `Detector.excess`. A score is the number of standard deviations above the unmarked mean, minus 0.2."""
         mean, deviation = sum(_WEIGHTS) / 2, math.sqrt(sum(weight**2 for weight in _WEIGHTS)) / 2
         return [
             (position, (_score(self._bits.words(context, token, 1)[0]) - mean) / deviation - 0.2)
@@ -89,7 +87,7 @@ def _layer(words: npt.NDArray[np.uint64] | np.uint64, layer: int) -> npt.NDArray
 
 
 def _one_token() -> npt.NDArray[np.float64]:
-    """Probability of each score of a single token without a mark."""
+    """Returns the probability of every score that a single unmarked token can have."""
     masses = np.ones(1)
     for weight in _WEIGHTS:
         with_it = np.zeros(weight)

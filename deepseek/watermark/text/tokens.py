@@ -1,6 +1,6 @@
-"""Converts tokens and logits from callers: lists, ranges, arrays, tensors, also a batch of one.
+"""Validates tokens and logits that callers pass as lists, ranges, arrays or tensors, or as a batch of one.
 
-The result is a list of integers or an array of floats, or an error that names the field.
+Tokens become a list of integers, and logits an array of floats. Errors name the field.
 """
 
 import math
@@ -22,54 +22,54 @@ def check_tokens(given: Any, *, field: str = "tokens") -> list[int]:
     """Returns the tokens of one text.
 
     Args:
-        given: An iterable of integers, or a batch of one such text.
-        field: Path of the tokens in the caller's request, for errors.
+        given: Iterable of integers, or a batch of one such iterable.
+        field: Path of the field that holds the tokens in the caller's request; errors report it.
 
     Raises:
-        InvalidArgument: BAD_TOKEN.
+        InvalidArgument: BAD_TOKEN if `given` has another form, or contains an integer that is not a token.
 
     >>> check_tokens(np.array([[3, 5]]))
     [3, 5]
     """
     tokens = python_value(given)
     if isinstance(tokens, str | bytes | Mapping) or not isinstance(tokens, Iterable):
-        more = ", e.g. its input_ids" if isinstance(tokens, Mapping) else ""
-        raise _bad(f"tokens must be a list of whole numbers{more}, not a {type(given).__name__}", field)
+        more = "; pass its input_ids" if isinstance(tokens, Mapping) else ""
+        raise _bad(f"tokens must be a list of integers, not a {type(given).__name__}{more}", field)
     tokens = list(tokens)
     if all(type(token) is int and 0 <= token <= MAX_TOKEN for token in tokens):
-        return tokens  # the common case; a detector calls this for each part of a text
+        return tokens  # the common case: a detector calls this function for each part of a text
     if any(isinstance(row := python_value(token), list | tuple | range) for token in tokens):
         if len(tokens) > 1:
-            raise _bad(f"there are {len(tokens)} texts; give the tokens of one at a time", field)
+            raise _bad(f"the batch has {len(tokens)} texts; pass the tokens of one text at a time", field)
         return check_tokens(row, field=field)
     return [check_token(token, field=field) for token in tokens]
 
 
 def check_token(given: Any, *, field: str = "token") -> int:
-    """Returns a token as Python's own integer.
+    """Returns a token as a Python integer.
 
     Raises:
-        InvalidArgument: BAD_TOKEN.
+        InvalidArgument: BAD_TOKEN if the value is not an integer from 0 to `MAX_TOKEN`.
     """
     try:
         token = operator.index(given)
     except TypeError:
         token = -1
     if isinstance(python_value(given), bool) or not 0 <= token <= MAX_TOKEN:
-        message = f"tokens are whole numbers from 0 to {MAX_TOKEN}; use the tokenizer that the text was drawn with"
+        message = f"tokens are integers from 0 to {MAX_TOKEN}; use the tokenizer of the model that generated the text"
         raise _bad(f"{str(given)[:80]} is not a token; {message}", field)
     return token
 
 
 def check_logits(given: Any, *, field: str = "logits_V") -> npt.NDArray[np.floating[Any]]:
-    """Returns the logits of one token, (vocabulary,), in their own precision.
+    """Returns the next-token logits of one sequence, (vocabulary,), as floats, without reducing their precision.
 
     Args:
-        given: A list, array or tensor; also a batch of one.
-        field: Path of the logits in the caller's request, for errors.
+        given: List, array or tensor of logits, or a batch of one such row.
+        field: Path of the field that holds the logits in the caller's request; errors report it.
 
     Raises:
-        InvalidArgument: BAD_LOGITS if they are not numbers per token, or define no probabilities.
+        InvalidArgument: BAD_LOGITS if `given` is not one row of numbers, or if the numbers define no probabilities.
     """
     # NumPy has no bfloat16, but tensors may have that type.
     tensor_or_list = given.double() if hasattr(given, "detach") else given
@@ -77,8 +77,8 @@ def check_logits(given: Any, *, field: str = "logits_V") -> npt.NDArray[np.float
     if logits.ndim == 2 and len(logits) == 1:
         logits = logits[0]
     if logits.ndim != 1 or logits.dtype.kind not in "fiu":
-        what = f"an array of {logits.dtype} of the shape {list(logits.shape)}"
-        raise _bad_logits(f"logits must be numbers, one per token of the vocabulary, not {what}", field)
+        what = f"an array of {logits.dtype} with shape {list(logits.shape)}"
+        raise _bad_logits(f"the logits are {what}; pass one number per token of the vocabulary", field)
     if logits.dtype.kind != "f":
         logits = logits.astype(np.float64)
     most = float(logits.max(initial=-np.inf))
@@ -88,7 +88,7 @@ def check_logits(given: Any, *, field: str = "logits_V") -> npt.NDArray[np.float
         raise _bad_logits("there are no logits", field)
     if most == -math.inf:
         raise _bad_logits("all logits are -inf, so no token can be drawn", field)
-    raise _bad_logits("a logit is neither a number nor -inf", field)
+    raise _bad_logits("a logit is NaN or inf; every logit must be a finite number or -inf", field)
 
 
 def _bad(message: str, field: str) -> InvalidArgument:

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ArtifactServiceStub:
-    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """Serves blobs to clients that cannot reach the artifact store, such as users who connect through the edge proxy.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,18 @@ class ArtifactServiceStub:
 
 
 class ArtifactServiceServicer:
-    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """Serves blobs to clients that cannot reach the artifact store, such as users who connect through the edge proxy.
     """
 
     def ReadArtifact(self, request, context):
-        """Streams a blob of the caller's tenant, from its first byte or from a later one. What was sent is the blob only if
-        the stream ends well: its digest is known after its last byte. INVALID_ARGUMENT: BAD_DIGEST, BAD_VALUE (an offset
-        that is negative or beyond the end); NOT_FOUND: BLOB_NOT_FOUND; DATA_LOSS: BLOB_DAMAGED; UNAVAILABLE:
-        STORE_UNREACHABLE.
+        """Streams a blob that belongs to the caller's tenant, starting at `offset`. The server verifies the blob's digest
+        only after it has sent the last byte, so clients must discard the data unless the stream ends with OK.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_DIGEST, BAD_VALUE (`offset` is negative or beyond the end of the blob)
+        - NOT_FOUND: BLOB_NOT_FOUND
+        - DATA_LOSS: BLOB_DAMAGED (the stored bytes do not match the digest)
+        - UNAVAILABLE: STORE_UNREACHABLE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +77,7 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService:
-    """Hands out blobs to clients that do not reach the store themselves, such as users who come in through the edge.
+    """Serves blobs to clients that cannot reach the artifact store, such as users who connect through the edge proxy.
     """
 
     @staticmethod

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Says where the audit log ends, as the service knows it and not as the file says, so that a log that was cut off or
-    written anew can be told. The log itself is a file on the service's machine, `<home>/audit/<service>.jsonl`.
+    """Reports the last record of the audit log of the service that hosts this AuditService. The log is the file
+    `<home>/audit/<service>.jsonl` on the machine that runs the service. The response comes from the service's own
+    bookkeeping, not from that file. If the response and the file disagree, the file was truncated or rewritten.
     """
 
     def __init__(self, channel):
@@ -44,12 +45,13 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """Says where the audit log ends, as the service knows it and not as the file says, so that a log that was cut off or
-    written anew can be told. The log itself is a file on the service's machine, `<home>/audit/<service>.jsonl`.
+    """Reports the last record of the audit log of the service that hosts this AuditService. The log is the file
+    `<home>/audit/<service>.jsonl` on the machine that runs the service. The response comes from the service's own
+    bookkeeping, not from that file. If the response and the file disagree, the file was truncated or rewritten.
     """
 
     def GetAuditHead(self, request, context):
-        """Returns the last record of the log.
+        """Returns the sequence number and hash of the last record, and the length of the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +74,9 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Says where the audit log ends, as the service knows it and not as the file says, so that a log that was cut off or
-    written anew can be told. The log itself is a file on the service's machine, `<home>/audit/<service>.jsonl`.
+    """Reports the last record of the audit log of the service that hosts this AuditService. The log is the file
+    `<home>/audit/<service>.jsonl` on the machine that runs the service. The response comes from the service's own
+    bookkeeping, not from that file. If the response and the file disagree, the file was truncated or rewritten.
     """
 
     @staticmethod

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Serves model versions of the registry. A model is loaded under the id it has there; a version is the registry's
-    number. Unknown or unloaded models are NOT_FOUND (MODEL_NOT_LOADED), inputs that do not fit the model's metadata
-    INVALID_ARGUMENT (BAD_INPUT).
+    """Serves model versions from the registry. Models have the same ids and version numbers as in the registry. Calls that
+    need a loaded model fail with NOT_FOUND (MODEL_NOT_LOADED) if the model is unknown or not loaded. Inference fails
+    with INVALID_ARGUMENT (BAD_INPUT) if the inputs do not match the model's metadata.
     """
 
     def __init__(self, channel):
@@ -62,6 +62,16 @@ class GRPCInferenceServiceStub:
                 request_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
                 response_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataResponse.FromString,
                 _registered_method=True)
+        self.ModelConfig = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelConfig',
+                request_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+                response_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigResponse.FromString,
+                _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelStatistics',
+                request_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
         self.ModelInfer = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelInfer',
                 request_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelInferRequest.SerializeToString,
@@ -85,75 +95,108 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Serves model versions of the registry. A model is loaded under the id it has there; a version is the registry's
-    number. Unknown or unloaded models are NOT_FOUND (MODEL_NOT_LOADED), inputs that do not fit the model's metadata
-    INVALID_ARGUMENT (BAD_INPUT).
+    """Serves model versions from the registry. Models have the same ids and version numbers as in the registry. Calls that
+    need a loaded model fail with NOT_FOUND (MODEL_NOT_LOADED) if the model is unknown or not loaded. Inference fails
+    with INVALID_ARGUMENT (BAD_INPUT) if the inputs do not match the model's metadata.
     """
 
     def ServerLive(self, request, context):
-        """Whether the process is alive.
+        """Reports whether the server process is alive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Whether the server can take requests.
+        """Reports whether the server accepts requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether a model is loaded; false for an unknown one.
+        """Reports whether a model is loaded. Returns false for an unknown model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """Name, version and extensions of the server.
+        """Returns the name, version and extensions of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """Versions, inputs and outputs of a model.
+        """Returns the version, inputs and outputs of a loaded model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelConfig(self, request, context):
+        """Returns the configuration of a loaded model, as performance tools expect it. It is derived from the model file
+        and cannot be changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelStatistics(self, request, context):
+        """Returns how many requests a loaded model has processed, and how long they took. Counting starts when the version is
+        loaded, and again when the service restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Runs a model on one batch. Outputs come as raw contents always. No parameter has a meaning here: INVALID_ARGUMENT
-        (UNKNOWN_FIELD) if there is one.
+        """Runs a model on one batch. Outputs are always returned in `raw_output_contents`. Request parameters are not
+        supported; a call that sets one fails with INVALID_ARGUMENT (UNKNOWN_FIELD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """Lists the models of the registry, or only the loaded ones.
+        """Lists all models in the registry, or only the models that are loaded. If a model is loaded and another version of
+        it is being loaded, both versions are listed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Loads a model version from the registry, `latest` unless the parameter `version` names a number or an alias. The
-        old version answers until the new one is ready, and goes on if the new one fails: DATA_LOSS (BLOB_DAMAGED) if its
-        bytes do not match their digest, FAILED_PRECONDITION (BAD_MANIFEST, MODEL_BROKEN) if it does not run here. Of the
-        version's files, the fastest one that answers the probes correctly on this host is served; FAILED_PRECONDITION
-        (NO_FILE_AGREES, with the figures) if none does, or (BAD_PROBES) if the probes cannot be used. Loaded versions are
-        loaded again after a restart.
+        """Loads a model version from the registry. The parameter `version` contains the version's number or alias; the
+        default is `latest`. If another version of the model is already loaded, it serves requests until the new version is
+        ready, and continues to serve them if the load fails. After a restart, the service loads the same versions again.
+
+        The service chooses the file to serve when it loads the version. If the version has probes (sample requests with
+        expected outputs), the service runs every model file of the version on these probes. The service considers only
+        files whose outputs on this host are close enough to the expected outputs. Of these files, the service serves the
+        fastest if it is at least 1.3 times as fast as the float32 file; otherwise, the service serves the float32 file.
+
+        If the version has no probes, the service serves the manifest's default file, unless synthetic requests show that
+        this host computes the file's outputs incorrectly. In that case, the service tries the float32 file, and then
+        slower modes of the runtime.
+
+        Fails with:
+        - NOT_FOUND: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND, ALIAS_NOT_FOUND (also if the version is deleted during the
+        load)
+        - DATA_LOSS: BLOB_DAMAGED (a file does not match its digest)
+        - FAILED_PRECONDITION: BAD_MANIFEST, MODEL_BROKEN (the file is not a valid ONNX model or cannot run on this host),
+        NO_FILE_AGREES (no file's outputs are close enough to the expected outputs of the probes; the message gives the
+        differences), BAD_PROBES (the probes are malformed or do not fit the model)
+        - UNAVAILABLE: MODEL_CHANGING (another load or unload of this model is in progress, or loads of other models took
+        too long; retry)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """Unloads a model. Requests under way finish.
+        """Unloads a model. Requests that are already in progress complete normally.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +230,16 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataRequest.FromString,
                     response_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
             ),
+            'ModelConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelConfig,
+                    request_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigRequest.FromString,
+                    response_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigResponse.SerializeToString,
+            ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
             'ModelInfer': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfer,
                     request_deserializer=protos_dot_inference_dot_v2_dot_inference__pb2.ModelInferRequest.FromString,
@@ -216,9 +269,9 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Serves model versions of the registry. A model is loaded under the id it has there; a version is the registry's
-    number. Unknown or unloaded models are NOT_FOUND (MODEL_NOT_LOADED), inputs that do not fit the model's metadata
-    INVALID_ARGUMENT (BAD_INPUT).
+    """Serves model versions from the registry. Models have the same ids and version numbers as in the registry. Calls that
+    need a loaded model fail with NOT_FOUND (MODEL_NOT_LOADED) if the model is unknown or not loaded. Inference fails
+    with INVALID_ARGUMENT (BAD_INPUT) if the inputs do not match the model's metadata.
     """
 
     @staticmethod
@@ -346,6 +399,60 @@ class GRPCInferenceService:
             '/inference.GRPCInferenceService/ModelMetadata',
             protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
             protos_dot_inference_dot_v2_dot_inference__pb2.ModelMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelConfig',
+            protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+            protos_dot_inference_dot_v2_dot_inference__pb2.ModelConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelStatistics',
+            protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+            protos_dot_inference_dot_v2_dot_inference__pb2.ModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,19 +82,35 @@ class FieldValue(_message.Message):
     def __init__(self, field: _Optional[str] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("key", "split", "fields", "sha256")
+    __slots__ = ("key", "split", "fields", "sha256", "rejection", "place")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     key: str
     split: str
     fields: _containers.RepeatedCompositeFieldContainer[FieldValue]
     sha256: str
-    def __init__(self, key: _Optional[str] = ..., split: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[FieldValue, _Mapping]]] = ..., sha256: _Optional[str] = ...) -> None: ...
+    rejection: Rejection
+    place: str
+    def __init__(self, key: _Optional[str] = ..., split: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[FieldValue, _Mapping]]] = ..., sha256: _Optional[str] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ..., place: _Optional[str] = ...) -> None: ...
+
+class Rejection(_message.Message):
+    __slots__ = ("reason", "message", "field", "position")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    field: str
+    position: int
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class Upload(_message.Message):
-    __slots__ = ("name", "dataset", "schema", "num_samples", "state", "create_time", "update_time")
+    __slots__ = ("name", "dataset", "schema", "num_samples", "state", "create_time", "update_time", "num_quarantined")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +118,7 @@ class Upload(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    NUM_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     name: str
     dataset: str
     schema: Schema
@@ -109,7 +126,8 @@ class Upload(_message.Message):
     state: UploadState
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., num_samples: _Optional[int] = ..., state: _Optional[_Union[UploadState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    num_quarantined: int
+    def __init__(self, name: _Optional[str] = ..., dataset: _Optional[str] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., num_samples: _Optional[int] = ..., state: _Optional[_Union[UploadState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., num_quarantined: _Optional[int] = ...) -> None: ...
 
 class SplitInfo(_message.Message):
     __slots__ = ("split", "num_samples", "shards")
@@ -122,14 +140,18 @@ class SplitInfo(_message.Message):
     def __init__(self, split: _Optional[str] = ..., num_samples: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[_artifact_pb2.Artifact, _Mapping]]] = ...) -> None: ...
 
 class CreateUploadRequest(_message.Message):
-    __slots__ = ("dataset", "schema", "request_id")
+    __slots__ = ("dataset", "schema", "request_id", "quarantine", "sources")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     schema: Schema
     request_id: str
-    def __init__(self, dataset: _Optional[str] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    quarantine: bool
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dataset: _Optional[str] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., request_id: _Optional[str] = ..., quarantine: _Optional[bool] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateUploadResponse(_message.Message):
     __slots__ = ("upload",)
@@ -204,6 +226,22 @@ class DeleteUploadRequest(_message.Message):
 class DeleteUploadResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReadQuarantineRequest(_message.Message):
+    __slots__ = ("parent", "after_position", "omit_fields")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    OMIT_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    after_position: int
+    omit_fields: bool
+    def __init__(self, parent: _Optional[str] = ..., after_position: _Optional[int] = ..., omit_fields: _Optional[bool] = ...) -> None: ...
+
+class ReadQuarantineResponse(_message.Message):
+    __slots__ = ("samples",)
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[Sample]
+    def __init__(self, samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class ReadSamplesRequest(_message.Message):
     __slots__ = ("dataset_version", "split", "cursor", "batch_size")

@@ -26,10 +26,12 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """An upload collects samples; its commit makes one data set version, wholly or not at all.
+    """Collects samples in uploads, turns uploads into data set versions, and streams the samples of versions. A commit of
+    an upload creates exactly one data set version if it succeeds, and nothing if it fails.
 
-    Uploads are named `uploads/<id>`. Unknown names are NOT_FOUND (UPLOAD_NOT_FOUND); a committed or deleted upload
-    takes no more samples: FAILED_PRECONDITION (UPLOAD_CLOSED).
+    Uploads are named `uploads/<id>`; calls with an unknown name fail with NOT_FOUND (UPLOAD_NOT_FOUND). Only OPEN
+    uploads accept samples: calls that send samples to a committed or deleted upload fail with FAILED_PRECONDITION
+    (UPLOAD_CLOSED).
     """
 
     def __init__(self, channel):
@@ -68,6 +70,11 @@ class IngestServiceStub:
                 request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadRequest.SerializeToString,
                 response_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadResponse.FromString,
                 _registered_method=True)
+        self.ReadQuarantine = channel.unary_stream(
+                '/deepseek.ingest.v1.IngestService/ReadQuarantine',
+                request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineRequest.SerializeToString,
+                response_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineResponse.FromString,
+                _registered_method=True)
         self.ReadSamples = channel.unary_stream(
                 '/deepseek.ingest.v1.IngestService/ReadSamples',
                 request_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadSamplesRequest.SerializeToString,
@@ -76,78 +83,120 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """An upload collects samples; its commit makes one data set version, wholly or not at all.
+    """Collects samples in uploads, turns uploads into data set versions, and streams the samples of versions. A commit of
+    an upload creates exactly one data set version if it succeeds, and nothing if it fails.
 
-    Uploads are named `uploads/<id>`. Unknown names are NOT_FOUND (UPLOAD_NOT_FOUND); a committed or deleted upload
-    takes no more samples: FAILED_PRECONDITION (UPLOAD_CLOSED).
+    Uploads are named `uploads/<id>`; calls with an unknown name fail with NOT_FOUND (UPLOAD_NOT_FOUND). Only OPEN
+    uploads accept samples: calls that send samples to a committed or deleted upload fail with FAILED_PRECONDITION
+    (UPLOAD_CLOSED).
     """
 
     def CreateUpload(self, request, context):
-        """Opens an upload. INVALID_ARGUMENT: BAD_SCHEMA if the schema has no fields, repeats a name, lacks a type, or lists a
-        label twice, also if composed and decomposed; TOO_LARGE if it has more than 16 MiB.
+        """Creates an upload, in state OPEN.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_SCHEMA (the schema has no fields, two fields with the same name, a field without a type, or
+        duplicate labels), TOO_LARGE (the schema exceeds 16 MiB)
+
+        Two labels that differ only in Unicode normalization (composed or decomposed characters) count as duplicates.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUpload(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns an upload.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUploads(self, request, context):
-        """Lists the uploads that are OPEN, newest first.
+        """Lists the uploads in state OPEN, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadSamples(self, request_iterator, context):
-        """Streams samples. The first message carries `upload`, the others leave it empty. The answer comes once all samples
-        are durable. If the stream breaks, GetUpload tells how many samples of those sent are durable, in the order they
-        were sent; go on after them (with `offset`).
+        """Streams samples into an upload. The first message sets `upload`; later messages leave that field empty. The server
+        responds when all samples are durable. Samples become durable in the order in which they are sent. If the stream
+        breaks, call GetUpload to get the number of durable samples, then open a new stream with that number as `offset`.
 
-        A bad sample ends the stream and is not kept; those before it are. INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO,
-        UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD, WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT,
-        TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the field violation names `samples[<key>].<field>`),
-        OFFSET_MISMATCH, TOO_LARGE (a sample that would not fit into a message of ReadSamples: the message limit less 512
-        bytes); ALREADY_EXISTS: DUPLICATE_KEY; RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE. If the open
-        uploads of the tenant hold too much together (RESOURCE_EXHAUSTED: QUOTA_EXCEEDED) or the store takes nothing
-        (RESOURCE_EXHAUSTED: STORE_FULL, FAILED_PRECONDITION: STORE_READ_ONLY), what came last before the error may not be
-        durable: ask GetUpload.
+        An invalid sample ends the stream with one of the following errors. The samples before the invalid sample are
+        stored; the invalid sample and later samples are not:
+        - INVALID_ARGUMENT: DAMAGED_IMAGE, DAMAGED_AUDIO, UNKNOWN_LABEL, UNKNOWN_FIELD, MISSING_FIELD, DUPLICATE_FIELD,
+        WRONG_TYPE, LENGTH_MISMATCH, BAD_KEY, BAD_SPLIT, TOO_MANY_SPLITS (more than 256), BAD_TEXT, DIGEST_MISMATCH (the
+        error's field is `samples[<key>].sha256`), OFFSET_MISMATCH (see `UploadSamplesRequest.offset`), TOO_LARGE (the
+        sample is too large for a ReadSamples message, i.e. larger than the message limit minus 512 bytes)
+        - ALREADY_EXISTS: DUPLICATE_KEY
+        - RESOURCE_EXHAUSTED: UPLOAD_TOO_LARGE
 
-        One stream writes an upload: a newer one with the right offset takes over, and the older fails with ABORTED
-        (UPLOAD_TAKEN_OVER). A stream that was just cut off may still be saving its last samples when the next one opens;
-        then that one gets OFFSET_MISMATCH: ask GetUpload again.
+        If the stream ends with one of the following errors, the last samples that were sent may not be durable; call
+        GetUpload to get the number of durable samples:
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (the tenant's open uploads are too large in total), STORE_FULL
+        - FAILED_PRECONDITION: STORE_READ_ONLY
+
+        If the upload has a quarantine (`CreateUploadRequest.quarantine`), an invalid sample does not end the stream. The
+        service keeps the sample and the error in the quarantine, and continues with the next sample. This applies to all
+        errors of the first list above except DIGEST_MISMATCH, OFFSET_MISMATCH and UPLOAD_TOO_LARGE. If too many samples
+        are invalid, the stream ends with FAILED_PRECONDITION (QUARANTINE_FULL).
+
+        An upload has one writer at a time. If a newer stream opens with the correct offset, the newer stream takes over,
+        and the older stream fails with ABORTED (UPLOAD_TAKEN_OVER). After a stream breaks, the server may still be storing
+        the last samples of that stream. The number of durable samples may therefore increase after GetUpload has returned
+        it. A new stream that uses the outdated number fails with OFFSET_MISMATCH; call GetUpload again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitUpload(self, request, context):
-        """Starts the job that turns the upload into a data set version and registers it; the job's `result` is the version's
-        name. FAILED_PRECONDITION (EMPTY_UPLOAD) without samples. An upload whose commit is under way or done answers with
-        that job; one whose commit FAILED or was CANCELLED is open again. While the registry is away the job waits for it.
-        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED) if too many commits of the tenant wait or run; the upload stays open.
+        """Commits an upload: starts a job (the commit) that turns the upload into a data set version and registers that
+        version. The job's `result` is the name of the version. If an earlier commit of the upload is in progress or has
+        succeeded, the call returns the job of that commit and starts no new job. If a commit fails or is cancelled, the
+        upload becomes OPEN again. If the registry is unreachable, the job waits until the registry is reachable again.
+
+        Fails with:
+        - FAILED_PRECONDITION: EMPTY_UPLOAD (the upload has no samples)
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (the tenant has too many commits that are pending or running; the upload stays
+        OPEN)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUpload(self, request, context):
-        """Drops an upload that was not committed. Idempotent. The service itself drops an open one that nobody has written to
-        for 7 days (its setting `upload_expiry_days`).
+        """Deletes an OPEN upload. Idempotent. Fails with FAILED_PRECONDITION (UPLOAD_CLOSED) if the upload is COMMITTED. An
+        OPEN upload is deleted automatically once it has not been written to for a number of days (setting
+        `upload_expiry_days`, default 7).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadQuarantine(self, request, context):
+        """Streams the quarantined samples of an upload or of a data set version, in the order in which they were sent.
+        Each of them has a `rejection`.
+
+        Fails with:
+        - NOT_FOUND: UPLOAD_NOT_FOUND, or an error of GetDatasetVersion
+        - DATA_LOSS: as in ReadSamples
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadSamples(self, request, context):
-        """Streams the samples of a version in their stored order. Every message carries a cursor from which a later call
-        goes on. INVALID_ARGUMENT (BAD_CURSOR) if the cursor is not of this version and split; NOT_FOUND
-        (SPLIT_NOT_FOUND); DATA_LOSS if a shard no longer matches its digest (BLOB_DAMAGED) or is gone (BLOB_NOT_FOUND);
-        RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) at a sample that was accepted when the service allowed larger messages.
+        """Streams the samples of one split of a data set version in their stored order. Every response message contains a
+        cursor. To resume after a message, pass the cursor of that message in a later call.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_CURSOR (the cursor is malformed or belongs to another version or split)
+        - NOT_FOUND: SPLIT_NOT_FOUND
+        - DATA_LOSS: BLOB_DAMAGED (a shard does not match its digest), BLOB_NOT_FOUND (a shard is missing)
+        - RESOURCE_EXHAUSTED: MESSAGE_TOO_LARGE (a sample exceeds the server's current message limit; the limit was higher
+        when the sample was uploaded)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +235,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadRequest.FromString,
                     response_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadResponse.SerializeToString,
             ),
+            'ReadQuarantine': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadQuarantine,
+                    request_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineRequest.FromString,
+                    response_serializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineResponse.SerializeToString,
+            ),
             'ReadSamples': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadSamples,
                     request_deserializer=protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadSamplesRequest.FromString,
@@ -200,10 +254,12 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """An upload collects samples; its commit makes one data set version, wholly or not at all.
+    """Collects samples in uploads, turns uploads into data set versions, and streams the samples of versions. A commit of
+    an upload creates exactly one data set version if it succeeds, and nothing if it fails.
 
-    Uploads are named `uploads/<id>`. Unknown names are NOT_FOUND (UPLOAD_NOT_FOUND); a committed or deleted upload
-    takes no more samples: FAILED_PRECONDITION (UPLOAD_CLOSED).
+    Uploads are named `uploads/<id>`; calls with an unknown name fail with NOT_FOUND (UPLOAD_NOT_FOUND). Only OPEN
+    uploads accept samples: calls that send samples to a committed or deleted upload fail with FAILED_PRECONDITION
+    (UPLOAD_CLOSED).
     """
 
     @staticmethod
@@ -358,6 +414,33 @@ class IngestService:
             '/deepseek.ingest.v1.IngestService/DeleteUpload',
             protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadRequest.SerializeToString,
             protos_dot_ingest_dot_v1_dot_ingest__pb2.DeleteUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/deepseek.ingest.v1.IngestService/ReadQuarantine',
+            protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineRequest.SerializeToString,
+            protos_dot_ingest_dot_v1_dot_ingest__pb2.ReadQuarantineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Reads and cancels the jobs of the service that answers.
-    All calls fail with NOT_FOUND (reason JOB_NOT_FOUND) for a job that is unknown to the caller's tenant.
+    """Lists, watches and cancels the jobs of the service that hosts this JobService. Calls that name a job fail with
+    NOT_FOUND (JOB_NOT_FOUND) if the caller's tenant has no such job.
     """
 
     def __init__(self, channel):
@@ -59,8 +59,8 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Reads and cancels the jobs of the service that answers.
-    All calls fail with NOT_FOUND (reason JOB_NOT_FOUND) for a job that is unknown to the caller's tenant.
+    """Lists, watches and cancels the jobs of the service that hosts this JobService. Calls that name a job fail with
+    NOT_FOUND (JOB_NOT_FOUND) if the caller's tenant has no such job.
     """
 
     def GetJob(self, request, context):
@@ -78,15 +78,15 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop. Idempotent: a finished job is returned as it is.
+        """Requests cancellation of a job. Idempotent. If the job has already finished, it is returned unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the job at once and after every change, and ends when the job has finished.
-        A client that was cut off simply watches again.
+        """Streams a job: sends the job immediately, and again after every change to it. The stream ends when the job has
+        finished. If the connection breaks, call WatchJob again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,8 +124,8 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Reads and cancels the jobs of the service that answers.
-    All calls fail with NOT_FOUND (reason JOB_NOT_FOUND) for a job that is unknown to the caller's tenant.
+    """Lists, watches and cancels the jobs of the service that hosts this JobService. Calls that name a job fail with
+    NOT_FOUND (JOB_NOT_FOUND) if the caller's tenant has no such job.
     """
 
     @staticmethod

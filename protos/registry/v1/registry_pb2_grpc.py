@@ -26,17 +26,22 @@ if _version_not_supported:
 
 
 class RegistryServiceStub:
-    """The truth about what exists. Versions are immutable and numbered 1, 2, 3, … within their parent; an alias is a
-    movable name for a version.
+    """The source of truth for data sets, models and watermarks. The versions of a data set or model are immutable and are
+    numbered 1, 2, 3, … An alias is a movable name for one of these versions.
 
-    Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
-    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
-    A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
+    Resource names are `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>` and
+    `<parent>/aliases/<id>`, where `<n>` is a version number and `<id>` is 1 to 63 characters from a-z, 0-9, `-`, `_` and
+    `.`, starting with a letter or digit. Watermarks are named `watermarks/<id>`, where `<id>` is 12 characters from 0-9
+    and a-f. Calls with a malformed name fail with INVALID_ARGUMENT (BAD_NAME). Calls with an unknown name fail with
+    NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
-    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
+    The requests of SetAlias and of all Create and Delete calls have a `request_id`, which makes these calls safe to
+    retry. A call that repeats a request id within 7 days returns the result of the first call with that id if the two
+    requests are otherwise the same. If they differ, the repeated call fails with ALREADY_EXISTS (REQUEST_ID_REUSED). An
+    empty request id disables this protection.
+
+    Calls fail with INVALID_ARGUMENT (TOO_LARGE) if a string, list or manifest exceeds the limit documented for its
+    field.
     """
 
     def __init__(self, channel):
@@ -75,6 +80,16 @@ class RegistryServiceStub:
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteDatasetVersion = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/DeleteDatasetVersion',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/DeleteDataset',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
         self.CreateModel = channel.unary_unary(
                 '/deepseek.registry.v1.RegistryService/CreateModel',
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateModelRequest.SerializeToString,
@@ -105,6 +120,16 @@ class RegistryServiceStub:
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/DeleteModelVersion',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/DeleteModel',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/deepseek.registry.v1.RegistryService/SetAlias',
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
@@ -119,6 +144,11 @@ class RegistryServiceStub:
                 '/deepseek.registry.v1.RegistryService/ListAliases',
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/deepseek.registry.v1.RegistryService/DeleteAlias',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
                 _registered_method=True)
         self.ListAliasHistory = channel.unary_unary(
                 '/deepseek.registry.v1.RegistryService/ListAliasHistory',
@@ -153,49 +183,56 @@ class RegistryServiceStub:
 
 
 class RegistryServiceServicer:
-    """The truth about what exists. Versions are immutable and numbered 1, 2, 3, … within their parent; an alias is a
-    movable name for a version.
+    """The source of truth for data sets, models and watermarks. The versions of a data set or model are immutable and are
+    numbered 1, 2, 3, … An alias is a movable name for one of these versions.
 
-    Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
-    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
-    A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
+    Resource names are `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>` and
+    `<parent>/aliases/<id>`, where `<n>` is a version number and `<id>` is 1 to 63 characters from a-z, 0-9, `-`, `_` and
+    `.`, starting with a letter or digit. Watermarks are named `watermarks/<id>`, where `<id>` is 12 characters from 0-9
+    and a-f. Calls with a malformed name fail with INVALID_ARGUMENT (BAD_NAME). Calls with an unknown name fail with
+    NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
-    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
+    The requests of SetAlias and of all Create and Delete calls have a `request_id`, which makes these calls safe to
+    retry. A call that repeats a request id within 7 days returns the result of the first call with that id if the two
+    requests are otherwise the same. If they differ, the repeated call fails with ALREADY_EXISTS (REQUEST_ID_REUSED). An
+    empty request id disables this protection.
+
+    Calls fail with INVALID_ARGUMENT (TOO_LARGE) if a string, list or manifest exceeds the limit documented for its
+    field.
     """
 
     def CreateDataset(self, request, context):
-        """Creates a data set. ALREADY_EXISTS (DATASET_EXISTS) if the id is taken.
+        """Creates a data set. Fails with ALREADY_EXISTS (DATASET_EXISTS) if a data set with this id exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDataset(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a data set.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Lists data sets by id.
+        """Lists data sets, ordered by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateDatasetVersion(self, request, context):
-        """Adds the next version, making the data set if it is missing. A manifest that the data set already has returns
-        that version (`created` is false).
+        """Adds a version to a data set. Creates the data set if it does not exist. If the data set already has a version with
+        this manifest, the call returns that version and adds none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDatasetVersion(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a data set version.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -207,36 +244,59 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDatasetVersion(self, request, context):
+        """Deletes a version of a data set for good. The number of the version is never used again, and garbage collection
+        then deletes the version's samples.
+
+        Fails with FAILED_PRECONDITION (VERSION_IN_USE) if an alias points at the version, or if a model or another version
+        was made from it; the message names what uses the version. Whether a run is training on the version is known only
+        to the trainer, so clients ask that service first. A run whose data set version is deleted keeps the samples, and
+        its model can still be exported.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Deletes a data set with all its versions, under the conditions that DeleteDatasetVersion has for each of them. If a
+        data set of the same name is created later, its versions continue the numbering.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateModel(self, request, context):
-        """Creates a model. ALREADY_EXISTS (MODEL_EXISTS) if the id is taken.
+        """Creates a model. Fails with ALREADY_EXISTS (MODEL_EXISTS) if a model with this id exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a model.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists models by id.
+        """Lists models, ordered by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateModelVersion(self, request, context):
-        """Adds the next version with its lineage in one transaction, making the model if it is missing. A manifest that
-        the model already has returns that version (`created` is false).
+        """Adds a version to a model and records the version's lineage, in one transaction. Creates the model if it does not
+        exist. If the model already has a version with this manifest, the call returns that version and adds none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelVersion(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a model version.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -248,51 +308,89 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModelVersion(self, request, context):
+        """Deletes a version of a model for good. The number of the version is never used again, and garbage collection
+        then deletes the version's files.
+
+        Fails with FAILED_PRECONDITION (VERSION_IN_USE) if an alias points at the version, or if another version was made
+        from it; the message names what uses the version. Whether a model version is served or being loaded is known only
+        to the inference service, and whether a run starts from it only to the trainer. Clients ask these services first. A
+        version that is deleted while it is served remains served, and a run that starts from it keeps its weights.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a model with all its versions, under the conditions that DeleteModelVersion has for each of them. If a
+        model of the same name is created later, its versions continue the numbering.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAlias(self, request, context):
-        """Moves an alias by compare-and-swap. ABORTED (ALIAS_MOVED) if it does not stand where the caller expects it. An
-        alias id is neither `latest` nor a number (BAD_NAME): it would be mistaken for a version.
+        """Creates an alias, or moves it to another version, by compare-and-swap. Fails with ABORTED (ALIAS_MOVED) if the
+        alias does not point at `expected_version`. Fails with INVALID_ARGUMENT (BAD_NAME) if the id of the alias is
+        `latest` or a number, because such an alias could be mistaken for a version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAlias(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns an alias.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAliases(self, request, context):
-        """Lists the aliases of a data set or model by id.
+        """Lists the aliases of a data set or model, ordered by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Deletes an alias and the history of its moves. The version at which the alias points is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAliasHistory(self, request, context):
-        """Lists every move of an alias, newest first.
+        """Lists all moves of an alias, newest first. The creation of the alias counts as its first move.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """Walks the lineage graph from one version. Edges point from what was used to what came of it.
+        """Returns the lineage graph around one resource: the resources that it was made from, and the versions that were made
+        from it, both directly and indirectly. Each edge points from a source to a version that was made from this source.
+
+        Fails with:
+        - NOT_FOUND: RESOURCE_NOT_FOUND (the resource belongs to another service, and no version names this resource as a
+        source)
+        - RESOURCE_EXHAUSTED: TOO_MANY_EDGES (the graph is too large; request a smaller `depth`)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateWatermark(self, request, context):
-        """Registers a mark that is about to be put into something. The registry draws its id at random, unique within the
-        tenant. INVALID_ARGUMENT (BAD_VALUE) for the modality or a negative epoch.
+        """Registers a watermark. Call this method before the watermark is embedded in content. The registry chooses a random
+        id for the watermark; the id is unique within the tenant. Fails with INVALID_ARGUMENT (BAD_VALUE) if the modality
+        is invalid or the epoch is negative.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetWatermarkContent(self, request, context):
-        """Tells what the mark was put into, once: again with the same content it changes nothing, with other content it is
+        """Records the digest and size of the content that carries a watermark. The content of a watermark can be set only
+        once: a call that sets the same content again changes nothing, and a call that sets different content fails with
         FAILED_PRECONDITION (CONTENT_SET).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -300,14 +398,14 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWatermark(self, request, context):
-        """NOT_FOUND (WATERMARK_NOT_FOUND) if the tenant has no such mark.
+        """Returns a watermark. Fails with NOT_FOUND (WATERMARK_NOT_FOUND) if the tenant has no such watermark.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWatermarks(self, request, context):
-        """Lists marks, newest first.
+        """Lists watermarks, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,6 +444,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.SerializeToString,
             ),
+            'DeleteDatasetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetVersion,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
             'CreateModel': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateModel,
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.CreateModelRequest.FromString,
@@ -376,6 +484,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListModelVersionsResponse.SerializeToString,
             ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.SerializeToString,
+            ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.FromString,
@@ -390,6 +508,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAliases,
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.SerializeToString,
             ),
             'ListAliasHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAliasHistory,
@@ -430,17 +553,22 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService:
-    """The truth about what exists. Versions are immutable and numbered 1, 2, 3, … within their parent; an alias is a
-    movable name for a version.
+    """The source of truth for data sets, models and watermarks. The versions of a data set or model are immutable and are
+    numbered 1, 2, 3, … An alias is a movable name for one of these versions.
 
-    Names: `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>`,
-    `<parent>/aliases/<id>`; an id is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit. Besides,
-    `watermarks/<id>`, where the id is 12 of 0-9, a-f.
-    A malformed name is INVALID_ARGUMENT (BAD_NAME), an unknown one NOT_FOUND (e.g. MODEL_NOT_FOUND).
+    Resource names are `datasets/<id>`, `datasets/<id>/versions/<n>`, `models/<id>`, `models/<id>/versions/<n>` and
+    `<parent>/aliases/<id>`, where `<n>` is a version number and `<id>` is 1 to 63 characters from a-z, 0-9, `-`, `_` and
+    `.`, starting with a letter or digit. Watermarks are named `watermarks/<id>`, where `<id>` is 12 characters from 0-9
+    and a-f. Calls with a malformed name fail with INVALID_ARGUMENT (BAD_NAME). Calls with an unknown name fail with
+    NOT_FOUND (e.g. MODEL_NOT_FOUND).
 
-    Every Create call and SetAlias take a `request_id`: repeated with the same body within 7 days they return what the
-    first call made, with another body it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty means no protection against
-    repeats. A text or list that is longer than its field says is INVALID_ARGUMENT (TOO_LARGE).
+    The requests of SetAlias and of all Create and Delete calls have a `request_id`, which makes these calls safe to
+    retry. A call that repeats a request id within 7 days returns the result of the first call with that id if the two
+    requests are otherwise the same. If they differ, the repeated call fails with ALREADY_EXISTS (REQUEST_ID_REUSED). An
+    empty request id disables this protection.
+
+    Calls fail with INVALID_ARGUMENT (TOO_LARGE) if a string, list or manifest exceeds the limit documented for its
+    field.
     """
 
     @staticmethod
@@ -595,6 +723,60 @@ class RegistryService:
             '/deepseek.registry.v1.RegistryService/ListDatasetVersions',
             protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsRequest.SerializeToString,
             protos_dot_registry_dot_v1_dot_registry__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/DeleteDatasetVersion',
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/DeleteDataset',
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -768,6 +950,60 @@ class RegistryService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/DeleteModelVersion',
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/DeleteModel',
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetAlias(request,
             target,
             options=(),
@@ -838,6 +1074,33 @@ class RegistryService:
             '/deepseek.registry.v1.RegistryService/ListAliases',
             protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesRequest.SerializeToString,
             protos_dot_registry_dot_v1_dot_registry__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.registry.v1.RegistryService/DeleteAlias',
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,8 +60,16 @@ class FieldMapping(_message.Message):
     augmentations: _containers.RepeatedCompositeFieldContainer[Component]
     def __init__(self, field: _Optional[str] = ..., input: _Optional[str] = ..., encoder: _Optional[_Union[Component, _Mapping]] = ..., augmentations: _Optional[_Iterable[_Union[Component, _Mapping]]] = ...) -> None: ...
 
+class EarlyStopping(_message.Message):
+    __slots__ = ("patience", "min_delta")
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    MIN_DELTA_FIELD_NUMBER: _ClassVar[int]
+    patience: int
+    min_delta: float
+    def __init__(self, patience: _Optional[int] = ..., min_delta: _Optional[float] = ...) -> None: ...
+
 class RunSpec(_message.Message):
-    __slots__ = ("dataset_version", "model", "loss", "optimizer", "schedule", "metrics", "inputs", "target", "train_split", "eval_split", "epochs", "batch_size", "precision", "num_workers", "seed", "clip_norm", "checkpoint_interval_s")
+    __slots__ = ("dataset_version", "model", "loss", "optimizer", "schedule", "metrics", "inputs", "target", "train_split", "eval_split", "epochs", "batch_size", "precision", "num_workers", "seed", "clip_norm", "checkpoint_interval_s", "select_metric", "early_stopping", "init", "freeze", "eval_share")
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +87,11 @@ class RunSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    SELECT_METRIC_FIELD_NUMBER: _ClassVar[int]
+    EARLY_STOPPING_FIELD_NUMBER: _ClassVar[int]
+    INIT_FIELD_NUMBER: _ClassVar[int]
+    FREEZE_FIELD_NUMBER: _ClassVar[int]
+    EVAL_SHARE_FIELD_NUMBER: _ClassVar[int]
     dataset_version: str
     model: Component
     loss: Component
@@ -96,7 +109,12 @@ class RunSpec(_message.Message):
     seed: int
     clip_norm: float
     checkpoint_interval_s: float
-    def __init__(self, dataset_version: _Optional[str] = ..., model: _Optional[_Union[Component, _Mapping]] = ..., loss: _Optional[_Union[Component, _Mapping]] = ..., optimizer: _Optional[_Union[Component, _Mapping]] = ..., schedule: _Optional[_Union[Component, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[FieldMapping, _Mapping]]] = ..., target: _Optional[_Union[FieldMapping, _Mapping]] = ..., train_split: _Optional[str] = ..., eval_split: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ..., clip_norm: _Optional[float] = ..., checkpoint_interval_s: _Optional[float] = ...) -> None: ...
+    select_metric: str
+    early_stopping: EarlyStopping
+    init: str
+    freeze: _containers.RepeatedScalarFieldContainer[str]
+    eval_share: float
+    def __init__(self, dataset_version: _Optional[str] = ..., model: _Optional[_Union[Component, _Mapping]] = ..., loss: _Optional[_Union[Component, _Mapping]] = ..., optimizer: _Optional[_Union[Component, _Mapping]] = ..., schedule: _Optional[_Union[Component, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[FieldMapping, _Mapping]]] = ..., target: _Optional[_Union[FieldMapping, _Mapping]] = ..., train_split: _Optional[str] = ..., eval_split: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ..., clip_norm: _Optional[float] = ..., checkpoint_interval_s: _Optional[float] = ..., select_metric: _Optional[str] = ..., early_stopping: _Optional[_Union[EarlyStopping, _Mapping]] = ..., init: _Optional[str] = ..., freeze: _Optional[_Iterable[str]] = ..., eval_share: _Optional[float] = ...) -> None: ...
 
 class MetricValue(_message.Message):
     __slots__ = ("name", "value")
@@ -127,22 +145,28 @@ class StepEvent(_message.Message):
     def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., samples_per_second: _Optional[float] = ..., eta_s: _Optional[float] = ..., learning_rate: _Optional[float] = ..., num_skipped_steps: _Optional[int] = ...) -> None: ...
 
 class EvaluationEvent(_message.Message):
-    __slots__ = ("step", "epoch", "metrics")
+    __slots__ = ("step", "epoch", "metrics", "is_best", "ends_run")
     STEP_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    IS_BEST_FIELD_NUMBER: _ClassVar[int]
+    ENDS_RUN_FIELD_NUMBER: _ClassVar[int]
     step: int
     epoch: int
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
-    def __init__(self, step: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
+    is_best: bool
+    ends_run: bool
+    def __init__(self, step: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., is_best: _Optional[bool] = ..., ends_run: _Optional[bool] = ...) -> None: ...
 
 class CheckpointEvent(_message.Message):
-    __slots__ = ("step", "artifact")
+    __slots__ = ("step", "artifact", "best_weights")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    BEST_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     step: int
     artifact: _artifact_pb2.Artifact
-    def __init__(self, step: _Optional[int] = ..., artifact: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ...) -> None: ...
+    best_weights: _artifact_pb2.Artifact
+    def __init__(self, step: _Optional[int] = ..., artifact: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., best_weights: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ...) -> None: ...
 
 class AttemptEvent(_message.Message):
     __slots__ = ("attempt", "start_step")
@@ -209,7 +233,7 @@ class RunEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ..., precision: _Optional[_Union[PrecisionEvent, _Mapping]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s", "num_threads")
+    __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s", "num_threads", "best_step", "best_epoch", "display_name", "note", "tags", "external", "parameters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +242,13 @@ class Run(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     TRAIN_S_FIELD_NUMBER: _ClassVar[int]
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    BEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    BEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: RunSpec
     job: _job_pb2.Job
@@ -226,17 +257,34 @@ class Run(_message.Message):
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
     train_s: float
     num_threads: int
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., fingerprint: _Optional[str] = ..., checkpoint: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., train_s: _Optional[float] = ..., num_threads: _Optional[int] = ...) -> None: ...
+    best_step: int
+    best_epoch: int
+    display_name: str
+    note: str
+    tags: _containers.RepeatedCompositeFieldContainer[Tag]
+    external: bool
+    parameters: _struct_pb2.Struct
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., fingerprint: _Optional[str] = ..., checkpoint: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., train_s: _Optional[float] = ..., num_threads: _Optional[int] = ..., best_step: _Optional[int] = ..., best_epoch: _Optional[int] = ..., display_name: _Optional[str] = ..., note: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[Tag, _Mapping]]] = ..., external: _Optional[bool] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class Tag(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("spec", "reuse", "request_id")
+    __slots__ = ("spec", "reuse", "request_id", "exportable")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPORTABLE_FIELD_NUMBER: _ClassVar[int]
     spec: RunSpec
     reuse: bool
     request_id: str
-    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., reuse: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    exportable: bool
+    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., reuse: _Optional[bool] = ..., request_id: _Optional[str] = ..., exportable: _Optional[bool] = ...) -> None: ...
 
 class SubmitRunResponse(_message.Message):
     __slots__ = ("run", "reused")
@@ -259,12 +307,14 @@ class GetRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
-    __slots__ = ("name", "after_sequence")
+    __slots__ = ("name", "after_sequence", "stored_only")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STORED_ONLY_FIELD_NUMBER: _ClassVar[int]
     name: str
     after_sequence: int
-    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
+    stored_only: bool
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ..., stored_only: _Optional[bool] = ...) -> None: ...
 
 class WatchRunResponse(_message.Message):
     __slots__ = ("event",)
@@ -284,13 +334,91 @@ class StopRunResponse(_message.Message):
     run: Run
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
+class UpdateRunRequest(_message.Message):
+    __slots__ = ("name", "display_name", "note", "set_tags", "remove_tags")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    SET_TAGS_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_TAGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    display_name: str
+    note: str
+    set_tags: _containers.RepeatedCompositeFieldContainer[Tag]
+    remove_tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., note: _Optional[str] = ..., set_tags: _Optional[_Iterable[_Union[Tag, _Mapping]]] = ..., remove_tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UpdateRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class DeleteRunRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteRunResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CreateExternalRunRequest(_message.Message):
+    __slots__ = ("display_name", "note", "tags", "parameters", "request_id")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    note: str
+    tags: _containers.RepeatedCompositeFieldContainer[Tag]
+    parameters: _struct_pb2.Struct
+    request_id: str
+    def __init__(self, display_name: _Optional[str] = ..., note: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[Tag, _Mapping]]] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CreateExternalRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class LoggedStep(_message.Message):
+    __slots__ = ("step", "metrics")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, step: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
+
+class LogRunRequest(_message.Message):
+    __slots__ = ("name", "steps", "end", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    steps: _containers.RepeatedCompositeFieldContainer[LoggedStep]
+    end: _job_pb2.JobState
+    error: str
+    def __init__(self, name: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[LoggedStep, _Mapping]]] = ..., end: _Optional[_Union[_job_pb2.JobState, str]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class LogRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
 class ListRunsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "active_only")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    active_only: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., active_only: _Optional[bool] = ...) -> None: ...
 
 class ListRunsResponse(_message.Message):
     __slots__ = ("runs", "next_page_token")
@@ -315,6 +443,32 @@ class ExportModelRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., model: _Optional[str] = ..., int8: _Optional[bool] = ..., int8_max_loss: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ExportModelResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class ImportModelRequest(_message.Message):
+    __slots__ = ("model", "license", "note", "request_id", "file", "offset", "data", "labels")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LICENSE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    license: str
+    note: str
+    request_id: str
+    file: str
+    offset: int
+    data: bytes
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., license: _Optional[str] = ..., note: _Optional[str] = ..., request_id: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ImportModelResponse(_message.Message):
     __slots__ = ("job",)
     JOB_FIELD_NUMBER: _ClassVar[int]
     job: _job_pb2.Job

@@ -26,10 +26,14 @@ if _version_not_supported:
 
 
 class TrainerServiceStub:
-    """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
-    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
-    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
+    """Starts, watches, stops and exports training runs. Runs are named `runs/<id>`; calls with an unknown name fail with
+    NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`, and each export is one job of kind
+    `trainer.export`. These jobs are available through the JobService on the same server.
+
+    A trainer executes only a limited number of runs at a time (setting `max_runs`) and divides the CPU cores equally
+    among these runs. Further runs wait in the state PENDING. While a run waits, the `message` of its job lists
+    the runs of its tenant that are currently executing, if any. A waiting run that is stopped ends immediately. When a
+    slot becomes free, the next run comes from another tenant than the last one, if possible.
     """
 
     def __init__(self, channel):
@@ -58,6 +62,26 @@ class TrainerServiceStub:
                 request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunResponse.FromString,
                 _registered_method=True)
+        self.UpdateRun = channel.unary_unary(
+                '/deepseek.trainer.v1.TrainerService/UpdateRun',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunResponse.FromString,
+                _registered_method=True)
+        self.DeleteRun = channel.unary_unary(
+                '/deepseek.trainer.v1.TrainerService/DeleteRun',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunResponse.FromString,
+                _registered_method=True)
+        self.CreateExternalRun = channel.unary_unary(
+                '/deepseek.trainer.v1.TrainerService/CreateExternalRun',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunResponse.FromString,
+                _registered_method=True)
+        self.LogRun = channel.unary_unary(
+                '/deepseek.trainer.v1.TrainerService/LogRun',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/deepseek.trainer.v1.TrainerService/ListRuns',
                 request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ListRunsRequest.SerializeToString,
@@ -68,56 +92,162 @@ class TrainerServiceStub:
                 request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelRequest.SerializeToString,
                 response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelResponse.FromString,
                 _registered_method=True)
+        self.ImportModel = channel.stream_unary(
+                '/deepseek.trainer.v1.TrainerService/ImportModel',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
-    """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
-    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
-    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
+    """Starts, watches, stops and exports training runs. Runs are named `runs/<id>`; calls with an unknown name fail with
+    NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`, and each export is one job of kind
+    `trainer.export`. These jobs are available through the JobService on the same server.
+
+    A trainer executes only a limited number of runs at a time (setting `max_runs`) and divides the CPU cores equally
+    among these runs. Further runs wait in the state PENDING. While a run waits, the `message` of its job lists
+    the runs of its tenant that are currently executing, if any. A waiting run that is stopped ends immediately. When a
+    slot becomes free, the next run comes from another tenant than the last one, if possible.
     """
 
     def SubmitRun(self, request, context):
-        """Starts a run. INVALID_ARGUMENT with the field's path: UNKNOWN_FIELD, MISSING_FIELD, BAD_VALUE, UNKNOWN_COMPONENT
-        (the message lists what is known), TOO_LARGE (a spec of more than 32 KiB); NOT_FOUND: DATASET_VERSION_NOT_FOUND;
-        RESOURCE_EXHAUSTED: QUOTA_EXCEEDED if too many runs and exports of the tenant wait or run.
+        """Starts a run.
+
+        Fails with:
+        - INVALID_ARGUMENT, with the path of the field: UNKNOWN_FIELD, MISSING_FIELD, BAD_VALUE, UNKNOWN_COMPONENT (the
+        message lists the known components), TOO_LARGE (the spec exceeds 32 KiB)
+        - NOT_FOUND: DATASET_VERSION_NOT_FOUND, MODEL_VERSION_NOT_FOUND (`RunSpec.init`)
+        - FAILED_PRECONDITION: NO_WEIGHTS (the version that `RunSpec.init` names holds no weights),
+        COMPONENT_NOT_IMPORTABLE (a component's package is installed, but the trainer cannot import it)
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (the tenant has too many runs and exports that are pending or running)
+
+        The run itself fails before its first step with:
+        - INVALID_ARGUMENT: the parameters of a component, or the data, do not suit the model
+        - FAILED_PRECONDITION: INIT_MISMATCH (the weights of `RunSpec.init` do not fit the model; the message names the
+        first parameter that differs), EXPORT_UNSUPPORTED (`SubmitRunRequest.exportable` is set, and the model cannot be
+        exported)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns a run.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Sends the run's events from a position on, live, and ends after the last event of a finished run.
+        """Streams the events of a run: first the stored events after `after_sequence`, then new events as they occur. The
+        stream ends after the run's last event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopRun(self, request, context):
-        """Asks a run to stop after its current step; it keeps its last checkpoint. Idempotent.
+        """Asks a run to stop after its current training step. The run's last checkpoint is kept. Idempotent. An external run
+        becomes CANCELLED at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRun(self, request, context):
+        """Changes the display name, note and tags of a run. Idempotent.
+
+        Fails with INVALID_ARGUMENT (BAD_VALUE) if a text is too long or contains NUL, or if a tag's key is empty or
+        given twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """Deletes a run with its history. `deepseek gc` then frees its checkpoints.
+
+        Fails with FAILED_PRECONDITION:
+        - RUN_ACTIVE: the run is pending or running, or is being exported
+        - RUN_REFERENCED: a model version was made from the run; the message names the version
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateExternalRun(self, request, context):
+        """Creates an external run. A program outside the mesh executes it and reports its figures with LogRun. The run is
+        RUNNING until LogRun, StopRun or CancelJob ends it.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_VALUE (as in UpdateRun), TOO_LARGE (the parameters exceed 32 KiB)
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (the tenant has 1000 unfinished external runs; they do not count as jobs in
+        SubmitRun)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogRun(self, request, context):
+        """Adds figures to an external run, and optionally ends the run. Safe to retry, and safe for a program that resumes
+        from its own checkpoint and reports steps again: a figure is stored only if its step is greater than the last
+        stored step of the metric with the same name. Other figures are ignored.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_VALUE (a negative step, a metric without a name or with a name of more than 200 characters,
+        or more than 1000 metrics in the run)
+        - FAILED_PRECONDITION: NOT_EXTERNAL (the trainer executes this run), RUN_ENDED (the run has ended, and the call
+        would add a figure or another end)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first.
+        """Lists runs, newest first. A page may hold fewer runs than requested, so that it fits in a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportModel(self, request, context):
-        """Starts the job that exports a run's last checkpoint to ONNX and registers a model version with its lineage; the
-        job's `result` is the version's name. FAILED_PRECONDITION (RUN_NOT_SUCCEEDED) unless the run has succeeded.
-        The job fails with FAILED_PRECONDITION (METRIC_NOT_FINITE) if a figure of the run or of the exported file is NaN or
-        infinite, and with INTERNAL (EXPORT_CRASHED) after `max_restarts` new starts. QUOTA_EXCEEDED as for SubmitRun.
+        """Starts a job that exports the model of a run's best epoch (see RunSpec.select_metric) to ONNX, and registers the
+        exported model as a model version, together with its lineage. The job's `result` is the name of that version.
+
+        Fails with:
+        - FAILED_PRECONDITION: RUN_NOT_SUCCEEDED (the run has not succeeded, or is external)
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (as in SubmitRun)
+
+        The job itself fails with:
+        - FAILED_PRECONDITION: METRIC_NOT_FINITE (a metric of the run or of an exported file is NaN or infinite)
+        - INTERNAL: EXPORT_CRASHED (the export process crashed even after it was restarted `max_restarts` times)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModel(self, request_iterator, context):
+        """Receives an ONNX model that was made elsewhere, and starts a job that registers it as a model version. The files
+        are sent in one stream: the graph first, then the files that hold its external data, if there are any. The job
+        merges these files into one, checks the graph, and runs requests of two batch sizes. It then registers a version;
+        the job's `result` is the name of that version. A job that fails registers nothing.
+
+        The job is of kind `trainer.import`. It processes the model in a child process with limited memory and time.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_NAME (`model`), BAD_PATH (a file name is absolute or contains `..`), BAD_VALUE,
+        MISSING_FIELD (the stream has no file), OFFSET_MISMATCH, TOO_LARGE (all files together exceed 2 GiB, there are
+        more than 1000 files, or the labels exceed 1 MiB)
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (as in SubmitRun)
+
+        The job itself fails with:
+        - INVALID_ARGUMENT: BAD_MODEL (a file is not a valid ONNX model, or no request could be run), BAD_PATH (external
+        data outside of the model's folder), MISSING_FILE (external data that was not sent), UNKNOWN_OPERATOR,
+        UNSUPPORTED_OPSET, UNSUPPORTED_DATATYPE, TOO_LARGE (the merged file exceeds 2 GiB), BAD_LABELS (no output, or
+        more than one, can have the labels of the request)
+        - FAILED_PRECONDITION: MODEL_CRASHED (the child process crashed or was out of memory), MODEL_TOO_SLOW (the check
+        took longer than the setting `import_timeout_s`)
+        - RESOURCE_EXHAUSTED: OUT_OF_MEMORY (the child process reached its memory limit)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +276,26 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunRequest.FromString,
                     response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunResponse.SerializeToString,
             ),
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunResponse.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'CreateExternalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateExternalRun,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunResponse.SerializeToString,
+            ),
+            'LogRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogRun,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunResponse.SerializeToString,
+            ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
                     request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ListRunsRequest.FromString,
@@ -156,6 +306,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelRequest.FromString,
                     response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelResponse.SerializeToString,
             ),
+            'ImportModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModel,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'deepseek.trainer.v1.TrainerService', rpc_method_handlers)
@@ -165,10 +320,14 @@ def add_TrainerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
-    """Runs are named `runs/<id>`; an unknown one is NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`,
-    each export one of kind `trainer.export`; JobService on the same server shows them. A trainer executes at most
-    `max_runs` (a setting) runs at a time, each on its share of the cores. Other runs wait as PENDING, and the `message`
-    of their job says for which run; stopping a waiting run ends it at once. Tenants take turns.
+    """Starts, watches, stops and exports training runs. Runs are named `runs/<id>`; calls with an unknown name fail with
+    NOT_FOUND (RUN_NOT_FOUND). Each run is one job of kind `trainer.run`, and each export is one job of kind
+    `trainer.export`. These jobs are available through the JobService on the same server.
+
+    A trainer executes only a limited number of runs at a time (setting `max_runs`) and divides the CPU cores equally
+    among these runs. Further runs wait in the state PENDING. While a run waits, the `message` of its job lists
+    the runs of its tenant that are currently executing, if any. A waiting run that is stopped ends immediately. When a
+    slot becomes free, the next run comes from another tenant than the last one, if possible.
     """
 
     @staticmethod
@@ -280,6 +439,114 @@ class TrainerService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.trainer.v1.TrainerService/UpdateRun',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.trainer.v1.TrainerService/DeleteRun',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.DeleteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateExternalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.trainer.v1.TrainerService/CreateExternalRun',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.CreateExternalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deepseek.trainer.v1.TrainerService/LogRun',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.LogRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListRuns(request,
             target,
             options=(),
@@ -323,6 +590,33 @@ class TrainerService:
             '/deepseek.trainer.v1.TrainerService/ExportModel',
             protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelRequest.SerializeToString,
             protos_dot_trainer_dot_v1_dot_trainer__pb2.ExportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/deepseek.trainer.v1.TrainerService/ImportModel',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.ImportModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class UpkeepServiceStub:
-    """Hosted by every service that has state, for its own. All calls are about the rows of all tenants.
+    """Gives operators access to the state of a service, i.e. the rows in its database. Every service that has state hosts
+    an UpkeepService for its own rows. The state includes the rows of all tenants.
     """
 
     def __init__(self, channel):
@@ -68,57 +69,73 @@ class UpkeepServiceStub:
 
 
 class UpkeepServiceServicer:
-    """Hosted by every service that has state, for its own. All calls are about the rows of all tenants.
+    """Gives operators access to the state of a service, i.e. the rows in its database. Every service that has state hosts
+    an UpkeepService for its own rows. The state includes the rows of all tenants.
     """
 
     def GetState(self, request, context):
-        """Tells what state there is.
+        """Returns the number of rows in the state, and the schema revisions of the database.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReferences(self, request, context):
-        """Sends every artifact that the service's rows refer to, as they are at one moment. An artifact may be sent more than
-        once. What a manifest lists is not sent: who asks reads the manifest.
+        """Streams references to all artifacts that the service's rows refer to. All references are read from one snapshot of
+        the database. The same reference may be sent more than once. Artifacts that only a manifest refers to are not
+        included; to find these, read the manifests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportState(self, request, context):
-        """Sends the state as it is at one moment, as a state file. Writers are not held up. Ask again if it breaks off.
+        """Streams a snapshot of the state as a state file (see StatePart). The export does not block writers. An export
+        cannot be resumed: if the stream breaks, discard the received data and call ExportState again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportState(self, request_iterator, context):
-        """Takes a state file in: all of it in one transaction, or nothing. A file of an earlier release is migrated; the file
-        of a service on SQLite goes into one on PostgreSQL, and the other way round.
-        Fails with FAILED_PRECONDITION: STATE_NOT_EMPTY if there are rows already (also after a call whose answer was lost);
-        STATE_TOO_NEW if a newer release wrote it; INVALID_ARGUMENT: WRONG_SERVICE if it is another service's, BAD_STATE if
-        its rows do not fit; DATA_LOSS: STATE_DAMAGED if it is cut off or changed.
+        """Imports a state file in one transaction: either the whole file is imported, or nothing is. A file written by an
+        earlier release is migrated. A file exported from SQLite can be imported into PostgreSQL, and vice versa.
+
+        Fails with:
+        - FAILED_PRECONDITION: STATE_NOT_EMPTY (the service already has rows, perhaps because an earlier import succeeded
+        but its response was lost), STATE_TOO_NEW (the file was written by a newer release than this one)
+        - INVALID_ARGUMENT: WRONG_SERVICE (the file belongs to another service), BAD_STATE (the file's rows do not match
+        the tables)
+        - DATA_LOSS: STATE_DAMAGED (the file is truncated or modified)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BeginCollection(self, request, context):
-        """Puts on record what a garbage collection is about to delete of one tenant; whoever deletes calls it before. Once it
-        is answered, the digests are in a file beside the service's audit log, and the record of this call names the file.
-        May be repeated: that makes another record of the same file.
-        Fails with INVALID_ARGUMENT: BAD_NAME, BAD_DIGEST, BAD_VALUE; RESOURCE_EXHAUSTED: STORE_FULL, DISK_FULL,
-        FAILED_PRECONDITION: STORE_READ_ONLY, DISK_READ_ONLY if the file or the record cannot be written: delete nothing.
+        """Records which blobs of one tenant a garbage collection is about to delete. The collector (the client that deletes
+        the blobs) must call BeginCollection before it deletes the first blob. When the call returns, the digests are
+        stored in a file beside the service's audit log, and the call's audit record contains the name of that file. A
+        repeated call creates no second file; its audit record names the file that the first call created.
+
+        Fails with:
+        - INVALID_ARGUMENT: BAD_NAME, BAD_DIGEST, BAD_VALUE
+
+        If the file or the audit record cannot be written, the call fails with one of the following errors. The collector
+        must then not delete any of the blobs:
+        - RESOURCE_EXHAUSTED: STORE_FULL, DISK_FULL
+        - FAILED_PRECONDITION: STORE_READ_ONLY, DISK_READ_ONLY
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndCollection(self, request, context):
-        """Puts on record what of that has gone, whether all went well or not; may be repeated. A collection without it was
-        broken off, and any of what it announced may be gone.
-        Fails as BeginCollection. Whether all of it was announced is for the reader of the records to compare.
+        """Records which of the blobs announced by BeginCollection were deleted. The collector must call EndCollection even if
+        it deleted only some of these blobs. The call may be repeated. A collection without an EndCollection record is
+        still in progress or was interrupted; any of its announced blobs may have been deleted. The service does not check
+        that the deleted blobs were announced, so an auditor must compare the records of BeginCollection and EndCollection.
+        Fails with the same errors as BeginCollection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,7 +183,8 @@ def add_UpkeepServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UpkeepService:
-    """Hosted by every service that has state, for its own. All calls are about the rows of all tenants.
+    """Gives operators access to the state of a service, i.e. the rows in its database. Every service that has state hosts
+    an UpkeepService for its own rows. The state includes the rows of all tenants.
     """
 
     @staticmethod

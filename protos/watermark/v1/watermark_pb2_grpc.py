@@ -26,19 +26,24 @@ if _version_not_supported:
 
 
 class WatermarkServiceStub:
-    """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
-    service: each tenant has one a modality and epoch, derived from the service's master secret.
+    """Embeds and detects marks. Every mark has a 48-bit id, under which it is registered in the registry as
+    `watermarks/<id>`. Marks carry their id, except those made with the text schemes KGW and SYNTHID. Keys never leave
+    the service. Each tenant has one key per modality and epoch, derived from the service's master secret.
 
-    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
-    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
-    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
-    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
-    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
+    Detection results are coarse. Exact results would help an attacker to edit marked content step by step until the mark
+    is no longer detected. The p-value is rounded up to the next of the values 1, 1e-2, 1e-6, 1e-12 and 1e-24, and is
+    returned as `p`. Locations are rounded outwards: regions to sixteenths of the image's sides, and spans to multiples
+    of 16 tokens. Callers with at least ROLE_ADMIN, who manage the tenant's keys, receive exact locations and `evidence`.
 
-    With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
-    (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.
+    Each caller may request only a limited number of detections per minute. Unary calls and messages in streams count
+    towards the same limit. Further detections fail with RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS) and a retry delay.
 
-    'Marked' is not 'authentic', and content that was rewritten or made anew by a model has lost its mark.
+    Calls that need a key fail with FAILED_PRECONDITION (WRONG_MASTER_KEY) if the service's master secret is not the one
+    from which the existing keys were derived. With a wrong master secret, the service would report marked content as
+    unmarked.
+
+    A mark does not prove that content is authentic. Nor does a missing mark prove anything, because content loses its
+    mark if a model rewrites or regenerates the content.
     """
 
     def __init__(self, channel):
@@ -100,122 +105,155 @@ class WatermarkServiceStub:
 
 
 class WatermarkServiceServicer:
-    """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
-    service: each tenant has one a modality and epoch, derived from the service's master secret.
+    """Embeds and detects marks. Every mark has a 48-bit id, under which it is registered in the registry as
+    `watermarks/<id>`. Marks carry their id, except those made with the text schemes KGW and SYNTHID. Keys never leave
+    the service. Each tenant has one key per modality and epoch, derived from the service's master secret.
 
-    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
-    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
-    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
-    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
-    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
+    Detection results are coarse. Exact results would help an attacker to edit marked content step by step until the mark
+    is no longer detected. The p-value is rounded up to the next of the values 1, 1e-2, 1e-6, 1e-12 and 1e-24, and is
+    returned as `p`. Locations are rounded outwards: regions to sixteenths of the image's sides, and spans to multiples
+    of 16 tokens. Callers with at least ROLE_ADMIN, who manage the tenant's keys, receive exact locations and `evidence`.
 
-    With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
-    (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.
+    Each caller may request only a limited number of detections per minute. Unary calls and messages in streams count
+    towards the same limit. Further detections fail with RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS) and a retry delay.
 
-    'Marked' is not 'authentic', and content that was rewritten or made anew by a model has lost its mark.
+    Calls that need a key fail with FAILED_PRECONDITION (WRONG_MASTER_KEY) if the service's master secret is not the one
+    from which the existing keys were derived. With a wrong master secret, the service would report marked content as
+    unmarked.
+
+    A mark does not prove that content is authentic. Nor does a missing mark prove anything, because content loses its
+    mark if a model rewrites or regenerates the content.
     """
 
     def MarkImage(self, request, context):
-        """Marks an image. The id is registered, with the digest of the marked file, before the answer comes.
+        """Marks an image. The service registers the id of the mark and the digest of the marked file in the registry before
+        it sends the response.
 
-        INVALID_ARGUMENT: DAMAGED_IMAGE, IMAGE_TOO_SMALL (a side below 128 pixels), IMAGE_TOO_LARGE (a side above 16,384,
-        more than 64 Mi pixels, or a file, as it comes or as it would be marked, of more bytes than the server takes),
-        UNSUPPORTED_IMAGE (animated, CMYK, 16 bits a channel; neither PNG, JPEG nor WebP; more EXIF or XMP than one segment
-        of a JPEG file holds, 64 KiB); FAILED_PRECONDITION: MARK_TOO_WEAK (the image hides so little that the mark could
-        not be read again; the field is the one that helps: raise `encoding_quality`, lower `min_psnr_db`, or `image` if
-        nothing does), NO_ACTIVE_KEY (also if the key was
-        revoked meanwhile; with the field `request_id` if it is the one that an earlier call took: take a new request id);
-        NOT_FOUND: MODEL_VERSION_NOT_FOUND; ALREADY_EXISTS: REQUEST_ID_REUSED (another body); RESOURCE_EXHAUSTED:
-        TOO_MANY_CALLS (calls wait already; after the retry delay); DEADLINE_EXCEEDED; UNAVAILABLE while the registry is
-        away.
+        Fails with:
+        - INVALID_ARGUMENT: DAMAGED_IMAGE, IMAGE_TOO_SMALL (a side is shorter than 128 pixels), IMAGE_TOO_LARGE (a side is
+        longer than 16,384 pixels, the image has more than 64 Mi pixels, or the input or marked file is larger than the
+        server accepts), UNSUPPORTED_IMAGE (the image is animated, is CMYK, has 16 bits per channel, is not in PNG, JPEG
+        or WebP format, or has more EXIF or XMP data than fits into one JPEG segment of 64 KiB)
+        - FAILED_PRECONDITION: MARK_TOO_WEAK (the mark cannot be read back from the marked file; the error's field is
+        `encoding_quality` if a higher encoding quality may help, `min_psnr_db` if a lower minimum may help, and `image`
+        if the image has too little texture to carry a mark), NO_ACTIVE_KEY (no key is active, or the key was revoked
+        during the call; if the error's field is `request_id`, the first call with this request id used a key that has
+        since been revoked, so use a new request id)
+        - NOT_FOUND: MODEL_VERSION_NOT_FOUND
+        - ALREADY_EXISTS: REQUEST_ID_REUSED (the request id was used in a different request)
+        - RESOURCE_EXHAUSTED: TOO_MANY_CALLS (too many calls are queued; retry after the retry delay)
+        - DEADLINE_EXCEEDED
+        - UNAVAILABLE (the registry is unreachable)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkImages(self, request_iterator, context):
-        """Marks images one after the other; answers come in the order of requests. What is wrong with one is told in its
-        answer and does not end the stream.
+        """Marks images one after another. Responses are in the same order as the requests. If an image cannot be marked, its
+        response reports the error, and the stream continues with the next image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetectImage(self, request, context):
-        """Looks for a mark in an image, by every key that is not revoked. One of less than 64 pixels a side is INCONCLUSIVE,
-        and so is one that only a revoked key finds marked: anybody may have marked it. Of revoked keys the 4 newest are
-        tried; once more are revoked, nothing is NOT_MARKED any more.
+        """Looks for a mark in an image. Tries the tenant's unrevoked keys for images until one of them finds a mark.
 
-        Errors as those of MarkImage about the image; RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (calls wait
-        already; both after the retry delay); DEADLINE_EXCEEDED (on the way from key to key, or waiting for its turn).
+        If no unrevoked key finds a mark, the 4 newest revoked keys are tried as well. If a revoked key finds a mark, the
+        verdict is INCONCLUSIVE, because anyone who learned the revoked key may have made the mark. If the tenant has more
+        than 4 revoked keys, the verdict is never NOT_MARKED, because a key that was not tried might have found a mark. The
+        verdict is also INCONCLUSIVE if all keys are revoked, or if a side of the image is shorter than 64 pixels.
+
+        Fails with:
+        - the errors with which MarkImage rejects invalid images
+        - RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (too many calls are queued); both have a retry delay
+        - DEADLINE_EXCEEDED (the deadline passed while the call was queued, or before all keys were tried)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetectImages(self, request_iterator, context):
-        """Looks into images one after the other, as MarkImages.
+        """Looks for marks in images, one image after another. The order of the responses and the reporting of errors are
+        the same as in MarkImages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkTokens(self, request_iterator, context):
-        """Draws the tokens of sequences so that they carry a mark. The first message carries `config`; the answer to it tells
-        the watermark. Each later one carries the logits of the next token of a sequence and is answered with the token
-        that was drawn, in the order of requests. The id is registered before the first answer; whoever has the whole text
-        tells its digest by the registry's SetWatermarkContent.
+        """Draws the tokens of one or more sequences so that the generated text carries a mark. The first message sets
+        `config`; the response to it contains the name of the watermark. Each later message contains the logits for the
+        next token of one sequence; the response to it contains the token that was drawn. Responses are in the same order
+        as the messages. The watermark is registered in the registry before the first response is sent. Once the text is
+        complete, the client must call SetWatermarkContent of the registry with the digest of the text.
 
-        INVALID_ARGUMENT: MISSING_FIELD (no `config` first), BAD_LOGITS (empty, not finite but for -inf, all -inf, or as
-        many tokens as logits do not come), VOCABULARY_CHANGED (another number of logits than before, if they come without
-        tokens), BAD_TOKEN; FAILED_PRECONDITION: NO_ACTIVE_KEY (as in MarkImage); NOT_FOUND: MODEL_VERSION_NOT_FOUND;
-        RESOURCE_EXHAUSTED: TOO_MANY_SEQUENCES (more than 256 in one stream), TOO_MANY_TOKENS (more in one stream than the
-        server draws); UNAVAILABLE while the registry is away, at the beginning.
+        Fails with:
+        - INVALID_ARGUMENT: MISSING_FIELD (the first message has no `config`), BAD_LOGITS (`values` is empty, contains a
+        value that is neither finite nor -inf, contains only -inf, or differs in length from a non-empty `tokens`),
+        VOCABULARY_CHANGED (`tokens` is empty, and the length of `values` differs from that in earlier messages with an
+        empty `tokens`), BAD_TOKEN (a token is out of range or occurs twice)
+        - FAILED_PRECONDITION: NO_ACTIVE_KEY (as in MarkImage)
+        - NOT_FOUND: MODEL_VERSION_NOT_FOUND
+        - RESOURCE_EXHAUSTED: TOO_MANY_SEQUENCES (more than 256 in one stream), TOO_MANY_TOKENS (the stream has reached the
+        server's maximum number of tokens)
+        - UNAVAILABLE (the registry is unreachable when the stream starts)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetectText(self, request, context):
-        """Looks for a mark in tokens, by every key that is not revoked. They have to be those of the tokeniser that they were
-        drawn with. Without tokens it is INCONCLUSIVE, and so is text that only a revoked key finds marked, as in
-        DetectImage, and text without a mark if it is not known whose tokens these are (`model_version`).
+        """Looks for marks in a tokenised text. Tries the tenant's unrevoked keys for text until one of them finds a mark. The
+        text must be tokenised with the tokeniser of the model that generated it; otherwise, marks cannot be found.
 
-        INVALID_ARGUMENT: TOO_MANY_TOKENS (more than 4,096), BAD_TOKEN, BAD_NAME; NOT_FOUND: MODEL_VERSION_NOT_FOUND;
-        RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS, and DEADLINE_EXCEEDED as in DetectImage; UNAVAILABLE while
-        the registry is away, if there is a `model_version`.
+        Revoked keys affect the verdict in the same way as in DetectImage. The verdict is INCONCLUSIVE if there are no
+        tokens. It is also INCONCLUSIVE if no mark is found and `model_version` is not set, because the text may have been
+        tokenised with another tokeniser.
+
+        Fails with:
+        - INVALID_ARGUMENT: TOO_MANY_TOKENS (more than 4,096), BAD_TOKEN (a token is out of range), BAD_NAME
+        - NOT_FOUND: MODEL_VERSION_NOT_FOUND
+        - RESOURCE_EXHAUSTED: TOO_MANY_DETECTIONS, TOO_MANY_CALLS (as in DetectImage)
+        - DEADLINE_EXCEEDED (as in DetectImage)
+        - UNAVAILABLE (`model_version` is set and the registry is unreachable)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetectTexts(self, request_iterator, context):
-        """Looks into texts one after the other, as MarkImages.
+        """Looks for marks in texts, one text after another. The order of the responses and the reporting of errors are the
+        same as in MarkImages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists a modality's keys, newest first. The first is made when it is first needed.
+        """Lists the keys of a modality, newest first. The list is empty until the first key is created, either by RotateKey
+        or by the first call that marks content of this modality.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Makes a new key, by which is marked from now on. Those before it go on finding marks. RESOURCE_EXHAUSTED
-        (TOO_MANY_KEYS) if 16 are not revoked: each one more costs time and certainty.
+        """Creates a new key, which is used for marking from now on. Earlier keys that are not revoked are still used for
+        detection. Fails with RESOURCE_EXHAUSTED (TOO_MANY_KEYS) if the tenant already has 16 unrevoked keys of this
+        modality. The number is limited because every further key makes detection slower and less sensitive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Takes a key out of use: nothing is marked with it, and what it marked is not taken for marked any more. For keys
-        that others got to know. It cannot be taken back. Images that are being marked are not handed out, and streams that
-        draw tokens by it end within a second. If it was the one to mark by, nothing is marked until RotateKey:
-        FAILED_PRECONDITION (NO_ACTIVE_KEY). NOT_FOUND (KEY_NOT_FOUND). Idempotent.
+        """Revokes a key permanently, e.g. after the key was leaked. The key is no longer used for marking, and content marked
+        with the key is no longer reported as MARKED. Calls that are marking images with the key, and streams that are
+        drawing tokens with the key, fail with FAILED_PRECONDITION (NO_ACTIVE_KEY); a stream may still draw tokens for up
+        to a second. If the revoked key was the active key, all marking fails with the same error until RotateKey is
+        called. RevokeKey fails with NOT_FOUND (KEY_NOT_FOUND) for an unknown key. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,19 +321,24 @@ def add_WatermarkServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WatermarkService:
-    """A mark carries an id of 48 bits, and the registry knows what it stands for (`watermarks/<id>`). Keys never leave the
-    service: each tenant has one a modality and epoch, derived from the service's master secret.
+    """Embeds and detects marks. Every mark has a 48-bit id, under which it is registered in the registry as
+    `watermarks/<id>`. Marks carry their id, except those made with the text schemes KGW and SYNTHID. Keys never leave
+    the service. Each tenant has one key per modality and epoch, derived from the service's master secret.
 
-    Answers tell little, so that nobody can feel their way to content that is not taken for marked: `p` is the least of
-    1, 1e-2, 1e-6, 1e-12, 1e-24 that is not below the p-value, and places are rounded outwards, regions to sixteenths of
-    the image's sides and spans to multiples of 16 tokens. Callers with ROLE_ADMIN, to whom the tenant's keys belong, get
-    exact places, and `evidence`. Everybody may ask for so many detections a minute, in calls and in streams alike: more
-    are RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS), with a retry delay.
+    Detection results are coarse. Exact results would help an attacker to edit marked content step by step until the mark
+    is no longer detected. The p-value is rounded up to the next of the values 1, 1e-2, 1e-6, 1e-12 and 1e-24, and is
+    returned as `p`. Locations are rounded outwards: regions to sixteenths of the image's sides, and spans to multiples
+    of 16 tokens. Callers with at least ROLE_ADMIN, who manage the tenant's keys, receive exact locations and `evidence`.
 
-    With another master secret than the one that keys were derived from, calls that need a key are FAILED_PRECONDITION
-    (WRONG_MASTER_KEY), so that nobody takes what is not found for not marked.
+    Each caller may request only a limited number of detections per minute. Unary calls and messages in streams count
+    towards the same limit. Further detections fail with RESOURCE_EXHAUSTED (TOO_MANY_DETECTIONS) and a retry delay.
 
-    'Marked' is not 'authentic', and content that was rewritten or made anew by a model has lost its mark.
+    Calls that need a key fail with FAILED_PRECONDITION (WRONG_MASTER_KEY) if the service's master secret is not the one
+    from which the existing keys were derived. With a wrong master secret, the service would report marked content as
+    unmarked.
+
+    A mark does not prove that content is authentic. Nor does a missing mark prove anything, because content loses its
+    mark if a model rewrites or regenerates the content.
     """
 
     @staticmethod

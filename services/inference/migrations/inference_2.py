@@ -1,4 +1,4 @@
-"""Adds which file of a version is served, and why; for models loaded before, the next start determines it."""
+"""Adds columns for the served file and the reason for choosing it. The next start fills them in for existing rows."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""When an upload was last written to; one from before counts as written to now, so that none expires at once."""
+"""Records the time of an upload's last write. Existing uploads get the current time, so that none expires early."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Adds the number of threads of each worker of a run."""
+"""Records each run's number of threads per worker."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,5 +10,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column; existing runs get their share of the cores when they are next started."""
+    """Adds the column. An existing run gets its share of the cores the next time it starts."""
     op.add_column("runs", sa.Column("num_threads", sa.BigInteger(), nullable=True))

@@ -1,4 +1,4 @@
-"""Adds which checkpoints of a run are kept besides the last."""
+"""Adds columns for each run's second-to-last checkpoint, and for the last event whose checkpoint has been dropped."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the columns; an existing run that continues drops all but its last two with the next checkpoint."""
+    """Adds the columns. An existing run deletes its old checkpoints the next time it writes one."""
     op.add_column("runs", sa.Column("previous_checkpoint", sa.String(), nullable=True))
     op.add_column("runs", sa.Column("dropped_to", sa.BigInteger(), nullable=True))

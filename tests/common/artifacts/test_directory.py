@@ -16,7 +16,7 @@ import pytest
 
 from common.artifacts.directory import DirectoryStore
 from common.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from tests import mounts
+from tests.harness import mounts
 
 REPOSITORY = Path(__file__).parents[3]
 TENANT = "default"

@@ -110,7 +110,7 @@ def test_a_store_with_another_clock_is_told_apart_from_wrong_keys(answers: tuple
     handler, store = answers
     handler.put_answer = 403, "RequestTimeTooSkewed"
 
-    with pytest.raises(FailedPrecondition, match=r"this one says .* UTC\. Synchronize both"):
+    with pytest.raises(FailedPrecondition, match=r"this machine's clock says .* UTC\. Synchronize both"):
         store.put(TENANT, CONTENT, "text/plain")
 
 

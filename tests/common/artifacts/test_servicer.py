@@ -8,13 +8,14 @@ from typing import ClassVar
 import pytest
 
 from common.artifacts import ArtifactStore, open_store
-from common.artifacts.servicer import hosted
-from common.artifacts.store import CHUNK_BYTES, blob_key
+from common.artifacts.blob import CHUNK_BYTES, blob_key
+from common.artifacts.servicer import ArtifactServicer
 from common.channel import open_channel
 from common.config import ServiceSettings
 from common.errors import DataLoss, InvalidArgument, NotFound
 from common.names import DEFAULT_TENANT
-from common.server import make_server
+from common.server import GrpcService, make_server
+from common.service import ARTIFACT_CONTRACT, Service
 from protos.artifact.v1 import artifact_pb2, artifact_pb2_grpc
 
 CONTENT = bytes(range(256)) * (2 * CHUNK_BYTES // 256) + b"the end"
@@ -23,7 +24,7 @@ CONTENT = bytes(range(256)) * (2 * CHUNK_BYTES // 256) + b"the end"
 class Settings(ServiceSettings):
     """Settings of a service that only hands out blobs."""
 
-    service: ClassVar[str] = "blobs"
+    service: ClassVar[Service] = Service("blobs", ARTIFACT_CONTRACT, 0, 0)
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def sha256(store: ArtifactStore) -> str:
 
 @pytest.fixture
 def stub(store: ArtifactStore, tmp_path: Path) -> Iterator[artifact_pb2_grpc.ArtifactServiceStub]:
+    servicer = ArtifactServicer(store, 64 << 20)
+    hosted = GrpcService(ARTIFACT_CONTRACT, artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, servicer)
     with (
-        make_server(
-            Settings(port=0, home=tmp_path), [hosted(store, max_message_bytes=64 << 20)], ready=lambda: True
-        ) as server,
+        make_server(Settings(port=0, home=tmp_path), [hosted], ready=lambda: True) as server,
         open_channel(server.address, retry=False) as channel,
     ):
         yield artifact_pb2_grpc.ArtifactServiceStub(channel)

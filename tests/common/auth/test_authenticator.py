@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from common.auth import TENANT_HEADER, Identity, Role, on_behalf_of
+from common.auth import Role
 from common.auth.certificates import make_authority, renew, rotate_signing_key
-from common.auth.identity import replace_file
+from common.auth.identity import TENANT_HEADER, Identity, on_behalf_of
 from common.auth.tokens import issue_token
 from common.channel import open_channel
 from common.database import Database
@@ -25,13 +25,14 @@ from common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from common.files import replace_file
 from common.server import MeshServer, caller
-from common.server.arrivals import MAX_SLOW_PER_TENANT
-from common.telemetry.process import Telemetry
+from common.server.slow_requests import MAX_SLOW_PER_TENANT
+from common.server.telemetry import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import CalledSettings, example_settings
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
+from tests.harness.settings import CalledSettings, example_settings
 
 
 class Servicer(ExampleServicer):
@@ -164,7 +165,7 @@ def test_a_renewed_token_file_is_taken_up(server: MeshServer, folder: Path, tmp_
         with pytest.raises(Unauthenticated):
             stub.GetJob(job_pb2.GetJobRequest())
         token_for(folder, path, Role.READER)
-        from tests.processes import wait_until
+        from tests.harness.processes import wait_until
 
         def answers() -> bool:
             try:

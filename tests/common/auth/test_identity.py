@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from common.auth import Identity, identity
+from common.auth import identity
 from common.auth.certificates import make_authority, renew
-from common.auth.identity import OLD_DAYS, read_token
+from common.auth.identity import EXPIRY_WARNING_DAYS, Identity, read_token
 from common.channel import open_channel
 from common.database import Database
 from common.errors import FailedPrecondition, MeshError, Unauthenticated
-from common.telemetry.process import Telemetry
+from common.server.telemetry import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from tests.common.auth.certificates import renew_as_of_tomorrow, renew_as_old
 from tests.common.server.servicer import ExampleServicer, example_server
-from tests.common.settings import example_settings
+from tests.harness.settings import example_settings
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_a_token_is_read_as_editors_leave_it(content: bytes, tmp_path: Path) -> 
     ("content", "message"),
     [
         ("the.token".encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        (b"", "holds no token"),
-        (b"the\ntoken", "holds no token"),
-        ("tökén".encode(), "holds no token"),
+        (b"", "contains no token"),
+        (b"the\ntoken", "contains no token"),
+        ("tökén".encode(), "contains no token"),
     ],
 )
 def test_what_is_no_token_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_what_is_no_token_is_refused(content: bytes, message: str, tmp_path: Pat
 
 def test_what_is_no_certificate_is_named(authority: Path) -> None:
     (authority / "example" / "cert.pem").write_text("nonsense")
-    with pytest.raises(FailedPrecondition, match=r"cert\.pem holds no certificate") as caught:
+    with pytest.raises(FailedPrecondition, match=r"cert\.pem contains no certificate") as caught:
         Identity(authority / "example").expires()
     assert caught.value.reason == "BAD_IDENTITY"
 
@@ -105,25 +105,28 @@ def test_a_server_starts_before_its_certificate_is_valid_and_warns_of_the_clock(
     renew_as_of_tomorrow(authority, "example")
     with example_server(example_settings(tmp_path, "--identity", str(authority / "example")), ExampleServicer()):
         [warning] = warnings(caplog)
-        assert "is valid from" in warning
-        assert "synchronize it" in warning
+        assert "is not valid before" in warning
+        assert "Synchronize the clock" in warning
 
 
 def test_a_server_warns_of_an_old_one_at_start_when_it_is_renewed_and_daily(
     authority: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = authority / "example"
-    renew_as_old(authority, "example", days_left=OLD_DAYS - 1)
+    renew_as_old(authority, "example", days_left=EXPIRY_WARNING_DAYS - 1)
     with example_server(example_settings(tmp_path, "--identity", str(folder)), ExampleServicer()) as server:
         assert len(warnings(caplog)) == 1
         connect(server.address, folder)
         assert warnings(caplog) == []
         monkeypatch.setattr(identity, "_DAY_S", 0)
-        renew_as_old(authority, "example", days_left=OLD_DAYS - 2)
+        renew_as_old(authority, "example", days_left=EXPIRY_WARNING_DAYS - 2)
         for _ in range(2):
             connect(server.address, folder)
             [warning] = warnings(caplog)
-            assert f"{datetime.now(UTC) + timedelta(days=OLD_DAYS - 2):%Y-%m-%d}; run `deepseek certs renew`" in warning
+            assert (
+                f"{datetime.now(UTC) + timedelta(days=EXPIRY_WARNING_DAYS - 2):%Y-%m-%d}; run `deepseek certs renew`"
+                in warning
+            )
         renew(authority, names=["example"])
         connect(server.address, folder)
         assert warnings(caplog) == []

@@ -87,7 +87,7 @@ def test_a_tenant_takes_no_more_streams_than_its_own_with_many_names(clock: Cloc
     counted = limits(clock)
     other = Caller("other", "ana", Role.READER)
     with counted.stream(ANA), counted.stream(ANA), counted.stream(BEN):
-        with pytest.raises(ResourceExhausted, match="tenant default has 3 streams open"), counted.stream(BEN):
+        with pytest.raises(ResourceExhausted, match="tenant default has 3 open streams"), counted.stream(BEN):
             pass
         with counted.stream(other):
             pass

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from common.auth import Caller, Role
 from common.auth.certificates import make_authority, rotate_signing_key
-from common.auth.tokens import TokenVerifier, issue_token, jwks, new_signing_key, unverified_tenant
+from common.auth.signing_keys import jwks, new_signing_key
+from common.auth.tokens import TokenVerifier, issue_token, unverified_tenant
 from common.errors import FailedPrecondition, InvalidArgument, Unauthenticated
-from tests.processes import wait_until
+from tests.common.auth.key_sets import other_members
+from tests.harness.processes import wait_until
 
 
 @pytest.fixture
@@ -140,28 +142,6 @@ def test_a_token_of_another_time_names_both_clocks_and_what_to_do(folder: Path) 
         assert part in caught.value.message
 
 
-def other_members(usable: dict[str, Any]) -> list[Any]:
-    """Members that other tools may put into a set beside one key."""
-    return [
-        {"kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": "AQAB", "e": "AQAB", "x5c": ["MIIB"]},
-        {"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA"},
-        {"kty": "oct", "k": "AA"},
-        {"kty": "post-quantum", "kid": "new"},
-        {"kty": "OKP", "crv": "X25519", "kid": "x", "x": usable["x"]},
-        {**usable, "use": "enc"},
-        {**usable, "alg": "ECDH-ES"},
-        {**usable, "key_ops": ["sign"]},
-        {member: value for member, value in usable.items() if member != "kid"},
-        {**usable, "kid": 7},
-        {**usable, "x": "AA"},
-        {**usable, "x": None},
-        {"kid": usable["kid"]},
-        None,
-        "a key",
-        [],
-    ]
-
-
 def test_keys_of_a_set_that_are_for_something_else_are_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = folder / "registry" / "jwks.json"
     [usable] = json.loads(file.read_bytes())["keys"]
@@ -222,7 +202,7 @@ def test_keys_rotate_without_a_restart(folder: Path) -> None:
 def test_a_broken_key_file_keeps_the_keys_of_before(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     verify, token = verifier(folder), issue(folder)
     (folder / "registry" / "jwks.json").write_text("{", encoding="utf-8")
-    wait_until(lambda: verify.verify(token) is not None and "keeping the keys" in caplog.text, "the log to say so")
+    wait_until(lambda: verify.verify(token) is not None and "keeping the previous" in caplog.text, "the log to say so")
     assert verify.verify(token).subject == "ana"
 
 

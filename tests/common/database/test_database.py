@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from common.database import Database
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, ResourceExhausted, Unavailable
-from tests import mounts
+from tests.harness import mounts
 
 
 @pytest.fixture

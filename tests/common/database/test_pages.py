@@ -1,10 +1,16 @@
-"""Page tokens and sizes."""
+"""Pages, their tokens and sizes."""
 
 import base64
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from common.database import decode_page_token, encode_page_token, page_size
+from common.database import Database, PageRequest, fetch_page
+from common.database.pages import decode_page_token, encode_page_token, page_size
+from common.database.requests import Request
 from common.errors import InvalidArgument
 
 
@@ -60,3 +66,46 @@ def test_page_sizes_have_a_default_and_a_limit() -> None:
     with pytest.raises(InvalidArgument) as caught:
         page_size(-1)
     assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "page_size")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    database = Database(f"sqlite:///{tmp_path}/pages.db")
+    database.migrate()
+    with database.transaction() as session:
+        # Ties in the first column, so that the second one decides.
+        session.add_all(
+            Request(tenant="t", method=method, request_id=f"r{i}", body_sha256="", response="", create_us=i // 2)
+            for i, method in enumerate("abcde")
+        )
+        session.flush()
+        yield session
+    database.close()
+
+
+def _pages(session: Session, *, descending: bool, scope: str = "") -> list[list[str]]:
+    """Request ids of all pages of two rows."""
+    pages, token = [], ""
+    while True:
+        key = (Request.create_us, Request.request_id)
+        rows, token = fetch_page(
+            session, select(Request), key, PageRequest(2, token), scope=scope, descending=descending
+        )
+        pages.append([row.request_id for row in rows])
+        if not token:
+            return pages
+
+
+@pytest.mark.parametrize("scope", ["", "requests/t"])
+def test_pages_follow_each_other_in_the_order_of_the_key(session: Session, scope: str) -> None:
+    assert _pages(session, descending=False, scope=scope) == [["r0", "r1"], ["r2", "r3"], ["r4"]]
+    assert _pages(session, descending=True, scope=scope) == [["r4", "r3"], ["r2", "r1"], ["r0"]]
+
+
+def test_the_token_of_another_list_is_refused(session: Session) -> None:
+    query, key = select(Request), (Request.request_id,)
+    _, token = fetch_page(session, query, key, PageRequest(1), scope="one")
+    for scope in ("other", ""):
+        with pytest.raises(InvalidArgument) as caught:
+            fetch_page(session, query, key, PageRequest(1, token), scope=scope)
+        assert (caught.value.reason, caught.value.field) == ("BAD_PAGE_TOKEN", "page_token")

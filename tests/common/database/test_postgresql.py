@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from common.database import Database, postgresql
 from common.errors import Unavailable
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
-from tests import servers
-from tests.processes import wait_until
-from tests.proxy import Proxy
-from tests.services.processes import ServiceProcess
+from tests.harness import servers
+from tests.harness.processes import wait_until
+from tests.harness.proxy import Proxy
+from tests.harness.subprocesses import ServiceSubprocess
 
 SOON_S = 15.0
 BRIEF_S = 0.5
@@ -111,7 +111,7 @@ def test_whoever_waits_on_connections_that_went_silent_is_told(
 @pytest.mark.faults
 @pytest.mark.slow
 def test_a_service_whose_connections_went_silent_is_ready_again_soon(proxy: Proxy, tmp_path: Path) -> None:
-    registry = ServiceProcess("registry", tmp_path, settings={"state_url": url(proxy)})
+    registry = ServiceSubprocess("registry", tmp_path, settings={"state_url": url(proxy)})
 
     def is_ready() -> bool:
         request = health_pb2.HealthCheckRequest(service="deepseek.registry.v1.RegistryService")
@@ -150,9 +150,9 @@ def test_who_waits_for_another_transaction_bears_more_silence(briefly_silent: No
 
 
 def test_only_a_migration_may_take_as_long_as_it_needs(briefly_silent: None, database: Database) -> None:
-    with database.transaction() as session, postgresql.unhurried(session.connection()):
+    with database.transaction() as session, postgresql.without_silence_limit(session.connection()):
         sleep(session, 3 * BRIEF_S)
-    with pytest.raises(Unavailable, match=r"silent for 0\.5 s"), database.transaction() as session:
+    with pytest.raises(Unavailable, match=r"sent nothing for 0\.5 s"), database.transaction() as session:
         sleep(session, 60)
     database.check()
 

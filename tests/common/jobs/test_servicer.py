@@ -14,15 +14,16 @@ from common.database import Database
 from common.errors import InvalidArgument, MeshError, NotFound, Unavailable
 from common.jobs import Job, JobStore
 from common.jobs.servicer import JobServicer
-from common.server import Hosted, make_server
+from common.server import GrpcService, make_server
+from common.service import JOB_CONTRACT, Service
 from protos.job.v1 import job_pb2, job_pb2_grpc
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 
 class Settings(ServiceSettings):
     """Settings of a service that only has jobs."""
 
-    service: ClassVar[str] = "jobs"
+    service: ClassVar[Service] = Service("jobs", JOB_CONTRACT, 0, 0)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def servicer(store: JobStore) -> JobServicer:
 
 @pytest.fixture
 def channel(servicer: JobServicer, tmp_path: Path) -> Iterator[grpc.Channel]:
-    hosted = Hosted("deepseek.job.v1.JobService", job_pb2_grpc.add_JobServiceServicer_to_server, servicer)
+    hosted = GrpcService(JOB_CONTRACT, job_pb2_grpc.add_JobServiceServicer_to_server, servicer)
     with (
         make_server(Settings(port=0, home=tmp_path), [hosted], ready=lambda: True) as server,
         open_channel(server.address, retry=False) as channel,

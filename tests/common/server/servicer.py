@@ -8,8 +8,8 @@ import grpc
 
 from common.config import ServiceSettings
 from common.errors import InvalidArgument, NotFound, Violation
-from common.server import Hosted, MeshServer, make_server
-from common.telemetry.process import Telemetry
+from common.server import GrpcService, MeshServer, make_server
+from common.server.telemetry import Telemetry
 from protos.job.v1 import job_pb2, job_pb2_grpc
 
 SERVICE = "deepseek.job.v1.JobService"
@@ -65,8 +65,13 @@ def example_server(
     servicer: ExampleServicer,
     *,
     ready: Callable[[], bool] = lambda: True,
-    on_stop: Sequence[Callable[[], None]] = (),
+    on_drain: Sequence[Callable[[], None]] = (),
     telemetry: Telemetry | None = None,
 ) -> MeshServer:
-    hosted = Hosted(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, servicer)
-    return make_server(settings, [hosted], ready=ready, on_stop=on_stop, telemetry=telemetry)
+    hosted = GrpcService(SERVICE, job_pb2_grpc.add_JobServiceServicer_to_server, servicer)
+    return make_server(settings, [hosted], ready=ready, on_drain=on_drain, telemetry=telemetry)
+
+
+def get(stub: job_pb2_grpc.JobServiceStub, name: str) -> str:
+    """Calls GetJob; returns the name in the response."""
+    return str(stub.GetJob(job_pb2.GetJobRequest(name=name)).job.name)

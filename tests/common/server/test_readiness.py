@@ -1,4 +1,4 @@
-"""Checks that hang; those that answer are tested with whole servers in `test_server`."""
+"""Checks that hang; those that answer are tested with whole servers in `test_health`."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from common.server.readiness import STOP_S, Readiness
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 OVERDUE_S = 0.2
 

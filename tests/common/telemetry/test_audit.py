@@ -14,8 +14,10 @@ import pytest
 from common.database import Database
 from common.errors import ResourceExhausted, Unavailable
 from common.telemetry.anchors import DatabaseAnchor
-from common.telemetry.audit import EMPTY, AuditLog, Head, read_record, verify
-from tests.processes import wait_until
+from common.telemetry.audit import AuditLog
+from common.telemetry.audit_records import EMPTY, Head, read_record
+from common.telemetry.audit_verify import verify
+from tests.harness.processes import wait_until
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_a_log_without_an_anchor_is_not_taken_for_ones_own(path: Path, anchor: D
     forge(planted)
     planted.rename(path)
     write(path, anchor, 2)
-    finding = (6, "does not follow the line before it: one of the two is new")
+    finding = (6, "does not follow the line before it: one of them is new")
     assert finding in found(path, anchor)
     write(path, anchor, 2)
     assert finding in found(path, anchor)
@@ -186,7 +188,7 @@ def forge(path: Path) -> None:
 def test_a_chain_that_was_written_anew_is_found_by_its_anchor(path: Path, anchor: DatabaseAnchor) -> None:
     write(path, anchor)
     forge(path)
-    assert found(path, anchor) == [(5, "is not what its anchor says: the log was written anew")]
+    assert found(path, anchor) == [(5, "does not match the anchor: the log was rewritten")]
     write(path, anchor, 1)
     assert found(path, anchor)
 

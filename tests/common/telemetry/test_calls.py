@@ -16,24 +16,25 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.auth import Role
 from common.auth.certificates import make_authority
-from common.auth.identity import replace_file
 from common.auth.tokens import issue_token
 from common.channel import open_channel
 from common.database import Database
 from common.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, ResourceExhausted, Unauthenticated
+from common.files import replace_file
 from common.jobs import JobStore
 from common.jobs.servicer import JobServicer
-from common.server import Hosted, MeshServer, make_server
-from common.telemetry.audit import Head, verify
-from common.telemetry.calls import Strangers
-from common.telemetry.process import Telemetry
+from common.server import GrpcService, MeshServer, make_server
+from common.server.telemetry import Telemetry
+from common.telemetry.audit_records import Head
+from common.telemetry.audit_verify import verify
+from common.telemetry.calls import UnauthenticatedRecords
 from common.telemetry.traces import Tracer, TraceTarget
 from protos.audit.v1 import audit_pb2, audit_pb2_grpc
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.job.v1 import job_pb2, job_pb2_grpc
-from tests.common.settings import ExampleSettings, example_settings
 from tests.common.telemetry.spans import read_spans
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
+from tests.harness.settings import ExampleSettings, example_settings
 
 JOBS = "deepseek.job.v1.JobService"
 
@@ -89,10 +90,12 @@ def serving(home: Path, *flags: str) -> Iterator[Place]:
             job = jobs.submit(session, tenant="default", kind="work", spec="{}")
         servicer = JobServicer(jobs)
         hosted = [
-            Hosted(JOBS, job_pb2_grpc.add_JobServiceServicer_to_server, servicer),
-            Hosted("deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, Uploads()),
+            GrpcService(JOBS, job_pb2_grpc.add_JobServiceServicer_to_server, servicer),
+            GrpcService(
+                "deepseek.ingest.v1.IngestService", ingest_pb2_grpc.add_IngestServiceServicer_to_server, Uploads()
+            ),
         ]
-        server = make_server(settings, hosted, ready=lambda: True, on_stop=[servicer.close], telemetry=telemetry)
+        server = make_server(settings, hosted, ready=lambda: True, on_drain=[servicer.close], telemetry=telemetry)
         with server:
             yield Place(server, settings, job.name)
 
@@ -240,8 +243,8 @@ def test_the_log_is_whole_after_a_stop(tmp_path: Path) -> None:
 
 def test_strangers_are_recorded_at_first_and_then_one_a_second_with_how_many_were_not() -> None:
     now = [0.0]
-    strangers = Strangers(lambda: now[0])
-    assert [strangers.count("ipv4:10.0.0.1") for _ in range(103)] == [0] * 100 + [None] * 3
-    assert strangers.count("ipv4:10.0.0.2") == 0
+    unauthenticated_records = UnauthenticatedRecords(lambda: now[0])
+    assert [unauthenticated_records.count("ipv4:10.0.0.1") for _ in range(103)] == [0] * 100 + [None] * 3
+    assert unauthenticated_records.count("ipv4:10.0.0.2") == 0
     now[0] = 1.0
-    assert [strangers.count("ipv4:10.0.0.1") for _ in range(2)] == [3, None]
+    assert [unauthenticated_records.count("ipv4:10.0.0.1") for _ in range(2)] == [3, None]

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from common.errors import NotFound
 from common.telemetry.traces import SpanContext, Tracer, TraceTarget, current, traceparent
 from tests.common.telemetry.spans import read_spans
+from tests.harness.command_line import COMMAND_LINE
 
 HEADER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -156,7 +157,7 @@ def test_a_collector_gets_spans_over_grpc() -> None:
     assert (sent.name, sent.trace_id.hex()) == ("work", span.context.trace_id)
 
 
-@pytest.mark.parametrize("module", ["deepseek.client", "deepseek.cli.__main__", "services.registry.__main__"])
+@pytest.mark.parametrize("module", ["deepseek.client", COMMAND_LINE, "services.registry.service"])
 def test_nothing_is_imported_that_nobody_asked_for(module: str) -> None:
     program = f"import sys, {module}; from common.telemetry.traces import Tracer; Tracer('x').start('y', None).end()\n"
     program += "print([name for name in sys.modules if name.startswith(('opentelemetry', 'prometheus_client'))])"

@@ -14,10 +14,12 @@ from common.auth.certificates import make_authority
 from common.auth.tokens import issue_token
 from common.database import Database
 from common.telemetry.anchors import DatabaseAnchor
-from common.telemetry.audit import AuditLog, Head
+from common.telemetry.audit import AuditLog
+from common.telemetry.audit_records import Head
 from deepseek.client import MeshFile, ServiceAddress
 from tests.common.auth.certificates import renew_as_old
 from tests.common.telemetry.spans import read_spans
+from tests.deepseek.cli.commands import assert_refused, deepseek
 
 COMMANDS = [
     "demo",
@@ -25,6 +27,7 @@ COMMANDS = [
     "down",
     "status",
     "ask",
+    "predict",
     "dataset",
     "run",
     "model",
@@ -41,23 +44,6 @@ COMMANDS = [
     "restore",
     "watermark",
 ]
-
-
-def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [Path(sys.executable).with_name("deepseek"), *arguments],
-        env={**os.environ, "DEEPSEEK_HOME": str(home), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def assert_refused(done: "subprocess.CompletedProcess[str]", error: str, field: str) -> None:
-    assert done.returncode == 1
-    assert f"  {error}\n  field: {field}\n" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -80,7 +66,20 @@ def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
 
 def test_down_without_a_mesh_says_so(tmp_path: Path) -> None:
     done = deepseek(tmp_path, "down")
-    assert (done.returncode, done.stdout) == (0, "no mesh runs here\n")
+    assert (done.returncode, done.stdout) == (0, "no mesh is running here\n")
+    assert json.loads(deepseek(tmp_path, "down", "--json").stdout) == {"stopped": []}
+
+
+def test_certificates_and_tokens_are_reported_as_json(tmp_path: Path) -> None:
+    folder = str(tmp_path / "authority")
+    made = json.loads(deepseek(tmp_path, "certs", "init", folder, "--name", "registry", "--json").stdout)
+    assert made == {"folder": folder, "services": ["registry"]}
+    renewed = json.loads(deepseek(tmp_path, "certs", "renew", folder, "--name", "registry", "--json").stdout)
+    assert renewed == {"folder": folder, "renewed": ["registry"]}
+    rotated = json.loads(deepseek(tmp_path, "certs", "rotate", folder, "--json").stdout)
+    assert rotated == {"folder": folder, "revoked": False}
+    token = json.loads(deepseek(tmp_path, "token", "--identity", folder, "--subject", "ana", "--json").stdout)
+    assert (token["file"], token["subject"], token["role"]) == (str(tmp_path / "token"), "ana", "writer")
 
 
 def test_a_spec_that_is_no_json_is_named(tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_a_home_that_cannot_be_made_is_named(command: str, tmp_path: Path) -> No
 def test_no_mesh_runs_in_a_home_that_cannot_be(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = deepseek(tmp_path / "file" / "home", command)
-    assert "no mesh runs here" in done.stdout + done.stderr
+    assert "no mesh is running here" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -201,7 +200,7 @@ def test_audit_verify_misses_an_anchor(tmp_path: Path) -> None:
     log.close()
     done = deepseek(tmp_path, "audit", "verify", "--service", "registry")
     assert done.returncode == 1
-    assert "there is no anchor" in done.stdout
+    assert "no anchor" in done.stdout
 
 
 def test_audit_verify_does_not_judge_a_log_whose_service_is_elsewhere_and_away(tmp_path: Path) -> None:
@@ -239,3 +238,12 @@ def test_a_wrong_trace_setting_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "otlp_endpoint" in done.stderr
     assert "BAD_SETTING" in done.stderr
+
+
+def test_a_mistyped_command_gets_one_suggestion(tmp_path: Path) -> None:
+    done = deepseek(tmp_path, "modle")
+    assert done.returncode == 2
+    assert done.stderr.count("Did you mean 'model'?") == 1
+    done = deepseek(tmp_path, "model", "lits")
+    assert done.returncode == 2
+    assert done.stderr.count("id you mean") == 1

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.auth.certificates import make_authority
-from deepseek.client import MeshFile, connect
-from deepseek.client.mesh import ServiceAddress
+from deepseek.client import MeshFile, ServiceAddress, connect
 
 
 def deepseek(home: Path, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
@@ -37,8 +36,9 @@ def invitation(tmp_path: Path) -> str:
 
 def test_an_invitation_piped_into_join_makes_a_mesh_file(invitation: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    done = deepseek(home, "join", "mesh.example:8443", stdin=invitation)
+    done = deepseek(home, "join", "mesh.example:8443", "--json", stdin=invitation)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"address": "mesh.example:8443", "mesh_file": str(home / "mesh.json")}
     file = MeshFile.read(home / "mesh.json")
     assert {service.address for service in file.services.values()} == {"mesh.example:8443"}
     assert (home / "edge" / "ca.pem").read_text() == json.loads(invitation)["ca"]

@@ -13,8 +13,8 @@ import pytest
 from deepseek.client import MeshFile, ServiceAddress, StoreAddress
 from deepseek.models.selection import MIN_SPEEDUP
 from deepseek.processor import instruction_set
-from tests.processes import wait_until
-from tests.services.trainer.conftest import Mesh, start_mesh
+from tests.harness.processes import wait_until
+from tests.services.trainer.conftest import TrainerMesh, start_trainer
 from tests.services.trainer.tasks import picture_spec
 
 DEEPSEEK = Path(sys.executable).with_name("deepseek")
@@ -23,7 +23,7 @@ DEEPSEEK = Path(sys.executable).with_name("deepseek")
 class CommandLine:
     """The command line on a mesh of a registry and a trainer."""
 
-    def __init__(self, mesh: Mesh, folder: Path) -> None:
+    def __init__(self, mesh: TrainerMesh, folder: Path) -> None:
         self.folder = folder
         services = {one.name: ServiceAddress(one.address, one.pid) for one in (mesh.registry, mesh.trainer)}
         MeshFile(services, StoreAddress.of_services(mesh.home), "", "").write(mesh.home / "mesh.json")
@@ -43,7 +43,7 @@ class CommandLine:
 @pytest.mark.slow
 def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned)
+        mesh = start_trainer(tmp_path / "home", owned)
         deepseek = CommandLine(mesh, tmp_path)
         for name, epochs in (("long", 100_000), ("short", 1)):
             spec = picture_spec(mesh.pictures, epochs=epochs, num_workers=1, precision="PRECISION_FP32")
@@ -68,6 +68,9 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         waiting = deepseek.start("train", "short.json", "--json")
         wait_until(lambda: states() == ["pending", "running"], "the second run to wait")
         assert f"waits for {run}" in deepseek("run", "list")[1]
+        for name in (["pictures:1"], ["pictures", "--all"]):
+            status, _, err = deepseek("dataset", "delete", *name)
+            assert (status, "VERSION_IN_USE" in err, f"{run} trains on pictures:1" in err) == (1, True, True)
         status, out, _ = deepseek("run", "stop", run_id)
         assert status == 0
         assert run in out
@@ -88,13 +91,14 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         train = ("train", "short.json", "--model", "short", "--int8", "--int8-max-loss")
         status, out, _ = deepseek(*train, "1", "--json")
         version = json.loads(out)
-        assert (status, version["run"]) == (0, result["run"])
+        assert (status, version["run"], version["registered"]) == (0, result["run"], True)
         fp32, int8 = version["files"]
         assert (fp32["variant"], int8["variant"], int8["instruction_set"]) == ("fp32", "int8", instruction_set())
         is_faster = fp32["latency_ms"] >= MIN_SPEEDUP * int8["latency_ms"]
         assert version["preferred"] == ("int8" if is_faster else "fp32")
         status, out, _ = deepseek(*train, "1")
         assert (status, "preferred: " in out, "inference checks this again" in out) == (0, True, True)
+        assert f"{version['model_version']} already exists" in out
         status, out, err = deepseek(*train, "2")  # before anything is trained
         assert (status, out) == (2, "")
         assert "--int8-max-loss" in err

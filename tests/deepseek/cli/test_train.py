@@ -66,4 +66,4 @@ def test_a_spec_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert read_specs(path) == [f"BAD_SPEC_FILE {path} is not UTF-8 (byte 0xf6 in line 1); save it as UTF-8"]
         path.write_text("{")
         [error] = read_specs(path)
-        assert str(error).startswith(f"BAD_SPEC_FILE {path} is not valid {form}: ")
+        assert str(error).startswith(f"BAD_SPEC_FILE {path} cannot be read as {form}: ")

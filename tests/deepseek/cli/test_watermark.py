@@ -6,6 +6,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from PIL import Image
 
 from common.errors import FailedPrecondition
+from deepseek.cli.statuses import INCONCLUSIVE, NOT_MARKED
 from deepseek.client import MeshFile, ServiceAddress, connect
-from tests.deepseek.cli.test_cli import deepseek
-from tests.services.processes import ServiceProcess
+from tests.deepseek.cli.commands import assert_refused, deepseek
+from tests.harness.images import PNG
+from tests.harness.mesh import MeshProcesses
 from tests.services.watermark.conftest import write_master_key
-from tests.services.watermark.pictures import PNG
 
 
 def gif() -> bytes:
@@ -33,10 +35,10 @@ def gif() -> bytes:
         ("mark", b"once", (), "UNSUPPORTED_FILE", "use `deepseek watermark write`"),
         ("mark", gif(), (), "UNSUPPORTED_IMAGE", "neither PNG, JPEG nor WebP; convert it"),
         ("mark", PNG[:-200], (), "DAMAGED_IMAGE", "cannot be decoded"),
-        ("detect", b"once", (), "BAD_VALUE", "give the model whose it may be"),
-        ("detect", b"", (), "BAD_VALUE", "give the model whose it may be"),
-        ("detect", "einmal für alle".encode("latin-1"), ("--model", "reference"), "BAD_VALUE", "is no text in UTF-8"),
-        ("detect", PNG, ("--model", "reference"), "BAD_VALUE", "is no text in UTF-8; leave --model out"),
+        ("detect", b"once", (), "BAD_VALUE", "name the model that may have written the text"),
+        ("detect", b"", (), "BAD_VALUE", "name the model that may have written the text"),
+        ("detect", "einmal für alle".encode("latin-1"), ("--model", "reference"), "BAD_VALUE", "is not UTF-8 text"),
+        ("detect", PNG, ("--model", "reference"), "BAD_VALUE", "is not UTF-8 text; omit --model"),
     ],
     ids=["text", "another format", "damaged", "no model", "nothing", "another encoding", "a model for an image"],
 )
@@ -54,7 +56,7 @@ def test_what_a_file_is_follows_from_its_content(
 def test_a_key_is_revoked_only_by_those_who_say_yes(tmp_path: Path) -> None:
     done = deepseek(tmp_path, "watermark", "revoke", "image", "0")
     assert done.returncode == 1
-    assert "never be found again" in done.stderr
+    assert "never be detected again" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +64,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of a registry and a watermark service."""
     home = tmp_path_factory.mktemp("mesh")
     write_master_key(home)
-    registry = ServiceProcess("registry", home)
-    try:
-        registry.start()
-        watermark = ServiceProcess("watermark", home, settings={"registry": registry.address})
-        try:
-            watermark.start()
-            services = {process.name: ServiceAddress(process.address, process.pid) for process in (registry, watermark)}
-            MeshFile(services).write(home / "mesh.json")
-            yield home
-        finally:
-            watermark.close()
-    finally:
-        registry.close()
+    with ExitStack() as resources:
+        mesh = MeshProcesses(home, resources)
+        mesh.start("watermark")
+        services = {name: ServiceAddress(process.address, process.pid) for name, process in mesh.services.items()}
+        MeshFile(services).write(home / "mesh.json")
+        yield home
 
 
-def answered(home: Path, *arguments: str) -> dict[str, Any]:
+def answered(home: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     done = deepseek(home, "watermark", *arguments, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -87,7 +82,7 @@ def answered(home: Path, *arguments: str) -> dict[str, Any]:
 def marked(home: Path) -> tuple[str, str]:
     """A marked file, and its mark."""
     (home / "photo.png").write_bytes(PNG)
-    answer = answered(home, "mark", str(home / "photo.png"))
+    answer = answered(home, "mark", str(home / "photo.png"), "--force")
     return answer["file"], answer["watermark"]
 
 
@@ -105,8 +100,25 @@ def test_a_mark_that_is_registered_tells_what_is_known_of_it(home: Path) -> None
     assert (found["verdict"], found["watermark"], found["registered"]) == ("marked", watermark, True)
     assert len(found["content_sha256"]) == 64
     assert "not in the registry" not in deepseek(home, "watermark", "detect", file).stdout
-    unmarked = answered(home, "detect", str(home / "photo.png"))
+    unmarked = answered(home, "detect", str(home / "photo.png"), status=NOT_MARKED)
     assert (unmarked["verdict"], "registered" in unmarked) == ("not marked", False)
+
+
+def test_a_marked_file_is_replaced_only_with_force(home: Path) -> None:
+    file, _ = marked(home)
+    before = Path(file).read_bytes()
+    done = deepseek(home, "watermark", "mark", str(home / "photo.png"))
+    assert_refused(done, "FAILED_PRECONDITION: OUTPUT_EXISTS", "--output")
+    assert "--force" in done.stderr
+    assert Path(file).read_bytes() == before
+
+
+def test_a_second_mark_is_made_with_a_warning(home: Path) -> None:
+    file, watermark = marked(home)
+    done = deepseek(home, "watermark", "mark", file, "--force", "--json")
+    assert json.loads(done.stdout)["earlier_watermark"] == watermark
+    assert f"already carries {watermark}" in done.stderr
+    assert "already" not in deepseek(home, "watermark", "mark", str(home / "photo.png"), "--force").stderr
 
 
 @pytest.mark.parametrize(
@@ -122,12 +134,12 @@ def test_a_mark_that_the_registry_does_not_know_so_is_called_forged(home: Path, 
     assert "content_sha256" not in found
     done = deepseek(home, "watermark", "detect", file)
     assert done.returncode == 0
-    assert "not in the registry: forged, or of another mesh" in done.stdout
+    assert "not in the registry: forged, or from another mesh" in done.stdout
 
 
 def test_an_image_may_have_any_name(home: Path) -> None:
     (home / "photo.data").write_bytes(PNG)
-    assert answered(home, "detect", str(home / "photo.data"))["verdict"] == "not marked"
+    assert answered(home, "detect", str(home / "photo.data"), status=NOT_MARKED)["verdict"] == "not marked"
     (home / "still.gif").write_bytes(gif())
     done = deepseek(home, "watermark", "detect", str(home / "still.gif"))
     assert done.returncode == 1
@@ -153,7 +165,7 @@ def test_a_key_is_revoked_without_a_question_on_yes(home: Path) -> None:
     epoch = answered(home, "rotate", "image")["epoch"] - 1
     assert answered(home, "revoke", "image", str(epoch), "--yes")["state"] == "revoked"
     assert [key["state"] for key in answered(home, "keys", "image")["keys"]] == ["active", "revoked"]
-    found = answered(home, "detect", file)
+    found = answered(home, "detect", file, status=INCONCLUSIVE)
     assert (found["verdict"], found["p"]) == ("inconclusive", 1)
     done = deepseek(home, "watermark", "revoke", "image", str(epoch), "--yes")
     assert (done.returncode, done.stdout) == (0, f"image epoch {epoch} is revoked\n")

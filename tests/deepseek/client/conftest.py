@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from deepseek.client import Mesh
-from deepseek.embedded import EmbeddedMesh, start_mesh
+from deepseek.embedded import EmbeddedMesh
+from tests.harness.mesh import embedded_mesh
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMesh]:
     home: Path = tmp_path_factory.mktemp("mesh") / "home"
-    mesh = start_mesh(home, stay=False, free_ports=True)
-    yield mesh
-    mesh.stop()
+    with embedded_mesh(home) as mesh:
+        yield mesh
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common.artifacts.store import blob_key
+from common.artifacts.blob import blob_key
 from common.errors import DataLoss, NotFound
 from common.names import DEFAULT_TENANT
 from deepseek.client import Mesh
-from deepseek.embedded import EmbeddedMesh
+from deepseek.embedded import EmbeddedMesh, Supervisor
 
 CONTENT = os.urandom(5 << 20)
 
@@ -65,6 +65,6 @@ def test_a_reader_goes_on_when_the_service_is_started_again(embedded: EmbeddedMe
         chunks = client.artifacts.chunks(sha256)
         begin = next(chunks)
         os.kill(embedded.file.services["ingest"].pid, signal.SIGKILL)
-        with embedded.kept_up(lambda text: None):
+        with Supervisor(embedded, lambda text: None).client():
             rest = b"".join(chunks)
     assert begin + rest == CONTENT

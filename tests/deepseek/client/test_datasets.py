@@ -5,18 +5,22 @@ import random
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from common.errors import InvalidArgument, Unavailable
-from deepseek.client import Mesh, datasets
-from deepseek.client.mesh import ServiceAddress
+from deepseek.client import Mesh, ServiceAddress
+from deepseek.data.loader import Loader
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
+from deepseek.data.shard_cache import ShardCache
+from deepseek.data.stored import StoredDataset
 from deepseek.embedded import EmbeddedMesh
-from tests.proxy import Proxy
+from deepseek.upkeep.garbage import collect
+from tests.harness.proxy import Proxy
 
 FIELDS = (
     Field("text", "text", repeated=False, labels=()),
@@ -43,6 +47,20 @@ def test_equal_data_is_the_same_version_and_adds_no_blob(mesh: Mesh) -> None:
     assert set(mesh.store.list(mesh.tenant)) == blobs
     assert [v.name for v in mesh.datasets.versions("twice")] == [first.name]
     assert "datasets/twice" in [dataset.name for dataset in mesh.datasets.list()]
+
+
+def test_a_deleted_version_is_garbage_but_its_equal_is_not(mesh: Mesh) -> None:
+    gone = mesh.datasets.upload("gone", FIELDS, samples(40, size=3))
+    shared = mesh.datasets.upload("shared", FIELDS, samples(60, size=3))
+    also = mesh.datasets.upload("also-shared", FIELDS, samples(60, size=3))
+    mesh.datasets.delete(gone.name)
+    mesh.datasets.delete("datasets/shared")
+    collect(mesh, grace_s=0)
+    blobs = set(mesh.store.list(mesh.tenant))
+    assert gone.manifest.sha256 not in blobs
+    assert shared.manifest.sha256 == also.manifest.sha256 in blobs
+    assert len(list(mesh.datasets.read(also.name))) == 60
+    assert mesh.datasets.upload("gone", FIELDS, samples(40, size=3)).name == "datasets/gone/versions/2"
 
 
 def test_values_of_numpy_are_those_of_python(mesh: Mesh) -> None:
@@ -137,18 +155,14 @@ def test_a_reader_goes_on_after_the_service_was_killed(mesh: Mesh, embedded: Emb
 
 
 @pytest.mark.faults
-def test_a_reader_gives_up_on_a_service_that_stays_away(
-    mesh: Mesh, embedded: EmbeddedMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_gives_up_on_a_service_that_stays_away(mesh: Mesh, embedded: EmbeddedMesh) -> None:
     version = mesh.datasets.upload("read", FIELDS, samples(3000, size=1500)).name
-    batches = mesh.datasets.read_batches(version)
+    batches = mesh.datasets.read_batches(version, patience_s=1)
     cursors = [next(batches).cursor]
     os.kill(embedded.file.services["ingest"].pid, signal.SIGKILL)
     try:
-        with monkeypatch.context() as hasty:
-            hasty.setattr(datasets, "PATIENCE_S", 1)
-            with pytest.raises(Unavailable):
-                cursors.extend(batch.cursor for batch in batches)
+        with pytest.raises(Unavailable):
+            cursors.extend(batch.cursor for batch in batches)
     finally:
         embedded.restart("ingest")
     others = mesh.datasets.read_batches(version, cursor=cursors[-1])
@@ -179,3 +193,33 @@ def test_an_upload_has_no_hole_however_often_its_connection_is_cut(mesh: Mesh, e
             with Mesh(through) as cut:
                 assert cut.datasets.upload(f"cut-{trial}", FIELDS, Cuts(small)).manifest.sha256 == expected
             assert not cuts
+
+
+def test_a_version_is_a_data_set_of_torch_that_is_read_from_a_local_cache(mesh: Mesh, tmp_path: Path) -> None:
+    mesh.datasets.upload("local", FIELDS, samples(300))
+    dataset = mesh.dataset("local:1", cache=tmp_path / "cache")
+    assert (len(dataset), dataset.key(299)) == (300, "k299")
+    assert dataset[7] == {"text": "7 " * 10, "score": [7.0, 3.5]}
+    loader = Loader(dataset, 64, collate=list, seed=5)
+    seen = sorted(float(one["score"][0]) for batch in loader for one in batch)
+    assert seen == [float(number) for number in range(300)]
+    cached = ShardCache(tmp_path / "cache", lambda *_: pytest.fail("everything is in the cache"))
+    without_mesh = StoredDataset(dataset.manifest, "train", cached)
+    assert without_mesh[150] == dataset[150]
+
+
+def test_a_wrong_name_of_a_version_is_told_before_anything_is_read(mesh: Mesh) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.dataset("My Data")
+    assert caught.value.reason == "BAD_NAME"
+
+
+def test_invalid_samples_are_kept_aside_on_request(mesh: Mesh) -> None:
+    good, bad = samples(3), Sample("bad", "train", {"text": "x", "score": [float("nan")]})
+    version = mesh.datasets.upload("kept", FIELDS, [good[0], bad, *good[1:]], quarantine=True)
+    assert version.num_samples == 3
+    (kept,) = mesh.datasets.quarantined(version.name)
+    assert (kept.key, kept.reason, kept.field, kept.position) == ("bad", "WRONG_TYPE", "score", 2)
+    assert kept.values["text"] == ["x"]
+    (listed,) = mesh.datasets.quarantined(version.name, values=False)
+    assert not listed.values

@@ -13,6 +13,15 @@ def test_a_spec_from_plain_data_is_the_message() -> None:
     assert (spec.epochs, spec.model.name, spec.model.params["width"]) == (3, "m", 2)
 
 
+def test_names_of_versions_may_be_short() -> None:
+    spec = parse_spec({"dataset_version": "colours", "init": "shapes@champion"})
+    assert (spec.dataset_version, spec.init) == ("datasets/colours/versions/latest", "models/shapes/aliases/champion")
+    with pytest.raises(InvalidArgument) as caught:
+        parse_spec({"init": "datasets/shapes", "epochs": "many"})
+    assert caught.value.reason == "BAD_NAME"
+    assert [violation.field for violation in caught.value.violations] == ["spec.init", "spec.epochs"]
+
+
 def test_numbers_of_numpy_count_as_pythons_own() -> None:
     params = {"width": np.int64(2), "rate": np.float32(0.5), "wide": np.bool_(True), "sizes": np.array([1, 2])}
     spec = {"epochs": np.int64(3), "seed": np.uint64(1 << 40), "clip_norm": np.float32(0.5)}

@@ -58,7 +58,7 @@ def test_a_stream_that_ends_early_is_an_error_and_not_the_end_of_the_text(serve:
 
     tokens = written()
     assert [next(tokens), next(tokens)] == [1, 2]
-    with pytest.raises(Unavailable, match="begin another") as caught:
+    with pytest.raises(Unavailable, match="open another") as caught:
         next(tokens)
     assert caught.value.reason == "STREAM_ENDED"
 

@@ -1,4 +1,4 @@
-"""Small images, sound and samples for the tests of this folder."""
+"""Small images, recordings and samples for the tests of this folder."""
 
 import io
 from collections.abc import Callable
@@ -6,26 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from PIL import Image
 
 from common.errors import DataLoss
 from deepseek.data.manifest import DatasetManifest, Field, Shard
 from deepseek.data.sample import Sample
 from deepseek.data.shards import encode_shard
+from tests.harness.images import image_file
 
 FIELDS = (
     Field("image", "image"),
     Field("question", "text", repeated=True),
     Field("answer", "label", repeated=True, labels=("no", "yes", "größer")),
 )
-
-
-def image_file(seed: int = 0, size: tuple[int, int] = (16, 12), kind: str = "PNG") -> bytes:
-    """A picture of coloured noise; size is width and height."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, kind)
-    return sink.getvalue()
 
 
 def sound_file(num_frames: int = 400, kind: str = "WAV") -> bytes:

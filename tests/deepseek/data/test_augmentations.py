@@ -9,7 +9,7 @@ def images() -> torch.Tensor:
     return torch.arange(200 * 2 * 3 * 3, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(200, 2, 3, 3)
 
 
-def test_about_half_of_the_images_are_mirrored_and_the_others_not_touched() -> None:
+def test_about_half_of_the_images_are_mirrored_and_the_others_unchanged() -> None:
     torch.manual_seed(0)
     batch = images()
     flipped = RandomFlip()(batch)
@@ -34,18 +34,18 @@ def test_the_batch_that_was_given_is_not_changed() -> None:
     assert torch.equal(batch, images())
 
 
-def test_a_probability_of_one_or_none_is_certain() -> None:
+def test_a_probability_of_one_or_zero_is_certain() -> None:
     assert torch.equal(RandomFlip(1.0)(images()), images().flip(2))
     assert torch.equal(RandomFlip(0.0)(images()), images())
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
-def test_what_is_no_probability_is_refused(probability: float) -> None:
+def test_an_invalid_probability_is_refused(probability: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
         RandomFlip(probability)
     assert caught.value.field == "probability"
 
 
-def test_what_is_no_batch_of_images_is_refused() -> None:
+def test_a_tensor_that_is_not_a_batch_of_images_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         RandomFlip()(torch.zeros(4, 16))

@@ -34,14 +34,14 @@ def test_non_finite_numbers_are_not_written() -> None:
     ],
     ids=["empty", "not-utf8", "cut-off", "repeated-key", "nan", "infinity", "deep", "huge-integer", "trailing"],
 )
-def test_what_is_not_strict_json_is_refused(data: bytes) -> None:
+def test_anything_but_strict_json_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse(data)
     assert caught.value.reason == "BAD"
     assert caught.value.field == "doc"
 
 
-def test_a_complaint_names_the_path() -> None:
+def test_an_error_names_the_path() -> None:
     node = parse(b'{"list":[{"n":-1}]}').object("list")["list"].array()[0].object("n")["n"]
     with pytest.raises(InvalidArgument) as caught:
         node.integer()

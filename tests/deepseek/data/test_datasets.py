@@ -10,7 +10,8 @@ from deepseek.data.datasets import EncodedDataset, InputMapping, fit_encoders, r
 from deepseek.data.encoders import CharactersEncoder, ImageEncoder, LabelEncoder, NumberEncoder, WordsEncoder
 from deepseek.data.manifest import DatasetManifest, Field
 from deepseek.data.sample import Sample
-from tests.deepseek.data.samples import FIELDS, ShardFolder, image_file, make_dataset, question_sample
+from tests.deepseek.data.samples import FIELDS, ShardFolder, make_dataset, question_sample
+from tests.harness.images import image_file
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_an_image_that_is_damaged_in_the_store_is_named(store: ShardFolder) -> N
 
 
 def test_a_split_or_field_that_does_not_exist_is_named(store: ShardFolder, manifest: DatasetManifest) -> None:
-    with pytest.raises(InvalidArgument, match="no split 'validation'; it has: test, train"):
+    with pytest.raises(InvalidArgument, match="no split 'validation'; its splits are: test, train"):
         open_split(store, manifest, "validation")
     with pytest.raises(InvalidArgument, match="no field 'caption'"):
         fit_encoders(store, "default", manifest, "train", [InputMapping("caption", "x", WordsEncoder())])

@@ -21,7 +21,7 @@ from deepseek.data.encoders import (
     restore,
 )
 from deepseek.data.manifest import FIELD_TYPES, Field
-from tests.deepseek.data.samples import image_file
+from tests.harness.images import image_file
 
 TEXTS = ["Is there a cat?", "is THERE a dog", "what is it", "größe 12"]
 
@@ -31,7 +31,7 @@ def fitted(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def test_words_are_numbered_by_falling_count_then_by_code_point() -> None:
+def test_words_are_numbered_by_descending_count_then_by_code_point() -> None:
     encoder = WordsEncoder()
     encoder.fit(["b a", "b c", "A"])
     assert encoder.tokens == ("a", "b", "c")
@@ -48,7 +48,7 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts() -> None:
     assert len(first.tokens) == 38
 
 
-def test_what_is_too_long_is_cut_off() -> None:
+def test_long_texts_are_truncated() -> None:
     encoder = CharactersEncoder(length=3)
     encoder.fit(["abc"])
     assert encoder.encode("abcabc").tolist() == encoder.encode("abc").tolist()
@@ -119,7 +119,7 @@ def labels() -> LabelEncoder:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_encoder_made_from_its_params_and_state_encodes_alike(encoder: Encoder, value: Any) -> None:
+def test_an_encoder_rebuilt_from_its_params_and_state_encodes_identically(encoder: Encoder, value: Any) -> None:
     params, state = json.loads(json.dumps([encoder.params, encoder.state()]))
     again = type(encoder)(**params)
     again.load_state(state)
@@ -130,7 +130,7 @@ def test_an_encoder_made_from_its_params_and_state_encodes_alike(encoder: Encode
     assert again.state() == encoder.state()
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_unchanged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     assert np.array_equal(ImageEncoder(size=8).encode(Image.fromarray(pixels)), pixels)
 
@@ -149,12 +149,12 @@ def test_a_label_in_another_spelling_is_the_same_label() -> None:
     encoder = LabelEncoder()
     encoder.load_state({"labels": ["the\u0301", "café"]})
     assert [int(encoder.encode(label)) for label in ("thé", "the\u0301", "cafe\u0301", "café")] == [0, 0, 1, 1]
-    encoder.load_state({"labels": ["é", "e\u0301"]})  # of a data set from before spellings were one
+    encoder.load_state({"labels": ["é", "e\u0301"]})  # of an old data set, in which these are two labels
     assert [int(encoder.encode(label)) for label in ("é", "e\u0301")] == [0, 1]
 
 
 def test_labels_need_a_field_of_labels() -> None:
-    with pytest.raises(InvalidArgument, match="'caption' is text"):
+    with pytest.raises(InvalidArgument, match="'caption' has the type text"):
         LabelEncoder().bind(Field("caption", "text"))
 
 
@@ -183,7 +183,7 @@ def test_a_bad_value_is_refused(encoder: Encoder, value: Any, reason: str) -> No
     assert caught.value.reason == reason
 
 
-def test_numbers_of_numpy_count_as_pythons_own() -> None:
+def test_numpy_numbers_are_accepted_as_python_numbers() -> None:
     assert IntegerEncoder().encode(np.int16(3)) == NumberEncoder().encode(np.float16(3)) == 3
     assert NumberEncoder().encode(np.uint8(3)) == 3
     made = ImageEncoder(np.int64(8)), CharactersEncoder(np.int32(8), np.int64(20))  # type: ignore[arg-type]

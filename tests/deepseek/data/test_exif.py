@@ -1,4 +1,4 @@
-"""Realistic EXIF blocks, made byte by byte or by Pillow."""
+"""Realistic EXIF blocks, built byte by byte or by Pillow."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ def test_an_orientation_is_read_as_pillow_reads_it(order: str, kind: int, value:
 
 
 @pytest.mark.parametrize("value", [0, 9, 255])
-def test_an_orientation_that_does_not_exist_is_none(value: int) -> None:
+def test_an_undefined_orientation_is_ignored(value: int) -> None:
     assert exif.orientation({"exif": block("<", value)}) == 1
 
 
@@ -72,12 +72,12 @@ def test_an_orientation_that_does_not_exist_is_none(value: int) -> None:
         b"no EXIF at all",
     ],
 )
-def test_damaged_exif_says_nothing_and_is_kept(damaged: bytes) -> None:
+def test_damaged_exif_is_ignored_and_kept(damaged: bytes) -> None:
     assert exif.orientation({"exif": damaged}) == 1
     assert len(exif.upright_exif(damaged, 6)) == len(damaged)
 
 
-def test_what_is_whole_of_a_block_that_was_cut_off_is_read() -> None:
+def test_the_complete_fields_of_a_truncated_block_are_read() -> None:
     data = block("<", 6)[: 6 + 8 + 2 + 12]
     assert exif.orientation({"exif": data}) == 6
     assert exif.orientation({"exif": exif.upright_exif(data, 6)}) == 1
@@ -102,7 +102,7 @@ def test_a_block_of_upright_pixels_says_so_and_keeps_the_rest(order: str, value:
     assert not read.get_ifd(0x1)  # the thumbnail is still rotated
 
 
-def test_xmp_is_asked_where_exif_says_nothing() -> None:
+def test_xmp_is_used_if_exif_has_no_orientation() -> None:
     for xmp in (b'<rdf:Description tiff:Orientation="8"/>', b"<tiff:Orientation>8</tiff:Orientation>"):
         assert exif.orientation({"xmp": xmp}) == 8
         assert exif.orientation({"xmp": xmp, "exif": block("<", 3)}) == 3
@@ -117,7 +117,7 @@ def test_exif_in_the_text_of_a_png_file_is_read() -> None:
     assert exif.orientation({exif.RAW_PROFILE: "\nexif\n      80\nno digits"}) == 1
 
 
-def test_what_pillow_writes_is_read() -> None:
+def test_exif_written_by_pillow_is_read() -> None:
     written = Image.Exif()
     written[ORIENTATION] = 7
     file = io.BytesIO()

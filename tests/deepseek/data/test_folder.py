@@ -22,7 +22,7 @@ def test_a_file_is_found_in_either_spelling_of_its_folders_and_itself(tmp_path: 
     assert make(tmp_path, there).file(written).read_text() == there
 
 
-def test_the_spelling_that_was_written_comes_first(tmp_path: Path) -> None:
+def test_the_spelling_as_written_takes_precedence(tmp_path: Path) -> None:
     folder = make(tmp_path, COMPOSED, DECOMPOSED)
     assert [folder.file(name).read_text() for name in (COMPOSED, DECOMPOSED)] == [COMPOSED, DECOMPOSED]
 
@@ -32,7 +32,7 @@ def test_several_other_spellings_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         folder.file("\u1e61\u0323.png")
     assert caught.value.reason == "FILE_NOT_FOUND"
-    assert r"in other Unicode forms: 's\u0323\u0307.png', '\u1e69.png'; rename" in caught.value.message
+    assert r"only in other Unicode forms: 's\u0323\u0307.png', '\u1e69.png'; rename" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_unusual_names_are_found_as_they_are(tmp_path: Path, name: str) -> None:
     assert Folder(tmp_path).file(name).name == name
 
 
-def test_space_around_a_name_is_left_out_unless_it_is_a_part_of_it(tmp_path: Path) -> None:
+def test_space_around_a_name_is_ignored_unless_it_is_part_of_the_name(tmp_path: Path) -> None:
     folder = make(tmp_path, "a.png", "b.png", "b.png ")
     assert [folder.file(name).name for name in (" a.png\u00a0", "b.png", "b.png ")] == ["a.png", "b.png", "b.png "]
 
@@ -56,7 +56,7 @@ def test_space_around_a_name_is_left_out_unless_it_is_a_part_of_it(tmp_path: Pat
         ("a.png", "\ufeffa.png", "'a.png'"),
     ],
 )
-def test_a_name_that_looks_alike_is_proposed(tmp_path: Path, there: str, written: str, hint: str) -> None:
+def test_a_similar_name_is_suggested(tmp_path: Path, there: str, written: str, hint: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         make(tmp_path, there).file(written)
     assert caught.value.reason == "FILE_NOT_FOUND"
@@ -64,7 +64,7 @@ def test_a_name_that_looks_alike_is_proposed(tmp_path: Path, there: str, written
 
 
 @pytest.mark.parametrize("name", ["x.png", "no/a.png", "a.png/b.png", "x" * 300, "x" * 5000])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidArgument, match="which is not in") as caught:
         make(tmp_path, "a.png").file(name)
     assert caught.value.reason == "FILE_NOT_FOUND"

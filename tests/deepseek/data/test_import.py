@@ -1,4 +1,4 @@
-"""What servers and the command line import must not load torch."""
+"""Modules that servers and the command line import must not load torch."""
 
 import subprocess
 import sys

@@ -15,7 +15,8 @@ from PIL import Image
 
 from common.errors import InvalidArgument
 from deepseek.data import media
-from tests.deepseek.data.samples import image_file, sound_file
+from tests.deepseek.data.samples import sound_file
+from tests.harness.images import image_file
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -44,7 +45,7 @@ def test_a_png_is_decoded_exactly() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("length", [0, 1, 20, -60, -20])
-def test_a_cut_off_image_is_refused(kind: str, length: int) -> None:
+def test_a_truncated_image_is_refused(kind: str, length: int) -> None:
     data = image_file(kind=kind)[:length]
     with pytest.raises(InvalidArgument) as caught:
         media.check_image(data, field="samples[k].image", name="k.png")
@@ -75,7 +76,7 @@ def test_other_formats_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_damage_anywhere_gives_an_image_or_the_one_error(kind: str) -> None:
+def test_damage_anywhere_gives_an_image_or_one_kind_of_error(kind: str) -> None:
     whole = image_file(kind=kind, size=(40, 30))
     choose = random.Random(kind)
     num_refused = 0
@@ -92,7 +93,7 @@ def test_damage_anywhere_gives_an_image_or_the_one_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_sound_is_decoded(kind: str) -> None:
+def test_audio_is_decoded(kind: str) -> None:
     samples, rate = media.decode_audio(sound_file(kind=kind))
     assert samples.shape == (400, 1)
     assert samples.dtype == np.float32
@@ -101,7 +102,7 @@ def test_sound_is_decoded(kind: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", sound_file()[:30], sound_file(kind="FLAC")[:200], image_file()])
 @pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
-def test_damaged_sound_is_refused(data: bytes, decode: Callable[..., object]) -> None:
+def test_damaged_audio_is_refused(data: bytes, decode: Callable[..., object]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         decode(data, field="samples[k].audio")
     assert caught.value.reason == "DAMAGED_AUDIO"
@@ -110,21 +111,21 @@ def test_damaged_sound_is_refused(data: bytes, decode: Callable[..., object]) ->
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
 @pytest.mark.parametrize("num_missing", [1, 2, 100, 300])
-def test_cut_off_sound_is_refused(kind: str, num_missing: int) -> None:
+def test_truncated_audio_is_refused(kind: str, num_missing: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         media.check_audio(sound_file(kind=kind)[:-num_missing])
     assert caught.value.reason == "DAMAGED_AUDIO"
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
-def test_a_wav_file_that_was_streamed_does_not_know_its_size(size: int) -> None:
+def test_a_streamed_wav_file_of_unknown_size_is_decoded(size: int) -> None:
     data = bytearray(sound_file())
     data[4:8] = struct.pack("<I", size)
     assert media.decode_audio(bytes(data))[0].shape == (400, 1)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_sound_without_frames_is_refused(kind: str) -> None:
+def test_audio_without_frames_is_refused(kind: str) -> None:
     with pytest.raises(InvalidArgument):
         media.decode_audio(sound_file(0, kind=kind))
 
@@ -138,7 +139,7 @@ def float_file(values: np.ndarray[Any, Any], subtype: str = "FLOAT", kind: str =
 @pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
 @pytest.mark.parametrize(("kind", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "FLOAT")])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 32_767, -127, 1e300])
-def test_values_that_are_no_sound_are_refused(
+def test_values_that_are_not_audio_are_refused(
     decode: Callable[..., object], kind: str, subtype: str, value: float
 ) -> None:
     values = np.zeros((50_000, 2))
@@ -168,13 +169,13 @@ def test_codecs_that_cannot_seek_are_decoded(subtype: str) -> None:
     assert media.decode_audio(data)[0].shape[0] >= 8000
 
 
-def test_an_error_of_the_decoder_tells_no_address() -> None:
+def test_a_decoder_error_reveals_no_address() -> None:
     with pytest.raises(InvalidArgument) as caught:
         media.decode_audio(b"RIFFnothing")
     assert "object at" not in caught.value.message
 
 
-def test_sound_in_another_format_is_refused() -> None:
+def test_audio_in_another_format_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="AIFF"):
         media.decode_audio(sound_file(kind="AIFF"))
 
@@ -193,12 +194,12 @@ def test_a_small_file_of_a_long_recording_is_checked_without_holding_it_all() ->
 
 
 @pytest.mark.parametrize("decode", [media.decode_audio, media.check_audio])
-def test_a_recording_that_decodes_to_too_much_is_refused_before(decode: Callable[..., object]) -> None:
+def test_a_recording_that_is_too_long_is_refused_before_it_is_decoded(decode: Callable[..., object]) -> None:
     with pytest.raises(InvalidArgument, match="too long"):
         decode(silent_file(media.MAX_AUDIO_VALUES + 1))
 
 
-def test_few_large_files_are_decoded_at_a_time_while_small_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_large_files_are_decoded_at_a_time_and_small_ones_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = threading.BoundedSemaphore(1)
     monkeypatch.setattr(media, "_large", turns)
     data = silent_file(media.LARGE_VALUES + 1)

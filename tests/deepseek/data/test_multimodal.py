@@ -10,7 +10,8 @@ from PIL import Image
 from common.errors import InvalidArgument
 from deepseek.data import MultiModalDataset, Resize, ToTensor, transforms
 from deepseek.data.shards import check_sample
-from tests.deepseek.data.samples import image_file, sound_file
+from tests.deepseek.data.samples import sound_file
+from tests.harness.images import image_file
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_lines_become_items(folder: Path, header: str, encoding: str, newline: s
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_two_spellings_are_one(folder: Path, form: str) -> None:
+def test_two_unicode_forms_of_an_answer_are_one(folder: Path, form: str) -> None:
     lines = "more/größe.jpg\tgrößer?\tthé\n"
     path = write(folder, unicodedata.normalize(form, lines) + unicodedata.normalize("NFC", lines))
     dataset = MultiModalDataset(folder / "images", path)
@@ -62,7 +63,7 @@ def test_two_spellings_are_one(folder: Path, form: str) -> None:
     assert MultiModalDataset(folder / "images", path, answers=["no", "the\u0301"])[0]["answer"] == 1
 
 
-def test_space_around_an_answer_makes_no_other_class(folder: Path) -> None:
+def test_space_around_an_answer_does_not_make_another_class(folder: Path) -> None:
     path = write(folder, "0.png\tis it?\tyes\n0.png\tis it? \tyes \n0.png\t is it?\t\u00a0yes\t\n")
     dataset = MultiModalDataset(folder / "images", path)
     assert dataset.answers == ("yes",)
@@ -70,7 +71,7 @@ def test_space_around_an_answer_makes_no_other_class(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("answers", [["yes", "yes"], ["thé", "the\u0301"]])
-def test_answers_that_are_one_are_refused(folder: Path, answers: list[str]) -> None:
+def test_equal_answers_are_refused(folder: Path, answers: list[str]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         MultiModalDataset(folder / "images", write(folder, "0.png\tis it?\tyes\n"), answers=answers)
     assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "answers")
@@ -100,7 +101,7 @@ def test_a_transform_is_applied(folder: Path) -> None:
     assert dataset[0]["image"].dtype == torch.float32
 
 
-def test_sound_is_read(folder: Path) -> None:
+def test_audio_is_read(folder: Path) -> None:
     dataset = MultiModalDataset(folder / "images", write(folder, "0.png\twhat?\tcircle\t0.wav\n"))
     assert dataset[0]["audio"].shape == (400, 1)
     assert dataset[0]["audio_rate"] == 8000
@@ -159,7 +160,7 @@ def test_utf_16_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "image\tquestion\tanswer\n"])
 def test_a_file_without_questions_is_refused(folder: Path, text: str) -> None:
-    with pytest.raises(InvalidArgument, match="has no questions"):
+    with pytest.raises(InvalidArgument, match="contains no questions"):
         MultiModalDataset(folder / "images", write(folder, text))
 
 
@@ -182,7 +183,7 @@ def test_a_damaged_file_is_named_when_it_is_read(folder: Path) -> None:
         dataset[0]
 
 
-def test_several_threads_read_the_same(folder: Path) -> None:
+def test_several_threads_read_the_same_items(folder: Path) -> None:
     dataset = MultiModalDataset(folder / "images", write(folder, TEXT))
     expected = [dataset[i]["image"] for i in range(3)]
     with ThreadPoolExecutor(8) as pool:

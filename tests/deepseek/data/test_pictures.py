@@ -13,6 +13,7 @@ from common.errors import InvalidArgument
 from deepseek.data.encoders import ImageEncoder
 from deepseek.data.media import check_image, decode_image
 from deepseek.data.pictures import BACKGROUND, as_shown
+from tests.harness.images import one_row_png
 
 ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -24,15 +25,6 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
         file, kind, **{"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {}), **options
     )
     return file.getvalue()
-
-
-def png(depth: int, colour: int, width: int, row: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of one row, of any type."""
-    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    )
 
 
 def four_colours(width: int = 32, height: int = 16) -> Image.Image:
@@ -68,7 +60,7 @@ def test_orientation_is_applied_once() -> None:
     assert np.array_equal(np.asarray(ImageOps.exif_transpose(seen)), np.asarray(seen))
 
 
-def test_an_orientation_behind_the_pixels_or_in_text_is_applied() -> None:
+def test_an_orientation_after_the_pixels_or_in_text_is_applied() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     data = encoded(four_colours(), "PNG")
@@ -82,10 +74,10 @@ def test_an_orientation_behind_the_pixels_or_in_text_is_applied() -> None:
         assert decode_image(encoded(four_colours(), "PNG", pnginfo=info)).size == (16, 32)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # from Pillow, which reads the resolution there
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # from Pillow, which reads the resolution from EXIF
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03"])
-def test_damaged_exif_does_not_keep_pixels_from_being_read(kind: str, exif: bytes) -> None:
+def test_pixels_are_read_despite_damaged_exif(kind: str, exif: bytes) -> None:
     data = encoded(four_colours(), kind, exif=exif)
     check_image(data)
     assert decode_image(data).size == (32, 16)
@@ -102,7 +94,7 @@ def sign(colour: int) -> Image.Image:
 @pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(("made", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "WEBP")])
-def test_what_is_transparent_is_laid_over_one_background(colour: int, mode: str, made: str, kind: str) -> None:
+def test_transparent_pixels_are_composited_onto_one_background(colour: int, mode: str, made: str, kind: str) -> None:
     image = sign(colour)
     image = image.quantize(4) if made == "P" else image.convert(made)
     for source in (encoded(image, kind, **({"exact": True} if kind == "WEBP" else {})), image):
@@ -123,15 +115,15 @@ TRNS = b"tRNS"
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (png(1, 0, 2, b"\x40", (TRNS, b"\0\1")), [0, None]),
-        (png(2, 0, 4, b"\x1b", (TRNS, b"\0\1")), [0, None, 170, 255]),
-        (png(2, 0, 4, b"\x1b", (TRNS, b"\0\3")), [0, 85, 170, None]),
-        (png(4, 0, 2, b"\x0f", (TRNS, b"\0\x0f")), [0, None]),
-        (png(8, 0, 2, b"\x05\x06", (TRNS, b"\0\5")), [None, 6]),
-        (png(16, 0, 3, struct.pack(">3H", 300, 301, 0xFFFF), (TRNS, struct.pack(">H", 300))), [None, 1, 255]),
-        (png(8, 2, 2, b"\x09" * 3 + b"\x08" * 3, (TRNS, b"\0\x09" * 3)), [None, 8]),
-        (png(16, 2, 2, b"\x12\x34" * 3 + b"\x34\x12" * 3, (TRNS, b"\x12\x34" * 3)), [None, 0x34]),
-        (png(8, 3, 2, b"\0\1", (b"PLTE", b"\7" * 3 + b"\6" * 3), (TRNS, b"\0")), [None, 6]),
+        (one_row_png(1, 0, 2, b"\x40", (TRNS, b"\0\1")), [0, None]),
+        (one_row_png(2, 0, 4, b"\x1b", (TRNS, b"\0\1")), [0, None, 170, 255]),
+        (one_row_png(2, 0, 4, b"\x1b", (TRNS, b"\0\3")), [0, 85, 170, None]),
+        (one_row_png(4, 0, 2, b"\x0f", (TRNS, b"\0\x0f")), [0, None]),
+        (one_row_png(8, 0, 2, b"\x05\x06", (TRNS, b"\0\5")), [None, 6]),
+        (one_row_png(16, 0, 3, struct.pack(">3H", 300, 301, 0xFFFF), (TRNS, struct.pack(">H", 300))), [None, 1, 255]),
+        (one_row_png(8, 2, 2, b"\x09" * 3 + b"\x08" * 3, (TRNS, b"\0\x09" * 3)), [None, 8]),
+        (one_row_png(16, 2, 2, b"\x12\x34" * 3 + b"\x34\x12" * 3, (TRNS, b"\x12\x34" * 3)), [None, 0x34]),
+        (one_row_png(8, 3, 2, b"\0\1", (b"PLTE", b"\7" * 3 + b"\6" * 3), (TRNS, b"\0")), [None, 6]),
     ],
     ids=["grey 1", "grey 2", "grey 2, white", "grey 4", "grey 8", "grey 16", "colour 8", "colour 16", "palette"],
 )
@@ -142,11 +134,11 @@ def test_the_transparent_colour_of_a_png_file_is_found_at_every_depth(data: byte
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_16_bits_are_scaled_and_grey_as_colour(mode: str) -> None:
+def test_16_bits_are_scaled_the_same_in_grey_and_colour(mode: str) -> None:
     ramp = np.arange(256, dtype=np.uint16) * 257
-    grey = png(16, 0, 256, ramp.astype(">u2").tobytes())
-    colour = png(16, 2, 256, ramp.astype(">u2").repeat(3).tobytes())
-    with_alpha = png(16, 4, 256, np.stack([ramp, np.full(256, 0xFFFF)], 1).astype(">u2").tobytes())
+    grey = one_row_png(16, 0, 256, ramp.astype(">u2").tobytes())
+    colour = one_row_png(16, 2, 256, ramp.astype(">u2").repeat(3).tobytes())
+    with_alpha = one_row_png(16, 4, 256, np.stack([ramp, np.full(256, 0xFFFF)], 1).astype(">u2").tobytes())
     for data in (grey, colour, with_alpha):
         seen = np.asarray(decode_image(data, mode=mode)).reshape(256, -1)[:, 0]
         assert seen.tolist() == list(range(256))
@@ -163,7 +155,7 @@ def test_decoded_pictures_of_16_bits_are_scaled() -> None:
 @pytest.mark.parametrize(
     "values", [np.array([[0, 70_000]], np.int32), np.array([[-1, 0]], np.int32), np.ones((1, 2), np.float32)]
 )
-def test_values_of_no_stated_range_are_refused(values: np.ndarray[Any, Any]) -> None:
+def test_values_without_a_defined_range_are_refused(values: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InvalidArgument, match="no defined range") as caught:
         ImageEncoder(2).encode(Image.fromarray(values))
     assert caught.value.reason == "WRONG_TYPE"

@@ -10,7 +10,7 @@ from deepseek.data.sampler import ResumableSampler
 
 
 def steps(world_size: int, *, epochs: int = 1, **options: Any) -> list[list[int]]:
-    """Global batches: what all ranks get in each step, put back into the global order."""
+    """Returns the global batches: the samples of all ranks in each step, in global order."""
     samplers = [ResumableSampler(103, 12, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     batches = []
     for _ in range(epochs):
@@ -27,11 +27,11 @@ def test_the_global_order_is_the_same_whatever_the_number_of_ranks(world_size: i
     assert steps(world_size, epochs=2, seed=7) == steps(1, epochs=2, seed=7)
 
 
-def test_every_sample_comes_once_an_epoch() -> None:
+def test_every_sample_occurs_once_per_epoch() -> None:
     assert sorted(index for batch in steps(1) for index in batch) == list(range(103))
 
 
-def test_the_last_batch_holds_what_is_left() -> None:
+def test_the_last_batch_holds_the_remaining_samples() -> None:
     assert [len(batch) for batch in steps(1)] == [12] * 8 + [7]
     assert list(ResumableSampler(3, 8, shuffle=False)) == [[0, 1, 2]]
 
@@ -50,7 +50,7 @@ def test_the_order_never_changes_between_versions() -> None:
 ORDER_OF_SEED_42_EPOCH_5 = [2, 3, 0, 5, 6, 7, 4, 1]
 
 
-def test_numbers_of_numpy_are_pythons_own_in_the_state() -> None:
+def test_numpy_numbers_become_python_numbers_in_the_state() -> None:
     sampler = ResumableSampler(np.int64(8), np.int32(3), seed=np.uint64(42))  # type: ignore[arg-type]
     next(iter(sampler))
     restored = ResumableSampler(8, 3, seed=42)
@@ -60,7 +60,7 @@ def test_numbers_of_numpy_are_pythons_own_in_the_state() -> None:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("stop_after", [0, 1, 8, 9, 14])
-def test_training_goes_on_exactly_where_it_stopped(stop_after: int, shuffle: bool) -> None:
+def test_training_resumes_exactly_where_it_stopped(stop_after: int, shuffle: bool) -> None:
     uninterrupted = steps(1, epochs=3, shuffle=shuffle)
     sampler = ResumableSampler(103, 12, shuffle=shuffle)
     seen: list[list[int]] = []
@@ -77,7 +77,7 @@ def test_training_goes_on_exactly_where_it_stopped(stop_after: int, shuffle: boo
     assert seen == uninterrupted
 
 
-def test_training_goes_on_with_another_number_of_ranks() -> None:
+def test_training_resumes_with_another_number_of_ranks() -> None:
     whole = steps(1, seed=3)
     one = ResumableSampler(103, 12, seed=3)
     for _ in zip(range(4), one, strict=False):
@@ -128,7 +128,7 @@ def test_a_bad_argument_is_refused(arguments: dict[str, Any], field: str) -> Non
         {"seed": 0, "epoch": 0, "position": 0, "more": 0},
     ],
 )
-def test_a_state_of_something_else_is_refused(state: dict[str, Any]) -> None:
+def test_a_state_of_another_sampler_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         ResumableSampler(103, 12).load_state(state)
     assert caught.value.reason == "BAD_STATE"

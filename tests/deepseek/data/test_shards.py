@@ -11,7 +11,8 @@ from common.errors import DataLoss, InvalidArgument
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.data.shards import check_sample, encode_shard, read_shard, sample_sha256
-from tests.deepseek.data.samples import FIELDS, image_file, question_sample, sound_file
+from tests.deepseek.data.samples import FIELDS, question_sample, sound_file
+from tests.harness.images import image_file
 
 ALL_FIELDS = (
     Field("image", "image"),
@@ -34,7 +35,7 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-def test_samples_come_back_as_they_were_written(tmp_path: Path, from_file: bool) -> None:
+def test_samples_are_read_as_they_were_written(tmp_path: Path, from_file: bool) -> None:
     samples = [Sample(f"k{i}", "test", VALUES | {"integer": i}) for i in range(3)]
     data = encode_shard(samples, ALL_FIELDS)
     (tmp_path / "shard").write_bytes(data)
@@ -53,7 +54,7 @@ def test_fields_named_like_the_system_columns_are_possible() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 255, 256, 257, 599, 600, 700])
-def test_reading_goes_on_from_any_row(start: int) -> None:
+def test_reading_starts_at_any_row(start: int) -> None:
     fields = (Field("n", "integer"),)
     data = encode_shard([Sample(f"k{i}", "train", {"n": i}) for i in range(600)], fields)
     assert [sample.values["n"] for sample in read_shard(data, fields, start=start)] == list(range(start, 600))
@@ -130,7 +131,7 @@ def test_a_good_sample_passes() -> None:
         ({"caption": "x"}, "UNKNOWN_FIELD", "caption"),
     ],
 )
-def test_a_bad_value_is_refused_with_its_place(changes: dict[str, Any], reason: str, field: str) -> None:
+def test_a_bad_value_is_refused_with_its_path(changes: dict[str, Any], reason: str, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_sample(Sample("k/1", "train", VALUES | changes), ALL_FIELDS)
     assert caught.value.reason == reason
@@ -155,14 +156,14 @@ def test_repeated_fields_must_be_equally_long() -> None:
     ("key", "problem"),
     [
         ("", "the key '' has 0 characters"),
-        ("x" * 256, "has 256 characters; give it 1 to 255"),
-        ("a\nb", r"the key 'a\nb' holds U+000A, a control character"),
+        ("x" * 256, "has 256 characters; use 1 to 255"),
+        ("a\nb", r"the key 'a\nb' contains U+000A, a control character"),
         ("a\0b", "U+0000"),
         ("\x85", "U+0085"),
-        ("\ud800", "U+D800, a half of a character"),
+        ("\ud800", "U+D800, a lone surrogate"),
         ("tab\t", "U+0009"),
         ("a\u2028", "U+2028, a line separator"),
-        ("gnp\u202ea.exe", r"the key 'gnp\u202ea.exe' holds U+202E, a bidirectional control"),
+        ("gnp\u202ea.exe", r"the key 'gnp\u202ea.exe' contains U+202E, a bidirectional control"),
         ("\u2066a", "U+2066"),
     ],
 )
@@ -188,7 +189,7 @@ def test_a_bad_key_is_refused(key: str, problem: str) -> None:
         "x" * 255,
     ],
 )
-def test_a_key_may_be_any_name_of_a_file(key: str) -> None:
+def test_a_key_may_be_any_file_name(key: str) -> None:
     sample = Sample(key, "train", VALUES)
     check_sample(sample, ALL_FIELDS)
     assert [one.key for one in read_shard(encode_shard([sample], ALL_FIELDS), ALL_FIELDS, verify=True)] == [key]
@@ -211,7 +212,7 @@ DATA = encode_shard([question_sample(i) for i in range(3)], FIELDS)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", DATA[:-5], DATA[:100], DATA[100:]])
-def test_a_cut_off_shard_is_data_loss(data: bytes) -> None:
+def test_a_truncated_shard_is_data_loss(data: bytes) -> None:
     with pytest.raises(DataLoss) as caught:
         list(read_shard(data, FIELDS))
     assert caught.value.reason == "BLOB_DAMAGED"
@@ -239,12 +240,12 @@ def test_a_shard_with_a_null_in_a_list_is_data_loss() -> None:
     sink = io.BytesIO()
     pq.write_table(table.set_column(3, table.schema.field(3), pa.array([["a", None]], table.schema.types[3])), sink)
     for verify in (False, True):
-        with pytest.raises(DataLoss, match="missing value"):
+        with pytest.raises(DataLoss, match="value is missing"):
             list(read_shard(sink.getvalue(), fields, verify=verify))
 
 
 def test_a_shard_with_a_column_name_that_is_not_unicode_is_data_loss() -> None:
-    with pytest.raises(DataLoss, match="not a whole Parquet file"):
+    with pytest.raises(DataLoss, match="not a complete Parquet file"):
         list(read_shard(DATA.replace(b"question", b"questi\xccn"), FIELDS))
 
 

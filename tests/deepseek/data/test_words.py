@@ -40,7 +40,7 @@ def test_words_of_many_scripts(text: str, words: list[str], form: str) -> None:
     assert split_words(unicodedata.normalize(form, text)) == expected
 
 
-# Lines of WordBreakTest-15.0.0.txt that tell the rules apart. Terms of use: https://www.unicode.org/terms_of_use.html
+# Lines of WordBreakTest-15.0.0.txt that distinguish the rules. Terms of use: https://www.unicode.org/terms_of_use.html
 OFFICIAL = """
 0061 × 0027 × 0308 × 0061 ÷ 003A
 0061 × 003A × 0308 × 0061 ÷ 003A

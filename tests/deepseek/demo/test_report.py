@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deepseek.demo.report import COLUMNS, ROWS, TEXT_PX, TILE_PX, write_contact_sheet, write_json, write_learning_curve
-from deepseek.demo.serving import Asked, accuracy
+from deepseek.contact_sheet import COLUMNS, TEXT_PX, TILE_PX
+from deepseek.demo.report import ROWS, write_contact_sheet, write_json, write_learning_curve
+from deepseek.demo.serving import AnsweredQuestion, accuracy
 from protos.trainer.v1 import trainer_pb2
 
 
-def asked(count: int, *, wrong: int = 0) -> list[Asked]:
+def asked(count: int, *, wrong: int = 0) -> list[AnsweredQuestion]:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "navy").save(buffer, "PNG")
     return [
-        Asked(buffer.getvalue(), f"question {i}?", "yes", "no" if i < wrong else "yes", 0.001) for i in range(count)
+        AnsweredQuestion(buffer.getvalue(), f"question {i}?", "yes", "no" if i < wrong else "yes", 0.001)
+        for i in range(count)
     ]
 
 

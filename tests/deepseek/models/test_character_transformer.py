@@ -11,7 +11,7 @@ from deepseek.models import character_lm
 from tests.deepseek.models.onnx_export import export, run
 
 
-def test_a_position_sees_only_what_is_before_it() -> None:
+def test_a_position_sees_only_earlier_positions() -> None:
     torch.manual_seed(0)
     model = character_lm(vocabulary=20, width=32, depth=2).eval()
     text = torch.randint(0, 20, (2, 12))
@@ -31,7 +31,7 @@ def test_the_order_of_characters_matters() -> None:
         assert not torch.allclose(model(torch.tensor([[3, 4, 5]]))[:, -1], model(torch.tensor([[4, 3, 5]]))[:, -1])
 
 
-def test_an_untrained_model_knows_nothing() -> None:
+def test_an_untrained_model_predicts_all_tokens_equally() -> None:
     torch.manual_seed(0)
     text = torch.randint(0, 128, (8, 32))
     with torch.no_grad():

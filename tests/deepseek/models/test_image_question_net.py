@@ -39,6 +39,17 @@ def test_an_image_is_encoded_once_for_all_of_its_questions() -> None:
     torch.testing.assert_close(together, alone)
 
 
+def test_a_field_that_is_not_repeated_is_one_question_per_image(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = image_question().eval(), batch(3, 1)
+    alone = {"image": data["image"], "question": data["question"][:, 0]}
+    assert torch.equal(model(**alone), model(**data)[:, 0])
+    images = torch.export.Dim("images")
+    session = export(model, alone, {"image": {0: images}, "question": {0: images}}, tmp_path / "model.onnx")
+    with torch.no_grad():
+        np.testing.assert_allclose(run(session, alone), model(**alone).numpy(), atol=1e-4, rtol=0)
+
+
 def test_padding_does_not_change_an_answer() -> None:
     model = image_question().eval()
     data = batch(1, 2)
@@ -66,7 +77,7 @@ def test_the_onnx_graph_takes_any_number_of_images_and_questions(tmp_path: Path)
     model = image_question(width=8)
     with torch.no_grad():
         for _ in range(3):
-            model(**batch(8, 4))  # batch statistics that are not the initial ones
+            model(**batch(8, 4))  # changes the initial batch statistics
     images, questions = torch.export.Dim("images"), torch.export.Dim("questions")
     shapes: dict[str, Any] = {"image": {0: images}, "question": {0: images, 1: questions}}
     session = export(model, batch(2, 3), shapes, tmp_path / "model.onnx")
@@ -83,7 +94,7 @@ def test_the_onnx_graph_takes_any_number_of_images_and_questions(tmp_path: Path)
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
-def test_gradients_are_laid_out_as_the_weights_are() -> None:
+def test_gradients_have_the_layout_of_the_weights() -> None:
     model = image_question()
     model(**batch(2, 2)).sum().backward()
     for name, parameter in model.named_parameters():

@@ -1,6 +1,10 @@
+from typing import Any
+
+import numpy as np
 import pytest
 
 from common.errors import InvalidArgument
+from deepseek.models.datatypes import DTYPES
 from deepseek.models.inputs import encode_inputs
 from deepseek.models.manifest import EncoderSpec, ModelFile, ModelManifest, TensorSpec
 
@@ -32,3 +36,35 @@ def test_an_unknown_version_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         encode_inputs(manifest(version=3), {"question": "Don't"})
     assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "question.params.version")
+
+
+def integers(datatype: str) -> ModelManifest:
+    return ModelManifest(
+        model="onnx",
+        run="",
+        dataset_version="",
+        files=(ModelFile("model.onnx", "onnx", "ab" * 32, 10),),
+        served="model.onnx",
+        inputs=(TensorSpec("x", datatype, (-1, 2)),),
+        outputs=(TensorSpec("y", "FP32", (-1, 2)),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [("UINT8", [0, 255]), ("INT8", [-128, 127]), ("UINT64", np.array([0, 2**64 - 1], np.uint64)), ("INT32", [True, 0])],
+)
+def test_integers_that_fit_are_accepted_whatever_their_type_is(datatype: str, values: Any) -> None:
+    found = encode_inputs(integers(datatype), {"x": values})["x"]
+    assert found.dtype == DTYPES[datatype]
+    assert found.tolist() == [list(values)]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [("UINT8", [0, 256]), ("UINT8", [-1, 0]), ("INT8", [300, 0]), ("INT64", [2**63, 0]), ("INT64", [2**80, 0])],
+)
+def test_integers_out_of_range_are_refused_instead_of_wrapped(datatype: str, values: list[int]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        encode_inputs(integers(datatype), {"x": values})
+    assert (caught.value.reason, caught.value.field) == ("BAD_INPUT", "x")

@@ -26,7 +26,7 @@ MANIFEST = ModelManifest(
 )
 
 
-def test_a_manifest_comes_back_as_it_was_written() -> None:
+def test_a_manifest_is_read_as_it_was_written() -> None:
     again = ModelManifest.from_bytes(MANIFEST.to_bytes())
     assert again == MANIFEST
     assert again.to_bytes() == MANIFEST.to_bytes()
@@ -44,7 +44,7 @@ VERIFIED = dataclasses.replace(
 )
 
 
-def test_evidence_and_probes_come_back_as_they_were_written() -> None:
+def test_evidence_and_probes_are_read_as_they_were_written() -> None:
     again = ModelManifest.from_bytes(VERIFIED.to_bytes())
     assert again == VERIFIED
     assert again.to_bytes() == VERIFIED.to_bytes()
@@ -123,7 +123,7 @@ def test_a_hostile_manifest_is_refused_with_its_path(changes: dict[str, Any], fi
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"{}", b'{"format":NaN}', b"[" * 100_000])
-def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+def test_anything_but_a_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
         ModelManifest.from_bytes(data)
     assert caught.value.reason == "BAD_MANIFEST"

@@ -33,7 +33,7 @@ def npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + data
 
 
-def test_probes_come_back_as_they_were_written() -> None:
+def test_probes_are_read_as_they_were_written() -> None:
     again = Probes.from_bytes(PROBES.to_bytes())
     assert again.to_bytes() == PROBES.to_bytes()
     first, second = again.requests()
@@ -62,11 +62,11 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1024),
         (npz(inputs__x=np.array(["a", "b"]), outputs__y=ONE), "'inputs/x.npy' is not a plain array"),
         (npz(inputs__x=ONE.astype(">f4"), outputs__y=ONE), "'inputs/x.npy' is not a plain array"),
         (npz(inputs__x=ONE.astype(np.longdouble), outputs__y=ONE), "'inputs/x.npy' is not a plain array"),
-        (npz(else__x=ONE, outputs__y=ONE), "they hold 'else/x.npy'"),
+        (npz(else__x=ONE, outputs__y=ONE), "the unknown or repeated file 'else/x.npy'"),
         (zipped(npy(HUGE)), "'inputs/x.npy' is not a plain array"),
         (zipped(npy("{'descr'")), "not an .npz archive"),
         (zipped(b"\x93NUMPY\x09\x00"), "unknown version"),
-        (zipped(bytes(1 << 20), compression=zipfile.ZIP_DEFLATED), "overlap or are too many"),
+        (zipped(bytes(1 << 20), compression=zipfile.ZIP_DEFLATED), "overlap or exceed the limit of"),
         (zipped(npy(HUGE), compression=zipfile.ZIP_BZIP2), "is compressed"),
         (bytes(MAX_BYTES + 1), "at most"),
         (npz(inputs__x=np.zeros(MAX_PROBES + 1), outputs__y=np.zeros(MAX_PROBES + 1)), "at most 1024"),
@@ -103,7 +103,7 @@ def test_disagreement_is_that_of_classes_or_relative_to_the_spread(
     assert disagreement(right, given, classes=classes) == pytest.approx(differing)
 
 
-def test_answers_that_are_no_floats_differ_by_elements() -> None:
+def test_answers_that_are_not_floats_differ_by_elements() -> None:
     assert disagreement(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])) == 0.25
 
 

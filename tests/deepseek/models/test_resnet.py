@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import InvalidArgument
-from deepseek.models import resnet50
+from deepseek.models import resnet18, resnet50
 from tests.deepseek.models.onnx_export import export, run
 
 
@@ -13,7 +13,7 @@ def test_it_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in resnet50().parameters()) == 25_557_032
 
 
-def test_parameters_and_buffers_are_named_as_torchvisions() -> None:
+def test_parameters_and_buffers_have_torchvisions_names() -> None:
     state = resnet50(10).state_dict()
     assert len(state) == 320
     assert state["layer2.0.downsample.0.weight"].shape == (512, 256, 1, 1)
@@ -38,7 +38,7 @@ def test_bytes_are_normalised_in_the_graph() -> None:
         assert model(image=floats).shape == (2, 7)
 
 
-def test_gradients_are_laid_out_as_the_weights_are() -> None:
+def test_gradients_have_the_layout_of_the_weights() -> None:
     model = resnet50(2)
     model(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).sum().backward()
     for name, parameter in model.named_parameters():
@@ -70,3 +70,12 @@ def test_the_onnx_graph_takes_any_number_of_images(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model(**data).numpy()
         np.testing.assert_allclose(run(session, data), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_resnet18_has_the_published_form() -> None:
+    state = resnet18().state_dict()
+    assert sum(parameter.numel() for parameter in resnet18().parameters()) == 11_689_512
+    assert len(state) == 122
+    assert state["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
+    assert state["layer4.1.bn2.running_mean"].shape == (512,)
+    assert "layer1.0.downsample.0.weight" not in state

@@ -21,12 +21,12 @@ class Momentum(OptimizerInterface):
             param.sub_(self.lr * state["momentum"].float())
 
 
-def test_an_optimizer_without_a_step_cannot_be_made() -> None:
+def test_an_optimizer_without_a_step_cannot_be_created() -> None:
     with pytest.raises(TypeError, match="abstract method"):
         OptimizerInterface([])  # type: ignore[abstract]
 
 
-def test_it_gets_the_parameters_that_have_gradients_and_the_rate_of_the_step() -> None:
+def test_it_receives_the_parameters_with_gradients_and_the_rate_of_the_step() -> None:
     first, second = (nn.Parameter(torch.ones(2)) for _ in range(2))
     adapter = InterfaceAdapter(Momentum([first, second], lr=0.5))
     second.grad = torch.tensor([1.0, -1.0])
@@ -38,7 +38,7 @@ def test_it_gets_the_parameters_that_have_gradients_and_the_rate_of_the_step() -
     assert adapter.inner.state[second]["rates"] == [0.25]
 
 
-def test_its_state_survives_with_the_types_it_had() -> None:
+def test_its_state_is_restored_with_its_types() -> None:
     param = nn.Parameter(torch.ones(2))
     source = InterfaceAdapter(Momentum([nn.Parameter(torch.ones(2)), param]))
     param.grad = torch.tensor([1.0, -1.0])
@@ -56,7 +56,7 @@ def test_its_state_survives_with_the_types_it_had() -> None:
 @pytest.mark.parametrize(
     "state", [{}, {"state": []}, {"state": {"0": {}}}, {"state": {1: {}}}, {"state": {0: 3}}, {"state": {}, "more": 1}]
 )
-def test_a_state_that_is_none_is_refused(state: dict[str, object]) -> None:
+def test_a_malformed_state_is_refused(state: dict[str, object]) -> None:
     optimizer = Momentum([nn.Parameter(torch.ones(2))])
     with pytest.raises(InvalidArgument) as caught:
         optimizer.load_state_dict(state)

@@ -1,24 +1,20 @@
-"""Shared by tests of training: their own home, and no warnings that depend on the processor."""
+"""Shared by tests of the training library."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.deepseek.training.surroundings import ignore_slow_precisions, private_home
+
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Ignores warnings about precisions that are slow on some processors."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(
-                pytest.mark.filterwarnings("ignore::deepseek.training.precision.SlowPrecisionWarning"), append=False
-            )
+    """Ignores warnings about slow precisions."""
+    ignore_slow_precisions(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """DEEPSEEK_HOME, where the speed of numeric formats is cached."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DEEPSEEK_HOME", str(folder))
+    """DEEPSEEK_HOME."""
+    with private_home(tmp_path_factory.mktemp("home")) as folder:
         yield folder

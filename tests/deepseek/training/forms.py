@@ -198,7 +198,7 @@ class Shared(nn.Module):
 
 @form
 class Frozen(Linear):
-    """Frozen parameters and a frozen batch normalisation."""
+    """Frozen parameters and a frozen batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Points:
 
 
 class Classifier(nn.Module):
-    """Two layers, with dropout and batch normalisation if asked for. The weights are always the same."""
+    """Two layers, with dropout and batch normalization if asked for. The weights are always the same."""
 
     def __init__(self, *, dropout: float = 0.0, batch_norm: bool = False) -> None:
         super().__init__()

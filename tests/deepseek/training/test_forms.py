@@ -118,9 +118,9 @@ class Memory(OptimizerInterface):
 @pytest.mark.parametrize(
     ("model", "optimizer", "problem", "step"),
     [
-        (Forgetful, "sgd", "model/_extra_state is a set; get_extra_state may hold", 0),
-        (Growing, "sgd", r"queue was \[0\] at the beginning and is \[1\] now", 1),
-        (Classifier, Memory, "optimizer/state/0/gradients is a set; the state may hold", 1),
+        (Forgetful, "sgd", "model/_extra_state is a set; the result of get_extra_state may contain", 0),
+        (Growing, "sgd", r"queue was \[0\] when the trainer was created and is \[1\] now", 1),
+        (Classifier, Memory, "optimizer/state/0/gradients is a set; the state may contain", 1),
     ],
 )
 def test_a_state_that_cannot_be_saved_is_found_when_training_begins(
@@ -152,8 +152,8 @@ def test_a_model_without_anything_to_train_is_refused() -> None:
     ("loss", "problem"),
     [
         (nn.Sequential(nn.Linear(3, 3)), "the loss has its own parameters"),
-        (nn.CrossEntropyLoss(reduction="none"), r"must be a tensor of one number, not a tensor \[4\]"),
-        (lambda outputs, target: (outputs.sum(), {}), "must be a tensor of one number, not a tuple"),
+        (nn.CrossEntropyLoss(reduction="none"), r"must be a tensor with one element, not a tensor of shape \[4\]"),
+        (lambda outputs, target: (outputs.sum(), {}), "must be a tensor with one element, not a tuple"),
         (lambda outputs, target: outputs.detach().sum(), "does not depend on any parameter"),
     ],
 )
@@ -215,6 +215,7 @@ def test_what_a_module_caches_in_evaluation_is_used_in_training() -> None:
 def test_a_built_in_loss_says_what_it_needs_of_several_outputs() -> None:
     trainer = MixedPrecisionTrainer(FORMS["DictOutput"](), metrics=["accuracy"])
     with pytest.raises(
-        InvalidArgument, match="cross_entropy needs a model that returns one tensor, not a dict; write one of your own"
+        InvalidArgument,
+        match="cross_entropy needs a model that returns one tensor, not a dict; use a custom loss or metric",
     ):
         trainer.fit(Points(8))

@@ -118,7 +118,7 @@ def test_a_step_that_runs_into_values_that_are_not_finite_is_undone() -> None:
 
 
 class Sharpness(torch.optim.SGD):
-    """Sharpness-aware minimisation (Foret et al. 2021) in its usual form: gradients first, then the closure."""
+    """Sharpness-aware minimization (Foret et al. 2021) in its usual form: gradients first, then the closure."""
 
     @torch.no_grad()
     def step(self, closure: Any) -> None:  # type: ignore[override]

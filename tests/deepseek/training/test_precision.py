@@ -13,7 +13,7 @@ from deepseek.data import ResumableSampler
 from deepseek.training import Event, MixedPrecisionTrainer, PrecisionEvent, step_times
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training.parallel import Ranks
-from deepseek.training.precision import LossScaler, SlowPrecisionWarning, choose, kept_by
+from deepseek.training.precision import LossScaler, SlowPrecisionWarning, choose, precision_of_checkpoint
 from deepseek.training.step_times import StepTimes
 from tests.deepseek.training.tasks import Classifier, Points
 
@@ -82,7 +82,7 @@ def test_a_named_precision_is_kept_and_warned_of_if_it_is_much_slower_than_the_b
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="must be auto, fp32, bf16, fp16") as caught:
+    with pytest.raises(InvalidArgument, match="must be one of auto, fp32, bf16, fp16") as caught:
         choose("int8", CPU, ALONE)
     assert caught.value.field == "precision"
 
@@ -96,7 +96,7 @@ def test_a_run_keeps_its_precision_on_a_host_where_another_is_faster(host: Calla
     host(fp32=1.0, bf16=16.0, fp16=10.0)
     second = MixedPrecisionTrainer(Classifier(), precision="auto", device="cpu")
     assert second.precision == "fp32"
-    with pytest.warns(SlowPrecisionWarning, match=r"16\.0 times as long as in fp32.* began in bf16 and keeps it"):
+    with pytest.warns(SlowPrecisionWarning, match=r"16\.0 times as long as in fp32.* began in bf16 and keeps this"):
         second.load(tmp_path / "checkpoint")
     assert second.precision == "bf16"
     result = second.fit(Points(8), epochs=2, batch_size=4)
@@ -126,12 +126,12 @@ def test_a_precision_that_is_named_holds_for_a_checkpoint_of_another(tmp_path: P
     ],
 )
 def test_the_precision_of_a_checkpoint(state: dict[str, object], precision: str) -> None:
-    assert kept_by(state) == precision
+    assert precision_of_checkpoint(state) == precision
 
 
 def test_a_checkpoint_with_a_precision_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="must be fp32, bf16, fp16"):
-        kept_by({"precision": "int4"})
+    with pytest.raises(InvalidArgument, match="must be one of fp32, bf16, fp16"):
+        precision_of_checkpoint({"precision": "int4"})
 
 
 @pytest.mark.parametrize(("growth", "backoff", "scale"), [(2.0, 0.5, 2.0**16), (1.7, 0.3, 1234.5), (2.0, 0.5, 1e38)])

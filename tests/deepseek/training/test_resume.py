@@ -43,7 +43,17 @@ def fp16() -> MixedPrecisionTrainer:
     return MixedPrecisionTrainer(Classifier(), "sgd", "fp16", lr=0.05, loss_scaler=scaler)
 
 
-MAKERS: dict[str, Callable[[], MixedPrecisionTrainer]] = {"adamw": adamw, "own": own, "fp16": fp16}
+def schedule_free() -> MixedPrecisionTrainer:
+    """Gradients at another point than the weights that are saved."""
+    return MixedPrecisionTrainer(Classifier(dropout=0.3), "schedule_free_adamw", "bf16", lr=0.05)
+
+
+MAKERS: dict[str, Callable[[], MixedPrecisionTrainer]] = {
+    "adamw": adamw,
+    "own": own,
+    "fp16": fp16,
+    "schedule_free": schedule_free,
+}
 
 
 def stop_after(trainer: MixedPrecisionTrainer, step: int) -> Callable[[], bool]:
@@ -119,18 +129,18 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_batch_size(folder: Path,
 
 def test_a_run_of_another_seed_or_data_set_is_refused(folder: Path) -> None:
     other_seed = MixedPrecisionTrainer(Classifier(dropout=0.3, batch_norm=True), seed=8)
-    with pytest.raises(InvalidArgument, match="has seed 7, this trainer 8"):
+    with pytest.raises(InvalidArgument, match="has the seed 7, but this trainer has the seed 8"):
         other_seed.load(folder / "adamw-part")
     trainer = adamw()
     trainer.load(folder / "adamw-part")
-    with pytest.raises(InvalidArgument, match="the run is on 41 samples, this data set has 40"):
+    with pytest.raises(InvalidArgument, match="the run began with a data set of 41 samples, but this one has 40"):
         trainer.fit(Points(40), epochs=EPOCHS)
 
 
 def test_a_run_of_another_optimizer_or_model_is_refused(folder: Path) -> None:
     other_optimizer = MixedPrecisionTrainer(Classifier(dropout=0.3, batch_norm=True), "sgd", seed=7)
     with pytest.raises(
-        InvalidArgument, match=r"optimizer is torch\.optim\.adamw\.AdamW, this trainer's is torch\.optim\.sgd"
+        InvalidArgument, match=r"optimizer is torch\.optim\.adamw\.AdamW, but this trainer's is torch\.optim\.sgd"
     ) as c:
         other_optimizer.load(folder / "adamw-part")
     assert c.value.reason == "WRONG_OPTIMIZER"

@@ -107,7 +107,7 @@ def _order(num_samples: int) -> list[int]:
 
 def test_a_run_without_finite_gradients_ends_with_a_clear_error() -> None:
     trainer = MixedPrecisionTrainer(Classifier())
-    with pytest.raises(FailedPrecondition, match=r"up to step 40 are not finite: look for NaN in the data") as caught:
+    with pytest.raises(FailedPrecondition, match=r"up to step 40, are not finite; look for NaN in the data") as caught:
         trainer.fit(Points(100, broken=range(100)), batch_size=1)
     assert caught.value.reason == "NOT_FINITE"
     assert trainer.num_skipped_steps == MAX_SKIPPED_IN_A_ROW
@@ -192,10 +192,10 @@ def test_epochs_count_those_done_already(caplog: pytest.LogCaptureFixture) -> No
     trainer.fit(Points(20), epochs=2, batch_size=10)
     assert trainer.fit(Points(20), epochs=3, batch_size=10).step == 6
     assert trainer.fit(Points(20), epochs=3, batch_size=10).step == 6
-    assert "all 3 epochs are done; to train on, ask for more" in caplog.text
+    assert "all 3 epochs are done; increase epochs to continue" in caplog.text
 
 
-def test_one_left_over_sample_does_not_break_batch_normalisation() -> None:
+def test_one_left_over_sample_does_not_break_batch_normalization() -> None:
     trainer = MixedPrecisionTrainer(Classifier(batch_norm=True))
     assert trainer.fit(Points(9), batch_size=4).step == 3
 

@@ -1,4 +1,4 @@
-"""Keys of marks."""
+"""Derivation of keys of marks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from deepseek.watermark.keys import derive_key
 MASTER = bytes(range(32))
 
 
-def test_keys_differ_in_all_that_they_are_for() -> None:
+def test_keys_differ_by_tenant_modality_epoch_and_purpose() -> None:
     asked: list[dict[str, Any]] = [
         {"tenant": "a", "modality": "text", "epoch": 0},
         {"tenant": "b", "modality": "text", "epoch": 0},
@@ -27,8 +27,8 @@ def test_keys_differ_in_all_that_they_are_for() -> None:
     assert str(key.secret) not in repr(key)
 
 
-def test_a_key_is_the_one_of_rfc_5869() -> None:
-    # HMAC twice over, as the RFC has it.
+def test_a_key_equals_that_of_rfc_5869() -> None:
+    # Two rounds of HMAC, as the RFC defines it.
     import hashlib
     import hmac
 
@@ -49,7 +49,7 @@ def test_a_key_is_the_one_of_rfc_5869() -> None:
         ({"epoch": 0.5}, "BAD_VALUE"),
     ],
 )
-def test_what_makes_no_key_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_invalid_arguments_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         derive_key(**{"master": MASTER, "tenant": "lab", "modality": "text", "epoch": 0, **changes})
     assert caught.value.reason == reason

@@ -1,4 +1,4 @@
-"""What a p-value is taken for."""
+"""The verdict for a p-value."""
 
 import math
 
@@ -18,5 +18,5 @@ from deepseek.watermark.verdict import Verdict, judged
         (0.5, False, Verdict.INCONCLUSIVE),
     ],
 )
-def test_only_what_is_sure_is_said(p: float, is_enough: bool, verdict: Verdict) -> None:
+def test_a_verdict_is_given_only_if_it_is_certain(p: float, is_enough: bool, verdict: Verdict) -> None:
     assert judged(math.log(p), is_enough=is_enough) is verdict

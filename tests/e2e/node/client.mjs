@@ -1,8 +1,10 @@
-// Ingest, train, infer from a language that is not Python: needs protos/ and two gRPC packages, and nothing of ours.
+// Ingests samples, trains a model and sends it a request, from a language other than Python. The client needs two
+// gRPC packages and, from this repository, only protos/.
 //
 //   node client.mjs <folder that holds protos/> <mesh file> <task file>
 //
-// The task is {dataset, model, schema, samples, spec, request}; the result is one JSON object on standard output.
+// The task is {dataset, model, schema, samples, spec, request}, as in docs/examples/points_task.json. The result is one
+// JSON object on standard output.
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import grpc from "@grpc/grpc-js";
@@ -23,8 +25,10 @@ const contracts = grpc.loadPackageDefinition(
 );
 const { registry, ingest, trainer, job } = contracts.deepseek;
 
-// A token goes over TLS only, with every call; it is read anew each time, since whoever renews it replaces the file.
+// A mesh without an identity listens on loopback only, without TLS and tokens. Otherwise every call sends a token. The
+// file is read for each call, because a renewed token replaces it.
 function credentials() {
+  if (!mesh.identity) return grpc.credentials.createInsecure();
   const pem = (name) => readFileSync(`${mesh.identity}/${name}.pem`);
   const token = grpc.credentials.createFromMetadataGenerator((_, done) => {
     const metadata = new grpc.Metadata();
@@ -37,7 +41,7 @@ function credentials() {
 
 const open = (Client, service) => new Client(mesh.services[service].address, credentials());
 
-// A call with one request and one answer; every one has a deadline.
+// A unary call. Every call has a deadline.
 const call = (client, method, request) =>
   new Promise((resolve, reject) =>
     client[method](request, { deadline: Date.now() + DEADLINE_MS }, (error, answer) =>
@@ -45,7 +49,7 @@ const call = (client, method, request) =>
     ),
   );
 
-// google.protobuf.Struct, which proto-loader takes as the message it is.
+// google.protobuf.Struct, which proto-loader expects in the form of the message.
 const toStruct = (object) => ({
   fields: Object.fromEntries(Object.entries(object).map(([key, value]) => [key, toValue(value)])),
 });
@@ -57,16 +61,18 @@ function toValue(value) {
 const toComponent = ({ name, params = {} }) => ({ name, params: toStruct(params) });
 
 function toSpec(spec, dataset_version) {
-  const components = ["model", "optimizer", "schedule"].map((part) => [part, toComponent(spec[part])]);
+  const parts = ["model", "loss", "optimizer", "schedule"].filter((part) => spec[part]);
+  const components = parts.map((part) => [part, toComponent(spec[part])]);
   const inputs = spec.inputs.map((input) => ({
     ...input,
-    encoder: toComponent(input.encoder),
+    encoder: input.encoder && toComponent(input.encoder),
     augmentations: (input.augmentations ?? []).map(toComponent),
   }));
-  return { ...spec, ...Object.fromEntries(components), inputs, metrics: spec.metrics.map(toComponent), dataset_version };
+  const metrics = (spec.metrics ?? []).map(toComponent);
+  return { ...spec, ...Object.fromEntries(components), inputs, metrics, dataset_version };
 }
 
-// Each message says how many samples stand before it, so that one which gets lost is an error and no hole.
+// Each message states how many samples precede it, so a lost message causes an error, not a gap.
 function upload(client, name, samples, first) {
   return new Promise((resolve, reject) => {
     const stream = client.UploadSamples({ deadline: Date.now() + DEADLINE_MS }, (error, answer) =>
@@ -80,7 +86,7 @@ function upload(client, name, samples, first) {
   });
 }
 
-// The job as it ended.
+// Waits for a job, and returns its final state.
 async function finished(client, name) {
   let last;
   for await (const { job: now } of client.WatchJob({ name }, { deadline: Date.now() + 5 * DEADLINE_MS })) last = now;
@@ -103,16 +109,16 @@ const samples = task.samples.map((sample) => ({
   ...sample,
   fields: sample.fields.map(({ field, values }) => ({
     field,
-    values: values.map(({ data, text }) => (data ? { data: Buffer.from(data, "base64") } : { text })),
+    values: values.map((value) => (value.data ? { data: Buffer.from(value.data, "base64") } : value)),
   })),
 }));
 
-// A creating call carries a request id: sent again, it returns what the first one made.
+// A call that creates something has a request id: if it is repeated, it returns the result of the first call.
 const create = { dataset: task.dataset, schema: task.schema, request_id: randomUUID() };
 const { upload: opened } = await call(clients.ingest, "CreateUpload", create);
 result.repeated = (await call(clients.ingest, "CreateUpload", create)).upload.name === opened.name;
 
-// A client that does not know where it stands is told, and goes on from what is durable.
+// A wrong offset is refused. The client then continues after the samples that are stored durably.
 const part = samples.slice(0, MESSAGE_SAMPLES);
 await upload(clients.ingest, opened.name, part, 0);
 result.refused = await upload(clients.ingest, opened.name, samples, 0).catch(({ code }) => grpc.status[code]);
@@ -130,16 +136,18 @@ for await (const { event } of clients.trainer.WatchRun({ name: run.name }, { dea
 const { run: trained } = await call(clients.trainer, "GetRun", { name: run.name });
 result.metrics = Object.fromEntries(trained.metrics.map(({ name, value }) => [name, value]));
 
-const exported = await call(clients.trainer, "ExportModel", { run: run.name, model: task.model, request_id: randomUUID() });
+const request = { run: run.name, model: task.model, request_id: randomUUID() };
+const exported = await call(clients.trainer, "ExportModel", request);
 const { result: name } = await finished(clients.trainerJobs, exported.job.name);
 result.model_version = (await call(clients.registry, "GetModelVersion", { name })).model_version.name;
 
 const model_name = task.model.replace("models/", "");
 await call(clients.inference, "RepositoryModelLoad", { model_name });
+// An input has either raw contents, which are base64 in JSON, or typed ones.
 const answer = await call(clients.inference, "ModelInfer", {
   model_name,
-  inputs: task.request.map(({ name, datatype, shape }) => ({ name, datatype, shape })),
-  raw_input_contents: task.request.map(({ raw }) => Buffer.from(raw, "base64")),
+  inputs: task.request.map(({ raw, ...input }) => input),
+  raw_input_contents: task.request.filter(({ raw }) => raw).map(({ raw }) => Buffer.from(raw, "base64")),
 });
 result.output = { ...answer.outputs[0], raw: answer.raw_output_contents[0].toString("base64") };
 

@@ -6,7 +6,7 @@ import pytest
 
 
 def test_the_kernel_compiles_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter lets pass what the compiler refuses, and compiling needs no GPU."""
+    """The interpreter accepts code that the compiler refuses; compiling needs no GPU."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is an optional extra; without it there is only the reference")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

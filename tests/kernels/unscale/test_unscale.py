@@ -26,8 +26,8 @@ def unscale(request: pytest.FixtureRequest) -> Iterator[Unscale]:
         # Triton reads this when the kernel's module is imported.
         patch.setenv("TRITON_INTERPRET", "1")
         module = importlib.import_module("kernels.unscale.triton")
-        patch.setattr(module, "BLOCK_SIZE", 64)  # several blocks a tensor without a wait
-        # The interpreter computes with NumPy, which warns of what a GPU does in silence.
+        patch.setattr(module, "BLOCK_SIZE", 64)  # several blocks per tensor, without a long test
+        # The interpreter computes with NumPy, which warns where a GPU does not.
         yield np.errstate(all="ignore")(module.unscale)
     del sys.modules["kernels.unscale.triton"]
 
@@ -40,7 +40,7 @@ def gradients() -> list[Tensor]:
     return [*tensors, torch.randn(6, 8, generator=generator)[:, ::2], torch.zeros(9)]
 
 
-def test_it_multiplies_in_place_and_gives_the_norm_of_all(unscale: Unscale) -> None:
+def test_it_multiplies_in_place_and_returns_the_norm_of_all(unscale: Unscale) -> None:
     given = gradients()
     expected = [gradient * 0.3 for gradient in given]
     found_inf, norm = unscale(given, 0.3)
@@ -103,7 +103,7 @@ def test_the_norm_is_bit_for_bit_the_one_that_torch_clips_by() -> None:
     assert torch.equal(norm, torch.nn.utils.get_total_norm(given))
 
 
-def test_on_a_cpu_the_reference_is_picked() -> None:
+def test_on_a_cpu_the_reference_is_selected() -> None:
     ours, theirs = gradients(), gradients()
     assert [value.item() for value in picked(ours, 0.1)] == [value.item() for value in reference.unscale(theirs, 0.1)]
 

@@ -1,26 +1,24 @@
 """A real registry, a real store and a real inference server, on free ports and in a home of their own."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import services.inference.__main__ as inference_main
-import services.registry.__main__ as registry_main
 from common.artifacts import ArtifactStore, open_store
 from common.channel import open_channel
-from common.config import load_settings
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
-from services.inference.settings import InferenceSettings
-from services.registry.settings import RegistrySettings
+from services.inference.repository import Repository
+from tests.harness.in_process import service_in_process
 from tests.services.inference.models import Publisher
+from tests.services.inference.opened import Opened
 
 
 @dataclass(frozen=True)
-class Served:
+class InferenceServer:
     """A running inference server.
 
     Attributes:
@@ -41,8 +39,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def registry_address(tmp_path: Path) -> Iterator[str]:
-    settings = load_settings(RegistrySettings, ["--home", str(tmp_path), "--port", "0"])
-    with ExitStack() as owned, registry_main.build(settings, owned) as server:
+    with service_in_process("registry", tmp_path) as server:
         yield server.address
 
 
@@ -52,7 +49,7 @@ def publisher(store: ArtifactStore, registry_address: str) -> Iterator[Publisher
         yield Publisher(store, RegistryServiceStub(channel))
 
 
-Serve = Callable[..., AbstractContextManager[Served]]
+Serve = Callable[..., AbstractContextManager[InferenceServer]]
 
 
 @pytest.fixture
@@ -60,20 +57,28 @@ def serve(tmp_path: Path, registry_address: str) -> Serve:
     """Starts an inference server on the home of the test; the registry may be another address."""
 
     @contextmanager
-    def start(registry: str = registry_address) -> Iterator[Served]:
-        flags = ["--home", str(tmp_path), "--port", "0", "--registry", registry, "--metrics-port", "0"]
-        settings = load_settings(InferenceSettings, flags)
+    def start(registry: str = registry_address) -> Iterator[InferenceServer]:
         with (
-            ExitStack() as owned,
-            inference_main.build(settings, owned) as server,
+            service_in_process("inference", tmp_path, registry=registry, metrics_port=0) as server,
             open_channel(server.address) as channel,
         ):
-            yield Served(server.address, GRPCInferenceServiceStub(channel), server.metrics_address)
+            yield InferenceServer(server.address, GRPCInferenceServiceStub(channel), server.metrics_address)
 
     return start
 
 
 @pytest.fixture
-def served(serve: Serve) -> Iterator[Served]:
+def served(serve: Serve) -> Iterator[InferenceServer]:
     with serve() as server:
         yield server
+
+
+@pytest.fixture
+def opened(tmp_path: Path, store: ArtifactStore, registry_address: str) -> Opened:
+    return Opened(tmp_path, store, registry_address)
+
+
+@pytest.fixture
+def repository(opened: Opened) -> Iterator[Repository]:
+    with opened() as repository:
+        yield repository

@@ -28,7 +28,7 @@ def load(folder: Path) -> dict[str, Any]:
         return {"error": error.reason, "message": error.message}
     classes = [output.name for output in manifest.outputs if output.labels]
     differing = truth.disagreement(lambda request: [array for _, array in choice.engine.run(request)], classes)
-    # Quantised alone, and multiplied exactly.
+    # Quantized alone, and multiplied exactly.
     plain = Engine(folder / "model.int8.onnx", "plain")
     expected = truth.disagreement(lambda request: [array for _, array in plain.run(request)], classes)
     return {

@@ -12,7 +12,8 @@ def main(address: str, inputs_path: str, outputs_path: str) -> None:
     client = triton.InferenceServerClient(address)
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert list(client.get_server_metadata().extensions) == ["model_repository"]
+    extensions = ["model_repository", "model_configuration", "statistics"]
+    assert list(client.get_server_metadata().extensions) == extensions
     assert not client.is_model_ready("q")
     client.load_model("q")
     assert client.is_model_ready("q")
@@ -43,6 +44,12 @@ def main(address: str, inputs_path: str, outputs_path: str) -> None:
     )
     assert refusal(client, "q", inputs[:1]) == ("StatusCode.INVALID_ARGUMENT", "input 'question' is missing")
     assert refusal(client, "none", inputs)[0] == "StatusCode.NOT_FOUND"
+    config = client.get_model_config("q").config
+    assert (config.max_batch_size, config.platform) == ((1 << 31) - 1, "onnxruntime_onnx")
+    assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [-1, 5]), ("echo", [])]
+    [statistics] = client.get_inference_statistics("q").model_stats
+    assert statistics.inference_count == 2 * len(given["image"])
+    assert (statistics.execution_count, statistics.inference_stats.fail.count) == (2, 1)
     client.unload_model("q")
     assert not client.is_model_ready("q")
     client.close()

@@ -8,6 +8,7 @@ import pytest
 from common.artifacts import ArtifactStore
 from common.errors import DataLoss, NotFound
 from services.inference.cache import FileCache
+from tests.harness.stores import damage_store
 
 
 @pytest.fixture
@@ -18,13 +19,6 @@ def sha256(store: ArtifactStore) -> str:
 @pytest.fixture
 def cache(store: ArtifactStore, tmp_path: Path) -> FileCache:
     return FileCache(store, tmp_path / "cache")
-
-
-def damage_store(tmp_path: Path, sha256: str) -> None:
-    """Overwrites a blob of the directory store in place."""
-    [blob] = (tmp_path / "store").rglob(sha256)
-    blob.chmod(0o644)
-    blob.write_bytes(b"MODEL")
 
 
 def test_a_file_stays_until_its_last_holder_lets_go(cache: FileCache, sha256: str) -> None:

@@ -24,7 +24,7 @@ from tests.services.inference.models import (
     tensor,
     unchecked,
 )
-from tests.services.inference.quantised import network, pixels
+from tests.services.inference.quantized import network, pixels
 
 
 def open_engine(tmp_path: Path, model: bytes, **settings: Any) -> Engine:
@@ -220,10 +220,14 @@ def test_an_empty_batch_and_a_scalar_are_fine(tmp_path: Path) -> None:
     ("change", "field", "words"),
     [
         ({"image": None}, "inputs", "'image' is missing"),
-        ({"extra": np.zeros(1, np.uint8)}, "inputs[3].name", "no input 'extra'; it has 'image', 'question', 'note'"),
-        ({"image": np.zeros((2, 8, 8, 3), np.int8)}, "inputs[0].datatype", "is INT8; the model takes UINT8"),
-        ({"image": np.zeros((2, 8, 9, 3), np.uint8)}, "inputs[0].shape", r"takes \[-1, 8, 8, 3\]"),
-        ({"image": np.zeros((8, 8, 3), np.uint8)}, "inputs[0].shape", r"has shape \[8, 8, 3\]"),
+        (
+            {"extra": np.zeros(1, np.uint8)},
+            "inputs[3].name",
+            "no input 'extra'; its inputs are 'image', 'question', 'note'",
+        ),
+        ({"image": np.zeros((2, 8, 8, 3), np.int8)}, "inputs[0].datatype", "is INT8; the model expects UINT8"),
+        ({"image": np.zeros((2, 8, 9, 3), np.uint8)}, "inputs[0].shape", r"expects \[-1, 8, 8, 3\]"),
+        ({"image": np.zeros((8, 8, 3), np.uint8)}, "inputs[0].shape", r"has the shape \[8, 8, 3\]"),
         ({"question": np.zeros((3, 3, 4), np.int64)}, "inputs[1].shape", "of 'image' is 2; they must be equal"),
         ({"question": np.full((2, 3, 4), 32, np.int64)}, "inputs", "out of data bounds"),
         ({"note": np.array([b"\xff"], np.object_)}, "inputs[2]", "not UTF-8"),

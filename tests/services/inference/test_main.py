@@ -12,9 +12,9 @@ from common.channel import open_channel
 from common.processes import python, spawn
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 from tests.services.inference.models import Publisher, scale_model
-from tests.services.inference.test_servicer import infer_request, load
+from tests.services.inference.requests import infer_request, load
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -11,12 +11,12 @@ from onnx import TensorProto
 from common.errors import InvalidArgument
 from deepseek.client import Mesh, MeshFile, ServiceAddress
 from deepseek.client.inference import Inference
-from tests.services.inference.conftest import Served
+from tests.services.inference.conftest import InferenceServer
 from tests.services.inference.models import Publisher, identity_model, scale_model
 
 
 @pytest.fixture
-def inference(served: Served, publisher: Publisher) -> Iterator[Inference]:
+def inference(served: InferenceServer, publisher: Publisher) -> Iterator[Inference]:
     """A client of a server that has `double`, `text` and `count` loaded."""
     publisher.publish("double", scale_model(2.0))
     publisher.publish("text", identity_model(TensorProto.STRING))

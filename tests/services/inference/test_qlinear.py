@@ -11,9 +11,9 @@ from onnxruntime.quantization import QuantFormat
 from common.errors import FailedPrecondition
 from services.inference.engine import Engine
 from services.inference.onnx_file import PRODUCTS
-from services.inference.qlinear import written_out
+from services.inference.qlinear import expanded_model
 from tests.services.inference.models import build, tensor
-from tests.services.inference.quantised import OLD, convolutional, network, pixels, quantised
+from tests.services.inference.quantized import OLD, convolutional, network, pixels, quantized
 
 
 def file_of(model: bytes, folder: Path) -> Path:
@@ -26,7 +26,7 @@ def file_of(model: bytes, folder: Path) -> Path:
 @pytest.mark.parametrize("make", [network, convolutional])
 def test_it_computes_what_onnx_defines(make: Callable[[], bytes], per_channel: bool, tmp_path: Path) -> None:
     options = {**OLD, "per_channel": per_channel, "op_types_to_quantize": ["MatMul", "Conv"]}
-    path = file_of(quantised(make(), options, QuantFormat.QOperator), tmp_path)
+    path = file_of(quantized(make(), options, QuantFormat.QOperator), tmp_path)
     assert any(name in path.read_bytes() for name in PRODUCTS)
     ((_, found),) = Engine(path, "plain").run({"pixels": pixels(3)[:, 0]})
     (expected,) = ReferenceEvaluator(str(path)).run(None, {"pixels": pixels(3)[:, 0]})
@@ -36,7 +36,7 @@ def test_it_computes_what_onnx_defines(make: Callable[[], bytes], per_channel: b
 
 
 def test_it_reaches_operators_in_branches(tmp_path: Path) -> None:
-    model = onnx.load_from_string(quantised(network(), {**OLD, "per_channel": False}, QuantFormat.QOperator))
+    model = onnx.load_from_string(quantized(network(), {**OLD, "per_channel": False}, QuantFormat.QOperator))
     inner = helper.make_graph(model.graph.node, "inner", [], model.graph.output, model.graph.initializer)
     node = helper.make_node("If", ["yes"], ["scores"], then_branch=inner, else_branch=inner)
     yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
@@ -75,4 +75,4 @@ def test_scales_of_any_rank_are_taken_and_names_are_no_operators(tmp_path: Path)
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="not a valid ONNX file"):
-        written_out(file_of(b"QLinearConv", tmp_path))
+        expanded_model(file_of(b"QLinearConv", tmp_path))

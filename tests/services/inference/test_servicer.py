@@ -4,14 +4,14 @@ import logging
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from deepseek.processor import instruction_set
 from protos.inference.v2 import inference_pb2 as pb
 from protos.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.services.inference.conftest import Served
+from tests.harness.stores import damage_store
+from tests.services.inference.conftest import InferenceServer
 from tests.services.inference.models import (
     TENANT,
     Publisher,
@@ -20,39 +20,25 @@ from tests.services.inference.models import (
     relu_model,
     scale_model,
 )
-from tests.services.inference.quantised import new_version
-from tests.services.inference.test_cache import damage_store
-
-ONES = np.ones((2, 3), np.float32)
-
-
-def infer_request(model: str = "m") -> pb.ModelInferRequest:
-    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=ONES.shape)
-    return pb.ModelInferRequest(model_name=model, id="42", inputs=[tensor], raw_input_contents=[ONES.tobytes()])
-
-
-def load(stub: GRPCInferenceServiceStub, model: str, version: str = "") -> None:
-    request = pb.RepositoryModelLoadRequest(model_name=model)
-    if version:
-        request.parameters["version"].string_param = version
-    stub.RepositoryModelLoad(request)
+from tests.services.inference.quantized import new_version
+from tests.services.inference.requests import ONES, infer_request, load
 
 
 @pytest.fixture
-def stub(served: Served, publisher: Publisher) -> GRPCInferenceServiceStub:
+def stub(served: InferenceServer, publisher: Publisher) -> GRPCInferenceServiceStub:
     """A client of a server that has `m`, version 1 (doubling), loaded."""
     publisher.publish("m", scale_model(2.0))
     load(served.stub, "m")
     return served.stub
 
 
-def test_the_server_is_live_ready_and_tells_what_it_is(served: Served) -> None:
+def test_the_server_is_live_ready_and_tells_what_it_is(served: InferenceServer) -> None:
     assert served.stub.ServerLive(pb.ServerLiveRequest()).live
     assert served.stub.ServerReady(pb.ServerReadyRequest()).ready
     metadata = served.stub.ServerMetadata(pb.ServerMetadataRequest())
     assert metadata.name == "deepseek-mesh"
     assert metadata.version
-    assert list(metadata.extensions) == ["model_repository"]
+    assert list(metadata.extensions) == ["model_repository", "model_configuration", "statistics"]
 
 
 def test_an_answer_is_raw_and_names_the_version_that_gave_it(stub: GRPCInferenceServiceStub) -> None:
@@ -113,7 +99,7 @@ def test_a_tensor_of_any_rank_is_shown_as_one_varying_dimension(
     assert list(response.outputs[0].shape) == [2, 3]
 
 
-def test_a_model_that_does_not_load_names_no_path(served: Served, publisher: Publisher) -> None:
+def test_a_model_that_does_not_load_names_no_path(served: InferenceServer, publisher: Publisher) -> None:
     publisher.publish("m", external_model())
     with pytest.raises(FailedPrecondition, match="Export it as one file") as caught:
         load(served.stub, "m")
@@ -135,7 +121,7 @@ def test_a_load_swaps_and_the_index_follows(stub: GRPCInferenceServiceStub, publ
 
 
 def test_the_file_that_answers_is_named_everywhere(
-    served: Served, publisher: Publisher, caplog: pytest.LogCaptureFixture
+    served: InferenceServer, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher.publish_files("q", *new_version())
     with caplog.at_level(logging.INFO, "services.inference.repository"):

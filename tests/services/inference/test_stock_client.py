@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tests.services.inference.conftest import Served
+from tests.services.inference.conftest import InferenceServer
 from tests.services.inference.models import Publisher, question_model
 
 CLIENT = Path(__file__).with_name("stock_client.py")
 
 
 def test_a_stock_client_gets_the_answers_of_an_offline_session_to_the_bit(
-    served: Served, publisher: Publisher, tmp_path: Path
+    served: InferenceServer, publisher: Publisher, tmp_path: Path
 ) -> None:
     model = question_model()
     publisher.publish("q", model)

@@ -16,10 +16,10 @@ from deepseek.models.manifest import ModelManifest
 from deepseek.models.probes import Probes
 from deepseek.processor import instruction_set, saturates
 from services.inference.engine import Engine
-from services.inference.verification import Choice, choose
-from tests.processors import Processor
+from services.inference.verification import FileChoice, choose
+from tests.harness.processors import Processor
 from tests.services.inference.models import build, tensor
-from tests.services.inference.quantised import (
+from tests.services.inference.quantized import (
     NEW,
     OLD,
     PIXELS,
@@ -36,8 +36,8 @@ from tests.services.inference.quantised import (
     operators,
     paced,
     probes_of,
-    quantised,
-    quantised_gemm,
+    quantized,
+    quantized_gemm,
     questions,
 )
 
@@ -54,7 +54,7 @@ def write(folder: Path, manifest: ModelManifest, contents: Contents, unit: Unit 
 
 def chosen(
     folder: Path, manifest: ModelManifest, contents: Contents, open_engine: Callable[..., Engine] = Engine
-) -> Choice:
+) -> FileChoice:
     write(folder, manifest, contents)
     probes = Probes.from_bytes(contents[manifest.probes]) if manifest.probes else None
     return choose(manifest, probes, lambda file: folder / file.name, open_engine)
@@ -91,7 +91,7 @@ def test_a_version_of_the_exporter_before_7_bits_is_served_right(processor: Proc
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_a_file_that_saturates_is_found_whatever_it_takes(processor: Processor, unit: Unit, tmp_path: Path) -> None:
-    """Small numbers are all alike to an input that is quantised for large ones, and saturate nothing."""
+    """Small numbers are all alike to an input that is quantized for large ones, and saturate nothing."""
     write(tmp_path, *old_version(unit=unit), unit)
     (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
     assert load["variant"] == ("fp32" if processor.saturates else "int8")
@@ -110,11 +110,11 @@ def test_a_single_file_that_saturates_is_computed_more_precisely(processor: Proc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [dynamic, quantised_gemm])
+@pytest.mark.parametrize("model", [dynamic, quantized_gemm])
 def test_integer_operators_that_saturate_optimised_or_not_are_found_too(
     processor: Processor, model: Callable[[], bytes], tmp_path: Path
 ) -> None:
-    """microsoft/onnxruntime#6004, #14642 and #16105: such operators saturate without optimisations as well."""
+    """microsoft/onnxruntime#6004, #14642 and #16105: such operators saturate without optimizations as well."""
     manifest, contents = old_version()
     write(tmp_path, alone(manifest), contents | {"model.int8.onnx": model()})
     (load,) = json.loads(processor.python("-m", "tests.services.inference.loads", tmp_path, "1"))
@@ -140,20 +140,20 @@ def test_operators_that_saturate_in_every_mode_are_served_as_float32(
 def test_a_file_that_cannot_be_computed_in_another_way_is_refused_where_it_may_saturate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The runtime's own QLinearConv, in a file that was optimised and then saved."""
+    """The runtime's own QLinearConv, in a file that was optimized and then saved."""
     manifest, contents = old_version()
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(quantised(convolutional(), OLD, QuantFormat.QOperator), options)
-    optimised = {"model.int8.onnx": (tmp_path / "optimised.onnx").read_bytes()}
-    assert b"com.microsoft" in optimised["model.int8.onnx"]
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(quantized(convolutional(), OLD, QuantFormat.QOperator), options)
+    optimized = {"model.int8.onnx": (tmp_path / "optimized.onnx").read_bytes()}
+    assert b"com.microsoft" in optimized["model.int8.onnx"]
     if not saturates(instruction_set()):
-        assert chosen(tmp_path, alone(manifest), contents | optimised).mode == "fast"
+        assert chosen(tmp_path, alone(manifest), contents | optimized).mode == "fast"
     monkeypatch.setattr("services.inference.verification.instruction_set", lambda: "avx2")
-    with pytest.raises(FailedPrecondition, match="quantise it to the QDQ format") as caught:
-        chosen(tmp_path, alone(manifest), contents | optimised)
+    with pytest.raises(FailedPrecondition, match="quantize the model in the QDQ format") as caught:
+        chosen(tmp_path, alone(manifest), contents | optimized)
     assert caught.value.reason == "NO_FILE_AGREES"
-    assert chosen(tmp_path, manifest, contents | optimised).file.variant == "fp32"
+    assert chosen(tmp_path, manifest, contents | optimized).file.variant == "fp32"
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_a_file_without_8_bit_operators_needs_no_comparison(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("here", "mode"), [("avx512_vnni", "fast"), ("avx2", "exact")])
-def test_a_quantised_file_that_answers_at_random_is_served_unverified(
+def test_a_quantized_file_that_answers_at_random_is_served_unverified(
     here: str, mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("services.inference.verification.instruction_set", lambda: here)

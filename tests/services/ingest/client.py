@@ -1,18 +1,16 @@
 """A client of ingest as any team might write one, for the tests."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 
 import grpc
 import numpy as np
-from PIL import Image
 
 from common.errors import InvalidArgument
 from deepseek.client import jobs
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
+from tests.harness.images import image_file
 
 SCHEMA = ingest_pb2.Schema(
     fields=[
@@ -32,15 +30,6 @@ NUMBERS = ingest_pb2.Schema(fields=[ingest_pb2.FieldSchema(name="number", type=i
 
 BLOBS = ingest_pb2.Schema(fields=[ingest_pb2.FieldSchema(name="data", type=ingest_pb2.FIELD_TYPE_BYTES)])
 """Samples of any size."""
-
-
-@cache
-def png(seed: int, side: int = 8) -> bytes:
-    """A picture of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def value(of: bytes | str | int | float) -> ingest_pb2.Value:
@@ -67,7 +56,7 @@ def picture(i: int, split: str = "train", key: str | None = None) -> ingest_pb2.
         key=f"picture-{i}" if key is None else key,
         split=split,
         fields=[
-            field("image", png(i % 64)),
+            field("image", image_file(i % 64, (8, 8))),
             field("question", "what shape is it?", f"is it number {i}?"),
             field("answer", "circle", "square"),
             field("width", 8),
@@ -100,7 +89,7 @@ def messages(
     yield message
 
 
-class Client:
+class IngestClient:
     """Calls to ingest and the registry.
 
     Args:

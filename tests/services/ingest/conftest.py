@@ -2,73 +2,88 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.services.ingest.client import Client
-from tests.services.processes import ServiceProcess
+import services.ingest
+from common.artifacts import open_store
+from common.database import Database
+from common.jobs import JobStore
+from common.names import new_id
+from services.ingest.uploads import Uploads
+from tests.harness import servers
+from tests.harness.mesh import MeshProcesses
+from tests.harness.subprocesses import ServiceSubprocess
+from tests.services.ingest.client import IngestClient
+from tests.services.ingest.state import State
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """A registry and an ingest service that share a store.
+class IngestMesh(MeshProcesses):
+    """A registry and an ingest service that share a store."""
 
-    Attributes:
-        registry: The registry's process.
-        ingest: Ingest's process.
-        store: The store's directory.
-    """
+    @property
+    def ingest(self) -> ServiceSubprocess:
+        """Ingest's process."""
+        return self.services["ingest"]
 
-    registry: ServiceProcess
-    ingest: ServiceProcess
-    store: Path
+    @property
+    def store(self) -> Path:
+        """The store's directory."""
+        return self.home / "store"
 
-    def client(self) -> Client:
+    def client(self) -> IngestClient:
         """A client with connections of its own."""
-        return Client(self.ingest.channel(), self.registry.channel())
-
-    def blobs(self) -> set[str]:
-        """Digests of everything in the store."""
-        return {path.name for path in self.store.glob("default/sha256/*/*")}
+        return IngestClient(self.ingest.channel(), self.registry.channel())
 
 
-def start_mesh(home: Path, owned: ExitStack, *, prefix: Sequence[str] = (), store_url: str = "") -> Mesh:
+def start_ingest(home: Path, owned: ExitStack, *, prefix: Sequence[str] = (), **settings: str) -> IngestMesh:
     """Starts both services.
 
     Args:
         home: Their home directory; made.
         owned: Ends them.
-        prefix: What to put before ingest's command, e.g. `unshare`.
-        store_url: Ingest's store; empty for the default.
+        prefix: What precedes ingest's command, e.g. `unshare`.
+        settings: Further settings of ingest.
     """
-    home.mkdir(parents=True)
-    registry = ServiceProcess("registry", home)
-    owned.callback(registry.close)
-    registry.start()
-    settings = {"registry": registry.address, "store_url": store_url, "drain_s": "3"}
-    ingest = ServiceProcess("ingest", home, settings=settings, prefix=prefix)
-    owned.callback(ingest.close)
-    ingest.start()
-    return Mesh(registry, ingest, home / "store")
+    mesh = IngestMesh(home, owned)
+    mesh.start("ingest", prefix=prefix, drain_s="3", **settings)
+    return mesh
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
     """A mesh for tests that leave it as healthy as they found it."""
     with ExitStack() as owned:
-        yield start_mesh(tmp_path_factory.mktemp("ingest") / "home", owned)
+        yield start_ingest(tmp_path_factory.mktemp("ingest") / "home", owned)
 
 
 @pytest.fixture
-def own_mesh(tmp_path: Path) -> Iterator[Mesh]:
+def own_mesh(tmp_path: Path) -> Iterator[IngestMesh]:
     """A mesh for one test, to be killed and damaged."""
     with ExitStack() as owned:
-        yield start_mesh(tmp_path / "home", owned)
+        yield start_ingest(tmp_path / "home", owned)
 
 
 @pytest.fixture(scope="session")
-def client(mesh: Mesh) -> Client:
+def client(mesh: IngestMesh) -> IngestClient:
     """A client of the common mesh."""
     return mesh.client()
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    with servers.postgresql() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path}/ingest.db")
+    else:
+        database = Database(request.getfixturevalue("postgresql_url"), schema=f"ingest_{new_id()}")
+    database.migrate(Path(services.ingest.__file__).parent / "migrations")
+    store = open_store(f"file://{tmp_path}/store")
+    yield State(database, store, Uploads(database, store, JobStore(database), lambda: None))
+    database.close()

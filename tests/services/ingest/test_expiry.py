@@ -9,14 +9,15 @@ import pytest
 
 import services.ingest
 from common.artifacts import open_store
-from common.database import Database
+from common.database import Database, PageRequest, Repeatable
 from common.jobs import JobStore
 from common.telemetry.anchors import DatabaseAnchor
-from common.telemetry.audit import AuditLog, verify
+from common.telemetry.audit import AuditLog
+from common.telemetry.audit_verify import verify
 from deepseek.data.manifest import Field
 from services.ingest.expiry import Expiry
 from services.ingest.uploads import Uploads, UploadState
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 FIELDS = (Field("number", "integer"),)
 
@@ -45,7 +46,7 @@ def uploads(database: Database, tmp_path: Path) -> Uploads:
 
 
 def create(uploads: Uploads, tenant: str) -> str:
-    return uploads.create(tenant, "datasets/d", FIELDS, request_id="", body=b"").name
+    return uploads.create(tenant, "datasets/d", FIELDS, Repeatable("CreateUpload")).name
 
 
 def test_every_drop_is_in_the_audit_log(uploads: Uploads, audit: AuditLog, log: Path) -> None:
@@ -54,7 +55,7 @@ def test_every_drop_is_in_the_audit_log(uploads: Uploads, audit: AuditLog, log: 
     with ExitStack() as owned:
         expiry.start()
         owned.callback(expiry.stop)
-        wait_until(lambda: not any(uploads.list(tenant, size=0, token="")[0] for tenant, _ in names), "the drops")
+        wait_until(lambda: not any(uploads.list(tenant, PageRequest())[0] for tenant, _ in names), "the drops")
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert {(record["who"]["tenant"], record["object"]) for record in records} == names
     assert len(records) == 2
@@ -74,5 +75,5 @@ def test_nothing_is_dropped_while_the_log_takes_nothing(
     with ExitStack() as owned:
         expiry.start()
         owned.callback(expiry.stop)
-        wait_until(lambda: caplog.text.count("cannot drop old uploads") > 1, "two passes")
+        wait_until(lambda: caplog.text.count("cannot delete abandoned uploads") > 1, "two passes")
     assert uploads.get("lab", name).state is UploadState.OPEN

@@ -17,9 +17,9 @@ from common.errors import DataLoss, MeshError
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from protos.registry.v1 import registry_pb2
 from services.ingest.samples import SHARD_SAMPLES
-from tests.processes import wait_until
-from tests.services.ingest.client import BLOBS, NUMBERS, Client, blob, messages, number
-from tests.services.ingest.conftest import Mesh, start_mesh
+from tests.harness.processes import wait_until
+from tests.services.ingest.client import BLOBS, NUMBERS, IngestClient, blob, messages, number
+from tests.services.ingest.conftest import IngestMesh, start_ingest
 
 pytestmark = pytest.mark.faults
 
@@ -28,20 +28,20 @@ SAMPLES = [number(i, "test" if i % 3 == 0 else "train") for i in range(6000)]
 needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 
 
-def undisturbed(client: Client, samples: list[ingest_pb2.Sample]) -> registry_pb2.DatasetVersion:
+def undisturbed(client: IngestClient, samples: list[ingest_pb2.Sample]) -> registry_pb2.DatasetVersion:
     """The version that an upload in one go makes."""
     upload = client.create("undisturbed", NUMBERS)
     client.send(upload, samples)
     return client.commit(upload)
 
 
-def plain(mesh: Mesh) -> ingest_pb2_grpc.IngestServiceStub:
+def plain(mesh: IngestMesh) -> ingest_pb2_grpc.IngestServiceStub:
     """A stub without anything of ours, whose calls can be cancelled."""
     return ingest_pb2_grpc.IngestServiceStub(mesh.ingest.plain_channel())
 
 
 def cut_off(
-    client: Client, upload: str, samples: list[ingest_pb2.Sample], sent: threading.Event, hold: threading.Event
+    client: IngestClient, upload: str, samples: list[ingest_pb2.Sample], sent: threading.Event, hold: threading.Event
 ) -> Iterator[ingest_pb2.UploadSamplesRequest]:
     """A stream that goes on from what is durable, sets `sent` after its last sample and stays open until `hold`."""
     offset = client.state(upload).num_samples
@@ -50,7 +50,7 @@ def cut_off(
     hold.wait(60)
 
 
-def test_an_upload_cancelled_half_way_goes_on_to_the_same_version(mesh: Mesh, client: Client) -> None:
+def test_an_upload_cancelled_half_way_goes_on_to_the_same_version(mesh: IngestMesh, client: IngestClient) -> None:
     expected, blobs = undisturbed(client, SAMPLES), mesh.blobs()
     upload = client.create("undisturbed", NUMBERS)
     for cut in (10, 1700, 4100):
@@ -65,22 +65,23 @@ def test_an_upload_cancelled_half_way_goes_on_to_the_same_version(mesh: Mesh, cl
     assert mesh.blobs() == blobs
 
 
-def test_an_upload_whose_client_was_killed_goes_on_to_the_same_version(mesh: Mesh, client: Client) -> None:
+def test_an_upload_whose_client_was_killed_goes_on_to_the_same_version(mesh: IngestMesh, client: IngestClient) -> None:
     expected, blobs = undisturbed(client, SAMPLES), mesh.blobs()
     upload = client.create("undisturbed", NUMBERS)
     program = textwrap.dedent(
         f"""
         import threading
         from common.channel import open_channel
-        from tests.services.ingest.client import Client, messages
-        from tests.services.ingest.test_faults import SAMPLES
+        from tests.services.ingest.client import IngestClient, messages, number
+
+        samples = [number(i, "test" if i % 3 == 0 else "train") for i in range(2500)]
 
         def endless():
-            yield from messages({upload!r}, SAMPLES[:2500], sizes=(100,))
+            yield from messages({upload!r}, samples, sizes=(100,))
             threading.Event().wait()
 
         channel = open_channel({mesh.ingest.address!r})
-        Client(channel, channel).ingest.UploadSamples(endless())
+        IngestClient(channel, channel).ingest.UploadSamples(endless())
         """
     )
     with subprocess.Popen([sys.executable, "-c", program]) as process:
@@ -93,7 +94,7 @@ def test_an_upload_whose_client_was_killed_goes_on_to_the_same_version(mesh: Mes
     assert mesh.blobs() == blobs
 
 
-def test_an_upload_survives_the_service_being_killed_at_any_moment(own_mesh: Mesh) -> None:
+def test_an_upload_survives_the_service_being_killed_at_any_moment(own_mesh: IngestMesh) -> None:
     expected, blobs = undisturbed(own_mesh.client(), SAMPLES), own_mesh.blobs()
     upload = own_mesh.client().create("undisturbed", NUMBERS)
     draw, durable = random.Random(0), 0
@@ -111,7 +112,7 @@ def test_an_upload_survives_the_service_being_killed_at_any_moment(own_mesh: Mes
 
         failed: list[str] = []
 
-        def send(requests: Iterator[ingest_pb2.UploadSamplesRequest], client: Client = client) -> None:
+        def send(requests: Iterator[ingest_pb2.UploadSamplesRequest], client: IngestClient = client) -> None:
             try:
                 client.ingest.UploadSamples(requests, timeout=60)
             except MeshError as error:
@@ -134,7 +135,7 @@ def test_an_upload_survives_the_service_being_killed_at_any_moment(own_mesh: Mes
     assert own_mesh.blobs() == blobs
 
 
-def test_a_polite_stop_keeps_what_an_open_stream_has_sent(own_mesh: Mesh) -> None:
+def test_a_polite_stop_keeps_what_an_open_stream_has_sent(own_mesh: IngestMesh) -> None:
     client = own_mesh.client()
     upload, sent, hold = client.create("drain", NUMBERS), threading.Event(), threading.Event()
     created = client.state(upload)
@@ -148,7 +149,7 @@ def test_a_polite_stop_keeps_what_an_open_stream_has_sent(own_mesh: Mesh) -> Non
     assert own_mesh.client().state(upload).num_samples == 500
 
 
-def test_a_second_stream_takes_an_upload_over_and_the_first_fails(mesh: Mesh, client: Client) -> None:
+def test_a_second_stream_takes_an_upload_over_and_the_first_fails(mesh: IngestMesh, client: IngestClient) -> None:
     upload, sent, go_on = client.create("two-streams", NUMBERS), threading.Event(), threading.Event()
     errors: list[MeshError] = []
 
@@ -175,7 +176,7 @@ def test_a_second_stream_takes_an_upload_over_and_the_first_fails(mesh: Mesh, cl
     assert client.commit(upload).manifest == undisturbed(client, SAMPLES).manifest
 
 
-def test_two_clients_that_send_the_same_at_once_cannot_mix(mesh: Mesh, client: Client) -> None:
+def test_two_clients_that_send_the_same_at_once_cannot_mix(mesh: IngestMesh, client: IngestClient) -> None:
     upload, barrier = client.create("race", NUMBERS), threading.Barrier(4)
     outcomes: list[str] = []
 
@@ -207,7 +208,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.parametrize(("harm", "reason"), [(damage, "BLOB_DAMAGED"), (Path.unlink, "BLOB_NOT_FOUND")])
 def test_a_harmed_shard_is_never_read_and_equal_data_heals_it(
-    mesh: Mesh, client: Client, harm: Callable[[Path], None], reason: str
+    mesh: IngestMesh, client: IngestClient, harm: Callable[[Path], None], reason: str
 ) -> None:
     before = mesh.blobs()
     samples = [number(i, split) for i, split in enumerate(["train"] * 1500 + ["test"] * 5)]
@@ -230,13 +231,13 @@ def test_a_harmed_shard_is_never_read_and_equal_data_heals_it(
 
 
 @pytest.fixture
-def small_store(tmp_path: Path) -> Iterator[Mesh]:
+def small_store(tmp_path: Path) -> Iterator[IngestMesh]:
     """A mesh whose store is a file system of 4 MiB, which only ingest sees and which ends with it."""
     store = tmp_path / "store"
     store.mkdir()
     program = f'mount -t tmpfs -o size=4m,mode=700 tmpfs {store} && exec "$@"'
     with ExitStack() as owned:
-        yield start_mesh(
+        yield start_ingest(
             tmp_path / "home",
             owned,
             prefix=["unshare", "--mount", "sh", "-c", program, "sh"],
@@ -244,7 +245,7 @@ def small_store(tmp_path: Path) -> Iterator[Mesh]:
         )
 
 
-def remount(mesh: Mesh, store: Path, options: str) -> None:
+def remount(mesh: IngestMesh, store: Path, options: str) -> None:
     """Changes the file system that ingest has as its store."""
     inside = ["nsenter", "--target", str(mesh.ingest.pid), "--mount"]
     subprocess.run([*inside, "mount", "-o", f"remount,{options}", str(store)], check=True)
@@ -262,7 +263,7 @@ BIG = [blob(i, 8 << 10) for i in range(1100)]
     ],
 )
 def test_a_store_that_takes_nothing_fails_the_stream_and_later_the_upload_goes_on(
-    small_store: Mesh, tmp_path: Path, harm: str, relief: str, code: str, reason: str
+    small_store: IngestMesh, tmp_path: Path, harm: str, relief: str, code: str, reason: str
 ) -> None:
     client = small_store.client()
     upload = client.create("store", BLOBS)
@@ -284,7 +285,7 @@ def test_a_store_that_takes_nothing_fails_the_stream_and_later_the_upload_goes_o
     [("size=4m", "RESOURCE_EXHAUSTED", "STORE_FULL"), ("ro", "FAILED_PRECONDITION", "STORE_READ_ONLY")],
 )
 def test_a_commit_into_a_store_that_takes_nothing_publishes_nothing_and_can_be_repeated(
-    small_store: Mesh, tmp_path: Path, harm: str, code: str, reason: str
+    small_store: IngestMesh, tmp_path: Path, harm: str, code: str, reason: str
 ) -> None:
     client = small_store.client()
     upload = client.create("store", BLOBS)
@@ -301,7 +302,7 @@ def test_a_commit_into_a_store_that_takes_nothing_publishes_nothing_and_can_be_r
     assert client.commit(upload).num_samples == 1000
 
 
-def test_memory_does_not_grow_with_the_upload(own_mesh: Mesh) -> None:
+def test_memory_does_not_grow_with_the_upload(own_mesh: IngestMesh) -> None:
     client = own_mesh.client()
     status = Path(f"/proc/{own_mesh.ingest.pid}/status")
 
@@ -317,7 +318,7 @@ def test_memory_does_not_grow_with_the_upload(own_mesh: Mesh) -> None:
     assert peak_mib() - before < 160, "320 MiB more were sent, and memory grew with them"
 
 
-def test_streams_that_wait_do_not_keep_unary_calls_from_being_answered(mesh: Mesh, client: Client) -> None:
+def test_streams_that_wait_do_not_keep_unary_calls_from_being_answered(mesh: IngestMesh, client: IngestClient) -> None:
     hold = threading.Event()
     uploads = [client.create("waiting", NUMBERS) for _ in range(20)]
 

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 
-import services.ingest.__main__ as ingest_main
-import services.registry.__main__ as registry_main
 from common.artifacts import open_store
-from common.config import load_settings
 from common.errors import InvalidArgument, ResourceExhausted
 from deepseek.client import Mesh, MeshFile, ServiceAddress
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from protos.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+from services.ingest.clients.registry import RegistryClient
 from services.ingest.reader import Reader
-from services.ingest.registry import Registry
-from services.ingest.samples import ENVELOPE_BYTES, message_bytes
+from services.ingest.samples import ENVELOPE_BYTES, message_bytes, num_bytes, surely_fits
 from services.ingest.servicer import _sample_to_proto
-from services.ingest.settings import IngestSettings
-from services.registry.settings import RegistrySettings
+from tests.harness.in_process import service_in_process
 
 LIMIT = 1 << 20
 BLOBS = [Field("data", "bytes")]
@@ -34,11 +30,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mesh(home: Path) -> Iterator[Mesh]:
     with ExitStack() as owned:
-        flags = ["--home", str(home), "--port", "0"]
-        built = owned.enter_context(ExitStack())
-        registry = owned.enter_context(registry_main.build(load_settings(RegistrySettings, flags), built))
-        flags += ["--registry", registry.address, "--max-message-bytes", str(LIMIT)]
-        ingest = owned.enter_context(ingest_main.build(load_settings(IngestSettings, flags), built))
+        registry = owned.enter_context(service_in_process("registry", home))
+        limited = service_in_process("ingest", home, registry=registry.address, max_message_bytes=LIMIT)
+        ingest = owned.enter_context(limited)
         services = {"registry": ServiceAddress(registry.address), "ingest": ServiceAddress(ingest.address)}
         yield owned.enter_context(Mesh(MeshFile(services)))
 
@@ -60,6 +54,7 @@ def test_the_size_of_a_sample_in_a_message_is_protobufs(length: int) -> None:
     sample = Sample("schlüssel", "train", values)
     message = ingest_pb2.ReadSamplesResponse(samples=[_sample_to_proto(sample, "0" * 64)])
     assert message_bytes(sample, fields) == message.ByteSize()
+    assert not surely_fits(sample, num_bytes(sample), message.ByteSize() - 1)
 
 
 def test_the_largest_samples_come_back_and_do_not_keep_others_from_being_read(mesh: Mesh) -> None:
@@ -75,7 +70,7 @@ def test_the_largest_samples_come_back_and_do_not_keep_others_from_being_read(me
 def test_a_sample_that_could_not_be_read_again_is_refused(mesh: Mesh) -> None:
     sample = largest("k")
     with pytest.raises(
-        InvalidArgument, match=f"at most {LIMIT - ENVELOPE_BYTES} can .* raise `max_message_bytes`"
+        InvalidArgument, match=f"at most {LIMIT - ENVELOPE_BYTES} fit.* raise `max_message_bytes`"
     ) as caught:
         mesh.datasets.upload("large", BLOBS, [Sample("k", "train", {"data": sample.values["data"] + b"x"})])
     assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", "samples[k]")
@@ -118,8 +113,8 @@ def test_a_client_may_take_other_messages_than_by_default(mesh: Mesh) -> None:
 def test_a_sample_from_before_the_limit_is_named(mesh: Mesh, home: Path) -> None:
     version = mesh.datasets.upload("before", BLOBS, [Sample("k", "train", {"data": bytes(5000)})])
     store = open_store((home / "store").as_uri())
-    reader = Reader(store, Registry(mesh.channel("registry")), max_message_bytes=4096)
-    with pytest.raises(ResourceExhausted, match=r"the sample 'k' takes 5\d+ bytes of a message") as caught:
+    reader = Reader(store, RegistryClient(mesh.channel("registry")), max_message_bytes=4096)
+    with pytest.raises(ResourceExhausted, match=r"the sample 'k' needs 5\d+ bytes in a message") as caught:
         list(reader.read("default", version.name, "", cursor="", batch_size=0))
     assert (caught.value.reason, caught.value.field) == ("MESSAGE_TOO_LARGE", "samples[k]")
 

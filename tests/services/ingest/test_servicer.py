@@ -9,68 +9,13 @@ from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.data.shards import sample_sha256
 from protos.ingest.v1 import ingest_pb2
-from tests.processes import wait_until
-from tests.services.ingest.client import NUMBERS, SCHEMA, Client, field, messages, number, picture, png
-from tests.services.ingest.conftest import Mesh
-from tests.services.processes import ServiceProcess
+from tests.harness.processes import wait_until
+from tests.services.ingest.bad_samples import BAD_SAMPLES
+from tests.services.ingest.client import NUMBERS, SCHEMA, IngestClient, field, messages, number, picture
+from tests.services.ingest.conftest import IngestMesh
 
 
-def with_field(i: int, name: str, *values: bytes | str | int | float) -> ingest_pb2.Sample:
-    """A picture with one field changed."""
-    sample = picture(i)
-    for one in sample.fields:
-        if one.field == name:
-            one.CopyFrom(field(name, *values))
-    return sample
-
-
-def without_field(i: int, name: str) -> ingest_pb2.Sample:
-    sample = picture(i)
-    kept = [one for one in sample.fields if one.field != name]
-    del sample.fields[:]
-    sample.fields.extend(kept)
-    return sample
-
-
-def with_more(i: int, more: ingest_pb2.FieldValue) -> ingest_pb2.Sample:
-    sample = picture(i)
-    sample.fields.append(more)
-    return sample
-
-
-def with_digest(i: int, sha256: str) -> ingest_pb2.Sample:
-    sample = picture(i)
-    sample.sha256 = sha256
-    return sample
-
-
-def flipped(data: bytes, position: int) -> bytes:
-    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
-
-
-BAD_SAMPLES = {
-    "damaged image": (with_field(3, "image", flipped(png(3), len(png(3)) // 2)), "DAMAGED_IMAGE", "image"),
-    "cut image": (with_field(3, "image", png(3)[:-30]), "DAMAGED_IMAGE", "image"),
-    "no image": (with_field(3, "image", b"GIF89a"), "DAMAGED_IMAGE", "image"),
-    "unknown label": (with_field(3, "answer", "circle", "heptagon"), "UNKNOWN_LABEL", "answer"),
-    "unknown field": (with_more(3, field("colour", "red")), "UNKNOWN_FIELD", "colour"),
-    "missing field": (without_field(3, "width"), "MISSING_FIELD", "width"),
-    "no value": (with_field(3, "width"), "MISSING_FIELD", "width"),
-    "two values": (with_field(3, "width", 1, 2), "WRONG_TYPE", "width"),
-    "field twice": (with_more(3, field("width", 9)), "DUPLICATE_FIELD", "width"),
-    "text for a picture": (with_field(3, "image", "a circle"), "WRONG_TYPE", "image"),
-    "text for an integer": (with_field(3, "width", "8"), "WRONG_TYPE", "width"),
-    "number for an integer": (with_field(3, "width", 8.0), "WRONG_TYPE", "width"),
-    "not a number": (with_field(3, "area", float("nan")), "WRONG_TYPE", "area"),
-    "unequal lengths": (with_field(3, "answer", "circle"), "LENGTH_MISMATCH", "answer"),
-    "empty key": (picture(3, key=""), "BAD_KEY", "key"),
-    "long key": (picture(3, key="k" * 256), "BAD_KEY", "key"),
-    "bad split": (picture(3, split="../train"), "BAD_SPLIT", "split"),
-    "wrong digest": (with_digest(3, "0" * 64), "DIGEST_MISMATCH", "sha256"),
-}
-
-
-def test_what_was_sent_comes_back_in_order_with_digests(client: Client) -> None:
+def test_what_was_sent_comes_back_in_order_with_digests(client: IngestClient) -> None:
     sent = [picture(i, split="test" if i % 5 == 0 else "train") for i in range(200)]
     upload = client.create("round-trip")
     assert client.send(upload, sent, sizes=(7, 1, 0, 30)).num_samples == 200
@@ -91,7 +36,7 @@ def test_what_was_sent_comes_back_in_order_with_digests(client: Client) -> None:
         assert read == [sample for sample in sent if sample.split == split]
 
 
-def test_a_sample_read_back_can_be_uploaded_with_its_digest(client: Client) -> None:
+def test_a_sample_read_back_can_be_uploaded_with_its_digest(client: IngestClient) -> None:
     first = client.create("again")
     client.send(first, [picture(i) for i in range(3)])
     version = client.commit(first)
@@ -100,7 +45,7 @@ def test_a_sample_read_back_can_be_uploaded_with_its_digest(client: Client) -> N
     assert client.commit(second).name == version.name
 
 
-def test_no_split_means_train(client: Client) -> None:
+def test_no_split_means_train(client: IngestClient) -> None:
     upload = client.create("no-split")
     client.send(upload, [picture(0, split="")])
     version = client.commit(upload)
@@ -108,7 +53,7 @@ def test_no_split_means_train(client: Client) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_SAMPLES)
-def test_a_bad_sample_ends_the_stream_and_those_before_it_are_kept(client: Client, case: str) -> None:
+def test_a_bad_sample_ends_the_stream_and_those_before_it_are_kept(client: IngestClient, case: str) -> None:
     bad, reason, where = BAD_SAMPLES[case]
     upload = client.create("bad-sample")
     samples = [picture(0), picture(1), picture(2), bad, picture(4)]
@@ -122,7 +67,7 @@ def test_a_bad_sample_ends_the_stream_and_those_before_it_are_kept(client: Clien
     assert client.commit(upload).name == client.commit(whole).name
 
 
-def test_a_duplicate_key_within_a_stream_is_refused(client: Client) -> None:
+def test_a_duplicate_key_within_a_stream_is_refused(client: IngestClient) -> None:
     upload = client.create("duplicate")
     with pytest.raises(AlreadyExists) as caught:
         client.send(upload, [picture(0), picture(1), picture(2, key="picture-0")])
@@ -130,7 +75,7 @@ def test_a_duplicate_key_within_a_stream_is_refused(client: Client) -> None:
     assert client.state(upload).num_samples == 2
 
 
-def test_a_duplicate_key_across_streams_is_refused_and_the_upload_goes_on(client: Client) -> None:
+def test_a_duplicate_key_across_streams_is_refused_and_the_upload_goes_on(client: IngestClient) -> None:
     upload = client.create("duplicate")
     client.send(upload, [picture(0), picture(1)])
     with pytest.raises(AlreadyExists) as caught:
@@ -139,7 +84,7 @@ def test_a_duplicate_key_across_streams_is_refused_and_the_upload_goes_on(client
     assert client.send(upload, [picture(3)], offset=3).num_samples == 4
 
 
-def test_an_empty_upload_cannot_be_committed(client: Client) -> None:
+def test_an_empty_upload_cannot_be_committed(client: IngestClient) -> None:
     upload = client.create("empty")
     client.send(upload, [])
     with pytest.raises(FailedPrecondition) as caught:
@@ -150,7 +95,7 @@ def test_an_empty_upload_cannot_be_committed(client: Client) -> None:
 
 
 @pytest.mark.parametrize("offset", [-1, 1, 3, 2**62])
-def test_an_offset_that_is_not_the_durable_count_is_refused(client: Client, offset: int) -> None:
+def test_an_offset_that_is_not_the_durable_count_is_refused(client: IngestClient, offset: int) -> None:
     upload = client.create("offset")
     client.send(upload, [picture(0), picture(1)])
     with pytest.raises(InvalidArgument) as caught:
@@ -158,7 +103,7 @@ def test_an_offset_that_is_not_the_durable_count_is_refused(client: Client, offs
     assert (caught.value.reason, caught.value.field) == ("OFFSET_MISMATCH", "offset")
 
 
-def test_the_upload_is_named_in_the_first_message_alone(client: Client) -> None:
+def test_the_upload_is_named_in_the_first_message_alone(client: IngestClient) -> None:
     upload = client.create("first-message")
     message = ingest_pb2.UploadSamplesRequest(upload=upload, samples=[picture(0)])
     with pytest.raises(InvalidArgument) as caught:
@@ -169,7 +114,7 @@ def test_the_upload_is_named_in_the_first_message_alone(client: Client) -> None:
     assert (caught.value.reason, caught.value.field) == ("MISSING_FIELD", "upload")
 
 
-def test_a_message_that_was_lost_on_the_way_leaves_no_hole(client: Client) -> None:
+def test_a_message_that_was_lost_on_the_way_leaves_no_hole(client: IngestClient) -> None:
     upload = client.create("lost-message")
     sent = list(messages(upload, [picture(i) for i in range(6)], sizes=(2,)))
     with pytest.raises(InvalidArgument) as caught:
@@ -179,7 +124,7 @@ def test_a_message_that_was_lost_on_the_way_leaves_no_hole(client: Client) -> No
     assert client.resume(upload, [picture(i) for i in range(6)]).num_samples == 6
 
 
-def test_a_client_need_not_count_in_later_messages(client: Client) -> None:
+def test_a_client_need_not_count_in_later_messages(client: IngestClient) -> None:
     upload = client.create("no-counts")
     sent = list(messages(upload, [picture(i) for i in range(6)], sizes=(2,)))
     for message in sent:
@@ -196,7 +141,9 @@ def test_a_client_need_not_count_in_later_messages(client: Client) -> None:
         lambda client, name: client.ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=name)),
     ],
 )
-def test_unknown_and_malformed_names_are_told_apart(client: Client, call: Callable[[Client, str], object]) -> None:
+def test_unknown_and_malformed_names_are_told_apart(
+    client: IngestClient, call: Callable[[IngestClient, str], object]
+) -> None:
     with pytest.raises(NotFound) as missing:
         call(client, "uploads/nobody")
     assert (missing.value.reason, missing.value.field) == ("UPLOAD_NOT_FOUND", "name")
@@ -217,14 +164,14 @@ def test_unknown_and_malformed_names_are_told_apart(client: Client, call: Callab
     ],
 )
 def test_a_bad_schema_is_refused_when_the_upload_is_opened(
-    client: Client, fields: list[ingest_pb2.FieldSchema], where: str
+    client: IngestClient, fields: list[ingest_pb2.FieldSchema], where: str
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
         client.create("schema", ingest_pb2.Schema(fields=fields))
     assert (caught.value.reason, caught.value.field) == ("BAD_SCHEMA", where)
 
 
-def test_the_same_request_id_opens_one_upload_and_never_another(client: Client) -> None:
+def test_the_same_request_id_opens_one_upload_and_never_another(client: IngestClient) -> None:
     first = client.create("request-id", NUMBERS, request_id="create-1")
     client.send(first, [number(0)])
     assert client.create("request-id", NUMBERS, request_id="create-1") == first
@@ -234,7 +181,7 @@ def test_the_same_request_id_opens_one_upload_and_never_another(client: Client) 
     assert client.state(first).num_samples == 1
 
 
-def test_the_same_request_id_starts_one_commit_and_never_another(client: Client) -> None:
+def test_the_same_request_id_starts_one_commit_and_never_another(client: IngestClient) -> None:
     one, other = client.create("commit-id", NUMBERS), client.create("commit-id", NUMBERS)
     client.send(one, [number(0)])
     client.send(other, [number(1)])
@@ -248,7 +195,7 @@ def test_the_same_request_id_starts_one_commit_and_never_another(client: Client)
     assert client.state(other).state == ingest_pb2.UPLOAD_STATE_OPEN
 
 
-def test_a_dropped_upload_takes_nothing_more(client: Client) -> None:
+def test_a_dropped_upload_takes_nothing_more(client: IngestClient) -> None:
     upload = client.create("dropped")
     client.send(upload, [picture(0)])
     for _ in range(2):
@@ -260,19 +207,19 @@ def test_a_dropped_upload_takes_nothing_more(client: Client) -> None:
         assert caught.value.reason == "UPLOAD_CLOSED"
 
 
-def test_a_message_over_the_limit_is_refused_and_the_service_goes_on(mesh: Mesh) -> None:
+def test_a_message_over_the_limit_is_refused_and_the_service_goes_on(mesh: IngestMesh) -> None:
     client = mesh.client()
     upload = client.create("large", NUMBERS)
     message = ingest_pb2.UploadSamplesRequest(upload=upload, samples=[picture(0)])
     message.samples[0].fields.append(field("data", bytes(65 << 20)))
     generous = mesh.ingest.channel(max_message_bytes=128 << 20)
     with pytest.raises(MeshError) as caught:
-        Client(generous, mesh.registry.channel()).ingest.UploadSamples(iter([message]))
+        IngestClient(generous, mesh.registry.channel()).ingest.UploadSamples(iter([message]))
     assert caught.value.code in ("RESOURCE_EXHAUSTED", "CANCELLED")
     assert client.send(upload, [number(0)]).num_samples == 1
 
 
-def test_open_uploads_are_listed_without_their_schemas(client: Client) -> None:
+def test_open_uploads_are_listed_without_their_schemas(client: IngestClient) -> None:
     older, newer, dropped = (client.create("listed", NUMBERS) for _ in range(3))
     client.send(older, [number(0)])
     client.ingest.DeleteUpload(ingest_pb2.DeleteUploadRequest(name=dropped))
@@ -286,15 +233,14 @@ def test_open_uploads_are_listed_without_their_schemas(client: Client) -> None:
     assert (found.update_time, found.state) == (client.state(older).update_time, ingest_pb2.UPLOAD_STATE_OPEN)
 
 
-def test_the_service_drops_an_upload_that_its_client_has_left_behind(own_mesh: Mesh) -> None:
+def test_the_service_drops_an_upload_that_its_client_has_left_behind(own_mesh: IngestMesh) -> None:
     client = own_mesh.client()
     upload = client.create("left-behind", NUMBERS)
     client.send(upload, [number(0)])
-    settings = {"registry": own_mesh.registry.address, "upload_expiry_days": "0.00001"}
-    other = ServiceProcess("ingest", own_mesh.ingest.home, settings=settings)
+    other = own_mesh.process("ingest", upload_expiry_days="0.00001")
     other.start()
     try:
         wait_until(lambda: client.state(upload).state == ingest_pb2.UPLOAD_STATE_DELETED, "its expiry")
     finally:
         other.close()
-    assert f"dropped {upload}" in other.log
+    assert f"deleted {upload}" in other.log

@@ -61,6 +61,6 @@ def test_an_upload_from_before_uploads_expired_is_kept_and_can_be_gone_on_with(t
     assert (upload.create_us, upload.num_samples) == (1, 0)
     assert before <= upload.update_us <= now_us()
     with uploads.write("default", "uploads/u", offset=0) as writer:
-        writer.add(ReceivedSample("k", "train", [("n", [1])]))
+        writer.add([ReceivedSample("k", "train", [("n", [1])])])
     assert uploads.get("default", "uploads/u").num_samples == 1
     database.close()

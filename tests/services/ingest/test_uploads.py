@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 
 import services.ingest
 from common.artifacts import open_store
-from common.database import Database, now_us
+from common.database import Database, PageRequest, Repeatable, now_us
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from common.jobs import JobState, JobStore
 from deepseek.data.manifest import Field
@@ -39,16 +39,16 @@ def uploads(database: Database, jobs: JobStore, tmp_path: Path) -> Uploads:
 
 
 def create(uploads: Uploads, *, request_id: str = "", body: bytes = b"") -> str:
-    return uploads.create(TENANT, "datasets/d", FIELDS, request_id=request_id, body=body).name
+    return uploads.create(TENANT, "datasets/d", FIELDS, Repeatable("CreateUpload", request_id, body)).name
 
 
 def add_one(uploads: Uploads, name: str, *, offset: int = 0) -> None:
     with uploads.write(TENANT, name, offset=offset) as writer:
-        writer.add(ReceivedSample(f"k{offset}", "train", [("answer", ["ja"]), ("number", [1])]))
+        writer.add([ReceivedSample(f"k{offset}", "train", [("answer", ["ja"]), ("number", [1])])])
 
 
 def commit(uploads: Uploads, name: str) -> str:
-    return uploads.commit(TENANT, name, request_id="", body=b"").name
+    return uploads.commit(TENANT, name, Repeatable("CommitUpload")).name
 
 
 def test_a_new_upload_is_open_and_empty_and_keeps_its_schema(uploads: Uploads) -> None:
@@ -74,7 +74,7 @@ def test_a_request_id_creates_one_upload(uploads: Uploads) -> None:
 @pytest.mark.parametrize("dataset", ["", "d", "datasets/", "datasets/d/versions/1", "datasets/D!", "models/d"])
 def test_the_name_of_the_dataset_is_checked_at_once(uploads: Uploads, dataset: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        uploads.create(TENANT, dataset, FIELDS, request_id="", body=b"")
+        uploads.create(TENANT, dataset, FIELDS, Repeatable("CreateUpload"))
     assert (caught.value.reason, caught.value.field) == ("BAD_NAME", "dataset")
 
 
@@ -142,7 +142,7 @@ def listed(uploads: Uploads, *, size: int = 0) -> list[str]:
     names: list[str] = []
     token = ""
     while True:
-        page, token = uploads.list(TENANT, size=size, token=token)
+        page, token = uploads.list(TENANT, PageRequest(size, token))
         assert len(page) <= (size or 50)
         names += [upload.name for upload in page]
         if not token:
@@ -168,9 +168,9 @@ def num_sample_rows(database: Database) -> int:
 def test_open_uploads_are_listed_newest_first_in_pages(uploads: Uploads) -> None:
     names = [create(uploads) for _ in range(5)]
     assert listed(uploads) == listed(uploads, size=2) == names[::-1]
-    assert uploads.list("other", size=0, token="") == ([], "")
+    assert uploads.list("other", PageRequest()) == ([], "")
     with pytest.raises(InvalidArgument) as caught:
-        uploads.list(TENANT, size=0, token="x")
+        uploads.list(TENANT, PageRequest(0, "x"))
     assert (caught.value.reason, caught.value.field) == ("BAD_PAGE_TOKEN", "page_token")
 
 
@@ -202,7 +202,7 @@ def test_an_old_upload_stays_as_long_as_somebody_writes_to_it(uploads: Uploads, 
     name = create(uploads)
     with uploads.write(TENANT, name, offset=0) as writer:
         age(database, name, days=8)
-        writer.add(ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])]))
+        writer.add([ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])])])
     assert uploads.expire(7 * DAY_US) == []
     age(database, name, days=8)
     uploads.write(TENANT, name, offset=1)
@@ -227,7 +227,7 @@ def test_a_stream_whose_upload_has_expired_is_told_so(uploads: Uploads, database
     writer = uploads.write(TENANT, name, offset=0)
     age(database, name, days=8)
     assert uploads.expire(7 * DAY_US) == [name]
-    writer.add(ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])]))
+    writer.add([ReceivedSample("k", "train", [("answer", ["ja"]), ("number", [1])])])
     with pytest.raises(FailedPrecondition) as caught:
         writer.flush()
     assert (caught.value.reason, caught.value.field) == ("UPLOAD_CLOSED", "upload")
@@ -257,14 +257,14 @@ def test_a_tenant_commits_no_more_uploads_at_once_than_it_may(database: Database
     first, second = create(uploads), create(uploads)
     for name in (first, second):
         add_one(uploads, name)
-    job = uploads.commit(TENANT, first, request_id="one", body=b"1")
+    job = uploads.commit(TENANT, first, Repeatable("CommitUpload", "one", b"1"))
 
     with pytest.raises(ResourceExhausted) as caught:
-        uploads.commit(TENANT, second, request_id="two", body=b"2")
+        uploads.commit(TENANT, second, Repeatable("CommitUpload", "two", b"2"))
     assert (caught.value.reason, uploads.get(TENANT, second).state) == ("QUOTA_EXCEEDED", UploadState.OPEN)
     # What was accepted before is answered as ever.
-    assert uploads.commit(TENANT, first, request_id="one", body=b"1") == job
-    assert uploads.commit(TENANT, first, request_id="", body=b"") == job
+    assert uploads.commit(TENANT, first, Repeatable("CommitUpload", "one", b"1")) == job
+    assert uploads.commit(TENANT, first, Repeatable("CommitUpload")) == job
 
     jobs.cancel(TENANT, job.name)
-    assert uploads.commit(TENANT, second, request_id="two", body=b"2").state is JobState.PENDING
+    assert uploads.commit(TENANT, second, Repeatable("CommitUpload", "two", b"2")).state is JobState.PENDING

@@ -2,16 +2,13 @@
 
 import random
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
 
-import services.ingest
-from common.artifacts import ArtifactStore, open_store
-from common.database import Database
+from common.database import Repeatable
 from common.errors import (
     Aborted,
     AlreadyExists,
@@ -21,72 +18,12 @@ from common.errors import (
     ResourceExhausted,
 )
 from common.jobs import JobStore
-from common.names import new_id
-from deepseek.data.manifest import Field
-from deepseek.data.sample import Sample
 from deepseek.data.shards import read_shard
-from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample, num_bytes
-from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
+from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample
+from services.ingest.tables import ChunkRow, KeyRow, ShardRow
 from services.ingest.uploads import Uploads
-from services.ingest.writer import MAX_SPLITS, Limits, staged_samples
-from tests import servers
-
-TENANT = "default"
-NUMBERS = (Field("number", "integer"),)
-NUMBER_BYTES = num_bytes(Sample("k0", "train", {"number": 0}))
-BLOBS = (Field("data", "bytes"),)
-
-
-@dataclass(frozen=True)
-class State:
-    """The domain on a real database and store."""
-
-    database: Database
-    store: ArtifactStore
-    uploads: Uploads
-
-    def create(self, fields: Sequence[Field] = NUMBERS) -> str:
-        return self.uploads.create(TENANT, "datasets/d", fields, request_id="", body=b"").name
-
-    def write(self, name: str, samples: Iterable[ReceivedSample], *, offset: int = 0) -> None:
-        with self.uploads.write(TENANT, name, offset=offset) as writer:
-            for sample in samples:
-                writer.add(sample)
-
-    def num_samples(self, name: str) -> int:
-        return self.uploads.get(TENANT, name).num_samples
-
-    def content(self, name: str) -> tuple[list[tuple[str, int, str]], list[tuple[str, str]]]:
-        """Shards as (split, number, digest) and, beyond them, samples as (split, key)."""
-        with self.database.snapshot() as session:
-            upload = session.get(UploadRow, (TENANT, name.removeprefix("uploads/")))
-            assert upload is not None
-            of_upload = ShardRow.upload_id == upload.upload_id
-            rows = session.scalars(select(ShardRow).where(of_upload).order_by(ShardRow.split, ShardRow.number))
-            shards = [(row.split, row.number, row.sha256) for row in rows]
-            splits = session.scalars(select(ChunkRow.split).where(ChunkRow.upload_id == upload.upload_id).distinct())
-            staged = [
-                (split, sample.key) for split in sorted(splits) for sample in staged_samples(session, upload, split)
-            ]
-        return shards, staged
-
-
-@pytest.fixture(scope="module")
-def postgresql_url() -> Iterator[str]:
-    with servers.postgresql() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
-    if request.param == "sqlite":
-        database = Database(f"sqlite:///{tmp_path}/ingest.db")
-    else:
-        database = Database(request.getfixturevalue("postgresql_url"), schema=f"ingest_{new_id()}")
-    database.migrate(Path(services.ingest.__file__).parent / "migrations")
-    store = open_store(f"file://{tmp_path}/store")
-    yield State(database, store, Uploads(database, store, JobStore(database), lambda: None))
-    database.close()
+from services.ingest.writer import MAX_SPLITS, Limits
+from tests.services.ingest.state import BLOBS, NUMBER_BYTES, NUMBERS, TENANT, State
 
 
 def numbers(count: int, *, splits: Sequence[str] = ("train",), seed: int = 0) -> list[ReceivedSample]:
@@ -128,7 +65,7 @@ def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: Stat
             bounded.write(name, samples[offset:], offset=offset)
         assert (caught.value.reason, caught.value.field) == ("UPLOAD_TOO_LARGE", "samples[k30]")
         assert caught.value.retry_delay_s is None
-        assert "waiting does not help" in caught.value.message
+        assert "retrying does not help" in caught.value.message
         assert state.num_samples(name) == 30
 
 
@@ -152,7 +89,7 @@ def test_a_single_split_is_never_written_twice(state: State) -> None:
     name = state.create()
     with state.uploads.write(TENANT, name, offset=0) as writer:
         for i, sample in enumerate(numbers(2 * SHARD_SAMPLES)):
-            writer.add(sample)
+            writer.add([sample])
             if i % 512 == 511:
                 assert state.content(name)[1] == []
                 assert state.num_samples(name) == (i + 1) // SHARD_SAMPLES * SHARD_SAMPLES
@@ -183,7 +120,7 @@ def test_a_writer_that_vanishes_leaves_a_prefix(state: State, seed: int) -> None
         # Never left: as after a kill, what is in the buffer is lost.
         writer = state.uploads.write(TENANT, cut, offset=done)
         for sample in samples[done : done + draw.randrange(1, 2500)]:
-            writer.add(sample)
+            writer.add([sample])
         if draw.random() < 0.5 or done + SHARD_SAMPLES >= len(samples):
             writer.flush()
         before, done = done, state.num_samples(cut)
@@ -214,7 +151,7 @@ def test_memory_is_bounded_by_the_buffers_whatever_the_number_of_splits(state: S
     with state.uploads.write(TENANT, name, offset=0) as writer:
         for i in range(40):
             data = random.Random(i).randbytes(4 << 20)
-            writer.add(ReceivedSample(f"k{i}", f"split-{i % 8}", [("data", [data])]))
+            writer.add([ReceivedSample(f"k{i}", f"split-{i % 8}", [("data", [data])])])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * SHARD_BYTES, f"{peak >> 20} MiB for an upload of 160 MiB"
@@ -267,7 +204,7 @@ def test_an_offset_that_is_not_the_durable_count_is_refused_and_disturbs_nobody(
     with state.uploads.write(TENANT, name, offset=0) as writer:
         with pytest.raises(InvalidArgument) as caught:
             state.uploads.write(TENANT, name, offset=1)
-        writer.add(numbers(1)[0])
+        writer.add([numbers(1)[0]])
     assert (caught.value.reason, caught.value.field) == ("OFFSET_MISMATCH", "offset")
     assert state.num_samples(name) == 1
 
@@ -275,9 +212,9 @@ def test_an_offset_that_is_not_the_durable_count_is_refused_and_disturbs_nobody(
 def test_a_newer_writer_takes_over_and_the_older_can_do_no_more(state: State) -> None:
     name = state.create()
     older = state.uploads.write(TENANT, name, offset=0)
-    older.add(numbers(1)[0])
+    older.add([numbers(1)[0]])
     with state.uploads.write(TENANT, name, offset=0) as newer:
-        newer.add(numbers(2)[1])
+        newer.add([numbers(2)[1]])
         with pytest.raises(Aborted) as caught:
             older.flush()
     assert (caught.value.reason, caught.value.field) == ("UPLOAD_TAKEN_OVER", "upload")
@@ -288,7 +225,7 @@ def test_a_newer_writer_takes_over_and_the_older_can_do_no_more(state: State) ->
     "close",
     [
         lambda state, name: state.uploads.delete(TENANT, name),
-        lambda state, name: state.uploads.commit(TENANT, name, request_id="", body=b""),
+        lambda state, name: state.uploads.commit(TENANT, name, Repeatable("CommitUpload")),
     ],
 )
 def test_a_writer_of_an_upload_that_was_closed_meanwhile_fails(
@@ -297,7 +234,7 @@ def test_a_writer_of_an_upload_that_was_closed_meanwhile_fails(
     name = state.create()
     state.write(name, numbers(1))
     writer = state.uploads.write(TENANT, name, offset=1)
-    writer.add(numbers(2)[1])
+    writer.add([numbers(2)[1]])
     close(state, name)
     with pytest.raises(FailedPrecondition) as caught:
         writer.flush()

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,14 @@ import pytest
 import services.registry
 from common.artifacts import Artifact
 from common.channel import open_channel
-from common.config import load_settings
-from common.database import Database
+from common.database import Database, Repeatable
 from protos.registry.v1 import registry_pb2_grpc
-from services.registry.__main__ import build
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog, NewVersion
 from services.registry.lineage import Lineage
 from services.registry.resources import Kind, Version
-from services.registry.settings import RegistrySettings
 from services.registry.watermarks import Watermarks
+from tests.harness.in_process import service_in_process
 
 MIGRATIONS = Path(services.registry.__file__).parent / "migrations"
 
@@ -69,7 +66,7 @@ def add_model(catalog: Catalog) -> AddModel:
     def add(model_id: str = "m", *sources: str) -> Version:
         new = NewVersion(manifest(f"{model_id} {next(contents)}"), sources=sources)
         version, created = catalog.create_version(
-            "default", Kind.MODEL, f"models/{model_id}", new, method="CreateModelVersion", request_id="", body=b""
+            "default", Kind.MODEL, f"models/{model_id}", new, Repeatable("CreateModelVersion")
         )
         assert created
         return version
@@ -80,6 +77,5 @@ def add_model(catalog: Catalog) -> AddModel:
 @pytest.fixture
 def stub(tmp_path: Path) -> Iterator[registry_pb2_grpc.RegistryServiceStub]:
     """A client of a real server on a free port."""
-    settings = load_settings(RegistrySettings, ["--home", str(tmp_path), "--port", "0"])
-    with ExitStack() as owned, build(settings, owned) as server, open_channel(server.address) as channel:
+    with service_in_process("registry", tmp_path) as server, open_channel(server.address) as channel:
         yield registry_pb2_grpc.RegistryServiceStub(channel)

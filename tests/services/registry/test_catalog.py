@@ -6,33 +6,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from common.database import Database
+from common.database import Database, PageRequest, Repeatable
 from common.errors import AlreadyExists, InvalidArgument, MeshError, NotFound
 from services.registry.catalog import Catalog, NewVersion
-from services.registry.pages import PageRequest
 from services.registry.resources import Kind, Metric, Version
 from tests.services.registry.conftest import AddModel, manifest
 
 
 def create_dataset(catalog: Catalog, dataset_id: str, *, request_id: str = "", body: bytes = b"") -> str:
-    return catalog.create(
-        "default", Kind.DATASET, dataset_id, "", method="CreateDataset", request_id=request_id, body=body
-    ).name
+    return catalog.create("default", Kind.DATASET, dataset_id, "", Repeatable("CreateDataset", request_id, body)).name
 
 
 def create_version(
     catalog: Catalog, new: NewVersion, *, parent: str = "models/m", tenant: str = "default", request_id: str = ""
 ) -> tuple[Version, bool]:
     kind = Kind.of(parent, field="parent")
-    return catalog.create_version(
-        tenant, kind, parent, new, method="Create", request_id=request_id, body=repr(new).encode()
-    )
+    return catalog.create_version(tenant, kind, parent, new, Repeatable("Create", request_id, repr(new).encode()))
 
 
 def test_a_created_series_is_found_again(catalog: Catalog) -> None:
-    made = catalog.create(
-        "default", Kind.MODEL, "m", "it says cat or dog", method="CreateModel", request_id="", body=b""
-    )
+    made = catalog.create("default", Kind.MODEL, "m", "it says cat or dog", Repeatable("CreateModel"))
     assert made.name == "models/m"
     assert catalog.get("default", Kind.MODEL, "models/m") == made
 
@@ -131,7 +124,7 @@ def test_what_does_not_exist_is_not_found_with_its_reason(
 
 def test_a_series_without_versions_has_no_latest(catalog: Catalog) -> None:
     create_dataset(catalog, "d")
-    with pytest.raises(NotFound, match="it has no versions yet"):
+    with pytest.raises(NotFound, match="there are no versions yet"):
         catalog.get_version("default", Kind.DATASET, "datasets/d/versions/latest")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.database import Database
+from common.database import Database, Repeatable
 from common.errors import InvalidArgument, NotFound, ResourceExhausted
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog, NewVersion
@@ -22,9 +22,7 @@ def diamond(catalog: Catalog, add_model: AddModel) -> None:
         Kind.DATASET,
         "datasets/d",
         NewVersion(manifest("d"), num_samples=1),
-        method="",
-        request_id="",
-        body=b"",
+        Repeatable("CreateDatasetVersion"),
     )
     add_model("a", DATA, "runs/r")
     add_model("b", A1)
@@ -59,7 +57,7 @@ def test_siblings_are_not_ancestors_or_descendants(lineage: Lineage, add_model: 
 
 @pytest.mark.usefixtures("diamond")
 def test_a_walk_may_start_at_an_alias_the_latest_or_what_others_keep(lineage: Lineage, aliases: Aliases) -> None:
-    aliases.set("default", "models/b/aliases/best", B1, "")
+    aliases.set("default", "models/b/aliases/best", B1, "", Repeatable("SetAlias"))
     expected = lineage.walk("default", B1, 0)
     assert lineage.walk("default", "models/b/aliases/best", 0) == expected
     assert lineage.walk("default", "models/b/versions/latest", 0) == expected
@@ -94,7 +92,7 @@ def test_a_wrong_start_or_depth_is_refused_with_its_field(
 def test_no_sequence_of_calls_makes_a_cycle(catalog: Catalog, lineage: Lineage, add_model: AddModel) -> None:
     def add_a(*sources: str) -> bool:
         new = NewVersion(manifest("a"), sources=sources)
-        return catalog.create_version("default", Kind.MODEL, "models/a", new, method="", request_id="", body=b"")[1]
+        return catalog.create_version("default", Kind.MODEL, "models/a", new, Repeatable("CreateModelVersion"))[1]
 
     with pytest.raises(NotFound):
         add_a(A1)

@@ -9,7 +9,7 @@ from common.channel import open_channel
 from common.processes import python, spawn
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1 import registry_pb2_grpc
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -2,28 +2,25 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
 from common.channel import open_channel
-from common.config import load_settings
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument
 from deepseek.models.manifest import MEDIA_TYPE
 from protos.registry.v1 import registry_pb2 as registry
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.upkeep.v1 import upkeep_pb2 as pb
 from protos.upkeep.v1.upkeep_pb2_grpc import UpkeepServiceStub
-from services.registry.__main__ import build
-from services.registry.settings import RegistrySettings
+from tests.harness.in_process import service_in_process
 
 
 @contextmanager
 def _served(home: Path) -> Iterator[grpc.Channel]:
-    settings = load_settings(RegistrySettings, ["--home", str(home), "--port", "0"])
-    with ExitStack() as owned, build(settings, owned) as server, open_channel(server.address) as channel:
+    with service_in_process("registry", home) as server, open_channel(server.address) as channel:
         yield channel
 
 
@@ -62,7 +59,7 @@ def test_a_state_that_went_out_and_in_answers_the_same(old: grpc.Channel, new: g
     assert _import(new, [whole[start : start + 100] for start in range(0, len(whole), 100)]) == before.num_rows
 
     assert UpkeepServiceStub(new).GetState(pb.GetStateRequest()) == before
-    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_2", "requests_1"])
+    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_3", "requests_1"])
     request = registry.ListModelVersionsRequest(parent="models/m")
     versions = [RegistryServiceStub(channel).ListModelVersions(request).model_versions for channel in (old, new)]
     assert len(versions[0]) == 3

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from common.database import Database
+from common.database import Database, PageRequest, Repeatable
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from protos.registry.v1 import registry_pb2 as pb
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.watermark.v1 import watermark_pb2
 from services.registry.catalog import Catalog
-from services.registry.pages import PageRequest
 from services.registry.resources import Kind
 from services.registry.watermarks import Watermark, Watermarks
 from tests.services.registry.conftest import MIGRATIONS, AddModel
@@ -25,7 +24,7 @@ IMAGE = watermark_pb2.MODALITY_IMAGE
 
 def create(watermarks: Watermarks, tenant: str = "default", model_version: str = "", request_id: str = "") -> Watermark:
     body = model_version.encode()
-    return watermarks.create(tenant, "image", model_version, 0, request_id=request_id, body=body)
+    return watermarks.create(tenant, "image", model_version, 0, Repeatable("CreateWatermark", request_id, body))
 
 
 def test_a_watermark_is_created_filled_read_and_listed(stub: RegistryServiceStub) -> None:

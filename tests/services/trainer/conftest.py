@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,24 @@ from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2_grpc
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
-from tests.services.processes import ServiceProcess
+from tests.harness.mesh import MeshProcesses
+from tests.harness.subprocesses import ServiceSubprocess
 from tests.services.trainer.tasks import PICTURE_FIELDS, add_dataset, picture_spec, pictures
 
 
-@dataclass(frozen=True)
-class Mesh:
+class TrainerMesh(MeshProcesses):
     """A registry and a trainer that share a store.
 
     Attributes:
-        registry: The registry's process.
-        trainer: The trainer's process.
-        home: Their home directory.
         pictures: The data set version of the pictures.
     """
 
-    registry: ServiceProcess
-    trainer: ServiceProcess
-    home: Path
     pictures: str
+
+    @property
+    def trainer(self) -> ServiceSubprocess:
+        """The trainer's process."""
+        return self.services["trainer"]
 
     @cached_property
     def runs(self) -> trainer_pb2_grpc.TrainerServiceStub:
@@ -49,9 +47,10 @@ class Mesh:
         """RegistryService."""
         return registry_pb2_grpc.RegistryServiceStub(self.registry.channel())
 
-    def blobs(self) -> set[str]:
-        """Digests of everything in the store."""
-        return {path.name for path in (self.home / "store").glob("default/sha256/*/*")}
+    def reconnect(self) -> None:
+        """Makes new clients of a trainer whose channels were closed."""
+        for name in ("runs", "jobs"):
+            vars(self).pop(name, None)
 
     def submit(self, spec: Mapping[str, Any] | None = None, *, reuse: bool = False, request_id: str = "") -> pb.Run:
         """Submits a run of pictures, or of a spec."""
@@ -75,25 +74,20 @@ class Mesh:
         return (answer.event for answer in self.runs.WatchRun(request, timeout=400))
 
 
-def start_mesh(home: Path, owned: ExitStack, **settings: str) -> Mesh:
+def start_trainer(home: Path, owned: ExitStack, **settings: str) -> TrainerMesh:
     """Starts both services and adds the pictures."""
-    home.mkdir(parents=True)
-    registry = ServiceProcess("registry", home)
-    owned.callback(registry.close)
-    registry.start()
-    trainer = ServiceProcess("trainer", home, settings={"registry": registry.address, **settings})
-    owned.callback(trainer.close)
-    trainer.start()
+    mesh = TrainerMesh(home, owned)
+    mesh.start("trainer", **settings)
     store = Path(settings["store_url"].removeprefix("file://")) if "store_url" in settings else home / "store"
-    version = add_dataset(registry.channel(), store, "pictures", PICTURE_FIELDS, pictures())
-    return Mesh(registry, trainer, home, version)
+    mesh.pictures = add_dataset(mesh.registry.channel(), store, "pictures", PICTURE_FIELDS, pictures())
+    return mesh
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerMesh]:
     """A mesh for tests that leave it as healthy as they found it."""
     with ExitStack() as owned:
-        yield start_mesh(tmp_path_factory.mktemp("trainer") / "home", owned)
+        yield start_trainer(tmp_path_factory.mktemp("trainer") / "home", owned)
 
 
 @pytest.fixture(autouse=True)
@@ -101,21 +95,21 @@ def nothing_under_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """Stops runs that a test has left on the shared mesh, which executes one at a time, so others would wait."""
     yield
     if "mesh" in request.fixturenames:
-        mesh: Mesh = request.getfixturevalue("mesh")
+        mesh: TrainerMesh = request.getfixturevalue("mesh")
         for run in mesh.runs.ListRuns(pb.ListRunsRequest()).runs:
             if run.job.state in (job_pb2.JOB_STATE_PENDING, job_pb2.JOB_STATE_RUNNING):
                 mesh.runs.StopRun(pb.StopRunRequest(name=run.name))
 
 
 @pytest.fixture
-def own_mesh(tmp_path: Path) -> Iterator[Mesh]:
+def own_mesh(tmp_path: Path) -> Iterator[TrainerMesh]:
     """A mesh for one test, to be killed."""
     with ExitStack() as owned:
-        yield start_mesh(tmp_path / "home", owned)
+        yield start_trainer(tmp_path / "home", owned)
 
 
 @pytest.fixture(scope="session")
-def trained(mesh: Mesh) -> pb.Run:
+def trained(mesh: TrainerMesh) -> pb.Run:
     """A run of the pictures that has succeeded."""
     name = mesh.submit().name
     for _ in mesh.watch(name):

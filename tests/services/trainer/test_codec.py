@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.trainer.codec import event_to_proto
-from services.trainer.runs import RunEvent
+from services.trainer.run_history import RunEvent
 
 
 @pytest.mark.parametrize(

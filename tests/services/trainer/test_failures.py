@@ -12,12 +12,12 @@ from deepseek.training import step_times
 from deepseek.training.precision import SLOW
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.mounts import fill, make_read_only, tmpfs
-from tests.services.trainer.conftest import Mesh, start_mesh
+from tests.harness.mounts import fill, make_read_only, tmpfs
+from tests.services.trainer.conftest import TrainerMesh, start_trainer
 from tests.services.trainer.tasks import picture_spec
 
 
-def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(mesh: Mesh) -> None:
+def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(mesh: TrainerMesh) -> None:
     model = {"name": "image_question", "params": {"num_classes": 5, "depth": 3}}
     name = mesh.submit(picture_spec(mesh.pictures, model=model, num_workers=2)).name
     *_, last = mesh.watch(name)
@@ -28,7 +28,7 @@ def test_parameters_that_the_model_does_not_take_fail_the_run_with_their_path(me
     assert "depth" in error.message
 
 
-def test_a_slow_precision_is_warned_of_in_the_runs_events(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_slow_precision_is_warned_of_in_the_runs_events(mesh: TrainerMesh, tmp_path: Path) -> None:
     ratios = step_times.of_this_host(tmp_path).ratios
     slowest = max(ratios, key=lambda name: ratios[name])
     if ratios[slowest] < 2 * SLOW:
@@ -43,7 +43,7 @@ def test_a_slow_precision_is_warned_of_in_the_runs_events(mesh: Mesh, tmp_path: 
     assert precision.reason == pb.PRECISION_REASON_REQUESTED
 
 
-def test_auto_is_the_fastest_format_as_measured_and_an_event_of_the_run(mesh: Mesh) -> None:
+def test_auto_is_the_fastest_format_as_measured_and_an_event_of_the_run(mesh: TrainerMesh) -> None:
     spec = picture_spec(mesh.pictures, precision="PRECISION_AUTO", epochs=1, num_workers=2)
     events = list(mesh.watch(mesh.submit(spec).name))
     (found,) = [event.precision for event in events if event.HasField("precision")]
@@ -61,7 +61,7 @@ def test_auto_is_the_fastest_format_as_measured_and_an_event_of_the_run(mesh: Me
 def test_a_store_that_takes_no_checkpoint_fails_the_run_and_the_trainer_goes_on(tmp_path: Path) -> None:
     with ExitStack() as owned:
         disk = owned.enter_context(tmpfs(tmp_path / "disk"))
-        mesh = start_mesh(tmp_path / "home", owned, store_url=f"file://{disk}")
+        mesh = start_trainer(tmp_path / "home", owned, store_url=f"file://{disk}")
         make_read_only(disk)
         name = mesh.submit(picture_spec(mesh.pictures, num_workers=1)).name
         events = list(mesh.watch(name))
@@ -80,7 +80,7 @@ def test_a_store_that_takes_no_checkpoint_fails_the_run_and_the_trainer_goes_on(
 def test_a_store_that_is_full_fails_run_and_export_and_the_trainer_goes_on(tmp_path: Path) -> None:
     with ExitStack() as owned:
         disk = owned.enter_context(tmpfs(tmp_path / "disk"))
-        mesh = start_mesh(tmp_path / "home", owned, store_url=f"file://{disk}")
+        mesh = start_trainer(tmp_path / "home", owned, store_url=f"file://{disk}")
         trained = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=2)).name
         *_, last = mesh.watch(trained)
         assert last.state.state == job_pb2.JOB_STATE_SUCCEEDED
@@ -106,7 +106,7 @@ def test_a_trainer_without_working_space_fails_run_and_export_and_says_why(
     tmp_path: Path, spoil: str, reason: str
 ) -> None:
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned)
+        mesh = start_trainer(tmp_path / "home", owned)
         disk = owned.enter_context(tmpfs(mesh.home / "trainer"))
         trained = mesh.submit(picture_spec(mesh.pictures, num_workers=1, epochs=1)).name
         *_, last = mesh.watch(trained)
@@ -159,7 +159,7 @@ def test_workers_that_crash_are_started_again_so_often_and_then_the_run_fails(
     install(tmp_path / "packages")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned, max_restarts="1")
+        mesh = start_trainer(tmp_path / "home", owned, max_restarts="1")
         name = mesh.submit(picture_spec(mesh.pictures, model={"name": "crashing"}, num_workers=1)).name
         events = list(mesh.watch(name))
         job = mesh.run(name).job

@@ -7,14 +7,14 @@ import pytest
 
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.processes import wait_until, workers
-from tests.services.trainer.conftest import Mesh
+from tests.harness.processes import wait_until, workers
+from tests.services.trainer.conftest import TrainerMesh
 from tests.services.trainer.tasks import picture_spec
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
-def wait_for_checkpoint(mesh: Mesh, name: str, *, start: int = 1) -> int:
+def wait_for_checkpoint(mesh: TrainerMesh, name: str, *, start: int = 1) -> int:
     """Waits for a checkpoint of the workers' n-th start, and returns its step."""
     num_starts = 0
     for event in mesh.watch(name):
@@ -30,12 +30,12 @@ def kill(pids: list[int]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def long_spec(mesh: Mesh) -> dict[str, object]:
+def long_spec(mesh: TrainerMesh) -> dict[str, object]:
     return picture_spec(mesh.pictures, epochs=100, checkpoint_interval_s=0.3)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(mesh: Mesh) -> pb.Run:
+def undisturbed(mesh: TrainerMesh) -> pb.Run:
     """The long run as it is when nothing happens."""
     name = mesh.submit(long_spec(mesh)).name
     for _ in mesh.watch(name):
@@ -44,7 +44,9 @@ def undisturbed(mesh: Mesh) -> pb.Run:
 
 
 @pytest.mark.timeout(1200)
-def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(undisturbed: pb.Run, own_mesh: Mesh) -> None:
+def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(
+    undisturbed: pb.Run, own_mesh: TrainerMesh
+) -> None:
     mesh = own_mesh
     name = mesh.submit(long_spec(mesh)).name
 
@@ -71,10 +73,13 @@ def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(undisturb
     assert starts[-1].start_step >= step
     assert run.checkpoint.sha256 == undisturbed.checkpoint.sha256
     assert {m.name: m.value for m in run.metrics} == {m.name: m.value for m in undisturbed.metrics}
+    assert (run.best_step, run.best_epoch) == (undisturbed.best_step, undisturbed.best_epoch)
 
 
 @pytest.mark.timeout(1200)
-def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(undisturbed: pb.Run, own_mesh: Mesh) -> None:
+def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(
+    undisturbed: pb.Run, own_mesh: TrainerMesh
+) -> None:
     mesh = own_mesh
     name = mesh.submit(long_spec(mesh)).name
     wait_for_checkpoint(mesh, name)
@@ -84,9 +89,9 @@ def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(undisturbe
     assert not workers(mesh.home, agents=True)
     mesh.trainer.start()
 
-    again = Mesh(mesh.registry, mesh.trainer, mesh.home, mesh.pictures)
-    events = list(again.watch(name))
-    run = again.run(name)
+    mesh.reconnect()
+    events = list(mesh.watch(name))
+    run = mesh.run(name)
     assert run.job.state == job_pb2.JOB_STATE_SUCCEEDED, run.job
     second = [event.sequence for event in events if event.HasField("attempt")][1]
     before = [event for event in events if event.sequence < second]
@@ -96,7 +101,7 @@ def test_a_trainer_that_is_told_to_stop_saves_first_and_goes_on_later(undisturbe
     assert run.checkpoint.sha256 == undisturbed.checkpoint.sha256
 
 
-def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: Mesh) -> None:
+def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: TrainerMesh) -> None:
     mesh = own_mesh
     mesh.submit(long_spec(mesh))
     wait_until(lambda: bool(workers(mesh.home, agents=True)), "the agent to start")
@@ -105,7 +110,7 @@ def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: 
     assert not workers(mesh.home)
 
 
-def test_a_run_that_is_stopped_keeps_its_last_checkpoint(mesh: Mesh) -> None:
+def test_a_run_that_is_stopped_keeps_its_last_checkpoint(mesh: TrainerMesh) -> None:
     name = mesh.submit(picture_spec(mesh.pictures, epochs=2000, checkpoint_interval_s=0.5, seed=8)).name
     try:
         step = wait_for_checkpoint(mesh, name)

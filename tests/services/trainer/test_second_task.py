@@ -7,13 +7,13 @@ import pytest
 from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.conftest import TrainerMesh
+from tests.services.trainer.exports import export, manifest_of
 from tests.services.trainer.tasks import TEXT_FIELDS, add_dataset, passages, text_spec
-from tests.services.trainer.test_exports import export, manifest_of
 
 
 @pytest.mark.slow
-def test_a_language_model_is_trained_and_exported_by_the_same_calls(mesh: Mesh) -> None:
+def test_a_language_model_is_trained_and_exported_by_the_same_calls(mesh: TrainerMesh) -> None:
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))[:20_000]
     version = add_dataset(mesh.registry.channel(), mesh.home / "store", "manual", TEXT_FIELDS, passages(text))
     name = mesh.submit(text_spec(version, epochs=10)).name

@@ -9,11 +9,11 @@ import pytest
 from common.errors import AlreadyExists, InvalidArgument, MeshError, NotFound, ResourceExhausted
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.services.trainer.conftest import Mesh, start_mesh
+from tests.services.trainer.conftest import TrainerMesh, start_trainer
 from tests.services.trainer.tasks import picture_spec
 
 
-def refusal(mesh: Mesh, **changes: Any) -> MeshError:
+def refusal(mesh: TrainerMesh, **changes: Any) -> MeshError:
     with pytest.raises(MeshError) as caught:
         mesh.submit(picture_spec(mesh.pictures, **changes))
     return caught.value
@@ -61,32 +61,32 @@ def inputs(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_wrong_spec_is_refused_with_reason_and_field(
-    mesh: Mesh, changes: dict[str, Any], reason: str, field: str
+    mesh: TrainerMesh, changes: dict[str, Any], reason: str, field: str
 ) -> None:
     error = refusal(mesh, **changes)
     assert isinstance(error, InvalidArgument)
     assert (error.reason, error.field) == (reason, field)
 
 
-def test_every_wrong_field_is_named_at_once(mesh: Mesh) -> None:
+def test_every_wrong_field_is_named_at_once(mesh: TrainerMesh) -> None:
     error = refusal(mesh, model={"name": "resnet49"}, epochs=0, target={})
     assert {"spec.model.name", "spec.epochs", "spec.target.field"} == {one.field for one in error.violations}
 
 
-def test_an_unknown_component_lists_the_known_ones(mesh: Mesh) -> None:
+def test_an_unknown_component_lists_the_known_ones(mesh: TrainerMesh) -> None:
     assert "image_question" in refusal(mesh, model={"name": "resnet49"}).message
 
 
 @pytest.mark.parametrize(
     "name", ["datasets/none/versions/1", "datasets/pictures/versions/99", "datasets/pictures/aliases/x"]
 )
-def test_an_unknown_data_set_version_is_not_found(mesh: Mesh, name: str) -> None:
+def test_an_unknown_data_set_version_is_not_found(mesh: TrainerMesh, name: str) -> None:
     error = refusal(mesh, dataset_version=name)
     assert isinstance(error, NotFound)
     assert (error.reason, error.field) == ("DATASET_VERSION_NOT_FOUND", "spec.dataset_version")
 
 
-def test_a_malformed_data_set_version_is_a_bad_name(mesh: Mesh) -> None:
+def test_a_malformed_data_set_version_is_a_bad_name(mesh: TrainerMesh) -> None:
     error = refusal(mesh, dataset_version="pictures")
     assert (error.code, error.reason, error.field) == ("INVALID_ARGUMENT", "BAD_NAME", "spec.dataset_version")
 
@@ -99,14 +99,14 @@ def test_a_malformed_data_set_version_is_a_bad_name(mesh: Mesh) -> None:
         (b"\x3a\x07\x1a\x05\x0a\x00\xa0\x06\x01", "spec.inputs[0].encoder.100"),
     ],
 )
-def test_a_field_that_this_version_does_not_know_is_refused(mesh: Mesh, spec: bytes, field: str) -> None:
+def test_a_field_that_this_version_does_not_know_is_refused(mesh: TrainerMesh, spec: bytes, field: str) -> None:
     request = pb.SubmitRunRequest(spec=pb.RunSpec.FromString(spec))
     with pytest.raises(InvalidArgument) as caught:
         mesh.runs.SubmitRun(request)
     assert (caught.value.reason, caught.value.field) == ("UNKNOWN_FIELD", field)
 
 
-def test_an_infinite_parameter_is_refused(mesh: Mesh) -> None:
+def test_an_infinite_parameter_is_refused(mesh: TrainerMesh) -> None:
     spec = pb.RunSpec()
     spec.model.params["width"] = float("inf")
     with pytest.raises(InvalidArgument) as caught:
@@ -114,7 +114,7 @@ def test_an_infinite_parameter_is_refused(mesh: Mesh) -> None:
     assert caught.value.reason == "BAD_VALUE"
 
 
-def test_defaults_are_filled_in_and_the_fingerprint_is_of_the_content(trained: pb.Run, mesh: Mesh) -> None:
+def test_defaults_are_filled_in_and_the_fingerprint_is_of_the_content(trained: pb.Run, mesh: TrainerMesh) -> None:
     spec = trained.spec
     assert spec.dataset_version == mesh.pictures
     assert (spec.loss.name, spec.train_split, spec.eval_split) == ("cross_entropy", "train", "test")
@@ -123,21 +123,21 @@ def test_defaults_are_filled_in_and_the_fingerprint_is_of_the_content(trained: p
     assert len(trained.fingerprint) == 64
 
 
-def test_an_equal_run_is_reused_if_asked_for(trained: pb.Run, mesh: Mesh) -> None:
+def test_an_equal_run_is_reused_if_asked_for(trained: pb.Run, mesh: TrainerMesh) -> None:
     named = picture_spec(mesh.pictures, loss={"name": "cross_entropy"}, eval_split="test")  # the defaults, said aloud
     again = mesh.runs.SubmitRun(pb.SubmitRunRequest(spec=mesh.spec(named), reuse=True))
     assert again.reused
     assert again.run.name == trained.name
 
 
-def test_a_different_run_is_not_reused(trained: pb.Run, mesh: Mesh) -> None:
+def test_a_different_run_is_not_reused(trained: pb.Run, mesh: TrainerMesh) -> None:
     other = mesh.submit(picture_spec(mesh.pictures, seed=4), reuse=True)
     assert other.name != trained.name
     assert other.fingerprint != trained.fingerprint
     mesh.runs.StopRun(pb.StopRunRequest(name=other.name))
 
 
-def test_a_repeated_request_makes_one_run(mesh: Mesh) -> None:
+def test_a_repeated_request_makes_one_run(mesh: TrainerMesh) -> None:
     first = mesh.submit(request_id="once")
     assert mesh.submit(request_id="once").name == first.name
     with pytest.raises(AlreadyExists) as caught:
@@ -146,7 +146,7 @@ def test_a_repeated_request_makes_one_run(mesh: Mesh) -> None:
     mesh.runs.StopRun(pb.StopRunRequest(name=first.name))
 
 
-def test_unknown_and_malformed_runs_are_told_apart(mesh: Mesh) -> None:
+def test_unknown_and_malformed_runs_are_told_apart(mesh: TrainerMesh) -> None:
     for call in (lambda name: mesh.run(name), lambda name: list(mesh.watch(name))):
         with pytest.raises(NotFound) as unknown:
             call("runs/none")
@@ -156,7 +156,7 @@ def test_unknown_and_malformed_runs_are_told_apart(mesh: Mesh) -> None:
         assert malformed.value.reason == "BAD_NAME"
 
 
-def test_runs_are_listed_newest_first_page_by_page(mesh: Mesh) -> None:
+def test_runs_are_listed_newest_first_page_by_page(mesh: TrainerMesh) -> None:
     made = [mesh.submit(picture_spec(mesh.pictures, seed=100 + i)).name for i in range(3)]
     for name in made:
         mesh.runs.StopRun(pb.StopRunRequest(name=name))
@@ -168,7 +168,7 @@ def test_runs_are_listed_newest_first_page_by_page(mesh: Mesh) -> None:
     assert caught.value.reason == "BAD_PAGE_TOKEN"
 
 
-def test_a_run_that_was_stopped_before_it_began_is_cancelled_and_says_so(mesh: Mesh) -> None:
+def test_a_run_that_was_stopped_before_it_began_is_cancelled_and_says_so(mesh: TrainerMesh) -> None:
     filling = [mesh.submit(picture_spec(mesh.pictures, seed=200 + i, epochs=500)).name for i in range(2)]
     waiting = mesh.submit(picture_spec(mesh.pictures, seed=300)).name
     stopped = mesh.runs.StopRun(pb.StopRunRequest(name=waiting)).run
@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_before_it_began_is_cancelled_and_says_so(mesh: M
 @pytest.mark.slow
 def test_a_tenant_has_no_more_runs_and_exports_under_way_than_it_may(tmp_path: Path) -> None:
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned, max_jobs_per_tenant="1")
+        mesh = start_trainer(tmp_path / "home", owned, max_jobs_per_tenant="1")
         spec = picture_spec(mesh.pictures)
         done = mesh.submit(spec).name
         for _ in mesh.watch(done):

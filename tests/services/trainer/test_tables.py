@@ -5,7 +5,7 @@ from pathlib import Path
 import services.trainer
 from common.database import Database
 from services.trainer.tables import ExportRow, RunEventRow, RunRow
-from tests.migrations import differences
+from tests.harness.migrations import differences
 
 
 def test_migrations_make_what_the_tables_declare(tmp_path: Path) -> None:

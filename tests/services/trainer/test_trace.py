@@ -9,8 +9,8 @@ from common.telemetry.traces import Tracer, TraceTarget
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
 from tests.common.telemetry.spans import read_spans
-from tests.processes import wait_until
-from tests.services.trainer.conftest import start_mesh
+from tests.harness.processes import wait_until
+from tests.services.trainer.conftest import start_trainer
 from tests.services.trainer.tasks import picture_spec
 
 
@@ -19,7 +19,7 @@ def test_a_run_and_its_export_are_one_trace(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("DEEPSEEK_TRACE_FILE", str(file))
     tracer = Tracer("client", TraceTarget(file))
     with ExitStack() as owned:
-        mesh = start_mesh(tmp_path / "home", owned)
+        mesh = start_trainer(tmp_path / "home", owned)
         with tracer.span("root", sampled=True) as root:
             run = mesh.submit({**picture_spec(mesh.pictures), "num_workers": 2})
             for _ in mesh.watch(run.name):

@@ -6,18 +6,18 @@ import pytest
 
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
-from tests.services.trainer.conftest import Mesh
+from tests.services.trainer.conftest import TrainerMesh
 from tests.services.trainer.tasks import picture_spec
 
 
-def states(mesh: Mesh, name: str) -> list[int]:
+def states(mesh: TrainerMesh, name: str) -> list[int]:
     """The states in a run's history, up to its end."""
     return [event.state.state for event in mesh.watch(name) if event.HasField("state")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_runs_wait_for_their_turn_and_exports_do_not(mesh: Mesh, trained: pb.Run) -> None:
+def test_runs_wait_for_their_turn_and_exports_do_not(mesh: TrainerMesh, trained: pb.Run) -> None:
     first = mesh.submit(picture_spec(mesh.pictures, seed=60, epochs=10_000)).name
     begun = next(event.attempt for event in mesh.watch(first) if event.HasField("attempt"))
     assert begun.attempt == 1

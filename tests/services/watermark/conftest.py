@@ -10,34 +10,31 @@ import grpc
 import pytest
 
 from common.auth import Role
-from common.auth.certificates import make_authority
-from common.auth.tokens import issue_token
 from common.channel import open_channel
-from common.config import load_settings
 from deepseek.models import manifest as model_manifest
 from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
-from services.registry.__main__ import build as build_registry
-from services.registry.settings import RegistrySettings
-from services.watermark.__main__ import build
 from services.watermark.master_key import FILE_NAME
-from services.watermark.settings import WatermarkSettings
+from tests.harness.identity import Authority, new_authority
+from tests.harness.in_process import service_in_process
 
 
 @dataclass(frozen=True)
-class Site:
+class WatermarkMesh:
     """Both services.
 
     Attributes:
         home: Their home.
+        authority: Knows the callers.
         registry: Address of the registry.
         watermark: Address of the watermark service.
         owned: Closes what is opened.
     """
 
     home: Path
+    authority: Authority
     registry: str
     watermark: str
     owned: ExitStack
@@ -51,10 +48,9 @@ class Site:
         return RegistryServiceStub(self._channel(self.registry, tenant, Role.WRITER))
 
     def _channel(self, address: str, tenant: str, role: Role) -> grpc.Channel:
-        folder, token_file = self.home / "identity", self.home / f"{tenant}-{role}"
-        key = folder / "signing" / "key.pem"
-        token_file.write_text(issue_token(key, "ana", tenant=tenant, role=role, lifetime_s=3600), encoding="ascii")
-        return self.owned.enter_context(open_channel(address, identity=folder / "cli", token_file=token_file))
+        token_file = self.authority.write_token(self.home / f"{tenant}-{role}", role, tenant)
+        channel = open_channel(address, identity=self.authority.identity("cli"), token_file=token_file)
+        return self.owned.enter_context(channel)
 
 
 def write_master_key(home: Path) -> None:
@@ -64,28 +60,31 @@ def write_master_key(home: Path) -> None:
     path.chmod(0o600)
 
 
-def model_version(site: Site, tenant: str) -> str:
+def model_version(mesh: WatermarkMesh, tenant: str) -> str:
     """A model version of the tenant."""
     manifest = artifact_pb2.Artifact(sha256="ab" * 32, size_bytes=1, media_type=model_manifest.MEDIA_TYPE)
     request = registry_pb2.CreateModelVersionRequest(parent="models/m", manifest=manifest)
-    name: str = site.marks(tenant).CreateModelVersion(request).model_version.name
+    name: str = mesh.marks(tenant).CreateModelVersion(request).model_version.name
     return name
 
 
+def registered(mesh: WatermarkMesh, tenant: str) -> list[registry_pb2.Watermark]:
+    """The marks of a tenant that the registry knows."""
+    return list(mesh.marks(tenant).ListWatermarks(registry_pb2.ListWatermarksRequest()).watermarks)
+
+
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatermarkMesh]:
     home = tmp_path_factory.mktemp("watermark") / "home"
     home.mkdir()
     write_master_key(home)
-    folder = home / "identity"
-    make_authority(folder, ["registry", "watermark"])
-    flags = ["--home", str(home), "--port", "0"]
+    authority = new_authority(home / "identity", ["registry", "watermark"])
     with ExitStack() as owned:
-        settings = load_settings(RegistrySettings, [*flags, "--identity", str(folder / "registry")])
-        registry = owned.enter_context(build_registry(settings, owned))
-        more = ["--identity", str(folder / "watermark"), "--registry", registry.address]
-        watermark = owned.enter_context(build(load_settings(WatermarkSettings, [*flags, *more]), owned))
-        yield Site(home, registry.address, watermark.address, owned)
+        identities = {name: authority.identity(name) for name in ("registry", "watermark")}
+        registry = owned.enter_context(service_in_process("registry", home, identity=identities["registry"]))
+        callee = {"registry": registry.address, "identity": identities["watermark"]}
+        watermark = owned.enter_context(service_in_process("watermark", home, **callee))
+        yield WatermarkMesh(home, authority, registry.address, watermark.address, owned)
 
 
 @pytest.fixture
@@ -95,6 +94,6 @@ def tenant(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(site: Site, tenant: str) -> WatermarkServiceStub:
+def client(mesh: WatermarkMesh, tenant: str) -> WatermarkServiceStub:
     """An admin of the tenant."""
-    return site.client(tenant)
+    return mesh.client(tenant)

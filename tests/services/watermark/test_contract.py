@@ -6,8 +6,8 @@ from pathlib import Path
 
 from deepseek.watermark.text.detection import MAX_TOKEN, MAX_TOKENS
 from protos.watermark.v1 import watermark_pb2
+from services.watermark.disclosure import NUM_PARTS, SPAN_STEP
 from services.watermark.keys import MAX_REVOKED
-from services.watermark.oracle import NUM_PARTS, SPAN_STEP
 from services.watermark.texts import MAX_SEQUENCES
 
 CONTRACT = Path(watermark_pb2.__file__).with_name("watermark.proto").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_numbers_are_those_of_the_code() -> None:
         "0 to 2^20 - 1",
         f"more than {MAX_TOKENS:,}",
         f"more than {MAX_SEQUENCES} in one stream",
-        f"the {MAX_REVOKED} newest are tried",
+        f"the {MAX_REVOKED} newest revoked keys are tried",
         f"multiples of {SPAN_STEP}",
     ):
         assert says in text, says

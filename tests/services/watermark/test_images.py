@@ -1,33 +1,22 @@
-"""Images over a real server, with a real registry."""
+"""Images that are marked and searched for marks over a real server, with a real registry."""
 
 import hashlib
 import io
 import itertools
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import services.watermark
 from common.auth import Role
-from common.channel import open_channel
-from common.database import Database
-from common.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
-from deepseek.watermark.keys import derive_key
-from protos.registry.v1 import registry_pb2
+from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
-from services.watermark.images import Images, Limits, MarkedImage, _random
-from services.watermark.keys import Keys, Marking
-from services.watermark.registry import Registry
-from services.watermark.turns import Turns
-from tests.services.watermark.conftest import Site, model_version
-from tests.services.watermark.pictures import PNG, decoded, encoded, pixels
+from tests.harness.images import PNG, decoded, encoded, pixels
+from tests.services.watermark.conftest import WatermarkMesh, model_version, registered
 
 IMAGE = pb.MODALITY_IMAGE
 
@@ -42,15 +31,11 @@ def detect(client: WatermarkServiceStub, image: bytes, **fields: Any) -> pb.Dete
     return detection
 
 
-def registered(site: Site, tenant: str) -> list[registry_pb2.Watermark]:
-    return list(site.marks(tenant).ListWatermarks(registry_pb2.ListWatermarksRequest()).watermarks)
-
-
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_marked_image_tells_its_id_and_the_registry_knows_it(
-    site: Site, tenant: str, client: WatermarkServiceStub, format: str
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub, format: str
 ) -> None:
-    version = model_version(site, tenant)
+    version = model_version(mesh, tenant)
     marked = mark(client, encoded(pixels(), format), model_version=version)
     assert marked.psnr_db >= 42
     assert marked.ssim >= 0.98
@@ -60,7 +45,7 @@ def test_a_marked_image_tells_its_id_and_the_registry_knows_it(
     assert detection.p in (1e-6, 1e-12, 1e-24)
     assert (detection.region.right, detection.region.bottom) == (320, 256)
     assert not detect(client, marked.image).HasField("region")
-    (known,) = registered(site, tenant)
+    (known,) = registered(mesh, tenant)
     assert (known.name, known.modality, known.model_version) == (marked.watermark, IMAGE, version)
     assert known.content_sha256 == hashlib.sha256(marked.image).hexdigest()
     assert (known.content_size_bytes, known.key_epoch) == (len(marked.image), 0)
@@ -86,36 +71,36 @@ def test_looking_makes_no_key(client: WatermarkServiceStub) -> None:
     assert not client.ListKeys(pb.ListKeysRequest(modality=IMAGE)).keys
 
 
-def test_another_tenant_finds_no_mark(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
-    other = site.client(f"{tenant}-other")
+def test_another_tenant_finds_no_mark(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
+    other = mesh.client(f"{tenant}-other")
     mark(other)
     marked = mark(client)
     detection = detect(other, marked.image)
     assert detection.verdict in (pb.VERDICT_NOT_MARKED, pb.VERDICT_INCONCLUSIVE)  # by chance
     assert not detection.watermark
-    version = model_version(site, tenant)
+    version = model_version(mesh, tenant)
     with pytest.raises(NotFound) as caught:
         mark(other, model_version=version)
     assert (caught.value.reason, caught.value.field) == ("MODEL_VERSION_NOT_FOUND", "model_version")
 
 
-def test_only_an_admin_sees_evidence(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
-    marked = mark(site.client(tenant, Role.WRITER))
+def test_only_an_admin_sees_evidence(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
+    marked = mark(mesh.client(tenant, Role.WRITER))
     for role, sees in ((Role.READER, False), (Role.WRITER, False), (Role.ADMIN, True)):
         for image in (marked.image, PNG):
-            detection = detect(site.client(tenant, role), image)
+            detection = detect(mesh.client(tenant, role), image)
             assert detection.HasField("evidence") is sees
             assert detection.p in (1.0, 1e-2, 1e-6, 1e-12, 1e-24)
     assert detect(client, marked.image).evidence.log_p < -14
 
 
 def test_a_call_that_is_repeated_gives_the_same_file_and_id_also_after_a_rotation(
-    site: Site, tenant: str, client: WatermarkServiceStub
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
 ) -> None:
     first = mark(client, request_id="r")
     client.RotateKey(pb.RotateKeyRequest(modality=IMAGE))
     assert mark(client, request_id="r") == first
-    assert [known.name for known in registered(site, tenant)] == [first.watermark]
+    assert [known.name for known in registered(mesh, tenant)] == [first.watermark]
     with pytest.raises(AlreadyExists) as caught:
         mark(client, encoded(pixels(5)), request_id="r")
     assert caught.value.reason == "REQUEST_ID_REUSED"
@@ -230,128 +215,17 @@ def test_what_was_asked_for_holds_in_small_images_as_well(client: WatermarkServi
 
 
 def test_only_an_admin_learns_to_the_pixel_where_a_mark_is(
-    site: Site, tenant: str, client: WatermarkServiceStub
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
 ) -> None:
     whole = pixels(6, 400, 500)
     whole[50:350, 70:430] = decoded(mark(client, encoded(whole[50:350, 70:430]), min_psnr_db=38).image)
     exact = detect(client, encoded(whole), locate=True).region
-    rounded = detect(site.client(tenant, Role.READER), encoded(whole), locate=True).region
+    rounded = detect(mesh.client(tenant, Role.READER), encoded(whole), locate=True).region
     assert rounded != exact
     assert (rounded.left, rounded.top) == (exact.left * 16 // 500 * 500 // 16, exact.top * 16 // 400 * 400 // 16)
     assert rounded.left <= exact.left < exact.right <= rounded.right
     assert rounded.top <= exact.top < exact.bottom <= rounded.bottom
     assert (rounded.right * 16 % 500 < 16, rounded.bottom * 16 % 400) == (True, 0)
-
-
-@dataclass
-class Meanwhile:
-    """A registry, with what happens right before it answers."""
-
-    registry: Registry
-    then: Callable[[], object]
-
-    def create(self, *arguments: Any) -> int:
-        self.then()
-        return self.registry.create(*arguments)
-
-    def set_content(self, *arguments: Any) -> None:
-        self.registry.set_content(*arguments)
-
-    def check_version(self, *arguments: Any) -> None:
-        self.registry.check_version(*arguments)
-
-
-@dataclass(frozen=True)
-class Inside:
-    """The service without its server, with one turn.
-
-    Attributes:
-        keys: Of a state of its own.
-        registry: The real one.
-        turns: One at once, and nobody waits.
-    """
-
-    keys: Keys
-    registry: Registry
-    turns: Turns
-
-    def mark(self, tenant: str, then: Callable[[], object] = lambda: None, **settings: Any) -> MarkedImage:
-        """Marks an image; `then` is done while the registry is asked."""
-        images = Images(self.keys, Meanwhile(self.registry, then), self.turns, Limits(1 << 24, 1 << 24))
-        given = {"model_version": "", "min_psnr_db": 0, "encoding_quality": 0, "request_id": "", "body": b""}
-        return images.mark(tenant, PNG, **given | settings, patient=False)
-
-
-@pytest.fixture
-def inside(site: Site, tmp_path: Path) -> Iterator[Inside]:
-    database = Database(f"sqlite:///{tmp_path}/watermark.db")
-    database.migrate(Path(services.watermark.__file__).parent / "migrations")
-    with open_channel(site.registry, identity=site.home / "identity" / "watermark") as channel:
-        yield Inside(Keys(database, bytes(range(32))), Registry(channel), Turns(1, 0))
-    database.close()
-
-
-def test_no_turn_is_held_while_the_registry_is_asked(site: Site, tenant: str, inside: Inside) -> None:
-    looked = []
-
-    def look() -> None:
-        with inside.turns.take(patient=False):
-            looked.append("in the only turn")
-
-    marked = inside.mark(tenant, look)
-    assert looked == ["in the only turn"]
-    assert [known.name for known in registered(site, tenant)] == [marked.watermark]
-
-
-def test_what_a_key_marked_that_was_revoked_meanwhile_is_not_handed_out(
-    site: Site, tenant: str, inside: Inside
-) -> None:
-    with pytest.raises(FailedPrecondition) as caught:
-        inside.mark(tenant, lambda: inside.keys.revoke(tenant, "image", 0))
-    assert caught.value.reason == "NO_ACTIVE_KEY"
-    assert [known.content_sha256 for known in registered(site, tenant)] == [""]
-
-
-def test_all_work_is_done_before_a_mark_is_made_known(
-    site: Site, tenant: str, inside: Inside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def late(*_: object) -> None:
-        raise DeadlineExceeded("DEADLINE_EXCEEDED", "late")
-
-    monkeypatch.setattr("services.watermark.images.quality", late)
-    with pytest.raises(DeadlineExceeded):
-        inside.mark(tenant)
-    assert [known.content_sha256 for known in registered(site, tenant)] == [""]
-    # Its turn was given back.
-    with inside.turns.take(patient=False):
-        pass
-
-
-def test_only_markers_of_the_default_strength_are_kept(inside: Inside, tenant: str) -> None:
-    images = Images(inside.keys, inside.registry, inside.turns, Limits(1 << 24, 1 << 24))
-
-    def psnr_db(least: float) -> float:
-        given = {"model_version": "", "encoding_quality": 0, "request_id": "", "body": b"", "patient": False}
-        return images.mark(tenant, PNG, min_psnr_db=least, **given).quality.psnr_db  # type: ignore[arg-type]
-
-    assert psnr_db(44) >= 44
-    assert 38 <= psnr_db(38) < 44
-    assert psnr_db(0) >= 42.1
-    assert psnr_db(0) >= 42.1
-    assert psnr_db(42.1) >= 42.1
-    kept = images._marker.cache_info()  # type: ignore[attr-defined]
-    assert (kept.hits, kept.currsize) == (1, 1)
-
-
-def test_what_is_tried_as_origin_hangs_on_key_and_request_alone() -> None:
-    """Files that calls were answered with would come out otherwise after an upgrade."""
-    key = derive_key(bytes(range(32)), tenant="lab", modality="image", epoch=0)
-    drawn = _random(Marking(key, "watermark-1")).integers(512, size=(2, 1000))
-    assert drawn[0, :3].tolist() == [324, 178, 362]
-    assert (drawn == _random(Marking(key, "watermark-1")).integers(512, size=(2, 1000))).all()
-    assert not (drawn == _random(Marking(key, "watermark-2")).integers(512, size=(2, 1000))).all(0).any()
-    other = derive_key(bytes(range(32)), tenant="lab", modality="image", epoch=1)
-    assert not (drawn == _random(Marking(other, "watermark-1")).integers(512, size=(2, 1000))).all(0).any()
 
 
 DAMAGED = PNG[: len(PNG) // 2]
@@ -398,15 +272,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_marked_says_why(site: Site, tenant: str, client: WatermarkServiceStub, name: str) -> None:
+def test_what_cannot_be_marked_says_why(
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub, name: str
+) -> None:
     request, reason, field = BAD[name]
     with pytest.raises(InvalidArgument) as caught:
         client.MarkImage(request)
     assert (caught.value.reason, caught.value.field) == (reason, field)
-    assert registered(site, tenant) == []
+    assert registered(mesh, tenant) == []
 
 
-def test_a_stream_goes_on_after_what_is_wrong(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_a_stream_goes_on_after_what_is_wrong(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
     images = (DAMAGED, PNG, b"", encoded(pixels(2), "JPEG"))
     requests = (pb.MarkImagesRequest(request=pb.MarkImageRequest(image=image)) for image in images)
     answers = list(client.MarkImages(requests, timeout=60))
@@ -416,7 +292,7 @@ def test_a_stream_goes_on_after_what_is_wrong(site: Site, tenant: str, client: W
         assert answer.failure.message
         assert not answer.failure.HasField("retry_delay")
     marked = [answers[1].response, answers[3].response]
-    assert [known.name for known in registered(site, tenant)] == [one.watermark for one in marked[::-1]]
+    assert [known.name for known in registered(mesh, tenant)] == [one.watermark for one in marked[::-1]]
 
     looked_into = [marked[1].image, DAMAGED, PNG, marked[0].image]
     more = (pb.DetectImagesRequest(request=pb.DetectImageRequest(image=image)) for image in looked_into)

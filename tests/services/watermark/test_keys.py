@@ -1,4 +1,4 @@
-"""Keys over a real server, and against their table."""
+"""KeyStore over a real server, and against their table."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 import services.watermark
 from common.auth import Role
-from common.database import Database
+from common.database import Database, Repeatable
 from common.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -21,9 +21,9 @@ from common.errors import (
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
 from services.watermark import tables
-from services.watermark.keys import MAX_KEYS, Keys, KeyState, Marking, has_keys
-from tests.migrations import differences
-from tests.services.watermark.conftest import Site
+from services.watermark.keys import MAX_KEYS, KeyState, KeyStore, MarkingKey, has_keys
+from tests.harness.migrations import differences
+from tests.services.watermark.conftest import WatermarkMesh
 
 IMAGE, TEXT = pb.MODALITY_IMAGE, pb.MODALITY_TEXT
 MIGRATIONS = Path(services.watermark.__file__).parent / "migrations"
@@ -44,7 +44,7 @@ def revoke(client: WatermarkServiceStub, epoch: int) -> pb.Key:
     return key
 
 
-def test_the_newest_key_marks_and_others_find(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_the_newest_key_marks_and_others_find(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
     assert states(client) == []
     first, second = rotate(client), rotate(client)
     assert (first.epoch, second.epoch, second.modality, second.state) == (0, 1, IMAGE, pb.KEY_STATE_ACTIVE)
@@ -53,7 +53,7 @@ def test_the_newest_key_marks_and_others_find(site: Site, tenant: str, client: W
     assert not second.HasField("revoke_time")
     assert states(client) == [(1, "ACTIVE"), (0, "RETIRED")]
     # Neither another modality nor another tenant has a part in it.
-    assert states(client, TEXT) == states(site.client(f"{tenant}-other")) == []
+    assert states(client, TEXT) == states(mesh.client(f"{tenant}-other")) == []
     assert rotate(client, modality=TEXT).epoch == 0
 
 
@@ -112,14 +112,14 @@ def test_a_modality_has_to_be_named(client: WatermarkServiceStub, method: str) -
     assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "modality")
 
 
-def test_keys_are_an_admins(site: Site, tenant: str) -> None:
-    writer = site.client(tenant, Role.WRITER)
+def test_keys_are_an_admins(mesh: WatermarkMesh, tenant: str) -> None:
+    writer = mesh.client(tenant, Role.WRITER)
     with pytest.raises(PermissionDenied):
         rotate(writer)
     with pytest.raises(PermissionDenied):
         revoke(writer, 0)
     with pytest.raises(PermissionDenied):
-        site.client(tenant, Role.READER).MarkImage(pb.MarkImageRequest())
+        mesh.client(tenant, Role.READER).MarkImage(pb.MarkImageRequest())
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def marking(keys: Keys, request_id: str = "") -> Marking:
-    return keys.for_marking("default", "image", method="MarkImage", request_id=request_id, body=b"")
+def marking(keys: KeyStore, request_id: str = "") -> MarkingKey:
+    return keys.marking_key("default", "image", Repeatable("MarkImage", request_id))
 
 
 def test_the_migrations_make_the_declared_tables(database: Database) -> None:
@@ -139,20 +139,20 @@ def test_the_migrations_make_the_declared_tables(database: Database) -> None:
 
 
 def test_another_master_key_is_refused_wherever_it_would_be_used(database: Database) -> None:
-    keys = Keys(database, bytes(range(32)))
+    keys = KeyStore(database, bytes(range(32)))
     assert not has_keys(database)
-    Keys(database, bytes(32)).check_master()
+    KeyStore(database, bytes(32)).check_master()
     marking(keys)
     assert has_keys(database)
     keys.check_master()
-    wrong = Keys(database, bytes(32))
+    wrong = KeyStore(database, bytes(32))
     for use in (
         wrong.check_master,
         lambda: marking(wrong),
-        lambda: wrong.for_finding("default", "image"),
-        lambda: wrong.rotate("default", "image", request_id="", body=b""),
+        lambda: wrong.detection_keys("default", "image"),
+        lambda: wrong.rotate("default", "image", Repeatable("RotateKey")),
     ):
-        with pytest.raises(FailedPrecondition, match="put that one back") as caught:
+        with pytest.raises(FailedPrecondition, match="restore that key as master_key_file") as caught:
             use()
         assert (caught.value.reason, caught.value.field) == ("WRONG_MASTER_KEY", "master_key_file")
     # What has become known can be revoked also by whoever has lost the master key.
@@ -160,56 +160,56 @@ def test_another_master_key_is_refused_wherever_it_would_be_used(database: Datab
 
 
 def test_what_a_call_is_marked_with_is_settled_once(database: Database) -> None:
-    keys = Keys(database, bytes(range(32)))
+    keys = KeyStore(database, bytes(range(32)))
     first = marking(keys, "r")
-    keys.rotate("default", "image", request_id="", body=b"")
+    keys.rotate("default", "image", Repeatable("RotateKey"))
     assert marking(keys, "r") == first
     assert marking(keys).key.epoch == 1
     assert marking(keys).request_id != marking(keys).request_id
-    assert [key.epoch for key in keys.for_finding("default", "image").keys] == [1, 0]
+    assert [key.epoch for key in keys.detection_keys("default", "image").usable] == [1, 0]
 
 
 def test_marks_are_looked_for_by_the_newest_revoked_keys_too(database: Database) -> None:
-    keys = Keys(database, bytes(range(32)))
-    first = keys.for_finding("default", "image")
-    assert ([key.epoch for key in first.keys], first.revoked) == ([0], [])
+    keys = KeyStore(database, bytes(range(32)))
+    first = keys.detection_keys("default", "image")
+    assert ([key.epoch for key in first.usable], first.revoked) == ([0], [])
     for epoch in range(8):
-        keys.rotate("default", "image", request_id="", body=b"")
+        keys.rotate("default", "image", Repeatable("RotateKey"))
         if epoch not in (3, 7):
             keys.revoke("default", "image", epoch)
-    found = keys.for_finding("default", "image")
-    assert [key.epoch for key in found.keys] == [7, 3]
+    found = keys.detection_keys("default", "image")
+    assert [key.epoch for key in found.usable] == [7, 3]
     assert [key.epoch for key in found.revoked] == [6, 5, 4, 2]
     assert not found.is_complete
     keys.revoke("default", "image", 3), keys.revoke("default", "image", 7)
-    assert keys.for_finding("default", "image").keys == []
+    assert keys.detection_keys("default", "image").usable == []
 
 
 def test_a_repeat_whose_key_was_revoked_asks_for_a_new_request_id(database: Database) -> None:
-    keys = Keys(database, bytes(range(32)))
+    keys = KeyStore(database, bytes(range(32)))
     marking(keys, "r")
     keys.revoke("default", "image", 0)
-    with pytest.raises(FailedPrecondition, match="RotateKey makes a new one") as caught:
+    with pytest.raises(FailedPrecondition, match="RotateKey creates a new key") as caught:
         marking(keys, "another")
     assert (caught.value.reason, caught.value.field) == ("NO_ACTIVE_KEY", "")
-    keys.rotate("default", "image", request_id="", body=b"")
-    with pytest.raises(FailedPrecondition, match="take a new request id") as repeated:
+    keys.rotate("default", "image", Repeatable("RotateKey"))
+    with pytest.raises(FailedPrecondition, match="use a new request id") as repeated:
         marking(keys, "r")
     assert (repeated.value.reason, repeated.value.field) == ("NO_ACTIVE_KEY", "request_id")
     assert marking(keys, "another").key.epoch == 1
 
 
 def test_keys_of_two_master_keys_never_mix(database: Database) -> None:
-    first, second = Keys(database, bytes(range(32))), Keys(database, bytes(32))
+    first, second = KeyStore(database, bytes(range(32))), KeyStore(database, bytes(32))
     # Both services have looked at an empty state when they started.
     first.check_master(), second.check_master()
     start = threading.Barrier(2)
 
-    def make(keys: Keys, tenant: str) -> str:
+    def make(keys: KeyStore, tenant: str) -> str:
         start.wait(30)
         try:
-            keys.for_marking(tenant, "image", method="MarkImage", request_id="", body=b"")
-            keys.rotate(tenant, "text", request_id="", body=b"")
+            keys.marking_key(tenant, "image", Repeatable("MarkImage"))
+            keys.rotate(tenant, "text", Repeatable("RotateKey"))
         except FailedPrecondition as error:
             return error.reason
         return "made"
@@ -219,12 +219,12 @@ def test_keys_of_two_master_keys_never_mix(database: Database) -> None:
         assert sorted(one.result(30) for one in both) == ["WRONG_MASTER_KEY", "made"]
     loser = first if both[0].result() != "made" else second
     with pytest.raises(FailedPrecondition) as caught:
-        loser.rotate("c", "image", request_id="", body=b"")
+        loser.rotate("c", "image", Repeatable("RotateKey"))
     assert caught.value.reason == "WRONG_MASTER_KEY"
 
 
 def test_no_key_is_in_the_database(database: Database, tmp_path: Path) -> None:
-    keys = Keys(database, bytes(range(32)))
+    keys = KeyStore(database, bytes(range(32)))
     secret = marking(keys).key.secret
     kept = b"".join(path.read_bytes() for path in tmp_path.glob("watermark.db*"))
     for hidden in (secret, secret.hex().encode(), bytes(range(32))):

@@ -13,50 +13,51 @@ import pytest
 
 from common.config import load_settings
 from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from common.server.process import open_service
 from protos.registry.v1 import registry_pb2
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.upkeep.v1 import upkeep_pb2
 from protos.upkeep.v1.upkeep_pb2_grpc import UpkeepServiceStub
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
-from services.watermark.__main__ import build
 from services.watermark.master_key import FILE_NAME
 from services.watermark.settings import WatermarkSettings
-from tests.processes import wait_until
-from tests.services.processes import ServiceProcess
-from tests.services.watermark.pictures import PNG, encoded
+from tests.harness.images import PNG, encoded
+from tests.harness.mesh import MeshProcesses
+from tests.harness.processes import wait_until
+from tests.harness.subprocesses import ServiceSubprocess
 
 IMAGE = pb.MODALITY_IMAGE
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[ServiceProcess]:
-    process = ServiceProcess("registry", tmp_path)
-    process.start()
-    yield process
-    process.close()
+def processes(tmp_path: Path) -> Iterator[MeshProcesses]:
+    with ExitStack() as resources:
+        yield MeshProcesses(tmp_path, resources)
 
 
 @pytest.fixture
-def service(tmp_path: Path, registry: ServiceProcess) -> Iterator[ServiceProcess]:
-    process = ServiceProcess("watermark", tmp_path, settings={"registry": registry.address})
-    process.start()
-    yield process
-    process.close()
+def registry(processes: MeshProcesses) -> ServiceSubprocess:
+    return processes.start("registry")
 
 
-def mark(service: ServiceProcess, request_id: str = "") -> pb.MarkImageResponse:
+@pytest.fixture
+def service(registry: ServiceSubprocess, processes: MeshProcesses) -> ServiceSubprocess:
+    return processes.start("watermark")
+
+
+def mark(service: ServiceSubprocess, request_id: str = "") -> pb.MarkImageResponse:
     request = pb.MarkImageRequest(image=PNG, request_id=request_id)
     marked: pb.MarkImageResponse = WatermarkServiceStub(service.channel()).MarkImage(request)
     return marked
 
 
-def found(service: ServiceProcess, image: bytes) -> str:
+def found(service: ServiceSubprocess, image: bytes) -> str:
     request = pb.DetectImageRequest(image=image, aligned_only=True)
     return str(WatermarkServiceStub(service.channel()).DetectImage(request).detection.watermark)
 
 
-def test_what_was_acknowledged_survives_a_kill(service: ServiceProcess, registry: ServiceProcess) -> None:
+def test_what_was_acknowledged_survives_a_kill(service: ServiceSubprocess, registry: ServiceSubprocess) -> None:
     first = mark(service, "r")
     WatermarkServiceStub(service.channel()).RotateKey(pb.RotateKeyRequest(modality=IMAGE))
     for process in (service, registry):
@@ -77,7 +78,7 @@ def test_what_was_acknowledged_survives_a_kill(service: ServiceProcess, registry
 
 
 def test_while_the_registry_is_away_marks_are_found_and_none_is_made(
-    service: ServiceProcess, registry: ServiceProcess
+    service: ServiceSubprocess, registry: ServiceSubprocess
 ) -> None:
     marked = mark(service)
     registry.kill()
@@ -89,9 +90,10 @@ def test_while_the_registry_is_away_marks_are_found_and_none_is_made(
     assert answer.failure.code == 14
 
 
-def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(registry: ServiceProcess, tmp_path: Path) -> None:
-    one_at_once = {"registry": registry.address, "max_at_once": "1", "max_waiting": "1"}
-    service = ServiceProcess("watermark", tmp_path, settings=one_at_once)
+def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(
+    registry: ServiceSubprocess, processes: MeshProcesses
+) -> None:
+    service = processes.process("watermark", max_at_once="1", max_waiting="1")
     try:
         service.start()
         marked = mark(service)
@@ -103,10 +105,10 @@ def test_a_registry_that_hangs_keeps_nobody_from_finding_marks(registry: Service
                 assert found(service, marked.image) == marked.watermark
                 assert WatermarkServiceStub(service.channel()).ListKeys(request).keys
             assert not waiting.done()
-            registry.go_on()
+            registry.resume()
             assert found(service, waiting.result(60).image) == waiting.result().watermark
     finally:
-        registry.go_on()
+        registry.resume()
         service.close()
 
 
@@ -118,22 +120,17 @@ def reason_of(client: WatermarkServiceStub, request: pb.DetectTextRequest) -> st
     return ""
 
 
-def test_texts_take_turns_and_too_many_at_once_are_refused(registry: ServiceProcess, tmp_path: Path) -> None:
-    one_at_once = {"registry": registry.address, "max_at_once": "1", "max_waiting": "0"}
-    service = ServiceProcess("watermark", tmp_path, settings=one_at_once)
+def test_texts_take_turns_and_too_many_at_once_are_refused(processes: MeshProcesses) -> None:
     long, short = (pb.DetectTextRequest(tokens=np.random.default_rng(0).integers(0, 1000, n)) for n in (4096, 20))
-    try:
-        service.start()
-        client = WatermarkServiceStub(service.channel())
-        texts = client.DetectTexts(iter([pb.DetectTextsRequest(request=long)] * 4), timeout=120)
-        wait_until(lambda: reason_of(client, short) == "TOO_MANY_CALLS", "a text to be refused")
-        assert [answer.HasField("failure") for answer in texts] == [False] * 4
-        assert client.DetectText(short).detection.verdict == pb.VERDICT_INCONCLUSIVE
-    finally:
-        service.close()
+    service = processes.start("watermark", max_at_once="1", max_waiting="0")
+    client = WatermarkServiceStub(service.channel())
+    texts = client.DetectTexts(iter([pb.DetectTextsRequest(request=long)] * 4), timeout=120)
+    wait_until(lambda: reason_of(client, short) == "TOO_MANY_CALLS", "a text to be refused")
+    assert [answer.HasField("failure") for answer in texts] == [False] * 4
+    assert client.DetectText(short).detection.verdict == pb.VERDICT_INCONCLUSIVE
 
 
-def test_the_master_key_is_made_once_and_is_its_owners_alone(service: ServiceProcess) -> None:
+def test_the_master_key_is_made_once_and_is_its_owners_alone(service: ServiceSubprocess) -> None:
     path = service.home / FILE_NAME
     key = path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -146,22 +143,22 @@ def test_the_master_key_is_made_once_and_is_its_owners_alone(service: ServicePro
 def started(home: Path, *flags: str) -> None:
     settings = load_settings(WatermarkSettings, ["--home", str(home), "--port", "0", *flags])
     with ExitStack() as owned:
-        build(settings, owned).stop()
+        open_service(settings, owned).stop()
 
 
-def test_a_lost_master_key_is_not_replaced_by_another(service: ServiceProcess, tmp_path: Path) -> None:
+def test_a_lost_master_key_is_not_replaced_by_another(service: ServiceSubprocess, tmp_path: Path) -> None:
     mark(service)
     service.stop()
     path = tmp_path / FILE_NAME
     kept = path.read_bytes()
     path.unlink()
-    with pytest.raises(FailedPrecondition, match="put the master key back") as caught:
+    with pytest.raises(FailedPrecondition, match="restore the master key") as caught:
         started(tmp_path)
     assert caught.value.reason == "BAD_MASTER_KEY"
     assert not path.exists()
     path.write_bytes(b"ab" * 32)
     path.chmod(0o600)
-    with pytest.raises(FailedPrecondition, match="put that one back") as wrong:
+    with pytest.raises(FailedPrecondition, match="restore that key as master_key_file") as wrong:
         started(tmp_path)
     assert wrong.value.reason == "WRONG_MASTER_KEY"
     path.write_bytes(kept)
@@ -169,18 +166,20 @@ def test_a_lost_master_key_is_not_replaced_by_another(service: ServiceProcess, t
 
 
 def test_a_master_key_file_that_is_named_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="make the first one by"):
+    with pytest.raises(FailedPrecondition, match="create the first one with"):
         started(tmp_path, "--master-key-file", str(tmp_path / "master"))
     assert not (tmp_path / "master").exists()
 
 
-def test_a_backup_goes_with_its_master_key(service: ServiceProcess, registry: ServiceProcess, tmp_path: Path) -> None:
+def test_a_backup_goes_with_its_master_key(
+    service: ServiceSubprocess, registry: ServiceSubprocess, tmp_path: Path
+) -> None:
     marked = mark(service)
     export = UpkeepServiceStub(service.channel()).ExportState(upkeep_pb2.ExportStateRequest())
     state = [upkeep_pb2.ImportStateRequest(data=answer.data) for answer in export]
     home = tmp_path / "elsewhere"
     home.mkdir()
-    other = ServiceProcess("watermark", home, settings={"registry": registry.address})
+    other = ServiceSubprocess("watermark", home, settings={"registry": registry.address})
     try:
         other.start()
         UpkeepServiceStub(other.channel()).ImportState(iter(state), timeout=60)
@@ -195,7 +194,7 @@ def test_a_backup_goes_with_its_master_key(service: ServiceProcess, registry: Se
         other.close()
 
 
-def test_marks_and_keys_are_in_the_audit_log(service: ServiceProcess, tmp_path: Path) -> None:
+def test_marks_and_keys_are_in_the_audit_log(service: ServiceSubprocess, tmp_path: Path) -> None:
     marked = mark(service)
     WatermarkServiceStub(service.channel()).RotateKey(pb.RotateKeyRequest(modality=IMAGE))
     found(service, marked.image)
@@ -205,19 +204,14 @@ def test_marks_and_keys_are_in_the_audit_log(service: ServiceProcess, tmp_path: 
 
 
 def test_files_that_are_too_large_are_refused_as_they_come_and_as_they_would_go(
-    registry: ServiceProcess, tmp_path: Path
+    processes: MeshProcesses,
 ) -> None:
-    limits = {"max_image_bytes": "50000", "max_message_bytes": "140000"}
-    service = ServiceProcess("watermark", tmp_path, settings={"registry": registry.address, **limits})
-    try:
-        service.start()
-        stub = WatermarkServiceStub(service.channel())
-        flat = encoded(np.full((1024, 1024, 3), 127, np.uint8))
-        for image, says in ((PNG[:60_000], "at most 50000 are taken"), (flat, "fit no message")):
-            with pytest.raises(InvalidArgument, match=says) as caught:
-                stub.MarkImage(pb.MarkImageRequest(image=image))
-            assert (caught.value.reason, caught.value.field) == ("IMAGE_TOO_LARGE", "image")
-        with pytest.raises(InvalidArgument, match="at most 50000 are taken"):
-            stub.DetectImage(pb.DetectImageRequest(image=PNG[:60_000]))
-    finally:
-        service.close()
+    service = processes.start("watermark", max_image_bytes="50000", max_message_bytes="140000")
+    stub = WatermarkServiceStub(service.channel())
+    flat = encoded(np.full((1024, 1024, 3), 127, np.uint8))
+    for image, says in ((PNG[:60_000], "at most 50000 are accepted"), (flat, "too many for a message")):
+        with pytest.raises(InvalidArgument, match=says) as caught:
+            stub.MarkImage(pb.MarkImageRequest(image=image))
+        assert (caught.value.reason, caught.value.field) == ("IMAGE_TOO_LARGE", "image")
+    with pytest.raises(InvalidArgument, match="at most 50000 are accepted"):
+        stub.DetectImage(pb.DetectImageRequest(image=PNG[:60_000]))

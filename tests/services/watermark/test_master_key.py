@@ -69,9 +69,9 @@ print(read_master_key(Path(sys.argv[1])).hex())
 
 def test_what_lies_where_a_key_is_made_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "target"
-    (tmp_path / ".master.00").symlink_to(target)
+    (tmp_path / ".tmp-00").symlink_to(target)
     monkeypatch.setattr("services.watermark.master_key.secrets.token_hex", lambda num_bytes: "00")
-    with pytest.raises(FailedPrecondition, match="cannot be made"):
+    with pytest.raises(FailedPrecondition, match="cannot be created"):
         make_master_key(tmp_path / "master")
     assert not target.exists()
     assert not (tmp_path / "master").exists()
@@ -80,11 +80,11 @@ def test_what_lies_where_a_key_is_made_is_not_written_to(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
     [
-        (b"ab" * 31, 0o600, "31 bytes; 32 random ones are the least"),
-        (b"", 0o600, "holds 0 bytes"),
+        (b"ab" * 31, 0o600, "31 bytes; a master key has at least 32"),
+        (b"", 0o600, "has 0 bytes"),
         (os.urandom(31) + b"\xff", 0o640, "run `chmod 600"),
         (b"ab" * 32, 0o604, "run `chmod 600"),
-        (bytes(5000), 0o600, "no master key"),
+        (bytes(5000), 0o600, "not a master key"),
     ],
     ids=["short", "empty", "group", "others", "long"],
 )
@@ -96,9 +96,11 @@ def test_a_file_that_will_not_do_says_what_to_do(tmp_path: Path, content: bytes,
 
 
 def test_a_file_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="does not exist; put the master key back, or make the first one by"):
+    with pytest.raises(
+        FailedPrecondition, match="does not exist; restore the master key, or create the first one with"
+    ):
         read_master_key(tmp_path / "master")
     with pytest.raises(FailedPrecondition, match="cannot be read"):
         read_master_key(tmp_path)
-    with pytest.raises(FailedPrecondition, match="cannot be made"):
+    with pytest.raises(FailedPrecondition, match="cannot be created"):
         make_master_key(tmp_path / "nowhere" / "master")

@@ -10,8 +10,8 @@ from common import deadline
 from common.errors import DeadlineExceeded
 from deepseek.watermark.keys import WatermarkKey, derive_key
 from deepseek.watermark.verdict import Verdict, judged
-from services.watermark.keys import Finding
-from services.watermark.search import P_STEPS, Outcome, look
+from services.watermark.keys import DetectionKeys
+from services.watermark.search import P_STEPS, CombinedDetection, detect_with_keys
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ KEYS = [derive_key(bytes(32), tenant="lab", modality="text", epoch=epoch) for ep
 
 def looked(
     *p_values: float, is_enough: bool = True, num_revoked: int = 0, is_complete: bool = True
-) -> tuple[Outcome[Detection], int]:
+) -> tuple[CombinedDetection[Detection], int]:
     """The outcome, and how many keys were tried; the last ones are revoked."""
     tried = []
 
@@ -39,7 +39,9 @@ def looked(
         return Detection(verdict, log_p, key.epoch if verdict is Verdict.MARKED else None)
 
     num_keys = len(p_values) - num_revoked
-    return look(Finding(KEYS[:num_keys], KEYS[num_keys : len(p_values)], is_complete), detect), len(tried)
+    return detect_with_keys(DetectionKeys(KEYS[:num_keys], KEYS[num_keys : len(p_values)], is_complete), detect), len(
+        tried
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from protos.registry.v1 import registry_pb2
 from protos.watermark.v1 import watermark_pb2 as pb
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
 from services.watermark.texts import MAX_SEQUENCES
-from tests.services.watermark.conftest import Site, model_version
+from tests.services.watermark.conftest import WatermarkMesh, model_version
 
 VOCABULARY = 300
 TEXT = pb.MODALITY_TEXT
@@ -73,7 +73,9 @@ def detect(client: WatermarkServiceStub, tokens: Sequence[int], **fields: Any) -
     return detection
 
 
-def test_every_sequence_of_a_stream_carries_its_id(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_every_sequence_of_a_stream_carries_its_id(
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
+) -> None:
     watermark, sequences = written(client, 300, 2)
     for tokens in sequences:
         detection = detect(client, tokens)
@@ -82,14 +84,14 @@ def test_every_sequence_of_a_stream_carries_its_id(site: Site, tenant: str, clie
         assert {span.watermark for span in detection.spans} <= {watermark, ""}
         assert detection.evidence.num_scored > 250
     assert sequences[0] != sequences[1]
-    known = site.marks(tenant).GetWatermark(registry_pb2.GetWatermarkRequest(name=watermark)).watermark
+    known = mesh.marks(tenant).GetWatermark(registry_pb2.GetWatermarkRequest(name=watermark)).watermark
     assert (known.modality, known.content_sha256) == (TEXT, "")
 
 
-def test_the_id_is_known_before_the_first_token(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_the_id_is_known_before_the_first_token(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
     text = [7]
     with Drawing(client) as drawing:
-        assert site.marks(tenant).GetWatermark(registry_pb2.GetWatermarkRequest(name=drawing.watermark))
+        assert mesh.marks(tenant).GetWatermark(registry_pb2.GetWatermarkRequest(name=drawing.watermark))
         for _ in range(250):
             text.append(drawing.draw(logits(text[-1])))
     assert detect(client, text[1:]).watermark == drawing.watermark
@@ -118,11 +120,11 @@ def test_other_schemes_are_found_and_carry_no_id(client: WatermarkServiceStub, s
 
 
 def test_text_without_a_mark_is_not_marked_and_without_tokens_says_nothing(
-    site: Site, tenant: str, client: WatermarkServiceStub
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
 ) -> None:
-    other_mark, (tokens,) = written(site.client(f"{tenant}-other"), 300)
+    other_mark, (tokens,) = written(mesh.client(f"{tenant}-other"), 300)
     assert other_mark
-    version = model_version(site, tenant)
+    version = model_version(mesh, tenant)
     detection = detect(client, tokens, model_version=version)
     assert detection.verdict in (pb.VERDICT_NOT_MARKED, pb.VERDICT_INCONCLUSIVE)  # by chance
     assert not detection.watermark
@@ -131,10 +133,10 @@ def test_text_without_a_mark_is_not_marked_and_without_tokens_says_nothing(
 
 
 def test_only_of_a_known_tokenisers_tokens_it_is_said_that_there_is_no_mark(
-    site: Site, tenant: str, client: WatermarkServiceStub
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
 ) -> None:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 400).tolist()
-    version = model_version(site, tenant)
+    version = model_version(mesh, tenant)
     known, unknown = (detect(client, tokens, model_version=name) for name in (version, ""))
     assert (known.verdict, unknown.verdict) == (pb.VERDICT_NOT_MARKED, pb.VERDICT_INCONCLUSIVE)
     assert known.p == unknown.p == 1
@@ -155,59 +157,63 @@ def test_only_of_a_known_tokenisers_tokens_it_is_said_that_there_is_no_mark(
     ],
 )
 def test_tokens_are_of_a_version_that_there_is(
-    site: Site, tenant: str, client: WatermarkServiceStub, name: str, error: type[MeshError], reason: str
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub, name: str, error: type[MeshError], reason: str
 ) -> None:
-    model_version(site, tenant)
+    model_version(mesh, tenant)
     with pytest.raises(error) as caught:
         detect(client, [1, 2, 3], model_version=name)
     assert (caught.value.reason, caught.value.field) == (reason, "model_version")
 
 
-def test_a_version_of_another_tenant_is_none(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
-    version = model_version(site, f"{tenant}-other")
+def test_a_version_of_another_tenant_is_none(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
+    version = model_version(mesh, f"{tenant}-other")
     with pytest.raises(NotFound):
         detect(client, [1, 2, 3], model_version=version)
 
 
 def test_only_an_admin_learns_to_the_token_where_a_mark_is(
-    site: Site, tenant: str, client: WatermarkServiceStub
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
 ) -> None:
     _, (tokens,) = written(client, 301)
     around = np.random.default_rng(0).integers(0, VOCABULARY, 200).tolist()
     text = [*around[:83], *tokens, *around[83:]]
     (exact,) = detect(client, text).spans
-    (rounded,) = detect(site.client(tenant, Role.READER), text).spans
+    (rounded,) = detect(mesh.client(tenant, Role.READER), text).spans
     assert (rounded.start, rounded.end) == (exact.start // 16 * 16, -(-exact.end // 16) * 16)
     assert rounded.watermark == exact.watermark
     # It may end with the text, whatever its length.
-    assert detect(site.client(tenant, Role.READER), tokens).spans[-1].end <= len(tokens)
+    assert detect(mesh.client(tenant, Role.READER), tokens).spans[-1].end <= len(tokens)
 
 
-def test_a_reader_sees_no_evidence(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_a_reader_sees_no_evidence(mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub) -> None:
     watermark, (tokens,) = written(client, 300)
-    detection = detect(site.client(tenant, Role.READER), tokens)
+    detection = detect(mesh.client(tenant, Role.READER), tokens)
     assert (detection.watermark, detection.p) == (watermark, 1e-24)
     assert not detection.HasField("evidence")
     assert detect(client, tokens).evidence.log_p < -60
 
 
-def test_a_stream_that_is_repeated_has_the_same_id(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_a_stream_that_is_repeated_has_the_same_id(
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
+) -> None:
     first, _ = written(client, 1, request_id="r")
     client.RotateKey(pb.RotateKeyRequest(modality=TEXT))
     assert written(client, 1, request_id="r")[0] == first
     assert written(client, 1)[0] != first
-    listed = site.marks(tenant).ListWatermarks(registry_pb2.ListWatermarksRequest()).watermarks
+    listed = mesh.marks(tenant).ListWatermarks(registry_pb2.ListWatermarksRequest()).watermarks
     assert len(listed) == 2
 
 
-def test_earlier_keys_find_text_until_they_are_revoked(site: Site, tenant: str, client: WatermarkServiceStub) -> None:
+def test_earlier_keys_find_text_until_they_are_revoked(
+    mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub
+) -> None:
     watermark, (tokens,) = written(client, 300)
     client.RotateKey(pb.RotateKeyRequest(modality=TEXT))
     assert detect(client, tokens).watermark == watermark
     assert detect(client, tokens).evidence.epoch == 0
     client.RevokeKey(pb.RevokeKeyRequest(modality=TEXT, epoch=0))
     # What others could have marked is not called unmarked.
-    detection = detect(client, tokens, model_version=model_version(site, tenant))
+    detection = detect(client, tokens, model_version=model_version(mesh, tenant))
     assert (detection.verdict, detection.watermark, detection.p) == (pb.VERDICT_INCONCLUSIVE, "", 1.0)
     assert not detection.HasField("evidence")
     client.RevokeKey(pb.RevokeKeyRequest(modality=TEXT, epoch=1))
@@ -217,7 +223,7 @@ def test_earlier_keys_find_text_until_they_are_revoked(site: Site, tenant: str, 
 
 
 def test_a_stream_whose_key_is_revoked_ends(client: WatermarkServiceStub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.watermark.texts._LOOK_S", 0)
+    monkeypatch.setattr("services.watermark.texts._RECHECK_INTERVAL_S", 0)
     with Drawing(client) as drawing:
         drawing.draw(logits(1))
         client.RevokeKey(pb.RevokeKeyRequest(modality=TEXT, epoch=0))

@@ -1,4 +1,4 @@
-"""Marks that are found again after what happens to images, and none where there is none."""
+"""Marks are found after common changes of images, and none is found where there is none."""
 
 import io
 import math
@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from deepseek.watermark.image.code import NUM_BITS, BchCode
+from deepseek.watermark.image.bch_code import NUM_BITS, BchCode
 from deepseek.watermark.image.detector import _LEAD, ImageDetector
-from deepseek.watermark.image.marker import ImageMarker, Pixels
+from deepseek.watermark.image.marker import ImageMarker
 from deepseek.watermark.image.payload import MAC_BITS
+from deepseek.watermark.image.pixels import Pixels
 from deepseek.watermark.keys import derive_key
 from deepseek.watermark.verdict import LOG_MARKED, Verdict
-from tests.deepseek.watermark.image.pictures import a_key, drawing, photograph, texture
+from tests.deepseek.watermark.image.keys import a_key
+from tests.harness.images import drawing, photograph, texture
 
 ID = 0x5EED_0F_1DEA5
 
@@ -96,13 +98,13 @@ def test_the_id_is_read_after(attack: str, detector: ImageDetector) -> None:
 
 
 @pytest.mark.parametrize("attack", HARD)
-def test_texture_that_leaves_no_room_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
+def test_texture_with_little_room_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
     image = ATTACKS[attack](Image.fromarray(marked(texture())))
     assert detector.detect(np.asarray(image)).id == ID
 
 
 @pytest.mark.parametrize("attack", HARD)
-def test_a_drawing_that_is_flat_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
+def test_a_flat_drawing_keeps_its_mark(attack: str, detector: ImageDetector) -> None:
     image = ATTACKS[attack](Image.fromarray(marked(drawing())))
     assert detector.detect(np.asarray(image)).id == ID
 
@@ -112,12 +114,12 @@ def test_images_of_any_size_are_read(size: tuple[int, int], detector: ImageDetec
     assert detector.detect(marked(photograph(*size))).id == ID
 
 
-def test_a_large_image_is_read_after_it_was_made_small(detector: ImageDetector) -> None:
+def test_a_large_image_is_read_after_it_was_scaled_down(detector: ImageDetector) -> None:
     image = Image.fromarray(marked(photograph(1500, 1100))).resize((450, 330), Image.Resampling.LANCZOS)
     assert detector.detect(np.asarray(image)).id == ID
 
 
-def test_the_geometry_tells_what_was_done(detector: ImageDetector) -> None:
+def test_the_geometry_describes_the_rotation_and_scale(detector: ImageDetector) -> None:
     turned = Image.fromarray(marked(photograph())).rotate(-6.5, Image.Resampling.BICUBIC)
     geometry = detector.detect(np.asarray(turned)).geometry
     assert geometry is not None
@@ -125,7 +127,7 @@ def test_the_geometry_tells_what_was_done(detector: ImageDetector) -> None:
     assert geometry.log_scale == pytest.approx(0, abs=0.003)
 
 
-def test_where_the_mark_is_shows_in_a_collage(detector: ImageDetector) -> None:
+def test_the_mark_is_located_in_a_collage(detector: ImageDetector) -> None:
     collage = np.full((700, 900, 3), 90, np.uint8)
     collage += np.random.default_rng(0).integers(0, 30, collage.shape, dtype=np.uint8)
     collage[100:654, 300:772] = marked(photograph())
@@ -135,7 +137,7 @@ def test_where_the_mark_is_shows_in_a_collage(detector: ImageDetector) -> None:
     assert np.abs(np.subtract((region.left, region.top, region.right, region.bottom), expected)).max() < 60
 
 
-def test_of_two_marks_one_is_told_with_its_own_region(detector: ImageDetector) -> None:
+def test_one_of_two_marks_is_reported_with_its_own_region(detector: ImageDetector) -> None:
     pair = np.full((600, 1100, 3), 128, np.uint8)
     pair[20:574, 20:492] = marked(photograph())
     pair[20:574, 600:1072] = ImageMarker(a_key()).mark(photograph(), ID + 1, random=np.random.default_rng(9))
@@ -147,9 +149,9 @@ def test_of_two_marks_one_is_told_with_its_own_region(detector: ImageDetector) -
     assert abs(found.region.right - left - 472) < 60
 
 
-def test_an_image_of_black_is_no_error(detector: ImageDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_black_image_is_not_an_error(detector: ImageDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
-    monkeypatch.setattr(detector._payload, "open", lambda data: data >> 16)  # a hash that fits by chance
+    monkeypatch.setattr(detector._payload, "open", lambda data: data >> 16)  # a hash that matches by chance
     assert detector.detect(np.zeros((200, 200), np.uint8)).id is None
 
 
@@ -162,11 +164,11 @@ REGULAR = {
     "a chessboard": (_AXIS // 32 + _AXIS[:, None] // 32) % 2 == 0,
     "a wave": np.tile(np.sin(_AXIS * 0.3) > 0, (512, 1)),
 }
-"""Images that have few frequencies, so that a bit may be as good as one sinusoid."""
+"""Images with few frequencies, in which a single sinusoid may dominate a bit."""
 
 
 @pytest.mark.parametrize("name", REGULAR)
-def test_what_is_regular_is_not_taken_for_marked(name: str) -> None:
+def test_regular_images_are_not_mistaken_for_marked(name: str) -> None:
     pixels = (REGULAR[name] * 255).astype(np.uint8)
     p = []
     for tenant in ("u17", "u46", "u129", *(f"v{i}" for i in range(20))):
@@ -178,22 +180,22 @@ def test_what_is_regular_is_not_taken_for_marked(name: str) -> None:
     assert min(p) > 1e-3
 
 
-def test_fewer_than_one_reading_in_a_million_tells_a_wrong_id() -> None:
-    """At the strengths at which words are often wrong; of wrong ones one in 2^16 has the hash of an id."""
+def test_fewer_than_one_in_a_million_readings_returns_a_wrong_id() -> None:
+    """Strengths are those at which words are often wrong; one in 2^16 wrong words has a matching hash."""
     random, code, num_wrong = np.random.default_rng(8), BchCode(), 0
     for strength in (0.8, 0.9, 1.0, 1.1):
         for _ in range(150):
             data = int(random.integers(1 << 63))
             soft = strength * (2.0 * code.encode(data) - 1) + random.normal(size=NUM_BITS)
             word, other = code.decode(soft, 2)
-            power = 2 * NUM_BITS  # of sinusoids of which nothing is known but their noise
+            power = 2 * NUM_BITS  # of sinusoids that hold only noise
             leads = word.agreement**2 - max(0.0, other.agreement) ** 2 > _LEAD * power
             num_wrong += leads and word.data != data
     assert num_wrong / 600 * 2**-MAC_BITS < 1e-6
 
 
 @pytest.mark.parametrize("pixels", [photograph(), texture(), drawing()], ids=["photograph", "texture", "drawing"])
-def test_no_mark_is_found_where_there_is_none_or_by_another_key(pixels: Pixels, detector: ImageDetector) -> None:
+def test_no_mark_is_found_without_one_or_with_another_key(pixels: Pixels, detector: ImageDetector) -> None:
     assert detector.detect(pixels).verdict is Verdict.NOT_MARKED
     other = ImageDetector(derive_key(bytes(32), tenant="clinic", modality="image", epoch=0))
     found = other.detect(marked(pixels))
@@ -202,32 +204,32 @@ def test_no_mark_is_found_where_there_is_none_or_by_another_key(pixels: Pixels, 
 
 
 def test_p_values_without_a_mark_are_uniform() -> None:
-    """Over keys, for one image: what they claim is about keys."""
+    """The distribution is over keys, for one image."""
     image = photograph(160, 150)
     p = np.sort([math.exp(ImageDetector(a_key(epoch)).detect(image).log_p) for epoch in range(40)])
     steps = np.arange(len(p)) / len(p)
     distance = max(np.abs(p - steps).max(), np.abs(p - steps - 1 / len(p)).max())
-    assert distance < 1.95 / math.sqrt(len(p))  # Kolmogorov and Smirnov: exceeded once in 1,000 times
+    assert distance < 1.95 / math.sqrt(len(p))  # Kolmogorov-Smirnov: exceeded once in 1,000 times
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (63, 500), (40, 40, 3)])
-def test_an_image_that_is_too_small_to_say_is_inconclusive(shape: tuple[int, ...], detector: ImageDetector) -> None:
+def test_an_image_that_is_too_small_is_inconclusive(shape: tuple[int, ...], detector: ImageDetector) -> None:
     found = detector.detect(np.zeros(shape, np.uint8))
     assert (found.verdict, found.id, found.log_p) == (Verdict.INCONCLUSIVE, None, 0.0)
 
 
-def test_an_image_without_anything_in_it_is_inconclusive(detector: ImageDetector) -> None:
+def test_an_empty_image_is_inconclusive(detector: ImageDetector) -> None:
     assert detector.detect(np.full((300, 300), 128, np.uint8)).verdict is Verdict.INCONCLUSIVE
 
 
-def test_an_aligned_mark_is_found_without_the_search_and_a_turned_one_is_not(detector: ImageDetector) -> None:
+def test_without_the_search_an_aligned_mark_is_found_and_a_rotated_one_is_not(detector: ImageDetector) -> None:
     image = marked(photograph())
     assert detector.detect(image, search=False).id == ID
     turned = np.asarray(Image.fromarray(image).rotate(7, Image.Resampling.BICUBIC))
     assert detector.detect(turned, search=False).verdict is Verdict.INCONCLUSIVE
 
 
-def test_the_mean_of_many_marked_images_takes_no_mark_away(detector: ImageDetector) -> None:
+def test_subtracting_the_mean_of_many_marked_images_removes_no_mark(detector: ImageDetector) -> None:
     images = [marked(photograph(), number).astype(float) for number in range(12)]
     shared = np.mean(images, axis=0) - photograph()
     for image in images[:3]:
@@ -236,7 +238,7 @@ def test_the_mean_of_many_marked_images_takes_no_mark_away(detector: ImageDetect
 
 
 @pytest.mark.parametrize("tile", [64, 128, 256])
-def test_the_mean_of_an_images_tiles_takes_no_mark_away(tile: int, detector: ImageDetector) -> None:
+def test_subtracting_the_mean_of_an_images_tiles_removes_no_mark(tile: int, detector: ImageDetector) -> None:
     image = marked(photograph(512, 512)).astype(float)
     fine = image - np.asarray(Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)))
     count = 512 // tile

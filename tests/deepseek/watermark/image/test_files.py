@@ -1,4 +1,4 @@
-"""Image files in and out, and those that are not taken."""
+"""Image files are read and written with their metadata, and unsupported ones are refused."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from common.errors import InvalidArgument
 from deepseek.watermark.image.files import MAX_SIDE, ImageFile, read_image
-from tests.deepseek.watermark.image.pictures import photograph
+from tests.harness.images import photograph
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DESCRIPTION, ORIENTATION = 0x010E, 0x0112
@@ -109,7 +109,7 @@ def test_a_large_colour_profile_of_a_png_file_is_kept() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_pixels_are_written_as_they_are(kind: str) -> None:
+def test_pixels_are_written_unchanged(kind: str) -> None:
     image = read_image(encoded(an_image("RGB"), "PNG"))
     lossless = read_image(encoded(an_image("RGB"), kind, **({"lossless": True} if kind == "WEBP" else {})))
     assert (lossless.pixels == image.pixels).all()
@@ -117,14 +117,14 @@ def test_pixels_are_written_as_they_are(kind: str) -> None:
     assert (read_image(lossless.encoded(changed, quality=100)).pixels == changed).all()
 
 
-def test_what_a_transparent_part_hides_is_kept() -> None:
+def test_hidden_pixels_are_kept() -> None:
     image = read_image(encoded(an_image("RGBA"), "WEBP", lossless=True, exact=True))
     again = read_image(image.encoded(image.pixels, quality=100))
     assert (again.pixels == image.pixels).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_xmp_is_kept_as_is_resolution_where_the_format_has_one(kind: str) -> None:
+def test_xmp_is_kept_and_so_is_resolution_if_the_format_has_one(kind: str) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">made by a model</x:xmpmeta>'
     if kind == "PNG":
         data = encoded(an_image("RGB"), kind, pnginfo=png_xmp(xmp), dpi=(300, 300))
@@ -139,7 +139,7 @@ def test_xmp_is_kept_as_is_resolution_where_the_format_has_one(kind: str) -> Non
         assert result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
-def test_what_stands_behind_the_pixels_is_kept() -> None:
+def test_metadata_after_the_pixels_is_kept() -> None:
     xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>late</x:xmpmeta>"
     exif = Image.Exif()
     exif[DESCRIPTION] = "a portrait"
@@ -170,7 +170,7 @@ def test_colours_of_a_png_file_without_a_profile_are_kept() -> None:
     "keyword", ["gamma", "chromaticity", "srgb", "xmp", "icc_profile", "exif", "dpi", "transparency", "Comment"]
 )
 @pytest.mark.parametrize("is_late", [False, True], ids=["before the pixels", "behind them"])
-def test_text_of_a_png_file_is_taken_for_nothing_else(keyword: str, is_late: bool) -> None:
+def test_text_of_a_png_file_is_not_mistaken_for_other_metadata(keyword: str, is_late: bool) -> None:
     data = encoded(an_image("RGB"), "PNG")
     place = data.index(b"IEND" if is_late else b"IDAT") - 4
     image = read_image(data[:place] + chunk(b"tEXt", keyword.encode() + b"\0002.2") + data[place:])
@@ -179,12 +179,12 @@ def test_text_of_a_png_file_is_taken_for_nothing_else(keyword: str, is_late: boo
 
 
 @pytest.mark.parametrize("resolution", [-1e300, 0.0, 70_000.0, float("nan")])
-def test_a_resolution_of_a_camera_that_makes_no_sense_is_left_out(resolution: float) -> None:
+def test_an_invalid_resolution_in_exif_is_dropped(resolution: float) -> None:
     x_resolution, double = 0x011A, 12
     entry = struct.pack("<HHII", x_resolution, double, 1, 26) + struct.pack("<I", 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<d", resolution)
     data = encoded(an_image("RGB"), "JPEG")
-    assert data[2:4] == b"\xff\xe0"  # JFIF, whose resolution would be taken
+    assert data[2:4] == b"\xff\xe0"  # JFIF, whose resolution would take precedence
     (size,) = struct.unpack(">H", data[4:6])
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     image = read_image(data[:2] + segment + data[4 + size :])
@@ -192,7 +192,7 @@ def test_a_resolution_of_a_camera_that_makes_no_sense_is_left_out(resolution: fl
     image.encoded(image.pixels)
 
 
-def test_a_resolution_that_makes_no_sense_is_left_out() -> None:
+def test_an_invalid_resolution_is_dropped() -> None:
     data = encoded(an_image("RGB"), "PNG", dpi=(72, 72))
     start = data.index(b"pHYs")
     data = data[: start - 4] + chunk(b"pHYs", struct.pack(">IIB", 0xFFFFFFFF, 1, 1)) + data[start + 17 :]
@@ -201,7 +201,7 @@ def test_a_resolution_that_makes_no_sense_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["exif", "xmp"])
-def test_what_no_file_of_the_format_holds_is_refused(name: str) -> None:
+def test_metadata_that_does_not_fit_the_format_is_refused(name: str) -> None:
     pixels = photograph(150, 140)
     for most in (65_533, 65_504):
         ImageFile(pixels, None, "PNG", {name: b"x" * (most + 1)}).check_held()
@@ -214,7 +214,7 @@ def test_what_no_file_of_the_format_holds_is_refused(name: str) -> None:
     assert error.value.reason == "UNSUPPORTED_IMAGE"
 
 
-def test_of_several_pictures_of_a_camera_the_first_is_taken() -> None:
+def test_the_first_of_several_pictures_of_a_camera_is_read() -> None:
     first, second = an_image("RGB"), Image.new("RGB", (150, 140))
     image = read_image(encoded(first, "MPO", save_all=True, append_images=[second]))
     assert image.format == "JPEG"
@@ -222,7 +222,7 @@ def test_of_several_pictures_of_a_camera_the_first_is_taken() -> None:
     assert Image.open(io.BytesIO(image.encoded(image.pixels))).format == "JPEG"
 
 
-def test_a_viewer_sees_grey_where_nothing_is() -> None:
+def test_transparent_pixels_are_flattened_onto_grey() -> None:
     image = read_image(encoded(an_image("RGBA"), "PNG"))
     flat = image.flattened()
     assert (flat[:, 0] == 128).all()  # transparent
@@ -267,22 +267,22 @@ def deep() -> Image.Image:
         "header only",
     ],
 )
-def test_what_is_not_taken_is_refused_with_its_reason(data: bytes, reason: str, message: str) -> None:
+def test_unsupported_files_are_refused_with_a_reason(data: bytes, reason: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message) as caught:
         read_image(data)
     assert (caught.value.reason, caught.value.field) == (reason, "image")
 
 
 @pytest.mark.parametrize("quality", [0, 101])
-def test_a_quality_that_makes_no_sense_is_refused(quality: int) -> None:
+def test_an_invalid_quality_is_refused(quality: int) -> None:
     image = read_image(encoded(an_image("RGB"), "JPEG"))
-    with pytest.raises(InvalidArgument, match="take 1 to 100") as caught:
+    with pytest.raises(InvalidArgument, match="use 1 to 100") as caught:
         image.encoded(image.pixels, quality=quality)
     assert caught.value.field == "encoding_quality"
     with pytest.raises(InvalidArgument, match="whole number"):
         image.encoded(image.pixels, quality=quality + 0.5)  # type: ignore[arg-type]
 
 
-def test_a_quality_may_be_a_number_of_numpy() -> None:
+def test_a_quality_may_be_a_numpy_number() -> None:
     image = read_image(encoded(an_image("RGB"), "JPEG"))
     assert image.encoded(image.pixels, quality=np.int64(90)) == image.encoded(image.pixels, quality=90)

@@ -1,4 +1,4 @@
-"""Local means and variances against their definition."""
+"""Local means and variances equal their definitions."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_a_flat_plane_has_no_variance() -> None:
 
 
 @pytest.mark.parametrize("frequency", [(0.0, 0.05), (0.031, 0.12), (-0.2, 0.17)])
-def test_a_gain_is_what_is_left_of_a_sinusoid(frequency: tuple[float, float]) -> None:
+def test_a_gain_is_the_share_of_a_sinusoid_that_remains(frequency: tuple[float, float]) -> None:
     y, x = np.mgrid[:60, :70]
     plane = np.cos(2 * np.pi * (frequency[0] * y + frequency[1] * x) + 0.4)
     inside = slice(4, -4)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from deepseek.watermark.keys import derive_key
-from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelSampler
+from deepseek.watermark.text.reed_solomon import IdCode
 
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
 NUM_WORDS, NUM_TOKENS = 50_000, 24

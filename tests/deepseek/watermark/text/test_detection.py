@@ -1,4 +1,4 @@
-"""Texts that are marked wholly, in part, twice, or not at all."""
+"""Detection in texts that are marked completely, in part, twice, or not at all."""
 
 import math
 
@@ -33,7 +33,7 @@ def plain(num_tokens: int, number: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("scheme", Scheme)
-def test_a_marked_text_is_marked_all_over(scheme: Scheme) -> None:
+def test_the_span_of_a_marked_text_covers_it(scheme: Scheme) -> None:
     tokens = marked(300, scheme=scheme)
     found = detect(make_detector(scheme, KEY), tokens)
     assert found.verdict is Verdict.MARKED
@@ -41,7 +41,7 @@ def test_a_marked_text_is_marked_all_over(scheme: Scheme) -> None:
     assert sum(span.end - span.start for span in found.spans) > 240
 
 
-def test_two_marks_in_one_text_are_told_apart() -> None:
+def test_two_marks_in_one_text_are_distinguished() -> None:
     tokens = [*plain(300), *marked(300, 1), *plain(200, 1), *marked(300, 2), *plain(100, 2)]
     found = detect(make_detector(Scheme.GUMBEL, KEY), tokens)
     assert found.verdict is Verdict.MARKED
@@ -59,7 +59,7 @@ def test_a_marked_part_of_a_long_text_is_found_by_the_published_schemes_too() ->
         assert abs(span.end - 550) < 60
 
 
-def test_detection_stops_when_it_is_told_to() -> None:
+def test_detection_can_be_stopped() -> None:
     def check() -> None:
         raise TimeoutError
 
@@ -76,7 +76,7 @@ def test_without_spans_the_text_is_weighed_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("scheme", Scheme)
-def test_other_text_is_not_marked(scheme: Scheme) -> None:
+def test_text_without_this_mark_is_not_marked(scheme: Scheme) -> None:
     detector = make_detector(scheme, KEY)
     for number in range(5):
         found = detect(detector, plain(400, number))
@@ -85,7 +85,7 @@ def test_other_text_is_not_marked(scheme: Scheme) -> None:
 
 
 def test_another_tokeniser_finds_no_id() -> None:
-    """Its tokens are other numbers in other places."""
+    """Another tokeniser gives other numbers at other positions."""
     tokens = marked(400)
     others = [part for token in tokens for part in (token // 16, token % 16)]
     found = detect(make_detector(Scheme.GUMBEL, KEY), others)
@@ -93,7 +93,7 @@ def test_another_tokeniser_finds_no_id() -> None:
     assert found.verdict is not Verdict.MARKED
 
 
-def test_the_more_evidences_there_are_the_less_one_says() -> None:
+def test_evidence_is_corrected_for_the_number_of_texts() -> None:
     one = Evidence(100, -1.0, 7, -20.0, -3.0)
     ten = one.among(10)
     assert (ten.log_p_id, ten.log_p_wrong) == (pytest.approx(-20 + math.log(10)), pytest.approx(-3 + math.log(10)))
@@ -101,8 +101,8 @@ def test_the_more_evidences_there_are_the_less_one_says() -> None:
     assert one.among(100).log_p_wrong == 0.0
 
 
-def test_an_id_is_told_if_it_is_wrong_once_in_a_million_times() -> None:
-    """Of which a hundredth is left to parts."""
+def test_an_id_is_reported_if_it_is_wrong_at_most_once_in_a_million() -> None:
+    """A hundredth of these errors is allotted to parts."""
     sure, part = math.log(0.99e-6) - 0.001, math.log(1e-8) - 0.001
     assert _sure_ids(Evidence(100, 0.0, 7, 0.0, sure)) == [7]
     assert _sure_ids(Evidence(100, 0.0, 7, 0.0, sure + 0.002)) == []
@@ -121,13 +121,13 @@ def test_little_text_is_inconclusive(num_tokens: int) -> None:
     ("tokens", "reason"),
     [([0] * (MAX_TOKENS + 1), "TOO_MANY_TOKENS"), ([1, -1, 2], "BAD_TOKEN"), ([MAX_TOKEN + 1], "BAD_TOKEN")],
 )
-def test_what_is_no_text_is_refused(tokens: list[int], reason: str) -> None:
+def test_anything_but_a_text_is_refused(tokens: list[int], reason: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         detect(make_detector(Scheme.GUMBEL, KEY), tokens)
     assert (caught.value.reason, caught.value.field) == (reason, "tokens")
 
 
-def test_tokens_in_any_form_are_looked_into() -> None:
+def test_tokens_are_accepted_in_any_form() -> None:
     sampler, random = make_sampler(Scheme.GUMBEL, KEY, np.uint64(42)), np.random.default_rng(0)
     tokens = [sampler.draw(random.normal(0, 2, 1000)) for _ in range(250)]
     detector = make_detector(Scheme.GUMBEL, KEY)
@@ -141,7 +141,7 @@ def test_tokens_in_any_form_are_looked_into() -> None:
 
 
 @pytest.mark.parametrize("message", [-1, 1 << 48, 5.0, "5", True, None])
-def test_an_id_that_does_not_fit_is_refused(message: int) -> None:
+def test_an_id_out_of_range_is_refused(message: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         make_sampler(Scheme.GUMBEL, KEY, message)
     assert (caught.value.reason, caught.value.field) == ("BAD_ID", "id")

@@ -1,4 +1,4 @@
-"""What the scheme of ours does beyond what all do: ids, and two keys that take turns."""
+"""The features of our scheme that others lack: ids, and two alternating keys."""
 
 import json
 import math
@@ -11,9 +11,9 @@ import pytest
 
 from deepseek.watermark.arrays import uniforms
 from deepseek.watermark.keys import derive_key
-from deepseek.watermark.tail import log_erlang_bound, log_erlang_tail
-from deepseek.watermark.text.code import IdCode
+from deepseek.watermark.tail_bounds import log_erlang_bound, log_erlang_tail
 from deepseek.watermark.text.gumbel import CARRIED, HEAD_SHARE, GumbelDetector, GumbelSampler, _head, _Scores
+from deepseek.watermark.text.reed_solomon import IdCode
 from deepseek.watermark.text.scheme import Bits, scored
 
 CODE = IdCode()
@@ -29,14 +29,14 @@ def marked(num_tokens: int, *, spread: float = 4.0, seed: int = 0, message: int 
 
 
 @pytest.mark.parametrize("message", [0, MESSAGE, (1 << 48) - 1])
-def test_the_id_comes_back(message: int) -> None:
+def test_the_id_is_read(message: int) -> None:
     evidence = GumbelDetector(KEY, CODE).weigh(marked(250, message=message))
     assert evidence.id == message
     assert evidence.log_p_id < math.log(1e-6)
     assert evidence.log_p_wrong < math.log(1e-6)
 
 
-def test_the_id_comes_back_where_words_were_replaced() -> None:
+def test_the_id_is_read_after_words_were_replaced() -> None:
     tokens, random = marked(400), np.random.default_rng(3)
     for position in random.choice(400, 40, replace=False):
         tokens[position] = int(random.integers(64))
@@ -61,8 +61,8 @@ def test_no_id_is_proved_in_text_without_one() -> None:
         assert evidence.log_p_id > math.log(1e-3)
 
 
-def test_what_is_told_of_a_wrong_id_is_chance() -> None:
-    """Words that share symbols with the text's own included, which have its evidence there."""
+def test_evidence_of_a_wrong_id_is_chance() -> None:
+    """This includes words that share symbols, and so evidence, with the word of the text."""
     detector, random = GumbelDetector(KEY, CODE), np.random.default_rng(5)
     word, bounds = CODE.encode(MESSAGE), []
     for case in range(60):
@@ -74,7 +74,7 @@ def test_what_is_told_of_a_wrong_id_is_chance() -> None:
         evidence = detector._decoded(scores)
         assert evidence.id != MESSAGE
         bounds.append(evidence.log_p_wrong)
-    # As often as one in 10,000 times where the probability is as great as it may be (binomial, n = 60).
+    # Exceeded once in 10,000 times if the probability is at its bound (binomial, n = 60).
     assert sum(bound <= math.log(0.1) for bound in bounds) <= 15
     assert sum(bound <= math.log(0.02) for bound in bounds) <= 6
 
@@ -82,13 +82,13 @@ def test_what_is_told_of_a_wrong_id_is_chance() -> None:
 def test_the_beginning_of_a_text_proves_nothing_by_chance() -> None:
     random = np.random.default_rng(6)
     log_ps = [_head(random.exponential(size=120).tolist())[1] for _ in range(3000)]
-    # As often as one in 10,000 times where the probability is as great as it may be (binomial, n = 3,000).
+    # Exceeded once in 10,000 times if the probability is at its bound (binomial, n = 3,000).
     assert sum(log_p <= math.log(0.1) for log_p in log_ps) <= 362
     assert sum(log_p <= math.log(0.01) for log_p in log_ps) <= 52
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 2, 3, 17, 18, 19, 26])
-def test_hardly_any_text_tells_hardly_anything(num_tokens: int) -> None:
+def test_very_short_text_has_hardly_any_evidence(num_tokens: int) -> None:
     evidence = GumbelDetector(KEY, CODE).weigh(list(range(num_tokens)))
     assert evidence.num_scored == max(0, num_tokens - 2)
     assert evidence.log_p > math.log(1e-3)
@@ -96,7 +96,7 @@ def test_hardly_any_text_tells_hardly_anything(num_tokens: int) -> None:
 
 
 def tails(tokens: list[int]) -> tuple[float, float]:
-    """Of all of a text: that of the proof, and that of its own id among all."""
+    """Returns the log p-values of a whole text: that of the proof, and that of its id among all ids."""
     detector, word = GumbelDetector(KEY, CODE), CODE.encode(MESSAGE)
     found = [(context, token) for _, context, token in scored(tokens)]
     proof = sum(-math.log(detector._proving.one(context, token)) for context, token in found)
@@ -107,7 +107,7 @@ def tails(tokens: list[int]) -> tuple[float, float]:
     return log_erlang_tail(len(found), proof), 48 * math.log(2) + log_erlang_tail(len(found), carried)
 
 
-def test_a_proof_stays_in_the_beginning() -> None:
+def test_a_proof_remains_in_the_beginning() -> None:
     tokens = marked(150, spread=50, seed=1)
     proof, carried = tails(tokens)
     assert min(proof, carried) > math.log(1e-6)
@@ -118,7 +118,7 @@ def test_a_proof_stays_in_the_beginning() -> None:
     assert evidence.log_p == pytest.approx(head[1] - math.log(HEAD_SHARE))
 
 
-def test_an_id_is_found_behind_the_beginning() -> None:
+def test_an_id_is_found_after_the_beginning() -> None:
     tokens = marked(260, spread=50, seed=4)
     assert tails(tokens)[1] > math.log(1e-6)
     evidence = GumbelDetector(KEY, CODE).weigh(tokens)
@@ -126,7 +126,7 @@ def test_an_id_is_found_behind_the_beginning() -> None:
     assert evidence.log_p_wrong < math.log(1e-6)
 
 
-def test_a_passage_of_a_long_text_has_a_mark_of_its_own() -> None:
+def test_a_passage_of_a_long_text_has_its_own_mark() -> None:
     tokens = marked(900)
     for start in (250, 500):
         evidence = GumbelDetector(KEY, CODE).weigh(tokens[start : start + 300])
@@ -147,7 +147,7 @@ def test_a_vocabulary_larger_than_a_symbol_has_values() -> None:
     assert evidence.log_p_id < math.log(1e-6)
 
 
-def test_who_only_watches_comes_to_the_same_place() -> None:
+def test_observing_tokens_leads_to_the_same_state_as_drawing_them() -> None:
     tokens, random = marked(40), np.random.default_rng(0)
     watching = GumbelSampler(KEY, MESSAGE, CODE)
     for token in tokens:
@@ -157,8 +157,8 @@ def test_who_only_watches_comes_to_the_same_place() -> None:
         watching.observe(token)
 
 
-def test_words_and_draws_stay_what_they_were() -> None:
-    """Or nobody would find again what was marked by an earlier version, or by another language."""
+def test_words_and_draws_never_change() -> None:
+    """Otherwise, marks of earlier releases or of other languages could not be detected."""
     assert [hex(word) for word in Bits(KEY, "gumbel/prove").words((7, 70_000), 3, 2)] == [
         "0x748e1cce2a1f533f",
         "0x624cb26e5319e07b",
@@ -186,7 +186,7 @@ def test_uniforms_are_the_upper_bits_of_the_words() -> None:
     ],
 )
 def test_draws_are_the_same_on_every_processor(disabled: list[str]) -> None:
-    """NumPy uses different logarithms without AVX-512, and yet others without AVX2."""
+    """NumPy computes logarithms differently without AVX-512, and again without AVX2."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.deepseek.watermark.text.drawn"],
         env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(disabled)},
@@ -206,8 +206,8 @@ def test_draws_are_the_same_on_every_processor(disabled: list[str]) -> None:
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 10, 40, 100, 1000, 4096, 4097, 100_000])
-def test_an_id_is_carried_where_the_tail_says_so(num_tokens: int) -> None:
-    """A bound decides most of the time, so few tails are computed."""
+def test_an_id_is_carried_if_the_tail_is_below_the_threshold(num_tokens: int) -> None:
+    """In most cases a bound decides, so few tails are computed."""
     sampler = GumbelSampler(KEY, MESSAGE, CODE)
     tail = log_erlang_tail if num_tokens <= 4096 else log_erlang_bound
     decisions = set()

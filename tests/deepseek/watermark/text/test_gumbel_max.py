@@ -51,7 +51,7 @@ LOGITS: dict[str, Callable[[Random, np.ndarray], np.ndarray]] = {
     ),
     "many nats": lambda random, u_V: 1e5 + random.normal(0, 3, len(u_V)),
     "many nats, against the scores": lambda random, u_V: 1e5 + scores(u_V),
-    # Rounding removes the noise of such logits, wholly or in part.
+    # Rounding removes all or a part of the noise of such logits.
     "beyond rounding": lambda random, u_V: random.choice([1e17, 1e17 - 32, -1e17], len(u_V)),
     "near rounding": lambda random, u_V: 1e15 + random.integers(0, 4, len(u_V)),
     "below zero, near rounding": lambda random, u_V: -1e15 - random.integers(0, 4, len(u_V)),
@@ -66,7 +66,7 @@ LOGITS: dict[str, Callable[[Random, np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("logits", LOGITS)
 @pytest.mark.parametrize("uniforms", UNIFORMS)
-def test_it_draws_what_a_comparison_of_all_words_draws(uniforms: str, logits: str) -> None:
+def test_it_draws_the_same_token_as_a_comparison_of_all_words(uniforms: str, logits: str) -> None:
     random = np.random.default_rng(sum(map(ord, uniforms + logits)))
     for size in (1, 2, 3, 7, 64, 1000, 4097):
         for _ in range(4):
@@ -77,7 +77,7 @@ def test_it_draws_what_a_comparison_of_all_words_draws(uniforms: str, logits: st
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("name", ["flat", "normal", "few words", "two values", "almost against the scores"])
-def test_it_takes_logits_of_every_precision(name: str, dtype: type[np.floating]) -> None:
+def test_it_accepts_logits_of_every_precision(name: str, dtype: type[np.floating]) -> None:
     random = np.random.default_rng(1)
     for _ in range(20):
         u_V = UNIFORMS["usual"](random, 1000)
@@ -102,13 +102,13 @@ def test_rounding_of_the_limit_loses_no_word() -> None:
             assert gumbel_max(np.array([2.0**-exponent]), np.array([2.0**56 + 2.0**32 + 16 * step])) == 0
 
 
-def test_of_words_with_the_same_score_the_first_is_drawn() -> None:
+def test_the_first_of_several_words_with_the_same_score_is_drawn() -> None:
     u_V, logits_V = np.full(9, 0.25), np.zeros(9)
     logits_V[:4] = -1
     assert gumbel_max(u_V, logits_V) == 4
 
 
-def test_tokens_come_with_their_probabilities() -> None:
+def test_tokens_are_drawn_with_their_probabilities() -> None:
     random = np.random.default_rng(3)
     logits_V, num_draws = np.log([0.5, 0.3, 0.15, 0.05]), 20_000
     counts = np.bincount([gumbel_max(random.random(4), logits_V) for _ in range(num_draws)], minlength=4)

@@ -1,4 +1,4 @@
-"""Marks in somebody else's loop."""
+"""Marks in a third-party generation loop."""
 
 import math
 
@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from deepseek.watermark.keys import derive_key
-from deepseek.watermark.text.code import IdCode
 from deepseek.watermark.text.gumbel import GumbelDetector, GumbelSampler
 from deepseek.watermark.text.processor import WatermarkLogitsProcessor
+from deepseek.watermark.text.reed_solomon import IdCode
 
 CODE = IdCode()
 KEY = derive_key(bytes(32), tenant="lab", modality="text", epoch=0)
@@ -20,7 +20,7 @@ def sampler_of(row: int) -> GumbelSampler:
 
 
 def generate(processor: WatermarkLogitsProcessor, num_tokens: int, *, swap_at: int | None = None) -> torch.Tensor:
-    """A loop as those of model libraries are: two rows, logits in half precision."""
+    """A loop like those of model libraries, with two rows and logits in half precision."""
     torch.manual_seed(0)
     input_ids = torch.zeros(2, PROMPT_LENGTH, dtype=torch.int64)
     for step in range(num_tokens):
@@ -39,12 +39,12 @@ def test_each_row_carries_its_id() -> None:
         assert evidence.log_p_id < math.log(1e-6)
 
 
-def test_rows_that_change_places_keep_their_marks() -> None:
+def test_rows_that_are_swapped_keep_their_marks() -> None:
     for tokens in generate(WatermarkLogitsProcessor(sampler_of), 60, swap_at=30).tolist():
         assert GumbelDetector(KEY, CODE).weigh(tokens).log_p < math.log(1e-6)
 
 
-def test_a_row_that_changes_back_is_followed() -> None:
+def test_a_row_that_is_restored_continues() -> None:
     made = []
 
     def counting(row: int) -> GumbelSampler:

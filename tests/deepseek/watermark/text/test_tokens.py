@@ -35,7 +35,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tokens_count_in_every_form(form: str) -> None:
+def test_tokens_are_accepted_in_every_form(form: str) -> None:
     tokens = check_tokens(FORMS[form])
     assert tokens == TOKENS
     assert all(type(token) is int for token in tokens)
@@ -71,13 +71,13 @@ def test_a_text_may_be_empty(none: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_are_no_tokens_of_a_text_is_refused_with_its_field(given: Any) -> None:
+def test_anything_but_the_tokens_of_a_text_is_refused_with_its_field(given: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_tokens(given, field="text.tokens")
     assert (caught.value.reason, caught.value.field) == ("BAD_TOKEN", "text.tokens")
 
 
-def test_a_single_token_is_an_int_of_any_library() -> None:
+def test_a_single_token_may_be_an_integer_of_any_library() -> None:
     for token in (7, np.uint16(7), torch.tensor(7)):
         assert (type(check_token(token)), check_token(token)) == (int, 7)
 
@@ -103,7 +103,7 @@ def test_logits_keep_their_precision(dtype: type[np.floating]) -> None:
     ],
     ids=repr,
 )
-def test_logits_count_in_every_form(given: Any) -> None:
+def test_logits_are_accepted_in_every_form(given: Any) -> None:
     assert check_logits(given).tolist() == [0.0, 1.0, 2.0]
 
 
@@ -112,7 +112,7 @@ def test_logits_count_in_every_form(given: Any) -> None:
     [None, 1.0, "text", ["a"], [[0.0], [1.0]], [[0.0], [1.0, 2.0]], np.zeros((2, 3)), np.array([True]), [1j]],
     ids=repr,
 )
-def test_what_are_no_logits_of_a_token_is_refused_with_its_field(given: Any) -> None:
+def test_anything_but_the_logits_of_a_token_is_refused_with_its_field(given: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_logits(given, field="logits")
     assert (caught.value.reason, caught.value.field) == ("BAD_LOGITS", "logits")

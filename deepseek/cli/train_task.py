@@ -1,0 +1,51 @@
+"""`deepseek train --task`: derives a run spec from a data set, shows it and writes it to a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import AlreadyExists
+from common.files import replace_file
+from deepseek.cli.output import error_console, writing
+from deepseek.client import Mesh
+from deepseek.client.names import short_name
+from deepseek.client.specs import derive_spec
+
+
+def write_task_spec(mesh: Mesh, task: str, dataset: str, target: str, path: Path | None) -> dict[str, Any]:
+    """Derives a run spec for a task, writes it to a file, and shows it on standard error.
+
+    Args:
+        mesh: The mesh that has the data set.
+        task: A key of `deepseek.tasks.TASKS`.
+        dataset: The data set version, as the user wrote it.
+        target: Name of the field to predict; may be empty.
+        path: File for the spec; None means `<data set>.<task>.json` in the current folder.
+
+    Returns:
+        The spec.
+
+    Raises:
+        AlreadyExists: SPEC_EXISTS if the file exists and differs from the spec.
+        MeshError: Any error of `derive_spec` or `output.writing`.
+    """
+    from deepseek.tasks import left_out
+
+    spec = derive_spec(mesh, task, dataset, target)
+    path = path or Path(f"{short_name(spec['dataset_version']).partition(':')[0]}.{task}.json")
+    fields = mesh.datasets.manifest(mesh.datasets.version(spec["dataset_version"])).fields
+    text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        message = f"{path} exists and is another spec; train it with `deepseek train {path}`, or choose another --out"
+        raise AlreadyExists("SPEC_EXISTS", message, field="--out")
+    with writing(path, "--out"):
+        replace_file(path, text.encode())
+    error_console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+    error_console.print(f"wrote {path}; edit it and run `deepseek train {path}`", markup=False, soft_wrap=True)
+    for note in left_out(task, spec, fields):
+        error_console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    if share := spec.get("eval_share"):
+        split = spec.get("train_split", "train")
+        message = f"{share:.0%} of the split {split} is held out to choose the best epoch"
+        error_console.print(f"note: there is no split validation, so {message}", markup=False, soft_wrap=True)
+    return spec

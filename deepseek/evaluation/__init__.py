@@ -1,0 +1,1 @@
+"""Judges predictions: figures, mistakes, paired comparisons and pictures. Does not import torch."""

@@ -1,0 +1,252 @@
+"""Converts the rows of a source to samples, and checks them as the ingest service does."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InvalidArgument
+from deepseek.data.manifest import Field
+from deepseek.data.rejected import Rejected
+from deepseek.data.sample import Sample
+from deepseek.data.shards import check_sample
+from deepseek.interchange.columns import MISSING, integer, label_text, number
+from deepseek.interchange.inference import Plan
+from deepseek.interchange.joined import decoded
+from deepseek.interchange.kinds import check_extension
+from deepseek.interchange.schema import Wishes
+from deepseek.interchange.source import MAX_FILE_BYTES, Blob, Row, Source
+from deepseek.interchange.splits import Splitter
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FULL_SCALE = 0.99
+"""Smallest absolute value at full scale. It is below 127 / 128, the largest value of 8-bit audio."""
+MIN_CLIPPED_RUN = 3
+"""Number of equal values in a row at full scale that count as clipped, as in Audacity's Find Clipping. A single one may
+be the peak of a loud, but undamaged sound."""
+MAX_CLIPPED_SHARE = 0.2
+"""A recording is kept aside if more than this share of its values is clipped."""
+
+_FIELD_OVERHEAD_BYTES = 96
+
+
+class Converter:
+    """Converts rows to samples. `convert` must be called in the order of the rows; `check` is thread-safe.
+
+    Args:
+        source: Source of the rows.
+        plan: Plan for the import.
+        wishes: The user's instructions.
+        splitter: Assignment of rows to splits.
+
+    Attributes:
+        missing: Number of missing values by field, so far.
+    """
+
+    def __init__(self, source: Source, plan: Plan, wishes: Wishes, splitter: Splitter) -> None:
+        self._source, self._plan, self._splitter = source, plan, splitter
+        self._key = wishes.key
+        self._fills = {plan.names.find(name): value for name, value in wishes.fills.items()}
+        self.missing: Counter[str] = Counter()
+
+    def convert(self, row: Row) -> Sample:
+        """Returns the sample for a row. Files are read, but not decoded.
+
+        Raises:
+            InvalidArgument: MISSING_FIELD, WRONG_TYPE, UNKNOWN_LABEL, BAD_TEXT, BAD_KEY, BAD_SPLIT, BAD_FILE_NAME,
+                FILE_NOT_FOUND, UNREADABLE_FILE, WRONG_EXTENSION or TOO_LARGE. The message begins with the row's place.
+        """
+        try:
+            values = {self._plan.names.of(name): value for name, value in row.values.items()}
+            key, split = self.key(row), self._split(row)
+            found = {one.name: self._field(values.get(one.name), one) for one in self._plan.fields}
+            return Sample(key, split, found, row.place)
+        except InvalidArgument as error:
+            message = error.message if error.message.startswith(row.place) else f"{row.place}: {error.message}"
+            raise InvalidArgument(error.reason, message, field=error.field) from error
+
+    def key(self, row: Row) -> str:
+        """Returns the key of a row; empty if the row lacks it."""
+        if not self._key:
+            return row.key
+        stated = self._value(row, self._key)
+        return "" if stated is None else label_text(stated)
+
+    def rejected(self, row: Row, error: InvalidArgument) -> Rejected:
+        """Returns the rejection of a row, with its files and the values of its fields."""
+        fields = {one.name for one in self._plan.fields}
+        values = {self._plan.names.of(name): value for name, value in row.values.items()}
+        values = {name: value for name, value in values.items() if name in fields or isinstance(value, Blob)}
+        split = "" if error.reason == "BAD_SPLIT" else self._split(row)
+        return replace(row, key=self.key(row), split=split, values=values).rejected(error)
+
+    def placed(self, rejected: Rejected) -> Rejected:
+        """Returns a sample that the source rejected, with the split of its row if no column states it."""
+        if self._splitter.column:
+            return rejected
+        return replace(rejected, split=self._splitter.split(rejected.key, rejected.split, {}))
+
+    def _split(self, row: Row) -> str:
+        column = self._splitter.column
+        return self._splitter.split(self.key(row), row.split, {column: self._value(row, column)} if column else {})
+
+    def _value(self, row: Row, column: str) -> Any:
+        """Returns the value of a column that is named as in the source or by its field."""
+        values = {self._plan.names.of(name): value for name, value in row.values.items()}
+        return values.get(self._plan.names.find(column))
+
+    def check(self, sample: Sample, *, decodes: bool) -> None:
+        """Checks a sample as the ingest service does. Also rejects silent and clipped recordings, except in exports.
+
+        Args:
+            sample: Sample from `convert`.
+            decodes: Whether to decode images. Otherwise, damaged images are left to the ingest service.
+
+        Raises:
+            InvalidArgument: An error of `check_sample`, TOO_LARGE, SILENT_AUDIO or CLIPPED_AUDIO.
+        """
+        check_sample(sample, self._plan.fields, decodes=decodes)
+        size = 0
+        for one in self._plan.fields:
+            value = sample.values[one.name]
+            for item in value if one.repeated else (value,):
+                size += _FIELD_OVERHEAD_BYTES + (len(item) if isinstance(item, bytes | str) else 0)
+                if one.type == "audio" and not self._plan.is_export:
+                    _check_sound(item, one.name)
+        if size > MAX_FILE_BYTES:
+            message = f"the sample has {size} bytes; at most {MAX_FILE_BYTES} fit into a message"
+            raise InvalidArgument("TOO_LARGE", message)
+
+    def _field(self, value: Any, one: Field) -> Any:
+        if one.repeated:
+            items = value if isinstance(value, list) else _json_list(value)
+            return [self._item(item, one) for item in items]
+        if isinstance(value, list):
+            raise InvalidArgument(
+                "WRONG_TYPE", f"{one.name} is a list; --schema '{one.name}:{one.type}[]' accepts lists"
+            )
+        return self._item(value, one)
+
+    def _item(self, value: Any, one: Field) -> Any:
+        if _is_missing(value, one, indexes=one.name in self._plan.class_names):
+            self.missing[one.name] += 1
+            if one.name in self._fills:
+                value = self._fills[one.name]
+            elif one.type == "text":
+                value = ""
+            else:
+                message = f"{one.name} is missing; --fill {one.name}=VALUE sets a value for missing cells"
+                raise InvalidArgument("MISSING_FIELD", message)
+        match one.type:
+            case "image" | "audio" | "bytes":
+                return self._content(value, one)
+            case "text":
+                return _text(value)
+            case "label":
+                return self._label(value, one)
+            case "integer":
+                return _integer(value, one.name)
+            case _:
+                return _number(value, one.name)
+
+    def _content(self, value: Any, one: Field) -> bytes:
+        if isinstance(value, str):
+            value = self._source.file(value)
+        if isinstance(value, Blob):
+            data = value.read()
+            check_extension(value.name, data)
+            return data
+        if isinstance(value, bytes):
+            return value
+        raise _wrong_type(value, "a file", one.name)
+
+    def _label(self, value: Any, one: Field) -> str:
+        if one.name in self._plan.class_names and isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value < len(one.labels):
+                message = f"{one.name} is {value}; the classes are 0 to {len(one.labels) - 1}"
+                raise InvalidArgument("UNKNOWN_LABEL", message)
+            return one.labels[value]
+        text = _text(value)
+        return text if text in one.label_set else label_text(text)
+
+
+def _is_missing(value: Any, one: Field, *, indexes: bool) -> bool:
+    if value is None or (indexes and value == -1):
+        return True
+    if not isinstance(value, str) or value in one.label_set:
+        return False
+    if one.type in ("integer", "number"):
+        return value.strip().lower() in MISSING
+    return not value.strip() if one.type != "text" else not value
+
+
+def _json_list(value: Any) -> list[Any]:
+    """Returns a list that a CSV file holds as JSON text; a single value becomes a list of one."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgument("WRONG_TYPE", f"{value[:80]!r} is not a JSON list") from error
+        if isinstance(found, list):
+            return found
+    return [] if value is None or value == "" else [value]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Blob):
+        return decoded(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("BAD_TEXT", "the value is not valid UTF-8") from error
+    return value if isinstance(value, str) else label_text(value)
+
+
+def _integer(value: Any, name: str) -> int:
+    found = integer(_text(value)) if isinstance(value, str | Blob) else value
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise _wrong_type(value, "an integer", name)
+    return found
+
+
+def _number(value: Any, name: str) -> float:
+    found = number(_text(value)) if isinstance(value, str | Blob) else value
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise _wrong_type(value, "a number", name)
+    return found
+
+
+def _wrong_type(value: Any, expected: str, name: str) -> InvalidArgument:
+    shown = f"{value.name}" if isinstance(value, Blob) else repr(value)[:80]
+    return InvalidArgument("WRONG_TYPE", f"{name} is {shown}, which is not {expected}")
+
+
+def _clipped_share(values: "npt.NDArray[np.float32]") -> float:
+    """Returns the share of the values, [frames, channels], that are in a run of equal values at full scale."""
+    import numpy as np
+
+    repeats = (values[1:] == values[:-1]) & (np.abs(values[1:]) >= FULL_SCALE)
+    starts = np.ones((max(0, len(values) - MIN_CLIPPED_RUN + 1), values.shape[1]), bool)
+    for offset in range(MIN_CLIPPED_RUN - 1):
+        starts &= repeats[offset : offset + len(starts)]
+    is_clipped = np.zeros(values.shape, bool)
+    for offset in range(MIN_CLIPPED_RUN):
+        is_clipped[offset : offset + len(starts)] |= starts
+    return float(is_clipped.mean())
+
+
+def _check_sound(data: bytes, name: str) -> None:
+    from deepseek.data.media import decode_audio
+
+    values, _ = decode_audio(data, name=name)
+    if not values.any():
+        raise InvalidArgument("SILENT_AUDIO", f"{name} is silent: all of its values are 0")
+    if (share := _clipped_share(values)) > MAX_CLIPPED_SHARE:
+        message = f"{name} is clipped: {share:.0%} of its values are cut off at full scale; record it at a lower level"
+        raise InvalidArgument("CLIPPED_AUDIO", message)

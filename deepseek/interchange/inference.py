@@ -1,0 +1,216 @@
+"""Derives the schema of a source from its rows, its declarations and the user's wishes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.errors import InvalidArgument
+from deepseek.data.manifest import Field, check_schema
+from deepseek.data.rejected import Rejected
+from deepseek.interchange.columns import Column, in_label_order
+from deepseek.interchange.field_names import FieldNames, field_name
+from deepseek.interchange.schema import SKIP, Override, Wishes
+from deepseek.interchange.source import Hint, Source
+
+MAX_INTEGER_CLASSES = 100
+"""A target of integers becomes a label if it has at most this many distinct values, otherwise it stays a number."""
+
+_MAX_MISSING_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the rows of a source become samples.
+
+    Attributes:
+        fields: Schema.
+        names: Names of the fields by column.
+        class_names: Fields whose integers are indexes into the labels.
+        notices: Sentences about decisions that the user may want to change.
+        num_rows: Number of rows that were read; None if the rows were not read because the schema was given.
+        is_export: Whether the schema is the one that an export of a data set version recorded.
+    """
+
+    fields: tuple[Field, ...]
+    names: FieldNames
+    class_names: frozenset[str] = frozenset()
+    notices: Sequence[str] = ()
+    num_rows: int | None = None
+    is_export: bool = False
+
+
+def infer(
+    source: Source, wishes: Wishes, *, split_column: str = "", on_row: Callable[[int], None] = lambda number: None
+) -> Plan:
+    """Reads a source once and returns the plan for its import.
+
+    Args:
+        source: Source, which is not read if `wishes.fields` or the source itself states the complete schema.
+        wishes: The user's instructions.
+        split_column: Column that holds the split, which becomes no field; empty if there is none.
+        on_row: Called for each row, with the number of rows read so far.
+
+    Raises:
+        InvalidArgument: EMPTY_SOURCE; UNKNOWN_FIELD if a wish names a column that the source does not have; BAD_SCHEMA;
+            ONE_CLASS if a label has only one value.
+    """
+    declared = source.declared()
+    hints = {name: hint for name, hint in declared.hints.items() if hint.labels}
+    recorded = () if wishes.overrides or wishes.target else declared.fields
+    if fields := wishes.fields or recorded:
+        check_schema(fields)
+        indexed = frozenset(map(field_name, hints)) & {one.name for one in fields if one.type == "label"}
+        return Plan(fields, FieldNames(), indexed, declared.notices, is_export=not wishes.fields)
+    scan = _Scan(wishes, declared.hints, notices=list(declared.notices))
+    scan.read(source, on_row)
+    scan.check_names({split_column, wishes.key} - {""})
+    return scan.plan({split_column, wishes.key})
+
+
+@dataclass
+class _Scan:
+    """The columns of a source, with what the user and the source say about them."""
+
+    wishes: Wishes
+    hints: Mapping[str, Hint]
+    names: FieldNames = field(default_factory=FieldNames)
+    columns: dict[str, Column] = field(default_factory=dict)
+    num_rows: int = 0
+    rejected: Rejected | None = None
+    notices: list[str] = field(default_factory=list)
+    categorical: list[str] = field(default_factory=list)
+
+    def read(self, source: Source, on_row: Callable[[int], None]) -> None:
+        for number, row in enumerate(source.rows(), 1):
+            on_row(number)
+            if isinstance(row, Rejected):
+                self.rejected = self.rejected or row
+                continue
+            self.num_rows += 1
+            for name, value in row.values.items():
+                if name not in self.columns:
+                    self.columns[name] = Column(source.is_typed)
+                self.columns[name].add(value, counts_labels=self._is_label(name))
+        if not self.num_rows:
+            first = f"; the first problem: {self.rejected.message}" if self.rejected else ""
+            raise InvalidArgument("EMPTY_SOURCE", f"the source has no rows that can be read{first}", field="source")
+
+    def check_names(self, others: set[str]) -> None:
+        """Checks that each column that the user names exists."""
+        known = {alias for name in self.columns for alias in (name, self.names.of(name))}
+        named = {*self.wishes.overrides, *self.wishes.fills, *others, *filter(None, [self.wishes.target])}
+        if unknown := sorted(named - known):
+            message = f"there is no column {unknown[0][:80]!r}; the columns are: {', '.join(self.columns)}"
+            raise InvalidArgument("UNKNOWN_FIELD", message, field="schema")
+
+    def plan(self, apart: set[str]) -> Plan:
+        """Returns the plan.
+
+        Args:
+            apart: Columns that become no field, unless the user states a type for them.
+        """
+        fields = []
+        apart = set(map(self.names.find, apart - {""}))
+        for name, column in self.columns.items():
+            if self.names.of(name) in apart and not self._override(name):
+                continue
+            if found := self._field(name, column):
+                fields.append(found)
+        self._check(fields)
+        target = self.names.find(self.wishes.target) if self.wishes.target else ""
+        if self.categorical:
+            message = f"text with few distinct values becomes a label: {', '.join(self.categorical)}"
+            self.notices.append(f"{message}; --schema '{self.categorical[0]}:text' changes it")
+        indexed = {self.names.of(name) for name, hint in self.hints.items() if hint.labels}
+        return Plan(
+            tuple(sorted(fields, key=lambda one: 2 if one.name == target else one.type == "label")),
+            self.names,
+            frozenset(indexed & {one.name for one in fields if one.type == "label"}),
+            self.notices,
+            self.num_rows,
+        )
+
+    def _check(self, fields: Sequence[Field]) -> None:
+        if not fields:
+            message = f"no column is left; the columns are: {', '.join(self.columns)}"
+            raise InvalidArgument("BAD_SCHEMA", message, field="schema")
+        check_schema(fields)
+
+    def _field(self, name: str, column: Column) -> Field | None:
+        override, hint = self._override(name), self.hints.get(name, Hint())
+        if override and override.type == SKIP:
+            return None
+        kind = (override.type if override else "") or hint.type or column.type(is_target=self._is_target(name))
+        if kind == "label" and not override and self._is_regression(name, column, hint):
+            kind = "integer"
+            self.notices.append(f"{name} has many values and stays an integer; --schema '{name}:label' changes it")
+        if kind == "text" and not override and not hint.type:
+            kind = self._text_or_label(name, column)
+        named = override or self._is_target(name) or self.names.of(name) in map(self.names.find, self.wishes.fills)
+        if not kind or (not named and self._is_sparse(name, column, kind)):
+            if not kind:
+                self.notices.append(f"{name} has no values and is left out")
+            return None
+        repeated = override.repeated if override else column.num_lists * 2 > column.num_present
+        labels = self._labels(name, column, hint) if kind == "label" else ()
+        return Field(self.names.of(name), kind, repeated, labels)
+
+    def _text_or_label(self, name: str, column: Column) -> str:
+        """Returns the type of a column that holds text: `label` if it is categorical and each row has a value."""
+        numbers, texts = column.kinds["integer"] + column.kinds["number"], column.kinds["text"]
+        num_missing = self.num_rows - texts
+        if numbers and 4 * numbers >= texts:
+            message = f"{name} holds {numbers} numbers and {texts} other texts, so its type is text"
+            self.notices.append(f"{message}; --schema '{name}:number' keeps the rows with other texts aside")
+        elif numbers:
+            return "text"
+        elif column.is_categorical and not num_missing:
+            column.labels = set(column.categories or ())
+            self.categorical.append(name)
+            return "label"
+        elif column.is_categorical and num_missing <= _MAX_MISSING_SHARE * self.num_rows:
+            message = f"{name} has few distinct values, but {num_missing} rows have none, so its type is text"
+            self.notices.append(f"{message}; --schema '{name}:label' --fill '{name}=other' makes it a label")
+        return "text"
+
+    def _is_sparse(self, name: str, column: Column, kind: str) -> bool:
+        present = column.num_present - (column.kinds["missing"] if kind in ("integer", "number") else 0)
+        if self.num_rows - present <= _MAX_MISSING_SHARE * self.num_rows:
+            return False
+        share = f"{present} of {self.num_rows} rows"
+        self.notices.append(f"{name} has a value in only {share} and is left out; --fill '{name}=VALUE' keeps it")
+        return True
+
+    def _is_regression(self, name: str, column: Column, hint: Hint) -> bool:
+        return (
+            not hint.labels
+            and self._is_target(name)
+            and column.labels is not None
+            and not column.kinds["text"]
+            and len(column.labels) > MAX_INTEGER_CLASSES
+        )
+
+    def _labels(self, name: str, column: Column, hint: Hint) -> tuple[str, ...]:
+        if hint.labels:
+            return hint.labels
+        if column.kinds["bool"] and not column.labels:
+            return ("false", "true")
+        if (classes := column.classes) is None:
+            message = f"{name} has too many distinct values for a label; --schema '{name}:text' makes it text"
+            raise InvalidArgument("BAD_SCHEMA", message, field="schema")
+        if len(classes) < 2:
+            only = next(iter(classes), "")
+            message = f"{name} has only the class {only!r}; add others, or leave it out: --schema '{name}:skip'"
+            raise InvalidArgument("ONE_CLASS", message, field="schema")
+        return in_label_order(classes)
+
+    def _override(self, name: str) -> Override | None:
+        own = self.names.of(name)
+        return self.wishes.overrides.get(name) or (self.wishes.overrides.get(own) if own not in self.columns else None)
+
+    def _is_target(self, name: str) -> bool:
+        return bool(self.wishes.target) and self.names.find(self.wishes.target) == self.names.of(name)
+
+    def _is_label(self, name: str) -> bool:
+        override = self._override(name)
+        hint = self.hints.get(name, Hint())
+        return (override.type if override else hint.type) == "label" or (self._is_target(name) and not override)

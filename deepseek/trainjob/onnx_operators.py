@@ -1,0 +1,82 @@
+"""Finds the operators of a model's graph that ONNX might lack.
+
+A conversion to ONNX takes several seconds of processor time, which is too long to try it before every run. This module
+therefore lists common operators that are known to convert, and only models that use other operators are converted. The
+list need not be complete: a missing operator only costs time.
+"""
+
+import re
+
+import torch
+from torch import Tensor, fx
+
+from deepseek.trainjob.tracing import is_in_torch, place
+
+_NAMES = """
+__and__.Tensor __or__.Tensor __xor__.Tensor _assert_tensor_metadata.default abs.default adaptive_avg_pool1d.default
+adaptive_avg_pool2d.default add.Tensor add_.Tensor amax.default amin.default arange.default arange.start_step
+argmax.default argmin.default avg_pool1d.default avg_pool2d.default batch_norm.default bitwise_not.default
+bmm.default cat.default chunk.default clamp.default clone.default contiguous.default conv1d.default conv2d.default
+cos.default cumsum.default detach.default detach_.default div.Tensor div_.Tensor dropout.default elu.default
+embedding.default eq.Scalar erf.default exp.default expand.default feature_dropout.default flatten.using_ints
+full_like.default gather.default ge.Tensor gelu.default glu.default group_norm.default gt.Scalar hardsigmoid.default
+hardswish.default hardswish_.default hardtanh.default layer_norm.default le.Scalar le.Tensor leaky_relu.default
+leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default log.default log_softmax.int
+logical_and.default logical_not.default logsumexp.default lt.Scalar masked_fill.Scalar matmul.default max.default
+max.dim max_pool1d.default max_pool2d.default maximum.default mean.default mean.dim min.default min.dim
+minimum.default mish.default mul.Tensor mul_.Tensor ne.Scalar neg.default new_zeros.default one_hot.default
+ones.default ones_like.default pad.default permute.default pow.Scalar pow.Tensor_Scalar prelu.default
+reciprocal.default relu.default relu6.default relu_.default repeat.default reshape.default rms_norm.default
+rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int selu.default sigmoid.default silu.default
+silu_.default sin.default slice.Tensor softmax.int softplus.default split.Tensor sqrt.default square.default
+squeeze.dim stack.default std.dim sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default
+tanh.default to.dtype transpose.int tril.default triu.default unbind.int unflatten.int unsqueeze.default var.dim
+view.default where.ScalarOther where.ScalarSelf where.self zeros.default zeros_like.default
+"""
+CONVERTIBLE = frozenset(_NAMES.split())
+"""Operators of torch.ops.aten that ONNX expresses and that ONNX Runtime has for the types below."""
+_DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
+_OPERATOR = re.compile(r"OpOverload\(op='(\w+\.\w+)'")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n +(.+)')
+
+
+def doubtful(program: torch.export.ExportedProgram) -> list[fx.Node]:
+    """Returns the operations of a graph that are not known to be convertible to ONNX."""
+    return [node for node in program.graph.nodes if not _is_convertible(node)]
+
+
+def explanation(error: BaseException, program: torch.export.ExportedProgram) -> str:
+    """Returns why a graph cannot be converted to ONNX, with the responsible line of the model's code if it is known.
+
+    Args:
+        error: Error of the conversion.
+        program: The graph.
+    """
+    if not (missing := _OPERATOR.search(str(error))):
+        return str(error)
+    # Before the conversion, an operator may be replaced by others, so the missing one need not occur in the graph.
+    nodes = doubtful(program)
+    node = next((node for node in nodes if str(node.target).startswith(missing[1])), next(iter(nodes), None))
+    operator = missing[1] if node is None else str(node.target).removesuffix(".default")
+    return f"ONNX lacks the operator {operator}{_place(node)}. Compute its result with other operators"
+
+
+def _is_convertible(node: fx.Node) -> bool:
+    if node.op == "output":
+        return True
+    found = node.meta.get("val")
+    values = found if isinstance(found, (tuple, list)) else [found]
+    if any(value.dtype not in _DTYPES for value in values if isinstance(value, Tensor)):
+        return False
+    if node.op == "placeholder":
+        return True
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace == "aten" and str(target).removeprefix("aten.") in CONVERTIBLE
+    return getattr(target, "__module__", "") == "_operator"  # arithmetic of sizes
+
+
+def _place(node: fx.Node | None) -> str:
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "") if node else []
+    own = [place(file, number, function, line) for file, number, function, line in frames if not is_in_torch(file)]
+    return f"; {own[-1]}" if own else ""

@@ -1,0 +1,30 @@
+"""The command line as a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def deepseek(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [Path(sys.executable).with_name("deepseek"), *arguments],
+        env={**os.environ, "DEEPSEEK_HOME": str(home), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def succeeded(home: Path, *arguments: str) -> str:
+    """Standard output of a command, which must succeed."""
+    done = deepseek(home, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", error: str, field: str) -> None:
+    assert done.returncode == 1
+    assert f"  {error}\n  field: {field}\n" in done.stderr
+    assert "Traceback" not in done.stderr

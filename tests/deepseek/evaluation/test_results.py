@@ -1,0 +1,136 @@
+"""Evaluations of rows without a mesh: scores, files and pictures."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import FailedPrecondition
+from deepseek.client.predictor import label_probabilities
+from deepseek.contact_sheet import COLUMNS, TILE_PX
+from deepseek.evaluation.figures import Array
+from deepseek.evaluation.files import save
+from deepseek.evaluation.pictures import MAX_CLASSES, evaluation_figure
+from deepseek.evaluation.results import Evaluation
+from deepseek.evaluation.scorers import ClassScorer, NumberScorer, Row, Scorer, TokenScorer, Worst
+
+
+def classes(labels: Sequence[str]) -> ClassScorer:
+    return ClassScorer("y", labels, partial(label_probabilities, num_labels=len(labels)))
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 90).save(file, "PNG")
+    return file.getvalue()
+
+
+def evaluation(scorer: Scorer, rows: Sequence[tuple[Row, Array]], inputs: dict[str, Array] | None = None) -> Evaluation:
+    worst = Worst(3)
+    for row, output in rows:
+        judged = scorer.add(row, {"y": output}, inputs or {})
+        worst.add(judged.loss, judged)
+    return Evaluation(
+        version="models/m/versions/1",
+        dataset_version="datasets/d/versions/2",
+        split="test",
+        target="label",
+        task=scorer.task,
+        runner="local",
+        file="model.onnx",
+        num_samples=len(rows),
+        num_rows=scorer.num_rows,
+        num_failed=0,
+        failures=(),
+        metrics=scorer.metrics(),
+        labels=scorer.labels,
+        confusion=scorer.confusion(),
+        classes=scorer.classes(),
+        worst=worst.items(),
+        outcomes=scorer.outcomes(),
+    )
+
+
+def animals() -> Evaluation:
+    shares = [(0.9, 0.1), (0.2, 0.8), (0.6, 0.4), (0.7, 0.3)]
+    targets = ["cat", "dog", "dog", "fox"]  # the model does not know foxes
+    image = picture()
+    rows = [
+        (Row(f"{i}.png", {"image": image, "label": target}, target), np.array(share))
+        for i, (share, target) in enumerate(zip(shares, targets, strict=True))
+    ]
+    return evaluation(classes(["cat", "dog"]), rows)
+
+
+def test_the_worst_rows_have_the_highest_losses() -> None:
+    found = animals()
+    assert [row.key for row in found.worst] == ["3.png", "2.png", "1.png"]
+    assert (found.worst[1].predicted, found.worst[1].target) == ("cat", "dog")
+    assert (found.worst[1].probability, found.worst[1].target_probability) == pytest.approx((0.6, 0.4))
+
+
+def test_a_label_that_the_model_does_not_know_is_a_mistake() -> None:
+    found = animals()
+    assert list(found.labels) == ["cat", "dog", "fox"]
+    assert found.confusion is not None
+    assert found.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
+    assert found.metrics["accuracy"] == 0.5
+    assert found.classes[2].support == 1
+
+
+def test_an_evaluation_is_saved_as_pictures_tables_and_json(tmp_path: Path) -> None:
+    files = save(animals(), tmp_path)
+    names = ["evaluation.json", "confusion-matrix.png", "worst.png", "predictions.csv"]
+    assert [file.name for file in files] == names
+    assert json.loads(files[0].read_text(encoding="utf-8"))["metrics"]["accuracy"] == 0.5
+    with Image.open(files[2]) as sheet:
+        assert sheet.width == COLUMNS * TILE_PX
+    with files[3].open(newline="", encoding="utf-8") as table:
+        assert [row["key"] for row in csv.DictReader(table)] == ["3.png", "2.png", "1.png", "0.png"]
+
+
+def test_of_many_labels_the_matrix_shows_those_with_most_mistakes(tmp_path: Path) -> None:
+    labels = [f"label $ {i}" for i in range(MAX_CLASSES + 30)]
+    size = len(labels)
+    right = [(Row(f"r{i}", {}, labels[i]), np.eye(size)[i]) for i in range(size)]
+    wrong = [(Row(f"w{i}", {}, labels[i]), np.eye(size)[i - 1]) for i in range(size - 10, size)]
+    found = evaluation(classes(labels), [*right, *wrong])
+    drawn = evaluation_figure(found).axes[0]
+    shown = [text.get_text() for text in drawn.get_yticklabels()]
+    assert len(shown) == MAX_CLASSES
+    assert {label.replace("$", r"\$") for label in labels[-11:]} <= set(shown)
+
+
+def test_numbers_are_judged_by_their_error(tmp_path: Path) -> None:
+    rows = [(Row(str(i), {}, float(i)), np.array([i + error])) for i, error in enumerate((0.0, 2.0, -1.0))]
+    found = evaluation(NumberScorer("y"), rows)
+    assert found.metrics["mae"] == 1
+    assert [(row.key, row.loss) for row in found.worst] == [("1", 2), ("2", 1), ("0", 0)]
+    assert [file.name for file in save(found, tmp_path)] == ["evaluation.json", "predictions.png", "predictions.csv"]
+
+
+def test_tokens_are_judged_without_the_padding(tmp_path: Path) -> None:
+    logits = np.zeros((4, 4))
+    logits[0, 3] = np.log(3)  # the second token is predicted with probability 1/2, the third with 1/4
+    found = evaluation(TokenScorer("y", "text"), [(Row("a", {}, "abc"), logits)], {"text": np.array([2, 3, 2, 0])})
+    assert found.metrics["num_tokens"] == 2
+    assert found.metrics["perplexity"] == pytest.approx(np.sqrt(8))
+    assert found.metrics["next_token_accuracy"] == 0.5
+    assert [file.name for file in save(found, tmp_path)] == ["evaluation.json", "losses.png", "predictions.csv"]
+
+
+def test_figures_that_json_cannot_express_are_null() -> None:
+    found = evaluation(NumberScorer("y"), [(Row("a", {}, 1.0), np.array([2.0]))])
+    assert found.to_json()["metrics"] == {"rmse": 1.0, "mae": 1.0, "r2": None}
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_several_numbers_per_sample_are_refused() -> None:
+    with pytest.raises(FailedPrecondition, match="one number"):
+        NumberScorer("y").add(Row("a", {}, 1.0), {"y": np.zeros(3)}, {})
