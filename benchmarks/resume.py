@@ -38,9 +38,12 @@ from deepseek.data.sample import Sample
 NUM_TRIALS = 20
 SEED = 20261129
 WORLD_SIZES = (1, 2, 3, 1, 2, 3)
-NUM_SAMPLES = 251
-MAX_STEPS, MAX_DELAY_S = 8, 0.2
-"""Before a kill, up to this many steps are stored, and then up to this many seconds pass."""
+NUM_SAMPLES = 1009
+MAX_STEPS, MAX_DELAY_S, MAX_LATER_STEPS = 8, 0.2, 25
+"""Before a kill, up to `MAX_STEPS` steps are stored, and then up to `MAX_DELAY_S` seconds pass.
+
+In these seconds, up to `MAX_LATER_STEPS` steps are stored: otherwise, a fast machine would end before the last kill.
+"""
 
 _processes = multiprocessing.get_context("forkserver")
 
@@ -101,18 +104,20 @@ def run_trial(trial: Trial, mesh_file: Path, dataset: str, folder: Path) -> Reco
         folder: New folder for the trial.
     """
     log = folder / "log.jsonl"
-    num_kills = 0
     for world_size, kill in zip(WORLD_SIZES, (*trial.kills, None), strict=True):
         checkpoints = read_progress(log)
-        ranks = _start(trial, world_size, (mesh_file, dataset, folder / "cache", log, checkpoints))
+        max_steps = None if kill is None else kill[0] + MAX_LATER_STEPS
+        ranks = _start(trial, world_size, (mesh_file, dataset, folder / "cache", log, checkpoints, max_steps))
         try:
             if kill is not None:
-                num_kills += _wait_for(log, len(checkpoints) + kill[0], ranks)
+                _wait_for(log, len(checkpoints) + kill[0], ranks)
                 time.sleep(kill[1])
+                failed = not all(rank.is_alive() for rank in ranks)
             else:
                 for rank in ranks:
                     rank.join()
-            if kill is None and any(rank.exitcode for rank in ranks):
+                failed = any(rank.exitcode for rank in ranks)
+            if failed:
                 errors = stderr_of(log).read_text(encoding="utf-8", errors="replace")
                 raise RuntimeError(f"trial {trial.number}: the ranks failed: {errors[-2000:]}")
         finally:
@@ -120,7 +125,7 @@ def run_trial(trial: Trial, mesh_file: Path, dataset: str, folder: Path) -> Reco
                 rank.kill()
             for rank in ranks:
                 rank.join()
-    return {**asdict(trial), "num_kills": num_kills, **counted(read_progress(log))}
+    return {**asdict(trial), "num_kills": len(trial.kills), **counted(read_progress(log))}
 
 
 def counted(checkpoints: Sequence[Record]) -> Record:
@@ -155,13 +160,12 @@ def _start(trial: Trial, world_size: int, arguments: tuple[Any, ...]) -> list[Ba
     return ranks
 
 
-def _wait_for(log: Path, num_checkpoints: int, ranks: Sequence[BaseProcess]) -> bool:
-    """Waits for a number of checkpoints, and returns whether all ranks are still running."""
-    while all(rank.is_alive() for rank in ranks):
-        if not num_checkpoints or (log.exists() and log.read_bytes().count(b"\n") >= num_checkpoints):
-            return True
+def _wait_for(log: Path, num_checkpoints: int, ranks: Sequence[BaseProcess]) -> None:
+    """Waits until a number of checkpoints is stored, or a rank has ended."""
+    while num_checkpoints and all(rank.is_alive() for rank in ranks):
+        if log.exists() and log.read_bytes().count(b"\n") >= num_checkpoints:
+            return
         time.sleep(0.001)
-    return False
 
 
 def run_trials(trials: Sequence[Trial]) -> Iterator[Record]:

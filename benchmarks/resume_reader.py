@@ -5,6 +5,7 @@ loader, as a trainer stores a checkpoint, and then lets the others continue. A s
 """
 
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ def read(
     cache: Path,
     log: Path,
     checkpoints: Sequence[Record],
+    max_steps: int | None,
     options: Mapping[str, Any],
     rank: int,
     others: Sequence[Connection],
@@ -37,6 +39,7 @@ def read(
         cache: Folder of the shard cache, which all ranks share.
         log: File to which rank 0 appends checkpoints, one per line.
         checkpoints: Checkpoints that the file contains; reading resumes from the last one.
+        max_steps: Number of steps after which the ranks wait to be killed; None: they read to the end.
         options: Arguments of the loader, without the rank.
         rank: Rank of this process.
         others: On rank 0, the connections to the other ranks; on another rank, the connection to rank 0.
@@ -48,9 +51,14 @@ def read(
         loader = Loader(samples, **options, rank=rank)
         if checkpoints:
             loader.load_state(checkpoints[-1]["state"])
+        num_steps = 0
         while (epoch := loader.state()["epoch"]) < NUM_EPOCHS:
             batches = iter(loader)
             for _ in range(len(loader)):
+                if num_steps == max_steps:
+                    _wait_for_the_end_of_the_parent()
+                    return
+                num_steps += 1
                 batch = next(batches, None)  # None in the last step of an epoch, if it has fewer samples than ranks
                 ids = [] if batch is None else batch["n"].tolist()
                 if rank == 0:
@@ -62,6 +70,12 @@ def read(
                     others[0].send(ids)
                     others[0].recv()
             assert next(batches, None) is None, "the loader has more batches than it says"
+
+
+def _wait_for_the_end_of_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
 
 
 def stderr_of(log: Path) -> Path:

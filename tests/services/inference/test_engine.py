@@ -306,7 +306,7 @@ def test_the_last_reference_frees_the_memory(tmp_path: Path) -> None:
     del engine
     gc.collect()
     assert freed() is None
-    assert loaded - resident_bytes() > 4 * size * 0.9
+    assert loaded - resident_bytes() > 4 * size / 2  # meanwhile, other threads allocate memory
 
 
 def test_no_memory_is_not_the_fault_of_the_inputs(tmp_path: Path) -> None:
