@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.channel import open_channel
 from common.errors import MeshError
 
-DEADLINE_S = 3.0
+DEADLINE_S = 10.0
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
