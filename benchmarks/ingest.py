@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ingest_data import Data, import_files, peer, prepare, write_litdata
+from benchmarks.ingest_data import Data, import_files, peer, prepare, write_files, write_litdata
 from benchmarks.ingest_memory import memory_growth
 from benchmarks.ingest_readers import READERS, rates
 from benchmarks.report import Record, Rounds, certify, progress_file, provenance
@@ -36,6 +36,7 @@ from tests.harness.mesh import embedded_mesh
 PEERS = tuple(name for name in READERS if name != "ours")
 NUM_IMAGES, QUICK_IMAGES = 6_000, 1_200
 NUM_ROUNDS, QUICK_ROUNDS = 8, 1
+NUM_FIRST = 100
 NUM_SYNTHETIC = 1_000_000
 
 _spawn = multiprocessing.get_context("spawn")
@@ -50,7 +51,10 @@ def read_round(data: Data, number: int) -> dict[str, float]:
 def write_round(data: Data) -> dict[str, float]:
     """Returns the rates, in pictures per second, of our import, of litdata's writer, and of decoding alone."""
     with tempfile.TemporaryDirectory(prefix="ingest-") as folder:
+        first = Data(Path(folder, "first"), NUM_FIRST)
+        write_files(first)
         with embedded_mesh(Path(folder, "home")) as embedded, embedded.connect() as mesh:
+            import_files(first, mesh)  # ingest loads its decoders
             import_s = import_files(data, mesh)
         litdata_s = _in_process(write_litdata, data, Path(folder, "litdata"))
     seconds = {"import": import_s, "litdata_writer": litdata_s, "decode": decode_s(data)}
