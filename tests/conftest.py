@@ -42,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     environment = _owned.enter_context(pytest.MonkeyPatch.context())
     environment.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    # As in the Makefile: without cached bytecode, each process would compile all of its imports.
+    environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     if not _has_room():
         return
     for left in _MEMORY.glob(f"{_PREFIX}*"):
