@@ -7,11 +7,13 @@ languages.
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from deepseek.data.manifest import Field
 from deepseek.data.rejected import Rejected
 from deepseek.data.sample import Sample
+from deepseek.data.shards import read_shard
 
 QUARANTINE_SPLIT = "/quarantine"
 """The split of the rows in the shards. It is not a valid name, so no sample of a data set can have it."""
@@ -29,6 +31,9 @@ QUARANTINE_FIELDS = (
     Field("contents", "bytes", repeated=True),
 )
 """The fields of a row. One entry each of `names`, `kinds` and `contents` describes a value of the invalid sample."""
+
+_DEFAULTS = {"place": ""}
+"""Values of the fields that early quarantines lack."""
 
 REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 MAX_TEXT_LENGTH = 1000
@@ -61,6 +66,15 @@ def to_row(rejected: Rejected) -> Sample:
             "contents": [content for _, _, content in encoded],
         },
     )
+
+
+def read_rows(data: bytes) -> Iterator[Sample]:
+    """Yields the rows of a shard.
+
+    Raises:
+        DataLoss: BLOB_DAMAGED, as in `read_shard`.
+    """
+    return read_shard(data, QUARANTINE_FIELDS, defaults=_DEFAULTS)
 
 
 def from_row(row: Sample) -> Rejected:

@@ -12,9 +12,11 @@ import io
 import math
 import struct
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import DataLoss, InvalidArgument
@@ -212,7 +214,12 @@ def encode_shard(samples: Sequence[Sample], fields: Sequence[Field]) -> bytes:
 
 
 def read_shard(
-    data: bytes | Path, fields: Sequence[Field], *, start: int = 0, verify: bool = False
+    data: bytes | Path,
+    fields: Sequence[Field],
+    *,
+    start: int = 0,
+    verify: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Sample]:
     """Yields the samples of a shard in their stored order.
 
@@ -221,6 +228,7 @@ def read_shard(
         fields: Schema of the data set.
         start: Number of rows to skip. Row groups whose rows are all skipped are not read.
         verify: Whether to compute the digest of each sample and compare it with the stored digest.
+        defaults: Values of the fields that the file may lack because an earlier release wrote it.
 
     Raises:
         DataLoss: BLOB_DAMAGED if the file is damaged or is not a Parquet file, if its columns differ from the schema,
@@ -229,7 +237,8 @@ def read_shard(
     import pyarrow as pa
 
     with _open(data) as source:
-        file = _parquet_file(source, fields)
+        file = _parquet_file(source, fields, defaults)
+        stored = [field for field in fields if field.name in file.schema_arrow.names]
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         position = 0
         for group, size in enumerate(sizes):
@@ -240,7 +249,8 @@ def read_shard(
                 except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                     raise DataLoss("BLOB_DAMAGED", f"the shard cannot be read: {str(error)[:200]}") from error
                 for row in rows:
-                    yield _to_sample(row, fields, verify)
+                    sample = _to_sample(row, stored, verify)
+                    yield replace(sample, values={**defaults, **sample.values}) if defaults else sample
             position += size
 
 
@@ -266,13 +276,15 @@ def read_table(path: Path, fields: Sequence[Field]) -> Any:
     return table
 
 
-def _parquet_file(source: Any, fields: Sequence[Field]) -> Any:
+def _parquet_file(source: Any, fields: Sequence[Field], optional: Container[str] = ()) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(source)
-        if not file.schema_arrow.equals(_arrow_schema(fields)):
+        names = file.schema_arrow.names
+        expected = [field for field in fields if field.name in names or field.name not in optional]
+        if not file.schema_arrow.equals(_arrow_schema(expected)):
             raise DataLoss("BLOB_DAMAGED", "the shard's columns differ from the data set's schema")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataLoss("BLOB_DAMAGED", f"the shard is not a complete Parquet file: {str(error)[:200]}") from error

@@ -9,9 +9,8 @@ from common.database import Database
 from common.errors import DataLoss, NotFound
 from common.names import parse
 from deepseek.data.manifest import DatasetManifest
-from deepseek.data.quarantine import QUARANTINE_FIELDS, QUARANTINE_SPLIT
+from deepseek.data.quarantine import QUARANTINE_SPLIT, read_rows
 from deepseek.data.sample import Sample
-from deepseek.data.shards import read_shard
 from services.ingest.ports import Registry
 from services.ingest.stored import staged_samples
 from services.ingest.tables import ShardRow, UploadRow
@@ -71,7 +70,7 @@ class QuarantineReader:
 
     def _of_shards(self, tenant: str, shards: list[str]) -> Iterator[Sample]:
         for sha256 in shards:
-            yield from read_shard(self._blob(tenant, sha256), QUARANTINE_FIELDS)
+            yield from read_rows(self._blob(tenant, sha256))
 
     def _blob(self, tenant: str, sha256: str) -> bytes:
         try:

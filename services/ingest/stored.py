@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
+from deepseek.data.quarantine import QUARANTINE_SPLIT, read_rows
 from deepseek.data.sample import Sample
 from deepseek.data.shards import read_shard
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
@@ -26,7 +27,7 @@ def staged_samples(session: Session, upload: UploadRow, split: str) -> Iterator[
     """Yields, in order, the samples of a split that come after the split's last full shard."""
     chunks = select(ChunkRow.data).where(*of_upload(ChunkRow, upload), ChunkRow.split == split).order_by(ChunkRow.start)
     for data in session.scalars(chunks):
-        yield from read_shard(data, upload.fields(split))
+        yield from read_rows(data) if split == QUARANTINE_SPLIT else read_shard(data, upload.fields())
 
 
 def discard_samples(session: Session, upload: UploadRow) -> None:

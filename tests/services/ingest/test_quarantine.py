@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from common.errors import FailedPrecondition, InvalidArgument, NotFound
-from deepseek.data.quarantine import QUARANTINE_FIELDS, from_row
+from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from deepseek.data.quarantine import QUARANTINE_FIELDS, from_row, read_rows
 from deepseek.data.rejected import Rejected
-from deepseek.data.shards import read_shard
+from deepseek.data.shards import encode_shard, read_shard
 from protos.ingest.v1 import ingest_pb2
 from services.ingest import writer
 from services.ingest.samples import SHARD_SAMPLES, ReceivedSample
+from services.ingest.tables import ChunkRow
 from tests.services.ingest.bad_samples import BAD_SAMPLES
 from tests.services.ingest.client import SCHEMA, IngestClient, field, picture
 from tests.services.ingest.state import TENANT, State
@@ -205,3 +207,23 @@ def test_a_quarantine_fills_shards_like_a_split(state: State, tmp_path: Path) ->
         {"number": ["x"]},
         SHARD_SAMPLES,
     )
+
+
+def test_rows_that_were_stored_before_places_were_recorded_are_read_without_a_place(state: State) -> None:
+    bad = [ReceivedSample(f"k{i}", "train", [("number", ["x"])], place=f"rows.csv:{i}") for i in range(SHARD_SAMPLES)]
+    early = [field for field in QUARANTINE_FIELDS if field.name != "place"]
+    name = state.create(quarantine=True)
+    state.write(name, bad[:2])
+    with state.database.transaction() as session:
+        chunk = session.scalars(select(ChunkRow)).one()
+        chunk.data = encode_shard(list(read_rows(chunk.data)), early)
+        shard = chunk.data
+    with pytest.raises(DataLoss, match="columns differ"):
+        next(read_shard(shard, QUARANTINE_FIELDS))
+    rows = [from_row(row) for row in read_rows(shard)]
+    assert [(one.key, one.place, one.values) for one in rows] == [(f"k{i}", "", {"number": ["x"]}) for i in (0, 1)]
+    state.write(name, bad[2:], offset=2)
+    ((_, _, digest),), staged = state.content(name)
+    assert not staged
+    stored = [from_row(row) for row in read_rows(state.store.read(TENANT, digest))]
+    assert [one.place for one in stored] == ["", "", *(one.place for one in bad[2:])]
