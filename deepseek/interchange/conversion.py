@@ -76,12 +76,28 @@ class Converter:
         return "" if stated is None else label_text(stated)
 
     def rejected(self, row: Row, error: InvalidArgument) -> Rejected:
-        """Returns the rejection of a row, with its files and the values of its fields."""
-        fields = {one.name for one in self._plan.fields}
-        values = {self._plan.names.of(name): value for name, value in row.values.items()}
-        values = {name: value for name, value in values.items() if name in fields or isinstance(value, Blob)}
+        """Returns the rejection of a row, with its files, also those that it names, and the values of its fields."""
+        fields = {one.name: one for one in self._plan.fields}
+        values = {
+            name: self._with_files(value, fields[name]) if name in fields else value
+            for name, value in ((self._plan.names.of(column), value) for column, value in row.values.items())
+            if name in fields or isinstance(value, Blob)
+        }
         split = "" if error.reason == "BAD_SPLIT" else self._split(row)
         return replace(row, key=self.key(row), split=split, values=values).rejected(error)
+
+    def _with_files(self, value: Any, one: Field) -> Any:
+        """Returns a value in which each name of a file that exists is replaced by the file."""
+        if one.type not in ("image", "audio", "bytes"):
+            return value
+        try:
+            if one.repeated:
+                value = value if isinstance(value, list) else _json_list(value)
+            if isinstance(value, list):
+                return [self._with_files(item, replace(one, repeated=False)) for item in value]
+            return self._source.file(value) if isinstance(value, str) else value
+        except InvalidArgument:
+            return value
 
     def placed(self, rejected: Rejected) -> Rejected:
         """Returns a sample that the source rejected, with the split of its row if no column states it."""

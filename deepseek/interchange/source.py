@@ -62,10 +62,25 @@ class Row:
     values: Mapping[str, Any]
 
     def rejected(self, error: MeshError) -> Rejected:
-        """Returns the rejection of the row by an error, with all values that can be read. Files are read."""
+        """Returns the rejection of the row by an error, with all values that can be read.
+
+        Files are read, unless they are too large together; then their names are kept.
+        """
         values = {name: kept(value) for name, value in self.values.items()}
-        size = sum(len(one) for items in values.values() for one in items if isinstance(one, str | bytes))
-        return Rejected.from_error(self.key, self.place, error, self.split, values if size <= MAX_FILE_BYTES else None)
+        if _num_bytes(values) > MAX_FILE_BYTES:
+            values = {name: kept(_without_files(value)) for name, value in self.values.items()}
+        is_small = _num_bytes(values) <= MAX_FILE_BYTES
+        return Rejected.from_error(self.key, self.place, error, self.split, values if is_small else None)
+
+
+def _num_bytes(values: Mapping[str, list[Any]]) -> int:
+    return sum(len(one) for items in values.values() for one in items if isinstance(one, str | bytes))
+
+
+def _without_files(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_files(one) for one in value]
+    return value.name if isinstance(value, Blob) else value
 
 
 def kept(value: Any) -> list[Any]:

@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from common.errors import FailedPrecondition
 from deepseek.client import Mesh, MeshFile, ServiceAddress, connect
+from deepseek.interchange import source as rows_of_sources
 from deepseek.interchange.importing import Import
 from deepseek.interchange.opening import open_source
 from deepseek.interchange.quarantine import TABLE, repair, write_quarantine
@@ -226,6 +229,67 @@ def test_a_quarantine_is_repaired_from_the_files_that_were_imported(mesh: Mesh, 
     assert {one.key for one in read(mesh, new.name)} >= {"cat/1.png"}
     with pytest.raises(FailedPrecondition, match=r"dog/2\.png"):
         repair(mesh, new, open_source(str(tmp_path)))
+
+
+def table_with_files(folder: Path, ending: str) -> Path:
+    """Writes a table that names files beside it: a good row, and three that are invalid."""
+    folder.mkdir()
+    for name in ("a.png", "b.png", "d.jpg"):
+        (folder / name).write_bytes(image_file(ord(name[0]), (8, 8)))
+    rows: list[dict[str, Any]] = [
+        {"picture": "a.png", "size": "1"},
+        {"picture": "b.png", "size": "x"},
+        {"picture": "c.png", "size": "3"},
+        {"picture": "d.jpg", "size": "4"},
+    ]
+    path = folder / f"rows{ending}"
+    if ending == ".csv":
+        path.write_text("\n".join(["picture,size", *(",".join(row.values()) for row in rows)]))
+    elif ending == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_the_files_that_an_invalid_row_names_are_kept_and_can_be_repaired(
+    mesh: Mesh, tmp_path: Path, ending: str
+) -> None:
+    path = table_with_files(tmp_path / "data", ending)
+    schema = Wishes(overrides=read_schema("picture:image,size:integer")[1])
+    old = Import(open_source(str(path)), schema).upload(mesh.datasets, f"files-{ending[1:]}")
+    kept = {one.reason: one.values for one in mesh.datasets.quarantined(old.name)}
+    assert kept == {
+        "WRONG_TYPE": {"picture": [image_file(ord("b"), (8, 8))], "size": ["x"]},
+        "FILE_NOT_FOUND": {"picture": ["c.png"], "size": ["3"]},
+        "WRONG_EXTENSION": {"picture": [image_file(ord("d"), (8, 8))], "size": ["4"]},
+    }
+    lines = {one["_reason"]: one for one in written(mesh, old.name, tmp_path / "out")}
+    lines["WRONG_TYPE"]["size"] = 2
+    (tmp_path / "out" / "c.png").write_bytes(image_file(ord("c"), (8, 8)))
+    (tmp_path / "out" / TABLE).write_text("\n".join(map(json.dumps, lines.values())))
+    new = repair(mesh, old, open_source(str(tmp_path / "out")))
+    assert new.num_samples == 4
+    assert not list(mesh.datasets.quarantined(new.name, values=False))
+
+
+def test_files_in_a_list_are_kept_each_by_itself(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(image_file(ord(name[0])))
+    (tmp_path / "rows.csv").write_text('views,size\n"[""a.png"", ""b.png""]",1\n"[""b.png"", ""c.png""]",2\n')
+    _, _, (rejected,) = imported(tmp_path / "rows.csv", overrides=read_schema("views:image[]")[1])
+    assert rejected.reason == "FILE_NOT_FOUND"
+    assert rejected.values == {"views": [image_file(ord("b")), "c.png"], "size": ["2"]}
+
+
+def test_of_files_that_are_too_large_together_the_names_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table_with_files(tmp_path / "data", ".jsonl")
+    monkeypatch.setattr(rows_of_sources, "MAX_FILE_BYTES", len(image_file(ord("b"), (8, 8))))
+    _, _, rejected = imported(path, overrides=read_schema("picture:image,size:integer")[1])
+    assert rejected[0].values == {"picture": ["b.png"], "size": ["x"]}
 
 
 def read(mesh: Mesh, name: str, split: str = "train") -> list[ingest_pb2.Sample]:
