@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,12 @@ from deepseek.cli.dataset_import import counts
 from deepseek.cli.dataset_show import Version
 from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar, writing
 from deepseek.client import connect, names
+
+if TYPE_CHECKING:
+    from deepseek.data.rejected import Rejected
+
+_MAX_SHOWN = 5
+"""Maximum number of rows that a note lists."""
 
 
 def quarantine(
@@ -78,7 +84,7 @@ def repair(
     name = names.version_name(dataset, "datasets", field="dataset")
     wishes = Wishes(fills=read_fills(fill or []), key=key)
     opened = open_source(source)
-    reasons = Counter[str]()
+    reasons, key_taken = Counter[str](), list["Rejected"]()
     with connect() as mesh, progress_bar() as bar:
         old = mesh.datasets.version(name)
         task = bar.add_task("repairing", total=old.num_samples, note="")
@@ -87,6 +93,7 @@ def repair(
             old,
             opened,
             wishes,
+            on_key_taken=key_taken.extend,
             on_quarantine=lambda rejected: reasons.update(one.reason for one in rejected),
             on_sample=lambda number: bar.update(task, completed=number),
             on_change=lambda job: bar.update(task, note=job.message),
@@ -101,12 +108,19 @@ def repair(
                 "num_repaired": num_repaired,
                 "num_quarantined": reasons.total(),
                 "reasons": dict(reasons),
+                "key_taken": [one.to_json() for one in key_taken],
             }
         )
         return
     remaining = f"{reasons.total()} still in quarantine" + (f" ({counts(reasons)})" if reasons else "")
     console.print(f"{names.short_name(new.name)} ({new.name})", highlight=False)
     console.print(f"{new.num_samples} samples, {num_repaired} repaired, {remaining}", highlight=False)
+    if key_taken:
+        shown = ", ".join(f"{_visible(one.place)}: {_visible(one.key)}" for one in key_taken[:_MAX_SHOWN])
+        more = f" and {len(key_taken) - _MAX_SHOWN} more" if len(key_taken) > _MAX_SHOWN else ""
+        problem = f"valid rows left in quarantine because another sample has their key: {len(key_taken)}"
+        note = f"note: {problem} ({shown}{more}); change their keys"
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _visible(text: str) -> str:

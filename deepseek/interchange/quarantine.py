@@ -103,6 +103,7 @@ def repair(
     source: Source,
     wishes: Wishes | None = None,
     *,
+    on_key_taken: Callable[[Sequence[Rejected]], None] = lambda rejected: None,
     on_quarantine: Callable[[Iterator[Rejected]], None] = lambda rejected: None,
     on_sample: Callable[[int], None] | None = None,
     on_change: "Callable[[job_pb2.Job], None] | None" = None,
@@ -116,6 +117,7 @@ def repair(
         version: The version whose quarantine is repaired.
         source: See `Repair`.
         wishes: See `Repair`.
+        on_key_taken: Called with `Repair.key_taken`.
         on_quarantine: Called with the samples that are still invalid, without values.
         on_sample: Called for each sample, with the number of samples sent so far.
         on_change: Called with each update of the commit job.
@@ -137,6 +139,7 @@ def repair(
 
     def settle(rejected: Iterator[Rejected]) -> None:
         repaired.check()
+        on_key_taken(repaired.key_taken)
         on_quarantine(rejected)
 
     return mesh.datasets.upload(
@@ -165,6 +168,8 @@ class Repair(Iterable[Sample | Rejected]):
 
     Attributes:
         num_repaired: Number of repaired samples that the last iteration has yielded.
+        key_taken: Repaired rows that the last iteration has left in quarantine because another sample has their key,
+            without values.
 
     Raises:
         FailedPrecondition: NOTHING_REPAIRED if no row of the source is a valid sample that belongs to the quarantine.
@@ -187,6 +192,7 @@ class Repair(Iterable[Sample | Rejected]):
             for name in filter(None, (one.key, one.place)):
                 self._by_key.setdefault(name, one)
         self.num_repaired = 0
+        self.key_taken: Sequence[Rejected] = ()
         self._problem = "no new row has the key or place of a quarantined sample"
         if next(self._repaired(), None) is None:
             self.check()
@@ -198,16 +204,22 @@ class Repair(Iterable[Sample | Rejected]):
 
     def __iter__(self) -> Iterator[Sample | Rejected]:
         """Yields the samples of the version, the repaired ones, and the samples that are still invalid."""
-        repaired = set[int]()
+        repaired, taken = set[int](), dict[int, Rejected]()
         with KeySet() as keys:
             for sample in self._samples():
                 keys.add(sample.key)
                 yield sample
             for position, sample in self._repaired():
-                if position not in repaired and keys.add(sample.key):
+                if position in repaired:
+                    continue
+                if keys.add(sample.key):
                     repaired.add(position)
+                    taken.pop(position, None)
                     yield sample
-        self.num_repaired = len(repaired)
+                else:
+                    self._problem = f"{sample.place}: another sample has the key {sample.key!r}; change this key"
+                    taken[position] = Rejected(sample.key, sample.place, "DUPLICATE_KEY", self._problem)
+        self.num_repaired, self.key_taken = len(repaired), list(taken.values())
         yield from (one for one in self._rejected(values=True) if one.position not in repaired)
 
     def _repaired(self) -> Iterator[tuple[int, Sample]]:

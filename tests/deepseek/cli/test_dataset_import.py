@@ -73,6 +73,21 @@ def test_bad_samples_are_listed_in_a_file_and_the_others_are_imported(home: Path
     assert json.loads(deepseek(home, "dataset", "uploads", "--json").stdout) == []
 
 
+def test_a_repair_names_the_rows_whose_key_is_taken(home: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "n.csv", tmp_path / "aside"
+    path.write_text("id,n\na,1\na,2\nb,x\n")
+    arguments = ["--key", "id", "--schema", "n:integer"]
+    assert deepseek(home, "dataset", "import", "taken", str(path), *arguments).returncode == 0
+    assert deepseek(home, "dataset", "quarantine", "taken", "--out", str(out)).returncode == 0
+    table = out / "samples.jsonl"
+    table.write_text(table.read_text().replace('"x"', "3"))
+    shown = deepseek(home, "dataset", "repair", "taken:1", str(out)).stdout
+    assert "2 samples, 1 repaired, 1 still in quarantine (DUPLICATE_KEY 1)" in shown
+    assert "because another sample has their key: 1 (samples.jsonl:1: a); change their keys" in shown
+    again = json.loads(deepseek(home, "dataset", "repair", "taken:1", str(out), "--json").stdout)
+    assert [(one["key"], one["place"]) for one in again["key_taken"]] == [("a", "samples.jsonl:1")]
+
+
 def test_the_list_of_bad_samples_stays_until_another_import_ends_well(home: Path, tmp_path: Path) -> None:
     path, mine = tmp_path / "n.csv", tmp_path / "mine.jsonl"
     path.write_text("n,m\n1,2\n3\n")

@@ -16,6 +16,7 @@ import soundfile
 
 from common.errors import FailedPrecondition
 from deepseek.client import Mesh, MeshFile, ServiceAddress, connect
+from deepseek.data.rejected import Rejected
 from deepseek.interchange import source as rows_of_sources
 from deepseek.interchange.importing import Import
 from deepseek.interchange.opening import open_source
@@ -212,6 +213,28 @@ def test_a_quarantine_is_repaired_from_the_folder_to_which_it_was_written(mesh: 
     assert [one.key for one in read(mesh, new.name, "part")] == ["a", "b", "c", "d", "b2"]
     (left,) = mesh.datasets.quarantined(new.name)
     assert (left.key, left.reason, left.values["colour"]) == ("e", "MISSING_FIELD", ["blue"])
+
+
+def test_a_repaired_row_whose_key_is_taken_is_named_and_stays_in_quarantine(mesh: Mesh, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,size\na,1\nb,2\nc,x\nb,4\n,5\n")
+    wishes = Wishes(overrides=read_schema("size:integer")[1], key="id")
+    old = Import(open_source(str(tmp_path / "rows.csv")), wishes).upload(mesh.datasets, "taken")
+    lines = written(mesh, old.name, tmp_path / "out")
+    assert [one["_reason"] for one in lines] == ["WRONG_TYPE", "DUPLICATE_KEY", "BAD_KEY"]
+    table = tmp_path / "out" / TABLE
+    lines[2] |= {"_key": "a", "_unread": None}
+    table.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(FailedPrecondition, match=r"samples\.jsonl:3: another sample has the key 'a'") as caught:
+        repair(mesh, old, open_source(str(tmp_path / "out")))
+    assert caught.value.reason == "NOTHING_REPAIRED"
+    lines[0]["size"] = 3
+    lines[1]["_key"] = "c"  # the repaired line before it has this key
+    table.write_text("\n".join(map(json.dumps, [*lines, {**lines[1], "_key": "a"}, {**lines[2], "_key": "e"}])))
+    taken = list[Rejected]()
+    new = repair(mesh, old, open_source(str(tmp_path / "out")), on_key_taken=taken.extend)
+    assert [one.key for one in read(mesh, new.name)] == ["a", "b", "c", "e"]
+    assert [(one.key, one.place, one.reason) for one in taken] == [("a", "samples.jsonl:4", "DUPLICATE_KEY")]
+    assert [(one.key, one.reason) for one in mesh.datasets.quarantined(new.name)] == [("b", "DUPLICATE_KEY")]
 
 
 def test_a_quarantine_is_repaired_from_the_files_that_were_imported(mesh: Mesh, tmp_path: Path) -> None:
