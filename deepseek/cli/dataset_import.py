@@ -31,6 +31,9 @@ Place = Annotated[
         metavar="SOURCE",
     ),
 ]
+Passage = Annotated[
+    int | None, typer.Option(help="Cut a text file into samples of this many characters, instead of lines.")
+]
 
 
 def import_data(
@@ -45,9 +48,7 @@ def import_data(
     split_column: Annotated[str, typer.Option(help="Column that holds the split.")] = "",
     test_share: Annotated[float, typer.Option(help="Share of samples that becomes the split test, e.g. 0.2.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed for --test-share.")] = 0,
-    passage: Annotated[
-        int, typer.Option(help="Cut a text file into samples of this many characters, instead of lines.", min=0)
-    ] = 0,
+    passage: Passage = None,
     fill: Annotated[list[str] | None, typer.Option(help="Value for missing cells: COLUMN=VALUE; repeatable.")] = None,
     root: Annotated[
         Path | None,

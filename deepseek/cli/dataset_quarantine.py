@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepseek.cli.dataset_import import counts
+from deepseek.cli.dataset_import import Passage, counts
 from deepseek.cli.dataset_show import Version
 from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar, writing
 from deepseek.client import connect, names
@@ -70,6 +70,7 @@ def repair(
     ],
     key: Annotated[str, typer.Option(help="Column that holds a unique key of each sample.")] = "",
     fill: Annotated[list[str] | None, typer.Option(help="Value for missing cells: COLUMN=VALUE; repeatable.")] = None,
+    passage: Passage = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a new version: the samples of the old one, and those of its quarantine that are now valid.
@@ -83,7 +84,7 @@ def repair(
 
     name = names.version_name(dataset, "datasets", field="dataset")
     wishes = Wishes(fills=read_fills(fill or []), key=key)
-    opened = open_source(source)
+    opened = open_source(source, passage=passage)
     reasons, key_taken = Counter[str](), list["Rejected"]()
     with connect() as mesh, progress_bar() as bar:
         old = mesh.datasets.version(name)

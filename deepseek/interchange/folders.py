@@ -6,6 +6,7 @@ folder whose names differ only in the extension are one sample, e.g. an image wi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from common.errors import InvalidArgument
 from deepseek.data.rejected import Rejected
@@ -77,7 +78,7 @@ class FolderSource(Source):
     def _rows_of(
         self, files: Sequence[Blob], rejected: Sequence[Rejected], split: str, label: str
     ) -> Iterator[Row | Rejected]:
-        yield from rejected
+        yield from (replace(one, split=split) for one in rejected)
         for group in _samples(files):
             key = group[0].name
             try:

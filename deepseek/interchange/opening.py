@@ -14,7 +14,7 @@ from deepseek.interchange.schema import fields_from_json
 from deepseek.interchange.several import SeveralSources
 from deepseek.interchange.source import Blob, Declared, Source
 from deepseek.interchange.splits import split_of_name
-from deepseek.interchange.tables import CsvSource, JsonlSource, TextSource
+from deepseek.interchange.tables import MAX_PASSAGE, CsvSource, JsonlSource, TextSource
 from deepseek.interchange.tree import LocalTree, Tree
 
 DESCRIPTION = "dataset.json"
@@ -47,21 +47,25 @@ class Access:
     secret_key_file: Path | None = None
 
 
-def open_source(place: str, access: Access | None = None, *, passage: int = 0) -> Source:
+def open_source(place: str, access: Access | None = None, *, passage: int | None = None) -> Source:
     """Opens a source.
 
     Args:
         place: Path of a file or folder, or an S3 prefix, `s3+https://host/bucket/prefix`.
         access: How the files are reached.
-        passage: Number of characters per sample of a text file; 0 for one sample per line.
+        passage: Number of characters per sample of a text file, 1 to MAX_PASSAGE; None for one sample per line.
 
     Raises:
-        InvalidArgument: BAD_SOURCE; BAD_VALUE if `passage` is set and the source is not a text file.
+        InvalidArgument: BAD_SOURCE; BAD_VALUE if `passage` is out of range, or is set and the source is not a text
+            file.
         FailedPrecondition: PACKAGE_MISSING, or STORE_KEYS_MISSING for an S3 prefix without keys.
     """
     access = access or Access()
     path = Path(place)
-    if passage and (not path.is_file() or path.suffix != ".txt"):
+    if passage is not None and not 1 <= passage <= MAX_PASSAGE:
+        message = f"a passage of {passage} characters is not possible; use 1 to {MAX_PASSAGE}"
+        raise InvalidArgument("BAD_VALUE", message, field="passage")
+    if passage is not None and (not path.is_file() or path.suffix != ".txt"):
         message = f"only a text file (.txt) can be cut into passages, but the source is {place}"
         raise InvalidArgument("BAD_VALUE", message, field="passage")
     if place.startswith(("s3+http://", "s3+https://")):

@@ -54,10 +54,11 @@ class ParquetSource(Source):
                         number += 1
                         place = f"{self._path}:{number}"
                         if isinstance(row, UnicodeDecodeError):
-                            yield Rejected(place, place, "BAD_TEXT", f"{place} is not valid UTF-8: {row}")
+                            message = f"{place} is not valid UTF-8: {row}"
+                            yield Rejected(place, place, "BAD_TEXT", message, split=self._split)
                         elif isinstance(row, Exception):
                             message = f"{place} holds a value that cannot be read: {str(row)[:200]}"
-                            yield Rejected(place, place, "BAD_VALUE", message)
+                            yield Rejected(place, place, "BAD_VALUE", message, split=self._split)
                         else:
                             values = {name: _value(value, f"{place} {name}") for name, value in row.items()}
                             yield row_of(place, self._split, values)

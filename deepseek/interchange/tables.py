@@ -24,6 +24,9 @@ from deepseek.interchange.tree import Tree
 MAX_ROW_BYTES = 16 << 20
 """Maximum size of one row of a table."""
 
+MAX_PASSAGE = MAX_ROW_BYTES // 4
+"""Maximum number of characters of a passage. A character of UTF-8 has at most 4 bytes."""
+
 KEY_COLUMN, SPLIT_COLUMN = "_key", "_split"
 """Columns in which an export writes the key and the split of a sample."""
 
@@ -144,10 +147,10 @@ class TextSource(_LineSource):
         tree: Tree that contains the file.
         path: Path of the file in the tree.
         split: Split of the samples; empty if the file states none.
-        passage: Number of characters per passage, line ends included; 0 for one sample per line.
+        passage: Number of characters per passage, line ends included; None for one sample per line.
     """
 
-    def __init__(self, tree: Tree, path: str, *, split: str = "", passage: int = 0) -> None:
+    def __init__(self, tree: Tree, path: str, *, split: str = "", passage: int | None = None) -> None:
         super().__init__(tree, path, split=split)
         self._passage = passage
 
@@ -155,8 +158,8 @@ class TextSource(_LineSource):
         return Declared({"text": Hint("text")})
 
     def _parsed(self, file: BinaryIO) -> Iterator[Row | Rejected]:
-        if self._passage:
-            yield from self._passages(file)
+        if self._passage is not None:
+            yield from self._passages(file, self._passage)
             return
         for number, line in enumerate(_lines(file), 1):
             text = line.rstrip("\r\n")
@@ -169,15 +172,16 @@ class TextSource(_LineSource):
             else:
                 yield Row(place := f"{self._path}:{number}", place, self._split, {"text": text})
 
-    def _passages(self, file: BinaryIO) -> Iterator[Row | Rejected]:
+    def _passages(self, file: BinaryIO, length: int) -> Iterator[Row | Rejected]:
         opened = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape")
         try:
             number = 0
-            while text := opened.read(self._passage):
+            while text := opened.read(length):
                 number += 1
                 place = f"{self._path}#{number}"
                 if not is_unicode(text):
-                    yield Rejected(place, place, "BAD_TEXT", f"{place} is not valid UTF-8; save the file as UTF-8")
+                    message, values = f"{place} is not valid UTF-8; save the file as UTF-8", {"text": kept(text)}
+                    yield Rejected(place, place, "BAD_TEXT", message, split=self._split, values=values)
                 elif text.strip():
                     yield Row(place, place, self._split, {"text": text})
         finally:

@@ -73,7 +73,7 @@ class WebDatasetSource(Source):
     def _link(self, name: str) -> Rejected:
         place = f"{self._path}/{name}"
         message = f"{place} is a link; write the archive again without links, e.g. with tar --hard-dereference"
-        return Rejected(name, place, "BAD_FILE_NAME", message)
+        return Rejected(name, place, "BAD_FILE_NAME", message, split=self._split)
 
 
 def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[str, Blob]]]]:

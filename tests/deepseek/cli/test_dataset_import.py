@@ -88,6 +88,20 @@ def test_a_repair_names_the_rows_whose_key_is_taken(home: Path, tmp_path: Path) 
     assert [(one["key"], one["place"]) for one in again["key_taken"]] == [("a", "samples.jsonl:1")]
 
 
+def test_passages_are_repaired_from_the_text_that_was_imported(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_bytes(b"0123456789" * 4 + b"012\xff456789")
+    arguments = ["--passage", "10"]
+    assert deepseek(home, "dataset", "import", "novel", str(path), *arguments, "--schema", "text:text").returncode == 0
+    path.write_bytes(b"0123456789" * 5)
+    refused = deepseek(home, "dataset", "repair", "novel", str(path))
+    assert_refused(refused, "FAILED_PRECONDITION: NOTHING_REPAIRED", "source")
+    repaired = deepseek(home, "dataset", "repair", "novel", str(path), *arguments)
+    assert "5 samples, 1 repaired, 0 still in quarantine" in repaired.stdout, repaired.stderr
+    read = deepseek(home, "dataset", "read", "novel", "--split", "test").stdout
+    assert read.count("0123456789") == 5
+
+
 def test_the_list_of_bad_samples_stays_until_another_import_ends_well(home: Path, tmp_path: Path) -> None:
     path, mine = tmp_path / "n.csv", tmp_path / "mine.jsonl"
     path.write_text("n,m\n1,2\n3\n")
@@ -132,6 +146,7 @@ def test_a_table_is_imported_with_a_target_and_a_random_split(home: Path, tmp_pa
         (("x", "/none"), "INVALID_ARGUMENT: BAD_SOURCE", "source"),
         (("x", ".", "--schema", "a=b"), "INVALID_ARGUMENT: BAD_SCHEMA", "schema"),
         (("x", ".", "--fill", "a"), "INVALID_ARGUMENT: BAD_VALUE", "fill"),
+        (("x", ".", "--passage", "-1"), "INVALID_ARGUMENT: BAD_VALUE", "passage"),
         (("x", ".", "--test-share", "2"), "INVALID_ARGUMENT: BAD_VALUE", "test_share"),
         (("x", "s3+https://host"), "INVALID_ARGUMENT: BAD_SOURCE", "source"),
     ],

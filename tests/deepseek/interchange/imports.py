@@ -12,11 +12,16 @@ from deepseek.interchange.splits import Splitter
 
 
 def imported(
-    place: Path, access: Access | None = None, splitter: Splitter | None = None, **wishes: object
+    place: Path,
+    access: Access | None = None,
+    splitter: Splitter | None = None,
+    *,
+    passage: int | None = None,
+    **wishes: object,
 ) -> tuple[Import, Sequence[Sample], Sequence[Rejected]]:
     rejected: list[Rejected] = []
     found = Import(
-        open_source(str(place), access),
+        open_source(str(place), access, passage=passage),
         Wishes(**wishes),  # type: ignore[arg-type]
         splitter,
         on_rejected=lambda _, one: rejected.append(one),

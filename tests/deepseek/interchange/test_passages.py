@@ -7,6 +7,8 @@ import pytest
 from common.errors import InvalidArgument
 from deepseek.data.rejected import Rejected
 from deepseek.interchange.opening import open_source
+from deepseek.interchange.tables import MAX_PASSAGE
+from tests.deepseek.interchange.imports import imported
 
 
 def test_passages_hold_the_whole_text_with_its_line_ends(tmp_path: Path) -> None:
@@ -24,6 +26,24 @@ def test_a_passage_that_is_not_text_is_kept_aside(tmp_path: Path) -> None:
     assert texts == ["good ", ", goo", "d"]
     assert isinstance(broken, Rejected)
     assert (broken.reason, broken.key) == ("BAD_TEXT", "novel.txt#2")
+    assert broken.values == {"text": [b"\xff bad"]}
+
+
+def test_a_rejected_passage_keeps_the_split_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_bytes(b"good \xff bad, good")
+    found, samples, (rejected,) = imported(tmp_path / "test.txt", passage=5)
+    assert {one.split for one in samples} == {rejected.split} == {"test"}
+    assert found.report.rejected == {"BAD_TEXT": 1}
+
+
+@pytest.mark.parametrize("passage", [0, -5, MAX_PASSAGE + 1])
+def test_a_passage_has_at_least_one_character_and_fits_into_a_sample(tmp_path: Path, passage: int) -> None:
+    (tmp_path / "novel.txt").write_text("long")
+    with pytest.raises(InvalidArgument, match=f"use 1 to {MAX_PASSAGE}") as caught:
+        open_source(str(tmp_path / "novel.txt"), passage=passage)
+    assert (caught.value.reason, caught.value.field) == ("BAD_VALUE", "passage")
+    (row,) = open_source(str(tmp_path / "novel.txt"), passage=MAX_PASSAGE).rows()
+    assert not isinstance(row, Rejected)
 
 
 def test_only_a_text_file_has_passages(tmp_path: Path) -> None:
