@@ -42,3 +42,17 @@ class Registry(Protocol):
         Raises:
             MeshError: An error documented for GetDatasetVersion, such as NotFound.
         """
+
+    def check_source(self, tenant: str, name: str, *, field: str) -> None:
+        """Checks the name of a source. A source in the registry must be a version that exists, named by its number.
+
+        Args:
+            tenant: Tenant that owns the source.
+            name: Name of the source.
+            field: Field of our request that contains the name, for the error.
+
+        Raises:
+            InvalidArgument: BAD_NAME.
+            NotFound: The registry has no such version.
+            Unavailable, DeadlineExceeded: The registry did not respond.
+        """

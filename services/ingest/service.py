@@ -31,7 +31,7 @@ def build(process: ServiceProcess[IngestSettings]) -> GrpcService:
     limits = Limits(settings.max_upload_bytes, settings.max_open_bytes, settings.max_message_bytes)
     checks = Checks()
     process.on_start(lambda: None, stop=checks.close)
-    uploads = Uploads(database, store, jobs, runner.wake, limits, checks)
+    uploads = Uploads(database, store, jobs, registry, runner.wake, checks, limits)
     expiry = Expiry(uploads, process.telemetry.audit, settings.upload_expiry_days * 24 * 3600)
     process.on_start(expiry.start, stop=expiry.stop)
     reader = Reader(store, registry, max_message_bytes=settings.max_message_bytes)

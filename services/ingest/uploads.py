@@ -20,9 +20,11 @@ from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from common.jobs import Job, JobState, JobStore
 from common.jobs.job import JobRow
 from common.names import new_id, parse
+from common.sources import check_sources
 from deepseek.data.manifest import Field, check_schema
 from services.ingest import commit_job
 from services.ingest.checks import Checks
+from services.ingest.ports import Registry
 from services.ingest.stored import discard_samples
 from services.ingest.tables import UploadRow, schema_text
 from services.ingest.writer import Limits, Writer
@@ -71,9 +73,10 @@ class Uploads:
         database: Database of ingest.
         store: Store of the shards.
         jobs: Job store of ingest.
+        registry: Registry, which knows whether the sources of an upload exist.
         wake: Function to call after a job has been submitted.
+        checks: Checks of samples, which all uploads share.
         limits: Maximum sizes.
-        checks: Checks of samples, which all uploads share; None means new ones.
     """
 
     def __init__(
@@ -81,12 +84,14 @@ class Uploads:
         database: Database,
         store: ArtifactStore,
         jobs: JobStore,
+        registry: Registry,
         wake: Callable[[], None],
+        checks: Checks,
         limits: Limits = Limits(),  # noqa: B008  it is frozen
-        checks: Checks | None = None,
     ) -> None:
         self._limits = limits
-        self._checks = checks or Checks()
+        self._registry = registry
+        self._checks = checks
         self._database = database
         self._store = store
         self._jobs = jobs
@@ -113,11 +118,16 @@ class Uploads:
             sources: Names of the resources that the version is made from.
 
         Raises:
-            InvalidArgument: BAD_NAME, BAD_SCHEMA.
+            InvalidArgument: BAD_NAME, BAD_SCHEMA, TOO_LARGE.
+            NotFound: A source in the registry does not exist.
             AlreadyExists: REQUEST_ID_REUSED.
+            Unavailable, DeadlineExceeded: There are sources, and the registry does not respond.
         """
         parse(dataset, "datasets/{}", field="dataset")
         check_schema(fields)
+        check_sources(sources)
+        for index, source in enumerate(sources):
+            self._registry.check_source(tenant, source, field=f"sources[{index}]")
 
         def effect() -> str:
             upload_id, now = new_id(), now_us()

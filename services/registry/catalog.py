@@ -18,6 +18,7 @@ from common import names
 from common.artifacts import Artifact
 from common.database import Database, PageRequest, Repeatable, fetch_page, now_us, once
 from common.errors import AlreadyExists, InvalidArgument
+from common.sources import check_sources
 from services.registry import lineage
 from services.registry.resolve import find_series, find_version
 from services.registry.resources import (
@@ -36,8 +37,6 @@ from services.registry.tables import MetricRow, SeriesRow, VersionRow
 MAX_DESCRIPTION_BYTES = 16 << 10
 MAX_METRICS = 128
 MAX_METRIC_NAME_BYTES = 128
-MAX_SOURCES = 128
-MAX_SOURCE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,7 @@ class NewVersion:
             InvalidArgument: BAD_VALUE or TOO_LARGE.
         """
         _check_length(self.metrics, MAX_METRICS, field="metrics")
-        _check_length(self.sources, MAX_SOURCES, field="sources")
-        for index, source in enumerate(self.sources):
-            _check_text(source, MAX_SOURCE_BYTES, field=f"sources[{index}]")
+        check_sources(self.sources)
         if self.num_samples is not None and self.num_samples < 1:
             message = f"num_samples is {self.num_samples}; it must be at least 1"
             raise InvalidArgument("BAD_VALUE", message, field="num_samples")

@@ -6,7 +6,6 @@ deleted source is accepted: a run may end, and its model be registered, after th
 belong to other services, such as `runs/<id>`, are not checked for existence.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from common.database import Database
 from common.errors import InvalidArgument, NotFound, ResourceExhausted
+from common.sources import check_resource
 from services.registry.resolve import check_created, find_version
 from services.registry.resources import (
     Kind,
@@ -28,8 +28,6 @@ DEFAULT_DEPTH = 10
 MAX_DEPTH = 100
 MAX_EDGES = 10_000
 
-_SEGMENT = r"[a-z0-9][a-z0-9._-]{0,62}"
-_RESOURCE = re.compile(rf"{_SEGMENT}/{_SEGMENT}(/{_SEGMENT}/{_SEGMENT})*")
 _NAMES_PER_QUERY = 500
 
 
@@ -83,7 +81,7 @@ class Lineage:
 
     def _start(self, session: Session, tenant: str, name: str) -> str:
         if not _in_registry(name):
-            _check_resource(name, field="name")
+            check_resource(name, field="name")
             return name
         reference = parse_version_reference(name, Kind.of(name, field="name"), field="name")
         row = find_version(session, tenant, reference, field="name")
@@ -134,7 +132,7 @@ def record(session: Session, tenant: str, target: str, sources: Sequence[str]) -
             kind, series_id, number = parse_version(source, field=field)
             check_created(session, tenant, kind, series_id, number, field=field)
         else:
-            _check_resource(source, field=field)
+            check_resource(source, field=field)
     session.add_all(
         LineageRow(tenant=tenant, target=target, source=source, position=position)
         for position, source in enumerate(dict.fromkeys(sources))
@@ -173,13 +171,6 @@ def _in_order(edges: Sequence[Edge]) -> list[Edge]:
 
 def _in_registry(name: str) -> bool:
     return any(name.startswith(f"{kind.value}/") for kind in Kind)
-
-
-def _check_resource(name: str, *, field: str) -> None:
-    if not _RESOURCE.fullmatch(name):
-        raise InvalidArgument(
-            "BAD_NAME", f"{name!r} is not a resource name; resource names look like 'runs/<id>'", field=field
-        )
 
 
 def _batches(names: Sequence[str]) -> list[Sequence[str]]:

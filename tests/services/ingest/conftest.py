@@ -9,14 +9,12 @@ import pytest
 import services.ingest
 from common.artifacts import open_store
 from common.database import Database
-from common.jobs import JobStore
 from common.names import new_id
-from services.ingest.uploads import Uploads
 from tests.harness import servers
 from tests.harness.mesh import MeshProcesses
 from tests.harness.subprocesses import ServiceSubprocess
 from tests.services.ingest.client import IngestClient
-from tests.services.ingest.state import State
+from tests.services.ingest.state import State, open_uploads
 
 
 class IngestMesh(MeshProcesses):
@@ -85,5 +83,5 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
         database = Database(request.getfixturevalue("postgresql_url"), schema=f"ingest_{new_id()}")
     database.migrate(Path(services.ingest.__file__).parent / "migrations")
     store = open_store(f"file://{tmp_path}/store")
-    yield State(database, store, Uploads(database, store, JobStore(database), lambda: None))
+    yield State(database, store, open_uploads(database, store))
     database.close()

@@ -6,18 +6,35 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from common.artifacts import ArtifactStore
+from common.channel import open_channel
 from common.database import Database, Repeatable
+from common.jobs import JobStore
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
+from services.ingest.checks import Checks
+from services.ingest.clients.registry import RegistryClient
 from services.ingest.samples import ReceivedSample, num_bytes
 from services.ingest.stored import staged_samples
 from services.ingest.tables import ChunkRow, ShardRow, UploadRow
 from services.ingest.uploads import Uploads
+from services.ingest.writer import Limits
 
 TENANT = "default"
 NUMBERS = (Field("number", "integer"),)
 NUMBER_BYTES = num_bytes(Sample("k0", "train", {"number": 0}))
 BLOBS = (Field("data", "bytes"),)
+
+
+def open_uploads(
+    database: Database,
+    store: ArtifactStore,
+    *,
+    jobs: JobStore | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+) -> Uploads:
+    """Uploads whose registry does not respond."""
+    registry = RegistryClient(open_channel("127.0.0.1:1"))
+    return Uploads(database, store, jobs or JobStore(database), registry, lambda: None, Checks(), limits)
 
 
 @dataclass(frozen=True)

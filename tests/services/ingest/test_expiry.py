@@ -10,7 +10,6 @@ import pytest
 import services.ingest
 from common.artifacts import open_store
 from common.database import Database, PageRequest, Repeatable
-from common.jobs import JobStore
 from common.telemetry.anchors import DatabaseAnchor
 from common.telemetry.audit import AuditLog
 from common.telemetry.audit_verify import verify
@@ -18,6 +17,7 @@ from deepseek.data.manifest import Field
 from services.ingest.expiry import Expiry
 from services.ingest.uploads import Uploads, UploadState
 from tests.harness.processes import wait_until
+from tests.services.ingest.state import open_uploads
 
 FIELDS = (Field("number", "integer"),)
 
@@ -42,7 +42,7 @@ def audit(database: Database, log: Path) -> Iterator[AuditLog]:
 
 @pytest.fixture
 def uploads(database: Database, tmp_path: Path) -> Uploads:
-    return Uploads(database, open_store(f"file://{tmp_path}/store"), JobStore(database), lambda: None)
+    return open_uploads(database, open_store(f"file://{tmp_path}/store"))
 
 
 def create(uploads: Uploads, tenant: str) -> str:

@@ -244,3 +244,36 @@ def test_the_service_drops_an_upload_that_its_client_has_left_behind(own_mesh: I
     finally:
         other.close()
     assert f"deleted {upload}" in other.log
+
+
+def test_sources_must_exist_before_an_upload_is_created(client: IngestClient) -> None:
+    upload = client.create("sources")
+    client.send(upload, [picture(0)])
+    version = client.commit(upload).name
+    open_uploads = list(client.ingest.ListUploads(ingest_pb2.ListUploadsRequest()).uploads)
+
+    def create(*sources: str) -> str:
+        request = ingest_pb2.CreateUploadRequest(dataset="datasets/made", schema=SCHEMA, sources=sources)
+        return str(client.ingest.CreateUpload(request).upload.name)
+
+    for source, reason in (
+        ("nonsense", "BAD_NAME"),
+        ("runs/", "BAD_NAME"),
+        ("datasets/sources", "BAD_NAME"),
+        ("datasets/sources/versions/01", "BAD_NAME"),
+        ("datasets/sources/versions/latest", "BAD_NAME"),
+        ("datasets/none/versions/1", "DATASET_NOT_FOUND"),
+        ("datasets/sources/versions/2", "DATASET_VERSION_NOT_FOUND"),
+        ("models/none/versions/1", "MODEL_NOT_FOUND"),
+        ("runs/" + "r" * 252, "TOO_LARGE"),
+    ):
+        with pytest.raises((InvalidArgument, NotFound)) as caught:
+            create(version, source)
+        assert (caught.value.reason, caught.value.field) == (reason, "sources[1]")
+    with pytest.raises(InvalidArgument, match="at most 128") as caught:
+        create(*[version] * 129)
+    assert caught.value.field == "sources"
+    assert list(client.ingest.ListUploads(ingest_pb2.ListUploadsRequest()).uploads) == open_uploads
+    made = create(version, "runs/r")
+    client.send(made, [picture(1)])
+    assert list(client.commit(made).sources) == [version, "runs/r"]

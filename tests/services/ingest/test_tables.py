@@ -10,10 +10,9 @@ from sqlalchemy import text
 import services.ingest
 from common.artifacts import open_store
 from common.database import Base, Database, now_us
-from common.jobs import JobStore
 from services.ingest import tables
 from services.ingest.samples import ReceivedSample
-from services.ingest.uploads import Uploads
+from tests.services.ingest.state import open_uploads
 
 MIGRATIONS = Path(services.ingest.__file__).parent / "migrations"
 OURS = {
@@ -55,7 +54,7 @@ def test_an_upload_from_before_uploads_expired_is_kept_and_can_be_gone_on_with(t
 
     before = now_us()
     database.migrate(MIGRATIONS)
-    uploads = Uploads(database, open_store(f"file://{tmp_path}/store"), JobStore(database), lambda: None)
+    uploads = open_uploads(database, open_store(f"file://{tmp_path}/store"))
     assert uploads.expire(60 * 1_000_000) == []
     upload = uploads.get("default", "uploads/u")
     assert (upload.create_us, upload.num_samples) == (1, 0)

@@ -15,6 +15,7 @@ from deepseek.data.manifest import Field
 from services.ingest.samples import ReceivedSample
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow, UploadRow
 from services.ingest.uploads import Uploads, UploadState
+from tests.services.ingest.state import open_uploads
 
 TENANT = "default"
 FIELDS = (Field("answer", "label", True, ("ja", "nein", "über")), Field("number", "integer"))
@@ -35,7 +36,7 @@ def jobs(database: Database) -> JobStore:
 
 @pytest.fixture
 def uploads(database: Database, jobs: JobStore, tmp_path: Path) -> Uploads:
-    return Uploads(database, open_store(f"file://{tmp_path}/store"), jobs, lambda: None)
+    return open_uploads(database, open_store(f"file://{tmp_path}/store"), jobs=jobs)
 
 
 def create(uploads: Uploads, *, request_id: str = "", body: bytes = b"") -> str:
@@ -253,7 +254,7 @@ def test_what_cannot_be_recorded_is_not_dropped(uploads: Uploads, database: Data
 
 def test_a_tenant_commits_no_more_uploads_at_once_than_it_may(database: Database, tmp_path: Path) -> None:
     jobs = JobStore(database, max_per_tenant=1)
-    uploads = Uploads(database, open_store(f"file://{tmp_path}/store"), jobs, lambda: None)
+    uploads = open_uploads(database, open_store(f"file://{tmp_path}/store"), jobs=jobs)
     first, second = create(uploads), create(uploads)
     for name in (first, second):
         add_one(uploads, name)

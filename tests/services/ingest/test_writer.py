@@ -17,13 +17,11 @@ from common.errors import (
     InvalidArgument,
     ResourceExhausted,
 )
-from common.jobs import JobStore
 from deepseek.data.shards import read_shard
 from services.ingest.samples import SHARD_BYTES, SHARD_SAMPLES, ReceivedSample
 from services.ingest.tables import ChunkRow, KeyRow, ShardRow
-from services.ingest.uploads import Uploads
 from services.ingest.writer import MAX_SPLITS, Limits
-from tests.services.ingest.state import BLOBS, NUMBER_BYTES, NUMBERS, TENANT, State
+from tests.services.ingest.state import BLOBS, NUMBER_BYTES, NUMBERS, TENANT, State, open_uploads
 
 
 def numbers(count: int, *, splits: Sequence[str] = ("train",), seed: int = 0) -> list[ReceivedSample]:
@@ -57,8 +55,7 @@ def test_full_shards_go_to_the_store_in_the_order_sent(state: State) -> None:
 
 
 def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: State) -> None:
-    jobs = JobStore(state.database)
-    bound = Uploads(state.database, state.store, jobs, lambda: None, Limits(upload_bytes=30 * NUMBER_BYTES))
+    bound = open_uploads(state.database, state.store, limits=Limits(upload_bytes=30 * NUMBER_BYTES))
     bounded, name, samples = replace(state, uploads=bound), state.create(), numbers(100)
     for offset in (0, 30):
         with pytest.raises(ResourceExhausted) as caught:
@@ -70,8 +67,7 @@ def test_an_upload_holds_no_more_than_it_may_in_however_many_streams(state: Stat
 
 
 def test_the_open_uploads_of_a_tenant_hold_no_more_than_they_may_together(state: State) -> None:
-    jobs = JobStore(state.database)
-    bound = Uploads(state.database, state.store, jobs, lambda: None, Limits(open_bytes=30 * NUMBER_BYTES))
+    bound = open_uploads(state.database, state.store, limits=Limits(open_bytes=30 * NUMBER_BYTES))
     bounded, (first, second) = replace(state, uploads=bound), (state.create(), state.create())
     bounded.write(first, numbers(20))
     with pytest.raises(ResourceExhausted) as caught:
