@@ -14,7 +14,7 @@ from deepseek.interchange.columns import MISSING, integer, label_text, number
 from deepseek.interchange.inference import Plan
 from deepseek.interchange.joined import decoded
 from deepseek.interchange.kinds import check_extension
-from deepseek.interchange.schema import Wishes
+from deepseek.interchange.schema import SKIP, Wishes
 from deepseek.interchange.source import MAX_FILE_BYTES, Blob, Row, Source
 from deepseek.interchange.splits import Splitter
 
@@ -49,6 +49,7 @@ class Converter:
     def __init__(self, source: Source, plan: Plan, wishes: Wishes, splitter: Splitter) -> None:
         self._source, self._plan, self._splitter = source, plan, splitter
         self._key = wishes.key
+        self._skipped = {plan.names.find(name) for name, one in wishes.overrides.items() if one.type == SKIP}
         self._fills = {plan.names.find(name): value for name, value in wishes.fills.items()}
         self.missing: Counter[str] = Counter()
 
@@ -76,12 +77,15 @@ class Converter:
         return "" if stated is None else label_text(stated)
 
     def rejected(self, row: Row, error: InvalidArgument) -> Rejected:
-        """Returns the rejection of a row, with its files, also those that it names, and the values of its fields."""
+        """Returns the rejection of a row, with the values of its fields, the files that these name, and other files.
+
+        Columns that the user has left out are left out here, too.
+        """
         fields = {one.name: one for one in self._plan.fields}
         values = {
             name: self._with_files(value, fields[name]) if name in fields else value
             for name, value in ((self._plan.names.of(column), value) for column, value in row.values.items())
-            if name in fields or isinstance(value, Blob)
+            if name in fields or (isinstance(value, Blob) and name not in self._skipped)
         }
         split = "" if error.reason == "BAD_SPLIT" else self._split(row)
         return replace(row, key=self.key(row), split=split, values=values).rejected(error)

@@ -8,7 +8,7 @@ from common.errors import InvalidArgument
 from deepseek.data.rejected import Rejected
 from deepseek.interchange.importing import Import
 from deepseek.interchange.opening import open_source
-from deepseek.interchange.schema import Wishes
+from deepseek.interchange.schema import Wishes, read_schema
 from deepseek.interchange.source import Blob, Row, Source
 from deepseek.interchange.splits import Splitter
 from tests.deepseek.interchange.imports import imported
@@ -51,6 +51,15 @@ def test_a_blob_can_be_read_until_the_next_row(place: Path) -> None:
         blob = image if isinstance(image, Blob) else source.file(image)
         assert blob.read() == blob.read()
         assert len(blob.read()) == blob.size_bytes
+
+
+def test_a_column_that_is_left_out_is_in_neither_samples_nor_rejections(place: Path) -> None:
+    found = Import(open_source(str(place)), Wishes(overrides=read_schema("image:skip")[1]), splitter(place))
+    assert {one.name for one in found.fields} == {"text", "label"}
+    assert all(set(one.values) == {"text", "label"} for one in found)
+    broken = Wishes(overrides=read_schema("image:skip,text:integer")[1])
+    rejected = list(Import(open_source(str(place)), broken, splitter(place)).rows(decodes=False))
+    assert [(type(one), sorted(one.values)) for one in rejected] == [(Rejected, ["label", "text"])] * len(PICTURES)
 
 
 def test_every_format_gives_the_same_samples(place: Path) -> None:
