@@ -288,8 +288,7 @@ class Writer:
                     )
             accepted = [sample for sample in samples if _is_accepted(sample)]
             if accepted:
-                # Uses the connection, because the session would first create an object for each row.
-                session.connection().execute(insert(KeyRow), [{**owner, "key": sample.key} for sample in accepted])
+                session.execute(insert(KeyRow), [{**owner, "key": sample.key} for sample in accepted])
             upload.num_samples += len(accepted)
             upload.num_quarantined += len(samples) - len(accepted)
             upload.update_us = now_us()
