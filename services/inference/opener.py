@@ -94,8 +94,7 @@ class VersionOpener:
             self._cache.release(tenant, row.file_sha256)
             raise
         served = ServedFile(row.file_name, row.variant, row.file_sha256, mode, row.reason)
-        labels = json.loads(row.labels) if row.labels else {}
-        return LoadedModel(row.model_id, row.number, row.manifest_sha256, served, engine, labels)
+        return LoadedModel(row.model_id, row.number, row.manifest_sha256, served, engine, json.loads(row.labels))
 
     def _manifest(self, tenant: str, sha256: str) -> ModelManifest:
         data = self._store.read(tenant, sha256)

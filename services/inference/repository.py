@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -164,10 +164,10 @@ class Repository:
             self._loading[key] = published.number
             try:
                 model = self._opener.open(tenant, model_id, published.number, published.manifest_sha256)
-                # The version may have been deleted before the index listed it.
-                self._record(
-                    tenant, model, lambda: self._registry.find_model_version(tenant, model_id, str(model.number))
-                )
+                with self._released_on_error(tenant, model):
+                    # The version may have been deleted before the index listed it.
+                    self._registry.find_model_version(tenant, model_id, str(model.number))
+                    self._record(tenant, model)
                 self._loaded[key] = model
             finally:
                 del self._loading[key]
@@ -269,8 +269,17 @@ class Repository:
         how = "" if model.file.mode == "fast" else f", {model.file.mode}"
         return f"{model.file.variant}{how} on {self._host.instruction_set}: {model.file.reason}"
 
-    def _record(self, tenant: str, model: LoadedModel, check: Callable[[], object] = lambda: None) -> None:
-        """Records which file of a version was chosen. If `check` or the database fails, the file is released."""
+    @contextmanager
+    def _released_on_error(self, tenant: str, model: LoadedModel) -> Iterator[None]:
+        """Releases the file of a model if the block fails."""
+        try:
+            yield
+        except MeshError:
+            self._cache.release(tenant, model.file.sha256)
+            raise
+
+    def _record(self, tenant: str, model: LoadedModel) -> None:
+        """Records which file of a version was chosen."""
         row = LoadedModelRow(
             tenant=tenant,
             model_id=model.model_id,
@@ -285,13 +294,8 @@ class Repository:
             host=str(self._host),
             labels=json.dumps(model.labels, ensure_ascii=False),
         )
-        try:
-            check()
-            with self._database.transaction() as session:
-                session.merge(row)
-        except MeshError:
-            self._cache.release(tenant, model.file.sha256)
-            raise
+        with self._database.transaction() as session:
+            session.merge(row)
 
     def _begin_to_restore(self, rows: Iterable[LoadedModelRow]) -> None:
         self._waiting |= {(row.tenant, row.model_id): (row.number, "restoring is in progress") for row in rows}
@@ -324,11 +328,12 @@ class Repository:
         try:
             with self._database.snapshot() as session:
                 row = session.get_one(LoadedModelRow, key)
-            if row.host == str(self._host):
+            if row.host == str(self._host) and row.labels:
                 model = self._opener.reopen(tenant, row)
             else:
                 model = self._opener.open(tenant, model_id, row.number, row.manifest_sha256)
-                self._record(tenant, model)
+                with self._released_on_error(tenant, model):
+                    self._record(tenant, model)
             self._loaded[key] = model
         except MeshError as error:
             _logger.warning("cannot restore %s: %s", model_id, error)

@@ -4,7 +4,7 @@ A restart needs nothing else: the table includes digests, so the registry is not
 cache, the store is not read. The columns from `file_name` to `reason` record the chosen file, its mode of computation,
 and why it was chosen. `host` records the kind of host that the choice was made for; on a host of another kind, the
 choice is made again. `labels` holds the labels of the outputs as a JSON object. In rows written before these columns
-existed, the columns are empty.
+existed, the columns are empty, and the choice is made again as well.
 """
 
 from sqlalchemy import text

@@ -1,6 +1,9 @@
 """The extensions of the protocol: model configurations, statistics, and labels in the metadata."""
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from onnx import TensorProto
@@ -106,3 +109,16 @@ def test_labels_survive_a_restart_without_the_store(opened: Opened, publisher: P
         repository.load(TENANT, "q")
     with opened(registry="127.0.0.1:1") as repository:
         assert list(repository.get(TENANT, "q").labels["y"])[:2] == ["red", "gr\u00fcn"]
+
+
+def test_a_restart_adds_the_labels_that_earlier_releases_did_not_record(
+    opened: Opened, publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.publish_files("q", labelled_manifest(), {"model.onnx": scale_model(2.0)})
+    with opened() as repository:
+        repository.load(TENANT, "q")
+    with closing(sqlite3.connect(tmp_path / "inference.db")) as database, database:
+        database.execute("UPDATE loaded_models SET labels = ''")
+    for _ in range(2):  # the second time from the record
+        with opened(registry="127.0.0.1:1") as repository:
+            assert list(repository.get(TENANT, "q").labels["y"])[:2] == ["red", "gr\u00fcn"]
