@@ -154,7 +154,13 @@ def _check_labels(labels: Sequence[str]) -> None:
     if (size := sum(len(label.encode()) for label in labels)) > MAX_LABEL_BYTES:
         message = f"the labels have {size} bytes together; at most {MAX_LABEL_BYTES} are accepted"
         raise InvalidArgument("TOO_LARGE", message, field="labels")
-    if "" in labels or len(set(labels)) != len(labels):
-        raise InvalidArgument("BAD_VALUE", "a label is empty or occurs twice; each must be unique", field="labels")
+    seen: dict[str, int] = {}
+    for i, label in enumerate(labels):
+        if not label or label in seen:
+            problem = f"({label[:80]!r}) is the same as label {seen[label] + 1}" if label else "is empty"
+            message = f"label {i + 1} of {len(labels)} {problem}; labels must be unique and not empty"
+            raise InvalidArgument("BAD_VALUE", message, field=f"labels[{i}]")
+        seen[label] = i
     if len(labels) == 1:
-        raise InvalidArgument("BAD_VALUE", "there is only one label; a classifier has at least two", field="labels")
+        message = f"there is only one label, {labels[0][:80]!r}; a classifier has at least two"
+        raise InvalidArgument("BAD_VALUE", message, field="labels")

@@ -190,7 +190,8 @@ def test_the_server_does_not_trust_locations_either(
             "TOO_LARGE",
             "labels",
         ),
-        ([{"model": "models/m", "file": "m.onnx", "labels": ["x", "x"]}], "BAD_VALUE", "labels"),
+        ([{"model": "models/m", "file": "m.onnx", "labels": ["x", "y", "x"]}], "BAD_VALUE", "labels[2]"),
+        ([{"model": "models/m", "file": "m.onnx", "labels": ["x", ""]}], "BAD_VALUE", "labels[1]"),
         ([{"model": "models/m", "file": "m.onnx", "labels": ["x"]}], "BAD_VALUE", "labels"),
         ([{"model": "models/m", "file": "m.onnx"}, {"labels": ["x", "y"]}], "BAD_VALUE", "labels"),
         ([{"model": "models/m"}] + 1001 * [{"file": "f"}], "MISSING_FIELD", "file"),
@@ -203,6 +204,12 @@ def test_a_wrong_stream_is_refused(
     with pytest.raises(InvalidArgument) as caught:
         mesh.runs.ImportModel(iter([pb.ImportModelRequest(**one) for one in requests]))
     assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+def test_a_repeated_label_is_named_with_both_places(mesh: TrainerMesh) -> None:
+    request = pb.ImportModelRequest(model="models/m", file="m.onnx", labels=["x", "y", "x"])
+    with pytest.raises(InvalidArgument, match=r"label 3 of 3 \('x'\) is the same as label 1; labels must be unique"):
+        mesh.runs.ImportModel(iter([request]))
 
 
 def test_a_repeated_call_returns_the_same_job(mesh: TrainerMesh) -> None:
