@@ -157,7 +157,7 @@ def _check_value(value: Any, field: Field, where: str, decodes: bool) -> None:
             if not canonical_json.is_unicode(value):
                 raise InvalidArgument("BAD_TEXT", f"{where} is not valid Unicode", field=where)
             if field.type == "label" and unicodedata.normalize("NFC", value) not in field.label_set:
-                known = ", ".join(field.labels[:50]) + (", …" if len(field.labels) > 50 else "")
+                known = ", ".join(label[:80] for label in field.labels[:10]) + (", …" if len(field.labels) > 10 else "")
                 message = f"{where} is {value[:80]!r}, which is not a label of this field; the labels are: {known}"
                 raise InvalidArgument("UNKNOWN_LABEL", message, field=where)
         case "integer":
