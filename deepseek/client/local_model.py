@@ -42,6 +42,7 @@ class LocalModel:
             import onnxruntime
 
             from deepseek.models.runtime_errors import LOAD_ERRORS, load_message, runtime_message
+            from deepseek.models.runtime_options import session_options
         except ImportError as error:
             message = (
                 f"{name} is not served, and this machine lacks ONNX Runtime; serve it with: deepseek model load {name}"
@@ -49,10 +50,7 @@ class LocalModel:
             message += ", or install ONNX Runtime with: pip install onnxruntime"
             raise FailedPrecondition("ONNX_RUNTIME_MISSING", message, field="MODEL") from error
         file = local_file(manifest)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_cores()
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(num_cores())
         with tempfile.TemporaryDirectory() as folder:
             path = mesh.artifacts.fetch(file.sha256, Path(folder) / file.name)
             try:

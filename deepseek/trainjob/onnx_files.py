@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from common.errors import FailedPrecondition
 from deepseek.models.runtime_errors import LOAD_ERRORS, load_message
+from deepseek.models.runtime_options import session_options
 from deepseek.training import modules
 from deepseek.trainjob.onnx_operators import explanation
 from deepseek.trainjob.tracing import Outputs, trace, unsupported
@@ -131,12 +132,8 @@ def open_session(path: Path, *, optimized: bool = True) -> ort.InferenceSession:
             float32, which gives the same outputs on every processor.
     """
     levels = ort.GraphOptimizationLevel
-    options = ort.SessionOptions()
+    options = session_options()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

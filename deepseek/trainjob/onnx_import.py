@@ -21,6 +21,7 @@ from deepseek.models.datatypes import ONNX_DATATYPES
 from deepseek.models.manifest import ModelFile, ModelManifest, TensorSpec
 from deepseek.models.origin import Origin
 from deepseek.models.runtime_errors import LOAD_ERRORS, load_message
+from deepseek.models.runtime_options import session_options
 from deepseek.trainjob import onnx_bundle, onnx_trial
 from deepseek.trainjob.jobfile import report
 
@@ -178,11 +179,8 @@ def _check_operators(proto: onnx.ModelProto) -> None:
 
 
 def _open(model: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
     except (*LOAD_ERRORS, MemoryError) as error:
         message = load_message(error)
         reason = "BAD_MODEL"

@@ -21,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from common.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, ResourceExhausted
 from deepseek.models.datatypes import DATATYPES, DTYPES, ONNX_DATATYPES
 from deepseek.models.runtime_errors import LOAD_ERRORS, load_message, runtime_message
+from deepseek.models.runtime_options import session_options
 from services.inference.onnx_file import PRODUCTS, names_any, names_without_shape
 
 Array = npt.NDArray[Any]
@@ -98,16 +99,11 @@ class Engine:
     """
 
     def __init__(self, path: Path, mode: Mode = "fast", *, device: str = "cpu", intra_op_threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options = session_options(intra_op_threads)
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_DISABLE_ALL if mode == "plain" else levels.ORT_ENABLE_ALL
         if mode == "exact":
             options.add_session_config_entry("session.x64quantprecision", "1")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # a bad input is reported to the caller, not logged
         model: Path | bytes = path
         if mode == "plain" and names_any(path, PRODUCTS):
             from services.inference.qlinear import expanded_model  # imports onnx, which few models need
