@@ -46,7 +46,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], Callable[[], nn.Module]
     "Adam": (torch.optim.Adam, Classifier, {}),
     "AdamW": (torch.optim.AdamW, Classifier, {}),
     "Adamax": (torch.optim.Adamax, Classifier, {}),
-    "LBFGS": (torch.optim.LBFGS, Classifier, {"line_search_fn": "strong_wolfe", "max_iter": 5, "history_size": 4}),
+    "LBFGS": (torch.optim.LBFGS, Classifier, {"line_search_fn": "strong_wolfe", "max_iter": 1, "history_size": 4}),
     "Muon": (torch.optim.Muon, Matrix, {}),
     "NAdam": (torch.optim.NAdam, Classifier, {"decoupled_weight_decay": True, "weight_decay": 0.1}),
     "RAdam": (torch.optim.RAdam, Classifier, {}),
