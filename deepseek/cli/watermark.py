@@ -67,7 +67,8 @@ def mark(
 ) -> None:
     """Mark an image. To generate marked text, use `write`.
 
-    If the image already carries a mark, print a warning and add a second one; `detect` reports only one of them.
+    If the image already carries a mark, print a warning and add a second one, unless the first mark would hide the
+    second one; `detect` reports only one of them.
     """
     from deepseek.watermark.image.comparison import mark_picture
     from deepseek.watermark.image.files import read_image

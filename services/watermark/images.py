@@ -176,7 +176,12 @@ class ImageWatermarks:
                 f"the marked file would have {len(data)} bytes, too many for a message; send a JPEG or a smaller image"
             )
             raise InvalidArgument("IMAGE_TOO_LARGE", message, field="image")
-        if self._detector(key).detect(read_image(data).flattened(), search=False).id != message_id:
+        detector = self._detector(key)
+        if detector.detect(read_image(data).flattened(), search=False).id != message_id:
+            earlier = detector.detect(file.flattened(), search=False).id
+            if earlier is not None:
+                message = f"the image already carries {watermark_name(earlier)}, which hides a second mark of this key"
+                raise FailedPrecondition("ALREADY_MARKED", f"{message}; mark the original image instead", field="image")
             # By default, small images are marked more strongly, so the error states the ratio that was reached.
             raise _too_weak(file.format, min_psnr_db or min(PSNR_DB, reached.psnr_db), level)
         return MarkedImage(data, watermark_name(message_id), reached)

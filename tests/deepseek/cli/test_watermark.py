@@ -115,6 +115,7 @@ def test_a_marked_file_is_replaced_only_with_force(home: Path) -> None:
 
 def test_a_second_mark_is_made_with_a_warning(home: Path) -> None:
     file, watermark = marked(home)
+    deepseek(home, "watermark", "rotate", "image")  # a mark of the same key often hides a second one
     done = deepseek(home, "watermark", "mark", file, "--force", "--json")
     assert json.loads(done.stdout)["earlier_watermark"] == watermark
     assert f"already carries {watermark}" in done.stderr

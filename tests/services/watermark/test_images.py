@@ -31,6 +31,14 @@ def detect(client: WatermarkServiceStub, image: bytes, **fields: Any) -> pb.Dete
     return detection
 
 
+def test_an_earlier_mark_that_hides_a_second_one_is_named(client: WatermarkServiceStub) -> None:
+    first = mark(client)
+    with pytest.raises(FailedPrecondition) as caught:
+        [mark(client, first.image) for _ in range(20)]  # one in six succeeds
+    assert (caught.value.reason, caught.value.field) == ("ALREADY_MARKED", "image")
+    assert first.watermark in caught.value.message
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_marked_image_tells_its_id_and_the_registry_knows_it(
     mesh: WatermarkMesh, tenant: str, client: WatermarkServiceStub, format: str
