@@ -264,10 +264,13 @@ def _print_disagreements(found: "Comparison") -> None:
 
 
 def _print_end(found: "Evaluation", files: Sequence[str]) -> None:
-    if found.num_failed:
-        console.print(f"\n{found.num_failed} rows could not be predicted and are not counted:", highlight=False)
-        for text in found.failures:
-            console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+    if found.num_skipped:
+        console.print(f"\nskipped rows: {found.num_skipped}; no figure includes them", highlight=False)
+        print_table(
+            ["skipped", "reason", "message"], [(one.key, one.reason, one.message) for one in found.skipped[:_MAX_SHOWN]]
+        )
+        if found.num_skipped > _MAX_SHOWN:
+            console.print(f"and {found.num_skipped - _MAX_SHOWN} more; --json lists up to 1,000", highlight=False)
     for file in files:
         error_console.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ run in this process, so that an evaluation never changes what is served.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.errors import FailedPrecondition, InvalidArgument, MeshError
@@ -15,14 +15,14 @@ from deepseek.client.evaluation_data import Source, scorer, source
 from deepseek.client.local_model import local_file
 from deepseek.client.predictor import Prediction, Predictor
 from deepseek.evaluation import paired
-from deepseek.evaluation.results import MAIN_METRICS, Comparison, Disagreement, Evaluation, Judged
-from deepseek.evaluation.scorers import Row, Worst
+from deepseek.evaluation.results import MAIN_METRICS, Comparison, Disagreement, Evaluation, Judged, Skipped
+from deepseek.evaluation.scorers import Row, Score, Worst
 
 if TYPE_CHECKING:
     from deepseek.client.mesh import Mesh
 
 NUM_WORST = 20
-_MAX_FAILURES = 5
+_MAX_SKIPPED = 1000
 _ONE_IS_RIGHT = 1e6
 
 
@@ -39,6 +39,8 @@ def evaluate(
 ) -> Evaluation:
     """Predicts the samples of a data set with a model version, and compares the predictions with the targets.
 
+    A row that cannot be predicted or judged is skipped; the figures are those of the other rows.
+
     Args:
         mesh: The mesh.
         model: Name of the version, e.g. `digits`, `digits:3` or `digits@champion`.
@@ -52,18 +54,18 @@ def evaluate(
     Raises:
         NotFound: The version or the data set does not exist.
         InvalidArgument: BAD_NAME, UNKNOWN_SPLIT, UNKNOWN_FIELD, AMBIGUOUS_TARGET, MISSING_FIELD, BAD_VALUE.
-        FailedPrecondition: UNSUITABLE_DATA if model and data set do not fit together; NO_PREDICTIONS if no row could be
-            predicted; ONNX_RUNTIME_MISSING if the version is not served and this process cannot run it.
+        FailedPrecondition: UNSUITABLE_DATA if model and data set do not fit together; NO_PREDICTIONS if every row was
+            skipped; ONNX_RUNTIME_MISSING if the version is not served and this process cannot run it.
     """
     predictor = _predictor(mesh, model)
     rows = source(mesh, predictor, dataset=dataset, split=split, target=target)
     judge, counter = _Judge(mesh, predictor, rows, num_worst), _Counter(on_sample)
     for batch in rows.rows(mesh, _checked(limit), counter):
-        for row, outcome in zip(batch, judge.outcomes(batch), strict=True):
-            if isinstance(outcome, MeshError):
-                judge.failed(row, outcome)
+        for row, score in zip(batch, judge.scores(batch), strict=True):
+            if isinstance(score, MeshError):
+                judge.skip(row, score)
             else:
-                judge.add(row, outcome)
+                judge.add(score)
     return judge.result(counter.count)
 
 
@@ -96,13 +98,15 @@ def compare(
         raise FailedPrecondition("UNSUITABLE_DATA", message, field="MODEL")
     apart, counter = Worst(num_worst), _Counter(on_sample)
     for batch in rows.rows(mesh, _checked(limit), counter):
-        for row, *outcomes in zip(batch, one.outcomes(batch), other.outcomes(batch), strict=True):
-            error = next((outcome for outcome in outcomes if isinstance(outcome, MeshError)), None)
+        for row, left, right in zip(batch, one.scores(batch), other.scores(batch), strict=True):
+            error = next((each for each in (left, right) if isinstance(each, MeshError)), None)
             if error:  # a pair needs both predictions
-                one.failed(row, error)
-                other.failed(row, error)
+                one.skip(row, error)
+                other.skip(row, error)
                 continue
-            pair = Disagreement(one.add(row, outcomes[0]), other.add(row, outcomes[1]))
+            assert isinstance(left, Score)
+            assert isinstance(right, Score)
+            pair = Disagreement(one.add(left), other.add(right))
             if pair.first.predicted != pair.second.predicted or one.scorer.task == "language-model":
                 apart.add(_distance(pair.first, pair.second), pair)
     return _comparison(one.result(counter.count), other.result(counter.count), one, apart.items())
@@ -137,31 +141,49 @@ class _Judge:
 
     def __init__(self, mesh: Mesh, predictor: Predictor, rows: Source, num_worst: int) -> None:
         self.scorer = scorer(mesh, predictor, rows.target)
-        self._mesh = mesh
         self._predictor = predictor
         self._source = rows
         self._worst = Worst(num_worst)
-        self._failures: list[str] = []
-        self._num_failed = 0
+        self._file = _file(mesh, predictor)
+        self._skipped: list[Skipped] = []
+        self._num_skipped = 0
 
-    def outcomes(self, rows: Sequence[Row]) -> list[Prediction | MeshError]:
-        """Returns the prediction for each row, or why there is none."""
-        values = [self._source.values(self._predictor, row) for row in rows]
-        return [found.error or found for found in self._predictor.predict(values)]
+    def scores(self, rows: Sequence[Row]) -> list[Score | MeshError]:
+        """Returns the score of each row, or why there is none."""
+        values = [self._values(row) for row in rows]
+        found = self._predictor.predict(one for one in values if not isinstance(one, MeshError))
+        return [
+            one if isinstance(one, MeshError) else self._score(row, next(found))
+            for row, one in zip(rows, values, strict=True)
+        ]
 
-    def add(self, row: Row, prediction: Prediction | MeshError) -> Judged:
-        """Scores a prediction."""
-        assert isinstance(prediction, Prediction)
+    def _values(self, row: Row) -> Mapping[str, Any] | MeshError:
+        try:
+            return self._source.values(self._predictor, row)
+        except MeshError as error:
+            return error
+
+    def _score(self, row: Row, prediction: Prediction) -> Score | MeshError:
+        if prediction.error:
+            return prediction.error
         is_text = self.scorer.task == "language-model"
-        judged = self.scorer.add(row, prediction.outputs, self._predictor.inputs.encode(row.values) if is_text else {})
-        self._worst.add(judged.loss, judged)
-        return judged
+        inputs = self._predictor.inputs.encode(row.values) if is_text else {}
+        try:
+            return self.scorer.judge(row, prediction.outputs, inputs)
+        except InvalidArgument as error:
+            return error
 
-    def failed(self, row: Row, error: MeshError) -> None:
-        """Counts a row without a prediction."""
-        self._num_failed += 1
-        if len(self._failures) < _MAX_FAILURES:
-            self._failures.append(f"{row.key}: {error.message}")
+    def add(self, score: Score) -> Judged:
+        """Adds a row to the figures."""
+        self.scorer.add(score)
+        self._worst.add(score.judged.loss, score.judged)
+        return score.judged
+
+    def skip(self, row: Row, error: MeshError) -> None:
+        """Counts a row without a score."""
+        self._num_skipped += 1
+        if len(self._skipped) < _MAX_SKIPPED:
+            self._skipped.append(Skipped(row.key, error.reason, error.message))
 
     def result(self, num_samples: int) -> Evaluation:
         """Returns the result of all rows.
@@ -172,8 +194,9 @@ class _Judge:
         rows, found = self._source, self.scorer
         if not found.num_rows:
             where = f"the split {rows.split!r} of {names.short_name(rows.version)}"
-            why = f": {self._failures[0]}" if self._failures else ""
-            raise FailedPrecondition("NO_PREDICTIONS", f"no row of {where} could be predicted{why}", field="--split")
+            why = "".join(f"; {one.key}: {one.reason}: {one.message}" for one in self._skipped[:1])
+            message = f"no row of {where} could be evaluated{why}; choose another one with --split or --dataset"
+            raise FailedPrecondition("NO_PREDICTIONS", message, field="--split")
         return Evaluation(
             version=self._predictor.version,
             dataset_version=rows.version,
@@ -181,11 +204,11 @@ class _Judge:
             target=rows.target.name,
             task=found.task,
             runner=self._predictor.runner,
-            file=_file(self._mesh, self._predictor),
+            file=self._file,
             num_samples=num_samples,
             num_rows=found.num_rows,
-            num_failed=self._num_failed,
-            failures=tuple(self._failures),
+            num_skipped=self._num_skipped,
+            skipped=tuple(self._skipped),
             metrics=found.metrics(),
             labels=tuple(found.labels),
             confusion=found.confusion(),
@@ -199,7 +222,8 @@ def _file(mesh: Mesh, predictor: Predictor) -> str:
     """Returns the name of the file that a predictor runs."""
     if predictor.runner == "local":
         return local_file(predictor.manifest).name
-    return mesh.inference.metadata(predictor.version.split("/")[1]).parameters["file"].string_param
+    model, number = predictor.version.split("/")[1::2]
+    return mesh.inference.metadata(model, number).parameters["file"].string_param
 
 
 def _distance(first: Judged, second: Judged) -> float:
@@ -209,20 +233,22 @@ def _distance(first: Judged, second: Judged) -> float:
 
 def _comparison(first: Evaluation, second: Evaluation, judge: _Judge, disagreements: Sequence[Any]) -> Comparison:
     metric = MAIN_METRICS[first.task]
+    samples = first.outcomes.parts_of_samples(), second.outcomes.parts_of_samples()
     counts: dict[str, int] = {}
     p_value = None
     if first.task == "classification":
         pairs = list(zip(first.outcomes.right, second.outcomes.right, strict=True))
         cases = {"both": (True, True), "only_first": (True, False), "only_second": (False, True)}
         counts = {name: pairs.count(pair) for name, pair in {**cases, "neither": (False, False)}.items()}
-        p_value = paired.mcnemar(counts["only_first"], counts["only_second"])
+        if len(samples[0]) == len(pairs):
+            p_value = paired.mcnemar(counts["only_first"], counts["only_second"])
     differing = zip(first.outcomes.predicted, second.outcomes.predicted, strict=True)
     return Comparison(
         first=first,
         second=second,
         metric=metric,
         difference=second.metrics[metric] - first.metrics[metric],
-        interval=paired.bootstrap(first.outcomes.parts, second.outcomes.parts, judge.scorer.main),
+        interval=paired.bootstrap(*samples, judge.scorer.main),
         counts=counts,
         p_value=p_value,
         num_disagreements=sum(one != other for one, other in differing),

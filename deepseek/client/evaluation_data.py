@@ -54,10 +54,13 @@ class Source:
 
         Raises:
             FailedPrecondition: UNSUITABLE_DATA.
+            InvalidArgument: MISSING_FIELD if the model takes another number of columns.
         """
         known = {field.name for field in self.fields}
         missing = [field for field in predictor.inputs.fields if field not in known]
-        if missing and not _joins_columns(predictor):
+        if missing and _joins_columns(predictor):
+            predictor.inputs.gathered(dict.fromkeys(self._columns(), ""))
+        elif missing:
             model, data = names.short_name(predictor.version), names.short_name(self.version)
             message = f"{model} needs the field {missing[0]!r}; {data} has {', '.join(map(str, self.fields))}"
             raise FailedPrecondition("UNSUITABLE_DATA", message, field="--dataset")
@@ -86,14 +89,19 @@ class Source:
             yield from _rows_of(from_proto(message, self.fields), self.fields, self.target)
             if on_sample:
                 on_sample(count, wanted)
+            if count == wanted:
+                return
 
     def values(self, predictor: Predictor, row: Row) -> Mapping[str, Any]:
         """Returns the values of a row, with the columns of a table joined if the model takes them as one array."""
         if not _joins_columns(predictor) or predictor.inputs.fields[0] in row.values:
             return row.values
-        columns = [one.name for one in self.fields if one.type in _NUMERIC and not one.repeated and one != self.target]
-        joined = predictor.inputs.gathered({name: repr(row.values[name]) for name in columns})
+        joined = predictor.inputs.gathered({name: repr(row.values[name]) for name in self._columns()})
         return {**row.values, **predictor.inputs.from_text(joined, Path())}
+
+    def _columns(self) -> list[str]:
+        """Returns the names of the columns that are joined for a model that takes them as one array."""
+        return [one.name for one in self.fields if one.type in _NUMERIC and not one.repeated and one != self.target]
 
 
 def source(mesh: Mesh, predictor: Predictor, *, dataset: str, split: str, target: str) -> Source:
@@ -150,9 +158,10 @@ def scorer(mesh: Mesh, predictor: Predictor, target: Field) -> Scorer:
         if target.type == "integer" and loss.endswith("cross_entropy"):
             labels = tuple(map(str, range(max(2, size))))
         if labels and size in (len(labels), -1):
-            return ClassScorer(output.name, labels, partial(label_probabilities, num_labels=len(labels)))
+            probabilities = partial(label_probabilities, num_labels=len(labels))
+            return ClassScorer(output.name, labels, probabilities, field=target.name)
         if len(labels) == 2 and loss == "binary_cross_entropy":
-            return ClassScorer(output.name, labels, _binary_probabilities)
+            return ClassScorer(output.name, labels, _binary_probabilities, field=target.name)
     if target.type in _NUMERIC and not output.labels:
         return NumberScorer(output.name)
     model = names.short_name(predictor.version)
@@ -164,11 +173,12 @@ def scorer(mesh: Mesh, predictor: Predictor, target: Field) -> Scorer:
 
 
 def _spec(mesh: Mesh, predictor: Predictor) -> trainer_pb2.RunSpec:
-    """Returns the spec of the run that trained a version; an empty one if it is unknown."""
+    """Returns the spec of the run that trained a version; an empty one if it is unknown, e.g. without a trainer."""
     from protos.trainer.v1 import trainer_pb2
 
+    run = predictor.manifest.run
     try:
-        return mesh.runs.get(predictor.manifest.run).spec if predictor.manifest.run else trainer_pb2.RunSpec()
+        return mesh.runs.get(run).spec if run and "trainer" in mesh.services else trainer_pb2.RunSpec()
     except (NotFound, InvalidArgument):
         return trainer_pb2.RunSpec()
 
@@ -213,7 +223,7 @@ def _rows_of(sample: Sample, fields: Sequence[Field], target: Field) -> Iterator
     lists = [one.name for one in fields if one.repeated and len(sample.values[one.name]) == len(targets)]
     for index, value in enumerate(targets):
         own = {name: sample.values[name][index] for name in lists}
-        yield Row(f"{sample.key}[{index}]", {**sample.values, **own}, value)
+        yield Row(f"{sample.key}[{index}]", {**sample.values, **own}, value, sample.key)
 
 
 def _joins_columns(predictor: Predictor) -> bool:

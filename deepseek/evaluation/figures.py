@@ -72,13 +72,21 @@ def classification(confusion: Array, target: Array, probabilities: Array) -> dic
     Args:
         confusion: Confusion matrix, int64 [C, C].
         target: Class of each sample, int64 [N].
-        probabilities: Probability of each class, float [N, C].
+        probabilities: Probability of each class that the classifier knows, float [N, K]. These are the first K of the C
+            classes; the probability of the others is 0.
     """
     occurring = (confusion.sum(0) + confusion.sum(1)) > 0
     f1 = np.array([one.f1 for one in class_figures(confusion, [""] * len(confusion))])
-    own = probabilities[np.arange(len(target)), target].astype(np.float64)
-    classes = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    curves = [one for index in classes if not math.isnan(one := auc(probabilities[:, index], target == index))]
+    num_known = probabilities.shape[1]
+    known = target < num_known
+    own = np.zeros(len(target))
+    own[known] = probabilities[known, target[known]]
+    classes = range(1, 2) if len(confusion) == 2 else range(len(confusion))
+    nothing = np.zeros(len(target))
+    scores = (probabilities[:, index] if index < num_known else nothing for index in classes)
+    curves = [
+        one for index, score in zip(classes, scores, strict=True) if not math.isnan(one := auc(score, target == index))
+    ]
     return {
         "accuracy": float(confusion.trace() / confusion.sum()),
         "macro_f1": float(f1[occurring].mean()),

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from deepseek.evaluation.figures import Array, ClassFigures
 
 Task = Literal["classification", "regression", "language-model"]
@@ -49,15 +51,41 @@ class Judged:
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object, without media."""
         shown = {name: value for name, value in vars(self).items() if name != "values"}
-        texts = {name: value for name, value in self.values.items() if not isinstance(value, bytes)}
+        texts = {name: value for name, value in self.values.items() if not _is_media(value)}
         return _finite({**shown, "values": {name: _short(value) for name, value in texts.items()}})
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A row without a prediction, or whose prediction cannot be judged.
+
+    Attributes:
+        key: Key of the row, as in `Judged`.
+        reason: Reason code of the error, e.g. `NOT_FINITE`.
+        message: Message of the error.
+    """
+
+    key: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Outcomes:
-    """The outcome of every row, as columns of equal length. `parts` are the addends of the main metric."""
+    """The outcome of every row, as columns of equal length.
+
+    Attributes:
+        keys: Key of the row, as in `Judged`.
+        samples: Key of the sample to which the row belongs.
+        targets: As in `Judged`.
+        predicted: As in `Judged`.
+        probabilities: Probability of the predicted label, as in `Judged`.
+        losses: As in `Judged`, float64 [N].
+        parts: Addends of the main metric, float64 [N, parts].
+    """
 
     keys: Sequence[str]
+    samples: Sequence[str]
     targets: Sequence[str | float]
     predicted: Sequence[str | float]
     probabilities: Sequence[float]
@@ -68,6 +96,14 @@ class Outcomes:
     def right(self) -> Sequence[bool]:
         """Whether each predicted label is the target."""
         return [one == other for one, other in zip(self.targets, self.predicted, strict=True)]
+
+    def parts_of_samples(self) -> Array:
+        """Returns the sum of `parts` over the rows of each sample, float64 [samples, parts]."""
+        numbers: dict[str, int] = {}
+        places = [numbers.setdefault(sample, len(numbers)) for sample in self.samples]
+        sums = np.zeros((len(numbers), self.parts.shape[1]))
+        np.add.at(sums, places, self.parts)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -84,8 +120,8 @@ class Evaluation:
         file: File of the version that was run.
         num_samples: Number of samples that were read.
         num_rows: Number of predictions; more than `num_samples` if a sample has a list of targets.
-        num_failed: Number of rows that could not be predicted. No figure includes them.
-        failures: The first few error messages of these rows.
+        num_skipped: Number of rows that could not be predicted or judged. No figure includes them.
+        skipped: The first 1,000 of these rows.
         metrics: Figures by name.
         labels: Labels, in the order of `confusion`; empty unless the task is `classification`.
         confusion: Number of rows for each target (first axis) and prediction (second axis); None without labels.
@@ -103,8 +139,8 @@ class Evaluation:
     file: str
     num_samples: int
     num_rows: int
-    num_failed: int
-    failures: Sequence[str]
+    num_skipped: int
+    skipped: Sequence[Skipped]
     metrics: Mapping[str, float]
     labels: Sequence[str]
     confusion: Array | None
@@ -115,9 +151,10 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Returns everything except the outcomes as a JSON object. Figures that are not finite become None."""
         names = ("version", "dataset_version", "split", "target", "task", "runner", "file")
-        counts = ("num_samples", "num_rows", "num_failed", "failures")
+        counts = ("num_samples", "num_rows", "num_skipped")
         return {
             **{name: getattr(self, name) for name in (*names, *counts)},
+            "skipped": [vars(one) for one in self.skipped],
             "metrics": _finite(self.metrics),
             "classes": [vars(one) for one in self.classes],
             "confusion": None if self.confusion is None else self.confusion.tolist(),
@@ -135,17 +172,18 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two model versions on the same rows. Rows that one of them could not predict are left out.
+    """Two model versions on the same rows. Rows that one of them could not predict are skipped for both.
 
     Attributes:
         first: Evaluation of the first version.
         second: Evaluation of the second version.
         metric: Name of the figure that is tested.
         difference: This figure of the second version minus that of the first.
-        interval: 95 % bootstrap interval of the difference.
+        interval: 95 % bootstrap interval of the difference. It draws samples, each with all its rows.
         counts: Number of rows that both, only the first, only the second, or neither version gets right; empty without
             labels.
-        p_value: p-value of McNemar's exact test; None without labels.
+        p_value: p-value of McNemar's exact test; None without labels, or if a sample has several rows: the test
+            requires independent rows.
         num_disagreements: Number of rows with different predictions; 0 for a language model.
         disagreements: Rows on which the versions differ most, in descending order of the difference.
     """
@@ -191,5 +229,11 @@ def _finite(values: Mapping[Any, Any]) -> dict[Any, Any]:
     }
 
 
+def _is_media(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, list) and any(map(_is_media, value)))
+
+
 def _short(value: Any) -> Any:
-    return value[:_MAX_TEXT] if isinstance(value, str | list) else value
+    if isinstance(value, list):
+        return [_short(one) for one in value[:_MAX_TEXT]]
+    return value[:_MAX_TEXT] if isinstance(value, str) else value

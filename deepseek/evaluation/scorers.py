@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from common.errors import FailedPrecondition
+from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.data.encoders import PAD
 from deepseek.evaluation import figures
 from deepseek.evaluation.figures import Array, ClassFigures
 from deepseek.evaluation.results import Judged, Outcomes, Task
+
+MAX_UNKNOWN_LABELS = 1000
+"""Maximum number of labels in the targets that the model does not know. The confusion matrix grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,34 @@ class Row:
         key: Key of the sample, with the index of the target if the sample has several.
         values: Value of each field.
         target: The expected value.
+        sample: Key of the sample; empty if it is `key`.
     """
 
     key: str
     values: Mapping[str, Any]
     target: Any
+    sample: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A prediction that was compared with its target, but is not part of the figures yet.
+
+    Attributes:
+        judged: The comparison.
+        sample: Key of the sample.
+        parts: Addends of the main metric, and of others if the task needs them.
+        probabilities: Probability of each label that the model knows, float32 [labels]; None without labels.
+    """
+
+    judged: Judged
+    sample: str
+    parts: tuple[float, ...]
+    probabilities: Array | None = None
+
+
+_Found = tuple[Judged, tuple[float, ...], Array | None]
+_DAMAGED = "are not finite; the row, or the model itself, is damaged"
 
 
 class Worst:
@@ -66,10 +92,10 @@ class Scorer(ABC):
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._columns: list[tuple[str, str | float, str | float, float, float, tuple[float, ...]]] = []
+        self._columns: list[tuple[str, str, str | float, str | float, float, float, tuple[float, ...]]] = []
 
-    def add(self, row: Row, outputs: Mapping[str, Array], inputs: Mapping[str, Array]) -> Judged:
-        """Judges the outputs of a model for a row.
+    def judge(self, row: Row, outputs: Mapping[str, Array], inputs: Mapping[str, Array]) -> Score:
+        """Judges the outputs of a model for a row. The figures do not include the row before it is added.
 
         Args:
             row: The row.
@@ -77,13 +103,22 @@ class Scorer(ABC):
             inputs: Encoded inputs, by name; only language models need them.
 
         Raises:
-            FailedPrecondition: UNSUITABLE_DATA if the output does not fit the target.
+            InvalidArgument: NOT_FINITE or TOO_SHORT if this row cannot be judged.
+            FailedPrecondition: UNSUITABLE_DATA if no output of the model fits the target.
         """
-        judged, parts = self._judge(row, outputs[self._output], inputs)
+        judged, parts, probabilities = self._judge(row, outputs[self._output], inputs)
+        return Score(judged, row.sample or row.key, parts, probabilities)
+
+    def add(self, score: Score) -> None:
+        """Adds a judged row to the figures.
+
+        Raises:
+            FailedPrecondition: UNSUITABLE_DATA if the rows have too many labels that the model does not know.
+        """
+        one = score.judged
         self._columns.append(
-            (judged.key, judged.target, judged.predicted, judged.probability, judged.loss, parts),
+            (one.key, score.sample, one.target, one.predicted, one.probability, one.loss, score.parts),
         )
-        return judged
 
     @property
     def num_rows(self) -> int:
@@ -92,8 +127,8 @@ class Scorer(ABC):
 
     def outcomes(self) -> Outcomes:
         """Returns the outcomes of all rows."""
-        keys, targets, predicted, probabilities, losses, parts = zip(*self._columns, strict=True)
-        return Outcomes(keys, targets, predicted, probabilities, np.array(losses), np.array(parts, np.float64))
+        keys, samples, targets, predicted, probabilities, losses, parts = zip(*self._columns, strict=True)
+        return Outcomes(keys, samples, targets, predicted, probabilities, np.array(losses), np.array(parts, np.float64))
 
     @property
     def labels(self) -> Sequence[str]:
@@ -109,8 +144,8 @@ class Scorer(ABC):
         return ()
 
     @abstractmethod
-    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> tuple[Judged, tuple[float, ...]]:
-        """Returns the judged row, and the addends of the main metric."""
+    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> _Found:
+        """Returns the judged row, the parts of its score, and the probabilities of the labels."""
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -129,12 +164,16 @@ class ClassScorer(Scorer):
         output: Name of the output with a score for each label.
         labels: The labels, in the order of the output's last axis.
         probabilities: Function that returns the probabilities of the labels, given an output.
+        field: Field of the targets, for messages.
     """
 
     task = "classification"
 
-    def __init__(self, output: str, labels: Sequence[str], probabilities: Callable[[Array], Array]) -> None:
+    def __init__(
+        self, output: str, labels: Sequence[str], probabilities: Callable[[Array], Array], *, field: str
+    ) -> None:
         super().__init__(output)
+        self._field = field
         self._labels = list(labels)
         self._known = len(labels)
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -142,22 +181,33 @@ class ClassScorer(Scorer):
         self._targets: list[int] = []
         self._scores: list[Array] = []
 
-    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> tuple[Judged, tuple[float, ...]]:
+    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> _Found:
+        _check_finite(output, f"the scores in {self._output!r}")
         found = self._probabilities(output)
         label = str(row.target)
-        target = self._numbers.setdefault(label, len(self._labels))
-        if target == len(self._labels):
-            self._labels.append(label)  # the model does not know this label, so it is always wrong
+        target = self._numbers.get(label, self._known)
         predicted = int(found.argmax())
         own = float(found[target]) if target < self._known else 0.0
-        self._targets.append(target)
-        self._scores.append(found.astype(np.float32))
         is_right = predicted == target
         loss = -math.log(max(own, figures.LEAST_PROBABILITY))
         judged = Judged(
             row.key, label, self._labels[predicted], loss, float(found[predicted]), own, is_right, row.values
         )
-        return judged, (float(is_right), 1.0)
+        return judged, (float(is_right), 1.0), found.astype(np.float32)
+
+    def add(self, score: Score) -> None:
+        label = str(score.judged.target)
+        if label not in self._numbers:  # the model does not know this label, so it is always wrong
+            if len(self._labels) - self._known == MAX_UNKNOWN_LABELS:
+                message = f"the field {self._field!r} has over {MAX_UNKNOWN_LABELS:,} labels that the model does not"
+                message += f" know, e.g. {label[:80]!r}; choose the field that the model predicts with --target"
+                raise FailedPrecondition("UNSUITABLE_DATA", message, field="--target")
+            self._numbers[label] = len(self._labels)
+            self._labels.append(label)
+        super().add(score)
+        assert score.probabilities is not None
+        self._targets.append(self._numbers[label])
+        self._scores.append(score.probabilities)
 
     @property
     def labels(self) -> Sequence[str]:
@@ -171,10 +221,7 @@ class ClassScorer(Scorer):
         return figures.class_figures(self.confusion(), self._labels)
 
     def metrics(self) -> dict[str, float]:
-        unknown = ((0, 0), (0, len(self._labels) - self._known))
-        return figures.classification(
-            self.confusion(), np.array(self._targets), np.pad(np.stack(self._scores), unknown)
-        )
+        return figures.classification(self.confusion(), np.array(self._targets), np.stack(self._scores))
 
     @staticmethod
     def main(sums: Array) -> Array:
@@ -186,15 +233,14 @@ class NumberScorer(Scorer):
 
     task = "regression"
 
-    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> tuple[Judged, tuple[float, ...]]:
+    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> _Found:
         if output.size != 1 or output.dtype.kind not in "biuf":
             message = f"the output {self._output!r} has the shape {list(output.shape)}; evaluation needs one number"
             raise FailedPrecondition("UNSUITABLE_DATA", f"{message} per sample", field="MODEL")
+        _check_finite(output, f"the numbers in {self._output!r}")
         predicted, target = float(output.reshape(())), float(row.target)
-        if not math.isfinite(predicted):
-            raise FailedPrecondition("NOT_FINITE", f"the prediction for {row.key} is {predicted}")
         error = abs(predicted - target)
-        return Judged(row.key, target, predicted, error, values=row.values), (error * error, 1.0)
+        return Judged(row.key, target, predicted, error, values=row.values), (error * error, 1.0), None
 
     def metrics(self) -> dict[str, float]:
         outcomes = self.outcomes()
@@ -218,28 +264,30 @@ class TokenScorer(Scorer):
     def __init__(self, output: str, tokens: str) -> None:
         super().__init__(output)
         self._tokens = tokens
-        self._hits = 0
 
-    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> tuple[Judged, tuple[float, ...]]:
+    def _judge(self, row: Row, output: Array, inputs: Mapping[str, Array]) -> _Found:
         tokens = inputs[self._tokens].reshape(-1).astype(np.int64)
         logits = output.reshape(len(tokens), -1)[:-1].astype(np.float64)
         following = tokens[1:]
         counted = following != PAD
         if not counted.any():
-            raise FailedPrecondition("UNSUITABLE_DATA", f"{row.key} has fewer than two tokens; nothing is predicted")
+            message = "the text has fewer than two tokens, so there is no token to predict"
+            raise InvalidArgument("TOO_SHORT", message)
         logits, following = logits[counted], following[counted]
         shifted = logits - logits.max(1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(following)), following]
-        self._hits += int((logits.argmax(1) == following).sum())
+        if np.isnan(losses).any():
+            raise InvalidArgument("NOT_FINITE", f"the logits in {self._output!r} {_DAMAGED}")
+        num_hits = float((logits.argmax(1) == following).sum())
         total = float(losses.sum())
         judged = Judged(row.key, "", "", total / len(following), values=row.values)
-        return judged, (total, float(len(following)))
+        return judged, (total, float(len(following)), num_hits), None
 
     def metrics(self) -> dict[str, float]:
-        total, num_tokens = self.outcomes().parts.sum(0).tolist()
+        total, num_tokens, num_hits = self.outcomes().parts.sum(0).tolist()
         return {
             "perplexity": figures.perplexity(total / num_tokens),
-            "next_token_accuracy": self._hits / num_tokens,
+            "next_token_accuracy": num_hits / num_tokens,
             "loss": total / num_tokens,
             "num_tokens": num_tokens,
         }
@@ -248,3 +296,8 @@ class TokenScorer(Scorer):
     def main(sums: Array) -> Array:
         with np.errstate(over="ignore"):
             return np.asarray(np.exp(sums[..., 0] / sums[..., 1]))
+
+
+def _check_finite(output: Array, what: str) -> None:
+    if not np.isfinite(np.asarray(output, np.float64)).all():
+        raise InvalidArgument("NOT_FINITE", f"{what} {_DAMAGED}")

@@ -3,7 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.embedded import EmbeddedMesh
 from deepseek.models.manifest import MEDIA_TYPE, ONNX_MEDIA_TYPE, EncoderSpec, ModelFile, ModelManifest, TensorSpec
+from protos.inference.v2 import inference_pb2
+from protos.ingest.v1 import ingest_pb2
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.deepseek.cli.commands import assert_refused, deepseek
 from tests.services.trainer.onnx_models import model, tensor
@@ -49,12 +52,18 @@ def threshold(value: float) -> onnx.ModelProto:
 
 
 def register(
-    mesh: Mesh, name: str, proto: onnx.ModelProto, dataset: str, inputs: Sequence[TensorSpec], output: TensorSpec
+    mesh: Mesh,
+    name: str,
+    proto: onnx.ModelProto,
+    dataset: str,
+    inputs: Sequence[TensorSpec],
+    output: TensorSpec,
+    run: str = "",
 ) -> str:
     file = mesh.store.put(mesh.tenant, proto.SerializeToString(), ONNX_MEDIA_TYPE)
     manifest = ModelManifest(
         model="test",
-        run="",
+        run=run,
         dataset_version=dataset,
         files=(ModelFile("model.onnx", "fp32", file.sha256, file.size_bytes),),
         served="model.onnx",
@@ -100,7 +109,7 @@ def test_a_served_version_is_evaluated_by_the_service(mesh: Mesh, greys: str) ->
     counts: list[tuple[int, int]] = []
     found = evaluate(mesh, "light:1", on_sample=lambda count, total: counts.append((count, total)))
     assert (found.runner, found.file, found.dataset_version, found.split) == ("inference", "model.onnx", greys, "test")
-    assert (found.target, found.task, found.num_samples, found.num_failed) == ("label", "classification", 6, 0)
+    assert (found.target, found.task, found.num_samples, found.num_skipped) == ("label", "classification", 6, 0)
     assert found.metrics["accuracy"] == 1
     assert counts[-1] == (6, 6)
 
@@ -133,9 +142,62 @@ def test_two_versions_are_compared_on_the_same_rows(mesh: Mesh, greys: str) -> N
     assert found.better is None
 
 
-def test_a_limit_spreads_over_the_split(mesh: Mesh, greys: str) -> None:
+def test_a_limit_spreads_over_the_split_and_ends_the_reading(
+    mesh: Mesh, greys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, keys = mesh.datasets.read, []
+
+    def counted(version: str, split: str) -> Iterator[ingest_pb2.Sample]:
+        for sample in read(version, split):
+            keys.append(sample.key)
+            yield sample
+
+    monkeypatch.setattr(mesh.datasets, "read", counted)
     found = evaluate(mesh, "light:1", limit=3)
     assert (found.num_samples, list(found.outcomes.keys)) == (3, ["test-000.png", "test-150.png", "test-220.png"])
+    assert keys[-1] == "test-220.png"
+
+
+def test_the_inference_service_is_always_asked_for_the_version(
+    mesh: Mesh, greys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata, versions = mesh.inference.metadata, []
+
+    def spied(model: str, version: str = "") -> inference_pb2.ModelMetadataResponse:
+        versions.append(version)
+        return metadata(model, version)
+
+    monkeypatch.setattr(mesh.inference, "metadata", spied)
+    assert evaluate(mesh, "light:1").runner == "inference"
+    assert set(versions) == {"1"}
+
+
+def test_a_row_that_cannot_be_judged_costs_only_itself(mesh: Mesh, embedded: EmbeddedMesh) -> None:
+    fields = [Field("x", "number"), Field("root", "number")]
+    rows = [Sample(f"n{x}", "test", {"x": float(x), "root": abs(x) ** 0.5}) for x in (-1, 1, 4, 9)]
+    mesh.datasets.upload("roots", fields, rows)
+    mesh.datasets.upload("negative", fields, rows[:1])
+    shapes = [tensor("x", ["N", 1])], [tensor("y", ["N", 1])]
+    for node in ("Identity", "Sqrt"):
+        proto = model([helper.make_node(node, ["x"], ["y"])], *shapes)
+        register(mesh, "root", proto, "", [TensorSpec("x", "FP32", (-1, 1))], TensorSpec("y", "FP32", (-1, 1)))
+    found = evaluate(mesh, "root:2", dataset="roots", target="root")
+    assert (found.num_samples, found.num_rows, found.num_skipped) == (4, 3, 1)
+    assert [(one.key, one.reason) for one in found.skipped] == [("n-1", "NOT_FINITE")]
+    assert found.metrics["rmse"] == 0
+
+    arguments = ("model", "compare", "root:1", "root:2", "--dataset", "roots", "--target", "root")
+    document = json.loads(deepseek(home(embedded), *arguments, "--json").stdout)
+    for one in (document["first"], document["second"]):
+        assert (one["num_rows"], one["num_skipped"]) == (3, 1)
+        assert [(row["key"], row["reason"]) for row in one["skipped"]] == [("n-1", "NOT_FINITE")]
+    done = deepseek(home(embedded), *arguments)
+    assert "skipped rows: 1; no figure includes them" in done.stdout
+    assert "NOT_FINITE" in done.stdout
+
+    with pytest.raises(FailedPrecondition, match="n-1: NOT_FINITE") as caught:
+        evaluate(mesh, "root:2", dataset="negative", target="root")
+    assert caught.value.reason == "NO_PREDICTIONS"
 
 
 def test_columns_are_joined_for_a_model_with_one_input(mesh: Mesh) -> None:
@@ -155,14 +217,26 @@ def test_columns_are_joined_for_a_model_with_one_input(mesh: Mesh) -> None:
     assert (found.split, found.task, found.metrics["rmse"]) == ("validation", "regression", 0)
 
 
+def test_an_evaluation_needs_no_trainer(mesh: Mesh, embedded: EmbeddedMesh, greys: str) -> None:
+    register(mesh, "trained", threshold(100), greys, [IMAGE], SCORES, run="runs/gone")
+    services = {name: one for name, one in embedded.file.services.items() if name != "trainer"}
+    with Mesh(replace(embedded.file, services=services)) as without:
+        assert evaluate(without, "trained").metrics["accuracy"] == 1
+
+
 def test_each_question_of_a_list_is_one_row(mesh: Mesh) -> None:
     fields = [Field("image", "image"), Field("label", "label", repeated=True, labels=("dark", "bright"))]
     values = {"image": picture(255), "label": ["bright", "dark"]}
     dataset = mesh.datasets.upload("lists", fields, [Sample("a", "test", values)]).name
-    register(mesh, "listed", threshold(100), dataset, [IMAGE], SCORES)
-    found = evaluate(mesh, "listed")
+    for value in (100, 300):
+        register(mesh, "listed", threshold(value), dataset, [IMAGE], SCORES)
+    found = evaluate(mesh, "listed:1")
     assert (found.num_samples, found.num_rows, found.metrics["accuracy"]) == (1, 2, 0.5)
     assert list(found.outcomes.keys) == ["a[0]", "a[1]"]
+    both = compare(mesh, "listed:1", "listed:2")
+    assert both.num_disagreements == 2
+    assert both.interval == (0, 0)  # the interval draws samples, and there is one
+    assert both.p_value is None
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,10 @@ def test_figures_of_numbers_agree_with_training(metric: Metric) -> None:
     predicted = target + draw.normal(size=300)
     trained = metric.result(metric.sums(torch.tensor(predicted), torch.tensor(target)).tolist())
     assert figures.regression(target, predicted)[metric.name] == pytest.approx(trained)
+
+
+def test_the_probability_of_a_class_that_the_classifier_does_not_know_is_0() -> None:
+    known = PROBABILITIES[:, :2]
+    padded = np.pad(known, ((0, 0), (0, 1)))
+    matrix = figures.confusion_matrix(TARGET, known.argmax(1), 3)
+    assert figures.classification(matrix, TARGET, known) == figures.classification(matrix, TARGET, padded)

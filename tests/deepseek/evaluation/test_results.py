@@ -11,18 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import FailedPrecondition
+from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.client.predictor import label_probabilities
 from deepseek.contact_sheet import COLUMNS, TILE_PX
 from deepseek.evaluation.figures import Array
 from deepseek.evaluation.files import save
 from deepseek.evaluation.pictures import MAX_CLASSES, evaluation_figure
 from deepseek.evaluation.results import Evaluation
-from deepseek.evaluation.scorers import ClassScorer, NumberScorer, Row, Scorer, TokenScorer, Worst
+from deepseek.evaluation.scorers import (
+    MAX_UNKNOWN_LABELS,
+    ClassScorer,
+    NumberScorer,
+    Row,
+    Scorer,
+    TokenScorer,
+    Worst,
+)
 
 
 def classes(labels: Sequence[str]) -> ClassScorer:
-    return ClassScorer("y", labels, partial(label_probabilities, num_labels=len(labels)))
+    return ClassScorer("y", labels, partial(label_probabilities, num_labels=len(labels)), field="label")
 
 
 def picture() -> bytes:
@@ -34,8 +42,9 @@ def picture() -> bytes:
 def evaluation(scorer: Scorer, rows: Sequence[tuple[Row, Array]], inputs: dict[str, Array] | None = None) -> Evaluation:
     worst = Worst(3)
     for row, output in rows:
-        judged = scorer.add(row, {"y": output}, inputs or {})
-        worst.add(judged.loss, judged)
+        score = scorer.judge(row, {"y": output}, inputs or {})
+        scorer.add(score)
+        worst.add(score.judged.loss, score.judged)
     return Evaluation(
         version="models/m/versions/1",
         dataset_version="datasets/d/versions/2",
@@ -46,8 +55,8 @@ def evaluation(scorer: Scorer, rows: Sequence[tuple[Row, Array]], inputs: dict[s
         file="model.onnx",
         num_samples=len(rows),
         num_rows=scorer.num_rows,
-        num_failed=0,
-        failures=(),
+        num_skipped=0,
+        skipped=(),
         metrics=scorer.metrics(),
         labels=scorer.labels,
         confusion=scorer.confusion(),
@@ -133,4 +142,46 @@ def test_figures_that_json_cannot_express_are_null() -> None:
 
 def test_several_numbers_per_sample_are_refused() -> None:
     with pytest.raises(FailedPrecondition, match="one number"):
-        NumberScorer("y").add(Row("a", {}, 1.0), {"y": np.zeros(3)}, {})
+        NumberScorer("y").judge(Row("a", {}, 1.0), {"y": np.zeros(3)}, {})
+
+
+@pytest.mark.parametrize(
+    ("scorer", "output", "tokens", "reason"),
+    [
+        (NumberScorer("y"), [np.nan], [], "NOT_FINITE"),
+        (classes(["cat", "dog"]), [np.nan, 1], [], "NOT_FINITE"),
+        (TokenScorer("y", "text"), [[np.nan] * 3] * 2, [1, 2], "NOT_FINITE"),
+        (TokenScorer("y", "text"), [[0.0] * 3] * 2, [1, 0], "TOO_SHORT"),
+    ],
+)
+def test_a_row_that_cannot_be_judged_leaves_no_trace(
+    scorer: Scorer, output: list[float], tokens: list[int], reason: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        scorer.judge(Row("a", {}, "1"), {"y": np.array(output)}, {"text": np.array(tokens)})
+    assert caught.value.reason == reason
+    assert scorer.num_rows == 0
+
+
+def test_a_field_with_too_many_labels_that_the_model_does_not_know_is_refused() -> None:
+    scorer = classes(["cat", "dog"])
+    scores = [scorer.judge(Row(str(i), {}, f"name {i}"), {"y": np.array([0.9, 0.1])}, {}) for i in range(1001)]
+    for score in scores[:MAX_UNKNOWN_LABELS]:
+        scorer.add(score)
+    with pytest.raises(FailedPrecondition, match=r"'label' has over 1,000 labels.*'name 1000'.*--target") as caught:
+        scorer.add(scores[-1])
+    assert (caught.value.reason, caught.value.field) == ("UNSUITABLE_DATA", "--target")
+
+
+def test_the_json_of_a_row_has_no_media(tmp_path: Path) -> None:
+    values = {"images": [b"1", b"2"], "image": b"3", "names": ["x" * 600], "label": "cat"}
+    found = evaluation(classes(["cat", "dog"]), [(Row("a", values, "cat"), np.array([0.9, 0.1]))])
+    assert found.to_json()["worst"][0]["values"] == {"names": ["x" * 500], "label": "cat"}
+    assert save(found, tmp_path)
+
+
+def test_the_rows_of_a_sample_are_added_up() -> None:
+    rows = [(Row(f"{sample}[{i}]", {}, 0.0, sample), np.array([float(i)])) for sample in "ba" for i in (1, 2)]
+    outcomes = evaluation(NumberScorer("y"), rows).outcomes
+    assert list(outcomes.samples) == ["b", "b", "a", "a"]
+    assert outcomes.parts_of_samples().tolist() == [[5, 2], [5, 2]]
