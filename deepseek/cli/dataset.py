@@ -179,7 +179,7 @@ def delete(
     """
     name = deletable_name(dataset, "datasets", field="DATASET", every=every)
     with connect() as mesh:
-        mesh.datasets.delete(name)
+        mesh.datasets.delete(name, every=every)
     if as_json:
         print_json({"deleted": name})
     else:

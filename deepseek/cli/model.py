@@ -137,7 +137,7 @@ def served(as_json: AsJson = False) -> None:
 
 
 def _served_row(mesh: Mesh, model: str, number: str) -> dict[str, Any]:
-    metadata = mesh.inference.metadata(model)
+    metadata = mesh.inference.metadata(model, number)
     version = f"models/{model}/versions/{number}"
     names = ("file", "variant", "instruction_set", "reason")
     return {
@@ -255,7 +255,7 @@ def delete(
     """
     name = deletable_name(model, "models", field="MODEL", every=every)
     with connect() as mesh:
-        mesh.models.delete(name)
+        mesh.models.delete(name, every=every)
     if as_json:
         print_json({"deleted": name})
     else:

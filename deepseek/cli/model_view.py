@@ -45,13 +45,11 @@ def served_file(mesh: Mesh, model: str, number: str) -> dict[str, str] | None:
     The member `error` replaces the others if the inference service does not respond.
     """
     try:
-        metadata = mesh.inference.metadata(model)
+        metadata = mesh.inference.metadata(model, number)
     except NotFound:
         return None
     except MeshError as error:
         return {"error": error.message}
-    if number not in metadata.versions:
-        return None
     names = ("file", "variant", "instruction_set", "reason")
     return {"service": "inference"} | {name: metadata.parameters[name].string_param for name in names}
 

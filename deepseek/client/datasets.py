@@ -61,7 +61,7 @@ class Datasets:
                 may also be rejected samples, which the service keeps aside without a check.
             quarantine: Whether to keep invalid samples aside, each with the reason, instead of failing. The method
                 `quarantined` returns them.
-            sources: Names of the resources that the version is made from, e.g. of another version.
+            sources: Names of the resources that the version is made from, e.g. `datasets/colours:1` or `runs/x7`.
             on_quarantine: Called before the commit with all samples that were kept aside, without their values. If it
                 raises an error, nothing is committed.
             on_sample: Called for each sample, with the number of samples sent so far.
@@ -80,7 +80,7 @@ class Datasets:
                 schema=ingest_pb2.Schema(fields=[_field_to_proto(field) for field in fields]),
                 request_id=uuid.uuid4().hex,
                 quarantine=quarantine,
-                sources=sources,
+                sources=[names.resource_name(source, field="sources") for source in sources],
             )
         ).upload
         try:
@@ -180,20 +180,23 @@ class Datasets:
             position = response.samples[-1].rejection.position
             yield from map(rejected_from_proto, response.samples)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, every: bool = False) -> None:
         """Deletes a version, or a data set with all its versions. `deepseek gc` then deletes the samples.
 
         Args:
-            name: `datasets/<id>/versions/<n>` or `datasets/<id>`.
+            name: Name of a version with its number, e.g. `colours:3`. With `every`, name of the data set.
+            every: Whether to delete a data set with all its versions.
 
         Raises:
+            InvalidArgument: BAD_NAME.
             FailedPrecondition: VERSION_IN_USE if an alias points at a version, a model or another version was made from
                 it, or an active run trains on it. The message says what uses the version.
             MeshError: The trainer does not respond, so its runs are unknown.
         """
+        name = names.deletable_name(name, "datasets", field="name", every=every)
         check_no_run_uses(self._connection, name)
         request_id = uuid.uuid4().hex
-        if "/versions/" in name:
+        if not every:
             version = registry_pb2.DeleteDatasetVersionRequest(name=name, request_id=request_id)
             self._registry.DeleteDatasetVersion(version)
         else:

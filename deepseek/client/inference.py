@@ -19,6 +19,7 @@ from deepseek.client import names
 from deepseek.client.connection import Connection
 from deepseek.models.datatypes import DATATYPES, DTYPES
 from protos.inference.v2 import inference_pb2, inference_pb2_grpc
+from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 
 _LENGTH = struct.Struct("<I")  # the length that precedes each element of a BYTES tensor
 
@@ -27,6 +28,7 @@ class Inference:
     """Client of a mesh's loaded models, available as `Mesh.inference`."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(connection.channel("inference"))
 
     def load(self, model: str, version: str = "") -> None:
@@ -36,11 +38,7 @@ class Inference:
             model: Name of the model, or of one of its versions, e.g. `digits:3` or `digits@champion`.
             version: Version number or alias, unless `model` names the version; empty means the latest version.
         """
-        name, named = names.served_version(model, field="model")
-        if named and version:
-            message = f"{model!r} names a version, and so does {version!r}; name it once"
-            raise InvalidArgument("BAD_VALUE", message, field="version")
-        version = named or version
+        name, version = _named_once(model, version)
         request = inference_pb2.RepositoryModelLoadRequest(model_name=name)
         if version:
             request.parameters["version"].string_param = version
@@ -59,13 +57,15 @@ class Inference:
         """Returns the versions, inputs and outputs of a loaded model.
 
         Args:
-            model: Name of the model.
-            version: Number that the loaded version must have; empty means whichever version is loaded.
+            model: Name of the model, or of the version that must be loaded, e.g. `digits:3` or `digits@champion`.
+            version: Number or alias of that version, unless `model` names the version; empty means whichever version is
+                loaded.
 
         The parameters `file`, `variant`, `instruction_set` and `reason` of the response say which file of the version
         is served and why.
         """
-        request = inference_pb2.ModelMetadataRequest(name=model, version=version)
+        name, number = self._loaded(model, version)
+        request = inference_pb2.ModelMetadataRequest(name=name, version=number)
         metadata: inference_pb2.ModelMetadataResponse = self._stub.ModelMetadata(request)
         return metadata
 
@@ -75,10 +75,11 @@ class Inference:
         """Runs a loaded model on one batch.
 
         Args:
-            model: Name of the model.
+            model: Name of the model, or of the version that must be loaded, e.g. `digits:3`. The registry looks up
+                `latest` or an alias in each call.
             inputs: One array, tensor or list per input, with the datatype and shape that `metadata` returns. The
                 elements of a BYTES input are `str` or `bytes` objects.
-            version: Version number; empty means the served version.
+            version: Number or alias of the version, unless `model` names the version; empty means the served version.
 
         Returns:
             One array per output. The array of a BYTES output has the dtype object, and its elements are `bytes`.
@@ -86,7 +87,8 @@ class Inference:
         Raises:
             InvalidArgument: BAD_INPUT if an input does not match the model's inputs.
         """
-        request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
+        series, number = self._loaded(model, version)
+        request = inference_pb2.ModelInferRequest(model_name=series, model_version=number)
         for name, given in inputs.items():
             array = as_array(given, reason="BAD_INPUT", field=f"inputs[{name}]")
             datatype, raw = _encoded(array, f"inputs[{name}]")
@@ -97,6 +99,25 @@ class Inference:
             output.name: _decoded(raw, output.datatype).reshape(output.shape)
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
         }
+
+    def _loaded(self, model: str, version: str) -> tuple[str, str]:
+        """Returns the id of a model and the number of its version; the latter is empty if no argument names one."""
+        name, version = _named_once(model, version)
+        if not version or version.isdigit():
+            return name, version
+        reference = f"{name}:latest" if version == "latest" else f"{name}@{version}"
+        request = registry_pb2.GetModelVersionRequest(name=names.version_name(reference, "models", field="version"))
+        found = registry_pb2_grpc.RegistryServiceStub(self._connection.channel("registry")).GetModelVersion(request)
+        return name, found.model_version.name.rpartition("/")[2]
+
+
+def _named_once(model: str, version: str) -> tuple[str, str]:
+    """Returns the id of a model, and the reference to a version that one of the arguments may have."""
+    name, named = names.served_version(model, field="model")
+    if named and version:
+        message = f"{model!r} names a version, and so does {version!r}; name it once"
+        raise InvalidArgument("BAD_VALUE", message, field="version")
+    return name, named or version
 
 
 def _encoded(array: npt.NDArray[Any], field: str) -> tuple[str, bytes]:

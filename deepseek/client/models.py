@@ -161,32 +161,41 @@ class Models:
         Raises:
             Aborted: ALIAS_MOVED if the alias does not point at the expected version.
         """
+        series = names.series_id(model, "models", field="model")
         request = registry_pb2.SetAliasRequest(
-            name=f"{_model_name(model)}/aliases/{alias}",
-            version=names.version_name(version, "models", field="version"),
-            expected_version=expected and names.version_name(expected, "models", field="expected_version"),
+            name=names.alias_name(f"{series}@{alias}", "models", field="alias"),
+            version=self._numbered(version, "version"),
+            expected_version=expected and self._numbered(expected, "expected"),
             request_id=uuid.uuid4().hex,
         )
         moved: registry_pb2.Alias = self._stub.SetAlias(request).alias
         return moved
+
+    def _numbered(self, text: str, field: str) -> str:
+        """Returns the name of a version with its number, given any form that users write."""
+        name = names.version_name(text, "models", field=field)
+        return name if names.is_numbered(name) else self.version(name).name
 
     def delete_alias(self, name: str) -> None:
         """Deletes an alias, e.g. `digits@champion`, and the history of its moves."""
         name = names.alias_name(name, "models", field="name")
         self._stub.DeleteAlias(registry_pb2.DeleteAliasRequest(name=name, request_id=uuid.uuid4().hex))
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, every: bool = False) -> None:
         """Deletes a version, or a model with all its versions. `deepseek gc` then deletes the files.
 
         Args:
-            name: `models/<id>/versions/<n>` or `models/<id>`.
+            name: Name of a version with its number, e.g. `digits:3`. With `every`, name of the model.
+            every: Whether to delete a model with all its versions.
 
         Raises:
+            InvalidArgument: BAD_NAME.
             FailedPrecondition: VERSION_IN_USE if an alias points at a version, another version was made from it, an
                 active run starts from it, or the inference service serves or loads it. The message says what uses the
                 version.
             MeshError: The inference service or the trainer does not respond, so the users of the version are unknown.
         """
+        name = names.deletable_name(name, "models", field="name", every=every)
         model, number = (*name.split("/")[1::2], "")[:2]
         for served, state in self._served(model):
             if number in ("", served):

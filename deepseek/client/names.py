@@ -93,9 +93,19 @@ def deletable_name(text: str, collection: Collection, *, field: str, every: bool
         return f"{collection}/{series_id(text, collection, field=field)}"
     found = _match(text, collection, field)
     if not (found["number"] or "").isdigit():
-        message = f"{text[:200]!r} names no single version; write e.g. `{found['series']}:3`, or add --all"
+        example = f"write e.g. `{found['series']}:3`, or delete all versions with --all (in Python: every=True)"
+        message = f"{text[:200]!r} names no single version; {example}"
         raise InvalidArgument("BAD_NAME", message, field=field)
     return version_name(text, collection, field=field)
+
+
+def is_numbered(name: str) -> bool:
+    """Returns whether the resource name of a version has its number, i.e. it is neither `latest` nor an alias.
+
+    >>> is_numbered("models/digits/versions/3"), is_numbered("models/digits/versions/latest")
+    (True, False)
+    """
+    return "/versions/" in name and name.rpartition("/")[2].isdigit()
 
 
 def resource_name(text: str, *, field: str) -> str:

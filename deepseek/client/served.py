@@ -22,13 +22,11 @@ def served_number(mesh: "Mesh", model: str, *, field: str) -> tuple[str, str]:
         NotFound: MODEL_NOT_LOADED if the model, or the named version of it, is not served; the registry's error if
             there is no such version.
     """
-    name, named = served_version(model, field=field)
-    if named and not named.isdigit():
-        collection = "versions" if named == "latest" else "aliases"
-        named = mesh.models.version(f"models/{name}/{collection}/{named}").name.rpartition("/")[2]
+    name, _ = served_version(model, field=field)
     try:
-        return name, mesh.inference.metadata(name, named).versions[0]
+        return name, mesh.inference.metadata(model).versions[0]
     except NotFound as error:
-        wanted = f"{name}:{named}" if named else name
-        message = f"{error.message}; serve it with: deepseek model load {wanted}"
+        if error.reason != "MODEL_NOT_LOADED":
+            raise
+        message = f"{error.message}; serve it with: deepseek model load {model}"
         raise NotFound(error.reason, message, field=field) from error

@@ -53,8 +53,10 @@ def test_a_deleted_version_is_garbage_but_its_equal_is_not(mesh: Mesh) -> None:
     gone = mesh.datasets.upload("gone", FIELDS, samples(40, size=3))
     shared = mesh.datasets.upload("shared", FIELDS, samples(60, size=3))
     also = mesh.datasets.upload("also-shared", FIELDS, samples(60, size=3))
-    mesh.datasets.delete(gone.name)
-    mesh.datasets.delete("datasets/shared")
+    mesh.datasets.delete("gone:1")
+    with pytest.raises(InvalidArgument, match="every=True"):
+        mesh.datasets.delete("shared")
+    mesh.datasets.delete("shared", every=True)
     collect(mesh, grace_s=0)
     blobs = set(mesh.store.list(mesh.tenant))
     assert gone.manifest.sha256 not in blobs

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from common.artifacts.proto import to_proto
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from deepseek.client import Mesh
 from deepseek.client.evaluating import compare, evaluate
 from deepseek.data.manifest import Field
@@ -142,6 +142,35 @@ def test_two_versions_are_compared_on_the_same_rows(mesh: Mesh, greys: str) -> N
     assert found.better is None
 
 
+@pytest.mark.parametrize("name", ["light", "light:1", "light@chosen", "models/light/versions/1"])
+def test_every_form_of_a_name_means_the_served_version(mesh: Mesh, greys: str, name: str) -> None:
+    if not any(mesh.models.aliases("light")):
+        assert mesh.models.set_alias("light", "chosen", "light:1").version == "models/light/versions/1"
+    assert mesh.inference.metadata(name).versions == ["1"]
+    scores = mesh.inference.infer(name, {"image": np.zeros((1, 4, 4, 3), np.uint8)})["scores"]
+    assert scores.tolist() == [[100, 0]]
+
+
+@pytest.mark.parametrize("name", ["light:2", "light:latest"])
+def test_a_version_that_is_not_served_is_refused(mesh: Mesh, greys: str, name: str) -> None:
+    with pytest.raises(NotFound, match="light"):
+        mesh.inference.metadata(name)
+
+
+def test_a_version_is_deleted_by_its_short_name(mesh: Mesh, greys: str) -> None:
+    for value in (1, 2):
+        register(mesh, "old", threshold(value), greys, [IMAGE], SCORES)
+    with pytest.raises(InvalidArgument, match="old:3"):
+        mesh.models.delete("old")
+    mesh.models.set_alias("old", "champion", "old:latest")
+    assert mesh.models.alias("old@champion").version == "models/old/versions/2"
+    mesh.models.delete("old:1")
+    assert [one.name for one in mesh.models.versions("old")] == ["models/old/versions/2"]
+    mesh.models.delete_alias("old@champion")
+    mesh.models.delete("old", every=True)
+    assert "models/old" not in [one.name for one in mesh.models.list()]
+
+
 def test_a_limit_spreads_over_the_split_and_ends_the_reading(
     mesh: Mesh, greys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,12 +193,13 @@ def test_the_inference_service_is_always_asked_for_the_version(
     metadata, versions = mesh.inference.metadata, []
 
     def spied(model: str, version: str = "") -> inference_pb2.ModelMetadataResponse:
-        versions.append(version)
+        versions.append(f"{model}/{version}".rstrip("/"))
         return metadata(model, version)
 
     monkeypatch.setattr(mesh.inference, "metadata", spied)
     assert evaluate(mesh, "light:1").runner == "inference"
-    assert set(versions) == {"1"}
+    assert versions
+    assert all(name.endswith("/1") for name in versions)
 
 
 def test_a_row_that_cannot_be_judged_costs_only_itself(mesh: Mesh, embedded: EmbeddedMesh) -> None:
