@@ -51,7 +51,7 @@ class Continuer(Predictor):
 
     def __init__(self, mesh: Mesh, model: str, sampling: Sampling) -> None:
         super().__init__(mesh, model)
-        self._writer = Writer(mesh, model)
+        self._writer = Writer(mesh, self.version, manifest=self.manifest)
         self.sampling = sampling
         self.on_character: Callable[[], None] = lambda: None
         self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed

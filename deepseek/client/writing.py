@@ -59,7 +59,9 @@ class Writer:
 
     Args:
         mesh: Mesh that serves the model.
-        model: Name of the model, e.g. `reference`, or of a version that must be the served one, e.g. `reference:3`.
+        model: Name of the model, e.g. `reference`, or of a version that must be the served one, e.g. `reference:3`. All
+            requests ask for the version that the name means now, even if an alias moves.
+        manifest: Manifest of the version if it is known. `model` is then the resource name of the version.
 
     Attributes:
         version: Name of the served version, `models/<id>/versions/<n>`.
@@ -69,11 +71,11 @@ class Writer:
         FailedPrecondition: NO_LANGUAGE_MODEL if the model is not a language model.
     """
 
-    def __init__(self, mesh: Mesh, model: str) -> None:
+    def __init__(self, mesh: Mesh, model: str, *, manifest: ModelManifest | None = None) -> None:
         self._mesh = mesh
-        self._model, self._number = served_number(mesh, model, field="model")
+        self._model, self._number = model.split("/")[1::2] if manifest else served_number(mesh, model, field="model")
         self.version = f"models/{self._model}/versions/{self._number}"
-        manifest = mesh.models.manifest(mesh.models.version(self.version))
+        manifest = manifest or mesh.models.manifest(mesh.models.version(self.version))
         encoder = manifest.inputs[0].encoder
         if encoder is None or not is_language_model(manifest):
             message = f"{model} is not a language model; choose a model whose only input is text encoded as characters"
