@@ -21,7 +21,7 @@ def wait(
     Args:
         channel: Channel to the service that runs the job.
         job: The job, as returned by the call that started it.
-        on_change: Called with each update of the job.
+        on_change: Called with `job` at once, and with each update of the job.
         patience_s: Time in seconds. If the service is unavailable, this call retries until it has waited this long for
             the next update.
 
@@ -35,6 +35,8 @@ def wait(
     stub = job_pb2_grpc.JobServiceStub(channel)
     final = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
     request = job_pb2.WatchJobRequest(name=job.name)
+    if on_change:
+        on_change(job)
     while job.state not in final:
         for response in resumed(lambda: stub.WatchJob(request), patience_s=patience_s):
             job = response.job
