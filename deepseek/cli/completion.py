@@ -37,7 +37,8 @@ def _from_mesh(find: "Callable[[Mesh, typer.Context, str], Iterable[str]]") -> C
 
         try:
             with connect() as mesh, deadline.until(time.monotonic() + _limit_s()):
-                return list(itertools.islice(find(mesh, ctx, incomplete), _MAX_NAMES))
+                names = (name for name in find(mesh, ctx, incomplete) if name.startswith(incomplete))
+                return list(itertools.islice(names, _MAX_NAMES))
         except MeshError:
             return []
 

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -99,3 +100,11 @@ def test_every_parameter_that_takes_a_name_is_completed() -> None:
         if parameter._custom_shell_complete is None
     ]
     assert not uncompleted
+
+
+def test_of_many_names_those_that_match_are_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepseek.client.connect", lambda: nullcontext(None))
+    names = [*(f"a{number}" for number in range(1000)), "zebra"]
+    assert completion._from_mesh(lambda mesh, ctx, incomplete: names)(click.Context(click.Command("show")), "z") == [
+        "zebra"
+    ]
