@@ -16,7 +16,7 @@ from deepseek.interchange.opening import open_source
 
 mesh = connect()
 found = Import(open_source("voices"))
-version = mesh.datasets.upload("voices", found.fields, found)
+version = found.upload(mesh.datasets, "voices")
 print(version.name, found.report.to_json())
 
 # %% Train. The spec is a dictionary, which you can change before you submit it.

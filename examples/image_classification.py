@@ -15,7 +15,7 @@ from deepseek.interchange.opening import open_source
 
 mesh = connect()
 found = Import(open_source("digits"))
-version = mesh.datasets.upload("digits", found.fields, found)
+version = found.upload(mesh.datasets, "digits")
 print(version.name, found.report.to_json())
 
 # %% Train. The spec is a dictionary, which you can change before you submit it.

@@ -14,7 +14,7 @@ from deepseek.interchange.splits import Splitter
 
 mesh = connect()
 found = Import(open_source("reference.txt", passage=128), splitter=Splitter(test_share=0.1))
-version = mesh.datasets.upload("reference", found.fields, found)
+version = found.upload(mesh.datasets, "reference")
 print(version.name, found.report.to_json())
 
 # %% Train. The spec is a dictionary, which you can change before you submit it.

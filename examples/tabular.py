@@ -18,8 +18,8 @@ from deepseek.interchange.schema import Wishes
 
 mesh = connect()
 found = Import(open_source("wine"), Wishes(target="cultivar"))
-print(mesh.datasets.upload("wine", found.fields, found).name)
-print(found.report.to_json())
+version = found.upload(mesh.datasets, "wine")
+print(version.name, found.report.to_json())
 
 # %% Train a linear model and one with two hidden layers.
 spec = derive_spec(mesh, "tabular", "wine")

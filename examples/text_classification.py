@@ -14,8 +14,8 @@ from deepseek.interchange.schema import Wishes
 
 mesh = connect()
 found = Import(open_source("newsgroups"), Wishes(target="topic"))
-print(mesh.datasets.upload("newsgroups", found.fields, found).name)
-print(found.report.to_json())
+version = found.upload(mesh.datasets, "newsgroups")
+print(version.name, found.report.to_json())
 
 # %% Train, and register the best epoch as a version of the model `newsgroups`.
 spec = derive_spec(mesh, "text-classification", "newsgroups")
