@@ -99,7 +99,7 @@ def import_data(
         task = bar.add_task("importing", total=found.plan.num_rows, note="")
 
         def on_sample(number: int) -> None:
-            if number % 64 == 0:
+            if number % 64 == 0 or number == found.plan.num_rows:
                 bar.update(task, completed=number)
 
         if mesh is None:
@@ -110,6 +110,8 @@ def import_data(
             on_change = owned.enter_context(committing(series, bar, task))
             version = found.upload(mesh.datasets, series, on_sample=on_sample, on_change=on_change)
             name, sha256 = version.name, version.manifest.sha256
+        count = found.report.statistics.num_samples + found.report.rejected.total()
+        bar.update(task, total=count, completed=count)
     if as_json:
         print_json(_document(name, sha256, found, aside.path))
     else:
@@ -209,7 +211,7 @@ def counts(found: Mapping[str, int]) -> str:
 
 def _show_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def _document(name: str, sha256: str, found: "Import", aside: Path | None) -> dict[str, Any]:

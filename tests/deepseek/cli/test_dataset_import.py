@@ -30,6 +30,7 @@ def test_class_folders_become_one_version_with_both_splits(home: Path, tmp_path:
     shown = deepseek(home, "dataset", "import", "pets", str(place))
     assert shown.returncode == 0, shown.stderr
     assert "pets:1 (datasets/pets/versions/1)" in shown.stdout
+    assert "importing 6 of 6" in shown.stderr
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert ["samples", "6", "train", "4,", "test", "2"] in rows
     assert ["label", "label", "2:", "cat,", "dog"] in rows
