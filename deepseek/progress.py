@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from deepseek.terminal import visible
+
 LINE_INTERVAL_S = 10.0
 """Minimum time between two lines if there is no terminal, in seconds."""
 
@@ -86,15 +88,15 @@ class Lines(Progress):
 
 
 def say(line: str) -> None:
-    """Prints a line unchanged to standard error, without colours."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line to standard error, without colours."""
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 class _Note(ProgressColumn):
     """The task's note, shortened if space is scarce."""
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+        return Text(visible(task.fields["note"]), no_wrap=True, overflow="ellipsis")
 
 
 def _fixed() -> Column:

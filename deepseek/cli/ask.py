@@ -7,7 +7,7 @@ import typer
 
 from common.errors import FailedPrecondition
 from deepseek.cli.completion import SERVED
-from deepseek.cli.output import AsJson, console, print_json
+from deepseek.cli.output import AsJson, bold, console, print_json
 from deepseek.client import connect
 from deepseek.client.names import served_version
 
@@ -45,4 +45,4 @@ def ask(
     if as_json:
         print_json({"answer": found.label, "probability": found.probability})
     else:
-        console.print(f"[bold]{found.label}[/bold]  ({found.probability:.1%})", highlight=False)
+        console.print(bold(found.label), f" ({found.probability:.1%})", highlight=False)

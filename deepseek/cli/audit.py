@@ -68,7 +68,7 @@ def verify_logs(
         for name, log in checked.items():
             for finding in log.findings:
                 text = f"{_file(home(), name)}:{finding.line}: {finding.problem}"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+                console.print(text, highlight=False, soft_wrap=True)
     if any(log.findings for log in checked.values()):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ import typer
 
 from common.errors import InvalidArgument, MeshError
 from deepseek.cli.completion import COMPONENT
-from deepseek.cli.output import AsJson, console, error_console, print_json, print_table
+from deepseek.cli.output import AsJson, bold, console, error_console, print_json, print_table
 from deepseek.components import REGISTRIES, Components
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def components(
             print_json(names)
         else:
             print_table(["kind", "names"], [(one, ", ".join(known)) for one, known in names.items()])
-            console.print("\nshow one kind with [bold]deepseek components KIND[/bold]", highlight=False)
+            console.print("\nshow one kind with", bold("deepseek components KIND"), highlight=False)
         return
     registry = _registry(kind)
     if name:
@@ -50,7 +50,7 @@ def components(
         return
     rows = [(one["name"], _brief(one["parameters"]), one.get("error") or one["summary"]) for one in described]
     print_table([registry.kind, "parameters", ""], rows)
-    console.print(f"\nexplain one with [bold]deepseek components {registry.kind} NAME[/bold]", highlight=False)
+    console.print("\nexplain one with", bold(f"deepseek components {registry.kind} NAME"), highlight=False)
 
 
 def _registry(kind: str) -> Components:
@@ -80,9 +80,9 @@ def _show(found: "Description", as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
-    console.print(found.summary, markup=False, highlight=False)
+    console.print(found.summary, highlight=False)
     if found.details:
-        console.print(f"\n{found.details}", markup=False, highlight=False)
+        console.print(f"\n{found.details}", highlight=False)
     if found.parameters:
         console.print()
         rows = [(one.name, one.type, _default(one), one.description) for one in found.parameters]

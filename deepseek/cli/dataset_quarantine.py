@@ -9,7 +9,9 @@ import typer
 from deepseek.cli.dataset_import import Passage, counts
 from deepseek.cli.dataset_show import Version
 from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar, writing
+from deepseek.cli.uploading import committing
 from deepseek.client import connect, names
+from deepseek.terminal import visible
 
 if TYPE_CHECKING:
     from deepseek.data.rejected import Rejected
@@ -52,7 +54,7 @@ def quarantine(
         )
         return
     if found:
-        rows = [(_visible(one.key), _visible(one.place), one.reason, _visible(one.message)) for one in found]
+        rows = [(one.key, one.place, one.reason, one.message) for one in found]
         print_table(["key", "place", "reason", "message"], rows)
     console.print(f"{names.short_name(version.name)}: {len(found)} in quarantine", highlight=False)
     if out:
@@ -89,16 +91,17 @@ def repair(
     with connect() as mesh, progress_bar() as bar:
         old = mesh.datasets.version(name)
         task = bar.add_task("repairing", total=old.num_samples, note="")
-        new = repair_from(
-            mesh,
-            old,
-            opened,
-            wishes,
-            on_key_taken=key_taken.extend,
-            on_quarantine=lambda rejected: reasons.update(one.reason for one in rejected),
-            on_sample=lambda number: bar.update(task, completed=number),
-            on_change=lambda job: bar.update(task, note=job.message),
-        )
+        with committing(old.name.split("/")[1], bar, task) as on_change:
+            new = repair_from(
+                mesh,
+                old,
+                opened,
+                wishes,
+                on_key_taken=key_taken.extend,
+                on_quarantine=lambda rejected: reasons.update(one.reason for one in rejected),
+                on_sample=lambda number: bar.update(task, completed=number),
+                on_change=on_change,
+            )
     num_repaired = new.num_samples - old.num_samples
     if as_json:
         print_json(
@@ -117,13 +120,8 @@ def repair(
     console.print(f"{names.short_name(new.name)} ({new.name})", highlight=False)
     console.print(f"{new.num_samples} samples, {num_repaired} repaired, {remaining}", highlight=False)
     if key_taken:
-        shown = ", ".join(f"{_visible(one.place)}: {_visible(one.key)}" for one in key_taken[:_MAX_SHOWN])
+        shown = ", ".join(f"{visible(one.place)}: {visible(one.key)}" for one in key_taken[:_MAX_SHOWN])
         more = f" and {len(key_taken) - _MAX_SHOWN} more" if len(key_taken) > _MAX_SHOWN else ""
         problem = f"valid rows left in quarantine because another sample has their key: {len(key_taken)}"
         note = f"note: {problem} ({shown}{more}); change their keys"
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _visible(text: str) -> str:
-    """Returns a text from outside in which no character can control the terminal."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -167,7 +167,7 @@ def _print(version: "registry_pb2.DatasetVersion", found: "Description", reasons
             splits = sorted(one.labels)
             print_table([name, *splits, "share"], _balance(one.label_counts, one.labels, splits))
     for note in statistics.unbalanced_splits():
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False)
 
 
 def _range(kind: str, one: "FieldStatistics") -> str:

@@ -106,7 +106,7 @@ def print_report(figures: dict[str, Any], folder: Path, *, keep: bool) -> None:
     program = "deepseek" if shutil.which("deepseek") else os.path.relpath(sys.argv[0])
     ask = f'{program} ask {image} "what shape is it?"'
     commands = [ask, f"{program} down"] if keep else [f"{program} up", ask]
-    console.print("next:", *commands, sep="\n  ", markup=False, highlight=False)
+    console.print("next:", *commands, sep="\n  ", highlight=False)
 
 
 def _int8_text(figures: dict[str, Any]) -> str:
@@ -119,7 +119,7 @@ def _int8_text(figures: dict[str, Any]) -> str:
 
 
 def _show_restart(text: str) -> None:
-    error_console.print(text, style="bold yellow", markup=False)
+    error_console.print(text, style="bold yellow")
 
 
 def _show_ready(service: embedded.ServiceStatus) -> None:

@@ -45,7 +45,7 @@ def infer(
         print_json({name: as_json_value(array) for name, array in outputs.items()})
     else:
         for name, array in outputs.items():
-            console.print(f"{name}: {array.dtype} {list(array.shape)}\n{array}", markup=False, highlight=False)
+            console.print(f"{name}: {array.dtype} {list(array.shape)}\n{array}", highlight=False)
 
 
 def _show(metadata: inference_pb2.ModelMetadataResponse, *, as_json: bool) -> None:
@@ -58,7 +58,7 @@ def _show(metadata: inference_pb2.ModelMetadataResponse, *, as_json: bool) -> No
         return
     for kind, tensor in tensors:
         text = f"{kind.removesuffix('s')} {tensor.name}: {tensor.datatype} {list(tensor.shape)}"
-        console.print(text, highlight=False, markup=False)
+        console.print(text, highlight=False)
 
 
 def _read(item: str) -> tuple[str, Any]:

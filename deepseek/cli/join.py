@@ -17,7 +17,7 @@ from common.files import replace_file
 from common.names import DEFAULT_TENANT
 from common.text_files import NotUtf8, decode_text
 from deepseek.cli.identity import SECONDS_AN_HOUR
-from deepseek.cli.output import AsJson, console, print_json
+from deepseek.cli.output import AsJson, bold, console, print_json
 from deepseek.client import MeshFile, ServiceAddress
 from deepseek.services import SERVICES
 
@@ -78,4 +78,4 @@ def join(
     if as_json:
         print_json({"address": address, "mesh_file": str(path)})
     else:
-        console.print(f"joined the mesh at {address}; check it with [bold]deepseek status[/bold]")
+        console.print(f"joined the mesh at {address}; check it with", bold("deepseek status"))

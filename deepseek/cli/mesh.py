@@ -8,7 +8,7 @@ import typer
 
 from common.environment import home
 from common.fork_client import ForkServer, can_fork
-from deepseek.cli.output import AsJson, console, error_console, print_json, print_table
+from deepseek.cli.output import AsJson, bold, console, error_console, print_json, print_table
 from deepseek.services import SERVICES
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def up(
         print_json(_documents(started))
     else:
         _print(started)
-        console.print("\nstop it with [bold]deepseek down[/bold]")
+        console.print("\nstop it with", bold("deepseek down"))
 
 
 def down(as_json: AsJson = False) -> None:

@@ -80,7 +80,7 @@ def list_models(as_json: AsJson = False) -> None:
         "`deepseek model import NAME FILE.onnx`",
     )
     if problem:
-        error_console.print(f"the served versions are unknown: {problem}", markup=False, soft_wrap=True)
+        error_console.print(f"the served versions are unknown: {problem}", soft_wrap=True)
 
 
 def _aliases(mesh: Mesh, models: list[str]) -> dict[str, list[str]]:

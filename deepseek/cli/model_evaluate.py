@@ -10,6 +10,7 @@ import typer
 from deepseek.cli.completion import DATASET_VERSION, MODEL_VERSION
 from deepseek.cli.output import (
     AsJson,
+    bold,
     console,
     error_console,
     make_folder,
@@ -166,12 +167,9 @@ def _print_head(found: "Evaluation", name: str = "") -> None:
     count = f"{found.num_samples} samples" + (
         f", {found.num_rows} predictions" if found.num_rows != found.num_samples else ""
     )
-    console.print(
-        f"{name}{': ' if name else ''}[bold]{short_name(found.version)}[/bold] on {where}: {count}; "
-        f"{found.file} by {runner}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    version = bold(short_name(found.version))
+    text = f"on {where}: {count}; {found.file} by {runner}"
+    console.print(*([f"{name}:"] if name else []), version, text, highlight=False, soft_wrap=True)
 
 
 def _print_classes(found: "Evaluation") -> None:
@@ -206,7 +204,7 @@ def _print_worst(found: "Evaluation") -> None:
         "regression": ["predicted", "true", "error"],
         "language-model": ["loss per token"],
     }[found.task]
-    console.print("\n[bold]worst predictions[/bold]", highlight=False)
+    console.print("\nworst predictions", style="bold", highlight=False)
     shown = found.worst[:_MAX_SHOWN]
     _print_rows(columns, [(one, _judged(one, found.task)) for one in shown], found)
 
@@ -243,7 +241,7 @@ def _print_verdict(found: "Comparison") -> None:
         console.print(f"McNemar's exact test: p = {found.p_value:.3g}", highlight=False)
     better = found.better
     text = f"{short_name(better.version)} is better" if better else "no clear difference: it may be chance"
-    console.print(f"[bold]{text}[/bold] (at the 5 % level)", highlight=False)
+    console.print(bold(text), "(at the 5 % level)", highlight=False)
 
 
 def _print_disagreements(found: "Comparison") -> None:
@@ -252,7 +250,7 @@ def _print_disagreements(found: "Comparison") -> None:
         return
     title = "losses that differ most" if found.first.task == "language-model" else "different predictions"
     count = f": {found.num_disagreements}" if found.num_disagreements else ""
-    console.print(f"\n[bold]{title}{count}[/bold]", highlight=False)
+    console.print(f"\n{title}{count}", style="bold", highlight=False)
     cells: Sequence[tuple[str | float, ...]]
     if found.first.task == "language-model":
         columns, cells = ["A", "B"], [(one.first.loss, one.second.loss) for one in shown]
@@ -272,7 +270,7 @@ def _print_end(found: "Evaluation", files: Sequence[str]) -> None:
         if found.num_skipped > _MAX_SHOWN:
             console.print(f"and {found.num_skipped - _MAX_SHOWN} more; --json lists up to 1,000", highlight=False)
     for file in files:
-        error_console.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+        error_console.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
 
 def _values(one: "Judged", hidden: str) -> str:

@@ -57,7 +57,7 @@ def served_file(mesh: Mesh, model: str, number: str) -> dict[str, str] | None:
 def print_description(found: dict[str, Any]) -> None:
     """Prints the document of a version for people."""
     short = short_name(found["version"])
-    console.print(f"[bold]{short}[/bold]", highlight=False)
+    console.print(short, style="bold", highlight=False)
     origin, precision = found["origin"], found["precision"]
     _print_line("registered", found["create_time"].replace("T", " ").partition(".")[0].removesuffix("Z") + " UTC")
     _print_line("model", " ".join([found["model"], *(f"{name}={value}" for name, value in found["params"].items())]))
@@ -89,7 +89,7 @@ def print_description(found: dict[str, Any]) -> None:
 
 def _print_line(name: str, text: str) -> None:
     if text:
-        console.print(f"  {name:<14} {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {name:<14} {text}", highlight=False, soft_wrap=True)
 
 
 def _served_text(served: dict[str, str] | None, short: str) -> str:

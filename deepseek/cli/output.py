@@ -1,10 +1,11 @@
 """Output of commands: tables for people, one line of JSON for programs, and errors on standard error."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import typer
@@ -19,12 +20,30 @@ from rich.text import Text
 from common.errors import FailedPrecondition, MeshError
 from deepseek.cli.interrupts import check_interrupted
 from deepseek.progress import Lines, bar, is_watched
+from deepseek.terminal import visible
+
+
+class _Console(Console):
+    """Prints strings as they are, because they may come from outside: nothing in them styles or controls the terminal.
+
+    For a part of a line in another style, see `bold`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        safe = (visible(str(one), has_lines=True) if isinstance(one, str | PurePath) else one for one in objects)
+        super().print(*safe, **settings)
+
 
 # Soft wrapping leaves line breaks to the terminal, so names that are longer than a line can be copied. Progress bars,
 # on standard error, do not work with it.
-console = Console(soft_wrap=True)
-error_console = Console(stderr=True)
+console = _Console(soft_wrap=True)
+error_console = _Console(stderr=True)
 _UNLIMITED = 100_000
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\ud800-\udfff]")
+"""Characters that `json.dumps` keeps, but that control a terminal or cannot be printed."""
 
 
 def _keep_pure(as_json: bool) -> bool:
@@ -50,8 +69,9 @@ def begin_step(name: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Prints a document on one line of standard output."""
-    print(json.dumps(document, ensure_ascii=False), flush=True)
+    """Prints a document on one line of standard output. Control characters in it are escaped."""
+    text = json.dumps(document, ensure_ascii=False)
+    print(_NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 def as_json_value(value: Any) -> Any:
@@ -63,18 +83,23 @@ def as_json_value(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+def bold(text: str) -> Text:
+    """Returns a text in bold, as a part of a line."""
+    return Text(visible(text), style="bold")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, none: str = "") -> None:
     """Prints a table with a heading for each column; if there are no rows, prints the text `none` instead.
 
     No word is cut, so that users can copy every name: in a narrow terminal, the table is wider than the terminal. The
-    first column is not wrapped either.
+    first column is not wrapped either. Characters of a cell that control the terminal are escaped.
     """
-    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
     if none and not cells:
-        console.print(none, markup=False, highlight=False)
+        console.print(none, highlight=False)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, heading in enumerate(columns):
+    for index, heading in enumerate(map(visible, columns)):
         words = [word for text in (heading, *(row[index].plain for row in cells)) for word in text.split()]
         table.add_column(heading, no_wrap=index == 0, min_width=max(map(cell_len, words), default=None))
     for row in cells:
@@ -87,14 +112,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, non
 def print_error(error: MeshError | str) -> None:
     """Prints an error to standard error. A MeshError is shown with its code, reason and fields."""
     if isinstance(error, str):
-        error_console.print(error, style="bold red", markup=False, soft_wrap=True)
+        error_console.print(error, style="bold red", soft_wrap=True)
         return
-    error_console.print(f"error: {error.message}", style="bold red", markup=False, soft_wrap=True)
-    error_console.print(f"  {error.code}: {error.reason}", markup=False)
+    error_console.print(f"error: {error.message}", style="bold red", soft_wrap=True)
+    error_console.print(f"  {error.code}: {error.reason}")
     for violation in error.violations:
         # The first violation usually repeats the message.
         problem = "" if violation.description == error.message else f": {violation.description}"
-        error_console.print(f"  field: {violation.field}{problem}", markup=False, soft_wrap=True)
+        error_console.print(f"  field: {violation.field}{problem}", soft_wrap=True)
 
 
 @contextmanager

@@ -2,16 +2,27 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from common.errors import FailedPrecondition, InvalidArgument, MeshError
 from deepseek.cli.completion import SERVED
 from deepseek.cli.interrupts import when_interrupted
-from deepseek.cli.output import AsJson, as_json_value, console, error_console, make_folder, print_json, progress_bar
+from deepseek.cli.output import (
+    AsJson,
+    as_json_value,
+    bold,
+    console,
+    error_console,
+    make_folder,
+    print_json,
+    progress_bar,
+)
 from deepseek.cli.rows import Row, columns, read_rows, write_rows
 from deepseek.client import connect
 from deepseek.client.names import served_version, short_name
@@ -77,7 +88,7 @@ def predict(
 
     sampling = {"--tokens": tokens, "--temperature": temperature, "--seed": seed}
     with connect() as mesh:
-        predictor = _writing(mesh, Predictor(mesh, model), model, sampling)
+        predictor = _writing(mesh, Predictor(mesh, model), sampling)
         if file:
             _predict_file(predictor, file, out, as_json=as_json)
         elif given:
@@ -86,15 +97,16 @@ def predict(
             _show_fields(predictor, as_json=as_json)
 
 
-def _writing(mesh: "Mesh", predictor: "Predictor", model: str, options: dict[str, Any]) -> "Predictor":
-    """Returns a predictor that continues texts if the model is a language model; otherwise, the same predictor."""
+def _writing(mesh: "Mesh", predictor: "Predictor", options: dict[str, Any]) -> "Predictor":
+    """Returns a predictor that continues texts if the version is a language model; otherwise, the same predictor."""
     from deepseek.client.continuation import Continuer, Sampling
     from deepseek.client.writing import is_language_model
 
     given = {name: value for name, value in options.items() if value is not None}
     if is_language_model(predictor.manifest):
         names = {"--tokens": "num_tokens", "--temperature": "temperature", "--seed": "seed"}
-        return Continuer(mesh, model, Sampling(**{names[option]: value for option, value in given.items()}))
+        sampling = Sampling(**{names[option]: value for option, value in given.items()})
+        return Continuer(mesh, predictor.version, sampling)
     if given:
         option = next(iter(given))
         message = f"{short_name(predictor.version)} is not a language model, so it cannot write text; omit {option}"
@@ -119,7 +131,7 @@ def _show_fields(predictor: "Predictor", *, as_json: bool) -> None:
         return
     for one in fields:
         kind = one["encoder"] or f"array of shape {one['shape']}"
-        console.print(f"{one['field']}=…  {kind}", highlight=False, markup=False)
+        console.print(f"{one['field']}=…  {kind}", highlight=False)
 
 
 def _predict_one(predictor: "Predictor", given: dict[str, str], *, as_json: bool) -> None:
@@ -132,17 +144,10 @@ def _predict_one(predictor: "Predictor", given: dict[str, str], *, as_json: bool
     if found.error:
         raise found.error
     if as_json:
-        print_json({"version": predictor.version, **_document(found)})
-    elif found.text:
-        console.print(found.text, highlight=False, markup=False, soft_wrap=True)
-    elif found.label:
-        console.print(f"[bold]{found.label}[/bold]  ({found.probability:.1%})", highlight=False)
-        others = sorted(found.probabilities.items(), key=lambda one: -one[1])[1:_MAX_LABELS_SHOWN]
-        for label, probability in others:
-            console.print(f"{label}  ({probability:.1%})", highlight=False, markup=False)
-    else:
-        for name, array in found.outputs.items():
-            console.print(f"{name}: {_plain(array)}", highlight=False, markup=False)
+        print_json({"version": predictor.version, **_shown(found).document})
+        return
+    for line in _shown(found).lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -172,12 +177,13 @@ def _predict_file(predictor: "Predictor", file: Path, out: Path | None, *, as_js
         for num_rows, (row, found) in enumerate(_results(predictor, file), 1):
             if found.error:
                 errors.append(f"row {num_rows}, {found.error.field or 'all fields'}: {found.error.message}")
+            shown = _shown(found)
             if write:
-                write({**row, **_columns(found)})
+                write({**row, **shown.columns})
             elif as_json:
-                documents.append(_document(found))
+                documents.append(shown.document)
             else:
-                console.print(f"{num_rows}  {_line(found)}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"{num_rows} ", shown.line, highlight=False, soft_wrap=True)
             if bar and task is not None:
                 bar.update(task, completed=num_rows)
     if as_json:
@@ -187,7 +193,7 @@ def _predict_file(predictor: "Predictor", file: Path, out: Path | None, *, as_js
         console.print(f"{out}: {num_rows} rows predicted by {short_name(predictor.version)}", highlight=False)
     if errors:
         for text in errors[:_MAX_ERRORS_SHOWN]:
-            error_console.print(text, markup=False, highlight=False, soft_wrap=True)
+            error_console.print(text, highlight=False, soft_wrap=True)
         message = f"{len(errors)} of {num_rows} rows were not predicted; correct them and try again"
         raise FailedPrecondition("BAD_ROWS", message, field="--file")
 
@@ -225,18 +231,48 @@ def _values(predictor: "Predictor", row: dict[str, Any], folder: Path) -> dict[s
         return error
 
 
-def _document(found: "Prediction") -> dict[str, Any]:
-    if found.error:
-        return {"error": {"reason": found.error.reason, "message": found.error.message, "field": found.error.field}}
+@dataclass(frozen=True)
+class _Shown:
+    """A prediction in each form in which the command shows it.
+
+    Attributes:
+        document: For --json.
+        columns: The columns that it adds to its row in the file of --out.
+        line: For one row of several.
+        lines: For the only sample.
+    """
+
+    document: dict[str, Any]
+    columns: dict[str, Any]
+    line: Text | str
+    lines: Sequence[Text | str]
+
+
+def _shown(found: "Prediction") -> _Shown:
+    if error := found.error:
+        line = f"{error.field}: {error.message}".removeprefix(": ")
+        document = {"error": {"reason": error.reason, "message": error.message, "field": error.field}}
+        return _Shown(document, {"error": line}, line, [line])
     if found.text:
-        return {"prediction": found.text}
+        own = {"prediction": found.text}
+        return _Shown(own, own, found.text, [found.text])
     if found.label:
-        return {
-            "prediction": found.label,
-            "probability": found.probability,
-            "probabilities": dict(found.probabilities),
-        }
-    return {"outputs": {name: _plain(array) for name, array in found.outputs.items()}}
+        columns = {"prediction": found.label, "probability": found.probability}
+        best = bold(found.label).append(f"  ({found.probability:.1%})", style="not bold")
+        others = sorted(found.probabilities.items(), key=lambda one: -one[1])[1:_MAX_LABELS_SHOWN]
+        return _Shown(
+            {**columns, "probabilities": dict(found.probabilities)},
+            {**columns, "probability": round(found.probability, 6)},
+            best,
+            [best, *(f"{label}  ({probability:.1%})" for label, probability in others)],
+        )
+    outputs = {name: _plain(array) for name, array in found.outputs.items()}
+    return _Shown(
+        {"outputs": outputs},
+        {name: json.dumps(value) for name, value in outputs.items()},
+        ", ".join(f"{name} {value}" for name, value in outputs.items()),
+        [f"{name}: {value}" for name, value in outputs.items()],
+    )
 
 
 def _added(predictor: "Predictor") -> tuple[str, ...]:
@@ -249,27 +285,6 @@ def _added(predictor: "Predictor") -> tuple[str, ...]:
     if any(one.labels for one in outputs):
         return "prediction", "probability", "error"
     return *(one.name for one in outputs), "error"
-
-
-def _columns(found: "Prediction") -> dict[str, Any]:
-    """Returns the columns that a prediction adds to its row."""
-    if found.error:
-        return {"error": f"{found.error.field}: {found.error.message}".removeprefix(": ")}
-    if found.text:
-        return {"prediction": found.text}
-    if found.label:
-        return {"prediction": found.label, "probability": round(found.probability, 6)}
-    return {name: json.dumps(_plain(array)) for name, array in found.outputs.items()}
-
-
-def _line(found: "Prediction") -> str:
-    if found.error:
-        return f"{found.error.field}: {found.error.message}".removeprefix(": ")
-    if found.text:
-        return found.text
-    if found.label:
-        return f"{found.label}  ({found.probability:.1%})"
-    return ", ".join(f"{name} {_plain(array)}" for name, array in found.outputs.items())
 
 
 def _plain(array: Any) -> Any:

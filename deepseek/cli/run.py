@@ -88,7 +88,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     print_table(["run", "state", "model", "figures"], [(found.name, state(found), _model(found), outcome(found))])
     for title, text in (("name", found.display_name), ("tags", _tags(found)), ("note", found.note)):
         if text:
-            console.print(f"{title}: {text}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{title}: {text}", highlight=False, soft_wrap=True)
     if found.best_epoch:
         console.print(f"the figures are those of epoch {found.best_epoch} (step {found.best_step})", highlight=False)
     console.print(f"trained for {found.train_s:.1f} s", highlight=False)
@@ -145,7 +145,7 @@ def tag(
         print_json(_document(found))
     else:
         shown = "; ".join(text for text in (found.display_name, _tags(found), found.note) if text)
-        console.print(f"{found.name}: {shown or 'no labels'}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{found.name}: {shown or 'no labels'}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -179,9 +179,7 @@ def plot(
     if as_json:
         print_json({"file": str(out), "runs": names, "metrics": figures})
     else:
-        console.print(
-            f"{out}: {', '.join(figures)} of {', '.join(names)}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"{out}: {', '.join(figures)} of {', '.join(names)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -152,7 +152,7 @@ def _show_files(manifest: ModelManifest, result: Mapping[str, Any]) -> None:
     ]
     print_table(["file", "one request", "on the evaluation split", "processor"], rows)
     text = f"preferred: {result['preferred']}: {result['preferred_reason']}; inference checks this again where it loads"
-    console.print(f"{text} the version", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{text} the version", highlight=False, soft_wrap=True)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def show_run(
     """
     task = bar.add_task("training", total=None, note=waits_for or "starting the workers")
     if waits_for:
-        error_console.print(waits_for, markup=False, highlight=False, soft_wrap=True)
+        error_console.print(waits_for, highlight=False, soft_wrap=True)
     seen, measured = [], ""
     for event in events:
         seen.append(event)
@@ -225,13 +225,11 @@ def show_run(
             measured = "".join(f"  {m.name} {m.value:.4f}" for m in event.evaluation.metrics if m.name != "loss")
             if event.evaluation.ends_run:
                 text = f"epoch {event.evaluation.epoch}: training ends early, because the model no longer improves"
-                error_console.print(text, markup=False, highlight=False, soft_wrap=True)
+                error_console.print(text, highlight=False, soft_wrap=True)
         elif event.HasField("warning"):
-            error_console.print(f"warning: {event.warning.message}", style="bold yellow", markup=False, soft_wrap=True)
+            error_console.print(f"warning: {event.warning.message}", style="bold yellow", soft_wrap=True)
         elif event.HasField("precision"):
-            error_console.print(
-                f"precision: {event_text(event.precision)}", markup=False, highlight=False, soft_wrap=True
-            )
+            error_console.print(f"precision: {event_text(event.precision)}", highlight=False, soft_wrap=True)
         elif event.HasField("attempt") and event.attempt.start_step:
             bar.update(task, note=f"resumed from step {event.attempt.start_step}")
     return seen

@@ -40,12 +40,12 @@ def write_task_spec(mesh: Mesh, task: str, dataset: str, target: str, path: Path
         raise AlreadyExists("SPEC_EXISTS", message, field="--out")
     with writing(path, "--out"):
         replace_file(path, text.encode())
-    error_console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
-    error_console.print(f"wrote {path}; edit it and run `deepseek train {path}`", markup=False, soft_wrap=True)
+    error_console.print(text, end="", highlight=False, soft_wrap=True)
+    error_console.print(f"wrote {path}; edit it and run `deepseek train {path}`", soft_wrap=True)
     for note in left_out(task, spec, fields):
-        error_console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        error_console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if share := spec.get("eval_share"):
         split = spec.get("train_split", "train")
         message = f"{share:.0%} of the split {split} is held out to choose the best epoch"
-        error_console.print(f"note: there is no split validation, so {message}", markup=False, soft_wrap=True)
+        error_console.print(f"note: there is no split validation, so {message}", soft_wrap=True)
     return spec

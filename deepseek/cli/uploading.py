@@ -24,7 +24,7 @@ def committing(dataset: str, bar: Progress, task: TaskID) -> "Iterator[Callable[
         bar: The progress bar.
         task: The task of the upload on that bar.
     """
-    text = f"stopped; the samples were dropped, and no version of {dataset} was made"
+    text = f"stopped; the samples were dropped, and no new version of {dataset} was made"
 
     def on_change(job: "job_pb2.Job") -> None:
         nonlocal text

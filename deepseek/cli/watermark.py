@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from deepseek.cli.completion import MODEL_VERSION
@@ -106,7 +107,7 @@ def mark(
     if _verdict(earlier) == "marked":
         found = earlier.watermark or "a mark without an id"
         message = f"warning: {file} already carries {found}; `detect` reports only one of the two marks"
-        error_console.print(message, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        error_console.print(message, style="bold yellow", highlight=False, soft_wrap=True)
     if as_json:
         print_json(answer)
     else:
@@ -170,15 +171,15 @@ def detect(
 
 def _show(answer: dict[str, Any], found: "watermark_pb2.Detection", text: str) -> None:
     colour = {"marked": "green", "not marked": "red"}.get(answer["verdict"], "yellow")
-    console.print(f"[bold {colour}]{answer['verdict']}[/]  p <= {found.p:g}", highlight=False)
+    console.print(Text(answer["verdict"], style=f"bold {colour}"), f" p <= {found.p:g}", highlight=False)
     for name in ("as_text_of", "watermark", "model_version", "content_sha256", "region"):
         if answer.get(name):
-            console.print(f"  {name}: {answer[name]}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {name}: {answer[name]}", highlight=False, soft_wrap=True)
     if answer.get("registered") is False:
         console.print("  not in the registry: forged, or from another mesh", style="yellow", highlight=False)
     for span in found.spans:
         excerpt = text[span.start : min(span.end, span.start + 60)].replace("\n", " ")
-        console.print(f"  {span.start}-{span.end}: {excerpt}…", highlight=False, markup=False)
+        console.print(f"  {span.start}-{span.end}: {excerpt}…", highlight=False)
 
 
 @app.command()
@@ -202,7 +203,7 @@ def write(
             for piece in writer.write(prompt, length, stream.draw):
                 pieces.append(piece)
                 # People watch the text grow on standard error. Programs read the complete text from standard output.
-                error_console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+                error_console.print(piece, end="", highlight=False, soft_wrap=True)
             error_console.print()
         text = "".join(pieces)
         if output:

@@ -1,12 +1,18 @@
 """What commands say after Ctrl-C."""
 
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from deepseek.cli import interrupts
+from deepseek.cli import dataset_quarantine, interrupts
 from deepseek.cli.interrupts import interrupt_message, when_interrupted
 from deepseek.cli.uploading import committing
+from deepseek.interchange import quarantine
 from protos.job.v1 import job_pb2
 
 
@@ -39,4 +45,25 @@ def test_an_upload_says_whether_its_commit_continues(begun: bool) -> None:
         upload()
     message = interrupt_message()
     assert ("the commit continues" in message) == begun
-    assert ("no version of colours was made" in message) != begun
+    assert ("no new version of colours was made" in message) != begun
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_repair_says_whether_its_commit_continues(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    version = SimpleNamespace(name="datasets/colours/versions/1", num_samples=3)
+    mesh = SimpleNamespace(datasets=SimpleNamespace(version=lambda name: version))
+
+    def stopped(*_: Any, on_change: Any, **__: Any) -> None:
+        if begun:
+            on_change(job_pb2.Job(message="writing"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset_quarantine, "connect", lambda: nullcontext(mesh))
+    monkeypatch.setattr(quarantine, "repair", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        dataset_quarantine.repair("colours", str(tmp_path / "rows.csv"))
+    assert ("the commit continues" in interrupt_message()) == begun
+    assert ("no new version of colours was made" in interrupt_message()) != begun

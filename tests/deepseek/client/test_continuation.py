@@ -8,8 +8,10 @@ import numpy.typing as npt
 import pytest
 
 from common.errors import FailedPrecondition
+from deepseek.cli import predict
 from deepseek.client import predictor, writing
 from deepseek.client.continuation import Continuer, Sampling
+from deepseek.client.predictor import Predictor
 from deepseek.client.writing import Writer, sampler
 from deepseek.models.manifest import EncoderSpec, ModelFile, ModelManifest, TensorSpec
 
@@ -69,6 +71,29 @@ def test_a_continuation_depends_on_the_seed_and_not_on_the_batches(mesh: Any) ->
     assert texts(1, batch_size=5) == texts(1, batch_size=2)
     assert texts(1, batch_size=5) != texts(2, batch_size=5)
     assert len(set(texts(1, batch_size=5))) == 5
+
+
+def test_all_requests_are_for_the_version_of_the_manifest(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, manifests, asked = iter("1234"), list[str](), list[str]()
+
+    def served(_: Any, model: str, *, field: str) -> tuple[str, str]:
+        return "m", model.rpartition("/")[2] if "/versions/" in model else next(numbers)
+
+    for module in (predictor, writing):
+        monkeypatch.setattr(module, "served_number", served)
+    monkeypatch.setattr(mesh.models, "manifest", lambda name: manifests.append(name) or mesh.manifest)
+
+    def infer(model: str, arrays: Any, version: str) -> dict[str, npt.NDArray[Any]]:
+        asked.append(version)
+        return next_letter(model, arrays, 1)
+
+    mesh.inference.infer = infer
+    assert next(Continuer(mesh, "m@moving", Sampling(3, temperature=0)).predict([{"line": "a"}])).text == "bcd"
+    assert (manifests, asked) == (["models/m/versions/1"], ["1"] * 3)
+    found = predict._writing(mesh, Predictor(mesh, "m@moving"), {"--tokens": 1})
+    assert isinstance(found, Continuer)
+    assert next(found.predict([{"line": "a"}])).text
+    assert asked[3:] == ["2"]
 
 
 def test_tokens_are_drawn_with_their_probabilities() -> None:
