@@ -98,7 +98,8 @@ class IngestServiceServicer:
         - INVALID_ARGUMENT: BAD_SCHEMA (the schema has no fields, two fields with the same name, a field without a type, or
         duplicate labels), TOO_LARGE (the schema exceeds 16 MiB; there are too many sources, or the name of one is too
         long), BAD_NAME (the data set or a source is malformed)
-        - NOT_FOUND: a source in the registry does not exist; the reasons are those of GetDatasetVersion and GetModelVersion
+        - NOT_FOUND: a source in the registry does not exist; the reasons are those of GetDatasetVersion and
+        GetModelVersion
 
         Two labels that differ only in Unicode normalization (composed or decomposed characters) count as duplicates.
         """
