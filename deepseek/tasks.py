@@ -17,9 +17,13 @@ NUM_SNIFFED = 64
 """Number of samples that are enough to choose the sizes of encoders."""
 SNIFFED_AMONG = 2048
 """The sniffed samples are spread evenly over this many samples, because class folders are stored class by class."""
+MAX_SNIFFED_BYTES = 32 << 20
+"""Size of the samples among which the sniffed samples are chosen."""
 
-_EVALUATED = ("validation", "valid", "val", "dev", "eval")
+_SELECTION_SPLITS = ("validation", "valid", "val", "dev", "eval")
 """Splits on which a model is evaluated and selected, the most suitable first; `test` must not select a model."""
+EVALUATION_SPLITS = ("test", *_SELECTION_SPLITS)
+"""Splits on which a trained model is judged, the most suitable first: no choice in training depends on `test`."""
 EVAL_SHARE = 0.1
 """Share of the training split on which a model is evaluated and selected if there is no such split."""
 
@@ -53,7 +57,13 @@ class Sniffed:
 
 
 def task_spec(
-    task: str, sniffed: Sniffed, splits: Collection[str], *, dataset_version: str, target: str = ""
+    task: str,
+    sniffed: Sniffed,
+    splits: Collection[str],
+    *,
+    dataset_version: str,
+    target: str = "",
+    train_split: str = "",
 ) -> dict[str, Any]:
     """Returns a run spec for a task, in the JSON form of `deepseek.trainer.v1.RunSpec`.
 
@@ -63,9 +73,11 @@ def task_spec(
         splits: Names of the data set's splits.
         dataset_version: Name of the version to train on.
         target: Name of the field to predict; may be empty if only one field can be the target.
+        train_split: Split to train on; empty as in `training_split`.
 
     Raises:
-        InvalidArgument: UNKNOWN_TASK; UNKNOWN_FIELD; AMBIGUOUS_TARGET if several fields can be the target.
+        InvalidArgument: UNKNOWN_TASK; UNKNOWN_FIELD; AMBIGUOUS_TARGET if several fields can be the target; an error of
+            `training_split`.
         FailedPrecondition: UNSUITABLE_DATA if the data set lacks a field that the task needs, or its target has only
             one class.
     """
@@ -73,14 +85,38 @@ def task_spec(
         message = f"there is no task {task[:80]!r}; the tasks are: {', '.join(TASKS)}"
         raise InvalidArgument("UNKNOWN_TASK", message, field="task")
     spec: dict[str, Any] = {"dataset_version": dataset_version, **TASKS[task](sniffed, target)}
-    if "train" not in splits:
-        spec["train_split"] = min(splits)
-    evaluated = next((name for name in _EVALUATED if name in splits), "")
+    split = training_split(splits, train_split)
+    if split != "train":
+        spec["train_split"] = split
+    evaluated = next((name for name in _SELECTION_SPLITS if name in splits and name != split), "")
     if evaluated:
         spec["eval_split"] = evaluated
     else:
         spec["eval_share"] = EVAL_SHARE
     return spec
+
+
+def training_split(splits: Collection[str], chosen: str = "") -> str:
+    """Returns the split to train on.
+
+    Args:
+        splits: Names of a data set's splits.
+        chosen: The split that the user chose; if empty, it is `train` or the only split, unless models are judged on
+            splits of that name.
+
+    Raises:
+        InvalidArgument: UNKNOWN_SPLIT if there is no such split, or none is chosen and none is clear.
+    """
+    names = ", ".join(sorted(splits))
+    if chosen and chosen not in splits:
+        message = f"the data set has no split {chosen[:80]!r}; its splits are: {names}"
+        raise InvalidArgument("UNKNOWN_SPLIT", message, field="train_split")
+    if chosen or "train" in splits:
+        return chosen or "train"
+    if len(splits) == 1 and names not in EVALUATION_SPLITS:
+        return names
+    message = f"the data set has no split 'train'; its splits are: {names}; choose the one to train on with"
+    raise InvalidArgument("UNKNOWN_SPLIT", f"{message} --train-split", field="train_split")
 
 
 def _image_classification(sniffed: Sniffed, target: str) -> dict[str, Any]:

@@ -49,6 +49,9 @@ def train(
         ),
     ] = "",
     target: Annotated[str, typer.Option(help="With --task: field to predict.")] = "",
+    train_split: Annotated[
+        str, typer.Option(help="With --task: split to train on; default: train, or the only split.")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(help="With --task: file for the spec; default: DATASET.TASK.json.", dir_okay=False)
     ] = None,
@@ -87,7 +90,7 @@ def train(
         document["dataset_version"] = version_name(dataset, "datasets", field="--dataset")
     with connect() as mesh:
         if task:
-            document = write_task_spec(mesh, task, dataset, target, out)
+            document = write_task_spec(mesh, task, dataset, target, train_split, out)
         run, reused = mesh.runs.submit(document, reuse=not fresh, exportable=bool(model))
         if name or tags or note:
             mesh.runs.update(run.name, display_name=name or None, note=note or None, set_tags=tags)

@@ -12,7 +12,9 @@ from deepseek.client.names import short_name
 from deepseek.client.specs import derive_spec
 
 
-def write_task_spec(mesh: Mesh, task: str, dataset: str, target: str, path: Path | None) -> dict[str, Any]:
+def write_task_spec(
+    mesh: Mesh, task: str, dataset: str, target: str, train_split: str, path: Path | None
+) -> dict[str, Any]:
     """Derives a run spec for a task, writes it to a file, and shows it on standard error.
 
     Args:
@@ -20,6 +22,7 @@ def write_task_spec(mesh: Mesh, task: str, dataset: str, target: str, path: Path
         task: A key of `deepseek.tasks.TASKS`.
         dataset: The data set version, as the user wrote it.
         target: Name of the field to predict; may be empty.
+        train_split: Split to train on; may be empty.
         path: File for the spec; None means `<data set>.<task>.json` in the current folder.
 
     Returns:
@@ -31,7 +34,7 @@ def write_task_spec(mesh: Mesh, task: str, dataset: str, target: str, path: Path
     """
     from deepseek.tasks import left_out
 
-    spec = derive_spec(mesh, task, dataset, target)
+    spec = derive_spec(mesh, task, dataset, target, train_split=train_split)
     path = path or Path(f"{short_name(spec['dataset_version']).partition(':')[0]}.{task}.json")
     fields = mesh.datasets.manifest(mesh.datasets.version(spec["dataset_version"])).fields
     text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"

@@ -16,6 +16,7 @@ from deepseek.client import names
 from deepseek.client.predictor import BATCH_SIZE, Predictor, label_probabilities
 from deepseek.client.samples import from_proto
 from deepseek.evaluation.scorers import ClassScorer, NumberScorer, Row, Scorer, TokenScorer
+from deepseek.tasks import EVALUATION_SPLITS
 
 if TYPE_CHECKING:
     from deepseek.client.mesh import Mesh
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from deepseek.evaluation.figures import Array
     from protos.trainer.v1 import trainer_pb2
 
-_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
-"""Splits for evaluation, the most suitable first. `test` is first, because no choice in training depends on it."""
 _NUMERIC = ("number", "integer")
 _LABELS = ("label", "text", "integer")
 _LANGUAGE_MODEL_LOSS = "next_token_cross_entropy"
@@ -188,7 +187,7 @@ def _split(content: DatasetManifest, wanted: str, evaluated: str, version: str) 
     if wanted and wanted not in content.splits:
         message = f"{version} has no split {wanted[:80]!r}; it has {', '.join(known)}"
         raise InvalidArgument("UNKNOWN_SPLIT", message, field="--split")
-    usual = (_SPLITS[0], evaluated, *_SPLITS[1:])
+    usual = (EVALUATION_SPLITS[0], evaluated, *EVALUATION_SPLITS[1:])
     chosen = wanted or next((name for name in usual if name in content.splits), "")
     if not chosen:
         message = f"{version} has no split for evaluation; choose one with --split; it has {', '.join(known)}"

@@ -191,8 +191,8 @@ class EncodedDataset:
         return tuple(name for name in self._mappings if name != TARGET)
 
     def distinct(self, name: str) -> npt.NDArray[Any]:
-        """Returns the distinct numbers in the encoded values of an input or of the target, sorted."""
-        return self._columns[name].distinct()
+        """Returns the distinct numbers in these samples' encoded values of an input or of the target, sorted."""
+        return self._columns[name].distinct(self._rows)
 
     def collate(self, samples: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Tensor]:
         """Combines samples into a batch.
@@ -297,8 +297,10 @@ class _Column:
         self._chunks.clear()
         return self
 
-    def distinct(self) -> npt.NDArray[Any]:
-        return np.unique(self._values)
+    def distinct(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        chosen = np.zeros(len(self._offsets) - 1, bool)
+        chosen[rows] = True
+        return np.unique(self._values[np.repeat(chosen, np.diff(self._offsets))])
 
     def get(self, index: int) -> npt.NDArray[Any]:
         rows = self._values[self._offsets[index] : self._offsets[index + 1]]

@@ -227,7 +227,7 @@ def check_forward(model: nn.Module, dataset: EncodedDataset, mappings: FittedMap
 
 
 def unseen_labels(job: JobFile, mappings: FittedMappings, dataset: EncodedDataset, evaluation: EncodedDataset) -> str:
-    """Returns a warning that names the target's labels that only the evaluation split has; empty if there are none."""
+    """Returns a warning that names the target's labels that only the evaluation data has; empty if there are none."""
     spec, labels = job.spec, getattr(mappings.target.encoder, "labels", ())
     if not labels:
         return ""
@@ -236,8 +236,10 @@ def unseen_labels(job: JobFile, mappings: FittedMappings, dataset: EncodedDatase
     if not names:
         return ""
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    where = f"in the split {spec.eval_split!r} but not in {spec.train_split!r}, so the model cannot learn them"
-    return f"some labels of {spec.target.field!r} are {where}: {shown}"
+    where = f"in the split {spec.eval_split!r} but not in {spec.train_split!r}"
+    if spec.eval_share:
+        where = f"in the held-out part of the split {spec.train_split!r} but not in the rest"
+    return f"some labels of {spec.target.field!r} are {where}, so the model cannot learn them: {shown}"
 
 
 def check_exportable(job: JobFile, dataset: EncodedDataset, mappings: FittedMappings) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.data.manifest import Field
-from deepseek.tasks import EVAL_SHARE, TASKS, Sniffed, left_out, task_spec
+from deepseek.tasks import EVAL_SHARE, TASKS, Sniffed, left_out, task_spec, training_split
 from deepseek.trainjob.runspec import RunSpec
 from tests.deepseek.data.samples import sound_file
 from tests.harness.images import image_file
@@ -77,6 +77,21 @@ def test_without_a_validation_split_a_share_of_the_training_split_selects(splits
     assert (spec.get("train_split", "train"), spec["eval_share"]) == (splits[0], EVAL_SHARE)
     assert "eval_split" not in spec
     assert {"select_metric", "early_stopping"} < set(spec)
+
+
+@pytest.mark.parametrize("splits", [("test",), ("validation",), ("dev",), ("first", "second"), ("all", "test")])
+def test_a_split_for_evaluation_or_an_unclear_one_is_not_trained_on(splits: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidArgument, match=rf"its splits are: {', '.join(splits)}; .*--train-split") as caught:
+        spec_of("image-classification", IMAGES, splits=splits)
+    assert (caught.value.reason, caught.value.field) == ("UNKNOWN_SPLIT", "train_split")
+    assert training_split(splits, splits[0]) == splits[0]
+
+
+def test_the_split_to_train_on_is_chosen_from_those_that_exist() -> None:
+    spec = task_spec("image-classification", IMAGES, ("dev", "val"), dataset_version="d", train_split="val")
+    assert (spec["train_split"], spec["eval_split"]) == ("val", "dev")
+    with pytest.raises(InvalidArgument, match="no split 'all'; its splits are: test, train"):
+        training_split(("train", "test"), "all")
 
 
 def test_a_validation_split_selects() -> None:

@@ -62,6 +62,13 @@ def test_a_batch_pads_repeated_fields(store: ShardFolder, manifest: DatasetManif
     assert batch["target"].tolist() == [[0, -1, -1], [2, 0, 1]]
 
 
+def test_a_part_has_the_values_of_its_samples(store: ShardFolder, manifest: DatasetManifest) -> None:
+    dataset = open_split(store, manifest)
+    part = dataset.part([11, 0]).part([1])  # one question
+    assert (part.keys, part.distinct("target").tolist()) == ([dataset.keys[0]], dataset[0]["target"].tolist())
+    assert dataset.distinct("target").tolist() == [0, 1, 2]
+
+
 def test_augmentations_are_applied_in_training_only(store: ShardFolder, manifest: DatasetManifest) -> None:
     plain, augmented = open_split(store, manifest), open_split(store, manifest, augment=True)
     expected = plain.collate([plain[1]])["image"].flip(2)

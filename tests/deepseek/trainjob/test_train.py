@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,6 +159,23 @@ def test_a_run_that_adopts_a_checkpoint_is_refused_too_if_it_will_be_exported(tm
     with pytest.raises(FailedPrecondition, match="can be trained but not exported"):
         train(path)
     assert "step" not in [event["kind"] for event in events(path)]
+
+
+def test_labels_that_only_the_held_out_part_has_are_warned_of(tmp_path: Path) -> None:
+    task = TASKS["tabular"]
+    held_out = np.random.default_rng(0).permutation(40)[:10]
+
+    def none_is_held_out(num_samples: int, split: str, seed: int) -> list[Sample]:
+        made = task.make(num_samples, split, seed)
+        kinds = ["none" if i in held_out else "low" for i in range(num_samples)]
+        return [replace(one, values={**one.values, "kind": kind}) for one, kind in zip(made, kinds, strict=True)]
+
+    spec = task.spec | {"epochs": 1, "eval_share": 0.25, "seed": 0}
+    path = write_job(tmp_path, spec=spec, fields=task.fields, make=none_is_held_out)
+    train(path)
+    (warning,) = [event["message"] for event in events(path) if event["kind"] == "warning"]
+    where = "in the held-out part of the split 'train' but not in the rest, so the model cannot learn them"
+    assert warning == f"some labels of 'kind' are {where}: 'none'"
 
 
 def test_labels_that_only_the_evaluation_split_has_are_warned_of(tmp_path: Path) -> None:
