@@ -14,20 +14,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.ingest_data import Data, import_files, peer, prepare, write_files, write_litdata
 from benchmarks.ingest_memory import memory_growth
 from benchmarks.ingest_readers import READERS, rates
-from benchmarks.report import Record, Rounds, certify, progress_file, provenance
+from benchmarks.report import Record, Rounds, certify, print_figures, progress_file, provenance
 from benchmarks.statistics import median_interval
 from common.cores import num_cores
 from deepseek.data.media import decode_image
@@ -112,16 +109,6 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     return result
 
 
-def print_table(result: Mapping[str, Any]) -> None:
-    """Prints the values to standard error, one per line."""
-    table = Table("figure", "value", "95 % interval", box=None, header_style="bold")
-    for name, value in result.items():
-        if isinstance(value, float):
-            interval = result.get(f"{name}_interval")
-            table.add_row(name, f"{value:,.3f}", "{:,.3f} to {:,.3f}".format(*interval) if interval else "")
-    Console(stderr=True).print(table)
-
-
 def main() -> None:
     """Measures missing parts, prints the results, and certifies them if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
@@ -156,7 +143,7 @@ def main() -> None:
         **versions,
         **where,
     }
-    print_table(result)
+    print_figures(result)
     file.unlink()
     certify("ingest", result, full=not quick)
     print(json.dumps(result))

@@ -17,18 +17,17 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import watermark_text
 from benchmarks.precision_times import auto_round, networks
-from benchmarks.report import ROOT, Record, Rounds, certify, progress_file, provenance
+from benchmarks.report import ROOT, Record, Rounds, certify, print_figures, progress_file, provenance
 from deepseek import embedded
 from deepseek.client import Mesh, MeshFile, connect
 from deepseek.demo import easy_vqa
@@ -205,16 +204,6 @@ def token_round(num_tokens: int) -> dict[str, Any]:
     return {"ms": times["ms_per_token"], "ms_no_avx512": times["ms_per_token_no_avx512"]}
 
 
-def print_table(result: Mapping[str, Any]) -> None:
-    """Prints the values to standard error, one per line."""
-    table = Table("figure", "value", "range", box=None, header_style="bold")
-    for name, value in result.items():
-        if isinstance(value, float):
-            spread = result.get(f"{name}_interval")
-            table.add_row(name, f"{value:.3f}", "{:.3f} to {:.3f}".format(*spread) if spread else "")
-    Console(stderr=True).print(table)
-
-
 def main() -> None:
     """Measures missing parts, prints the results, and certifies them if this was a full run on a clean working tree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processors", description=__doc__)
@@ -241,7 +230,7 @@ def main() -> None:
             for number in range(num_rounds):
                 rounds.measure("runs", number, lambda number=number: runs_round(mesh, dataset, number))
     result = {"n": num_rounds, "quick": quick, **summary(rounds.records), **where}
-    print_table(result)
+    print_figures(result, spread="range")
     file.unlink()
     certify("processors", result, full=not quick)
     print(json.dumps(result))

@@ -9,7 +9,9 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from deepseek.processor import instruction_set
 
@@ -104,6 +106,21 @@ class Rounds:
             file.write(json.dumps(record) + "\n")
         print(json.dumps(record), file=sys.stderr, flush=True)
         return record
+
+
+def print_figures(result: Mapping[str, Any], *, spread: str = "95 % interval") -> None:
+    """Prints the figures of a result that are not counts to standard error, one per line.
+
+    Args:
+        result: The result; the interval of the figure `x` is `x_interval`.
+        spread: Heading of the column that holds the intervals.
+    """
+    table = Table("figure", "value", spread, box=None, header_style="bold")
+    for name, value in result.items():
+        if isinstance(value, float):
+            interval = result.get(f"{name}_interval")
+            table.add_row(name, f"{value:,.3f}", "{:,.3f} to {:,.3f}".format(*interval) if interval else "")
+    Console(stderr=True).print(table)
 
 
 def certify(area: str, result: Mapping[str, Any], *, full: bool) -> None:

@@ -174,6 +174,8 @@ def main() -> None:
                 with progress.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[name]) + "\n")
     result = {**summary([records[name] for name in names]), **origin}
+    if progress:
+        progress.unlink()
     certify("tasks", result, full=is_full)
     if arguments.json:
         print(json.dumps(result))

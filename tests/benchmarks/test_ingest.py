@@ -14,6 +14,7 @@ from benchmarks.ingest_data import LABELS, SIZE, Data, peer, pictures, write_fil
 from benchmarks.ingest_memory import Peak
 from benchmarks.ingest_readers import ours
 from common.errors import FailedPrecondition
+from deepseek.client.datasets import Datasets
 
 NUM_IMAGES = 150
 
@@ -58,6 +59,21 @@ def test_memory_may_grow_only_during_the_warm_up(monkeypatch: pytest.MonkeyPatch
     for num_done in (10, 20, 40, 60, 100):
         peak.note(num_done)
     assert peak.growth == 50
+
+
+def test_the_memory_of_an_import_that_keeps_invalid_samples_aside_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, upload = [], Datasets.upload
+
+    def recorded(self: Datasets, *arguments: Any, **options: Any) -> Any:
+        asked.append(options["quarantine"])
+        return upload(self, *arguments, **options)
+
+    monkeypatch.setattr(Datasets, "upload", recorded)
+    growth = ingest_memory.memory_growth(tmp_path, 20_000)
+    assert asked == [True]
+    assert sorted(growth) == ["import_mib", "read_mib"]
 
 
 def test_a_missing_peer_is_named_with_the_command_that_installs_it() -> None:

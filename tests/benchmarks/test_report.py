@@ -1,10 +1,12 @@
-"""An interrupted run continues where it stopped."""
+"""An interrupted run continues where it stopped, and its figures are printed."""
 
 import json
 from concurrent import futures
 from pathlib import Path
 
-from benchmarks.report import Record, Rounds, measure_all, read_progress
+import pytest
+
+from benchmarks.report import Record, Rounds, measure_all, print_figures, read_progress
 
 CASES = [("a", 1), ("a", 2), ("b", 1)]
 
@@ -57,3 +59,9 @@ def test_a_round_in_the_file_is_not_measured_again(tmp_path: Path) -> None:
     assert len(calls) == 1
     Rounds(file).measure("runs", 1, work)
     assert len(calls) == 2
+
+
+def test_figures_are_printed_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    print_figures({"n": 3, "ratio": 1234.5, "ratio_interval": [1, 2], "share": 0.5, "cpu": "x"}, spread="range")
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert lines == [["figure", "value", "range"], ["ratio", "1,234.500", "1.000", "to", "2.000"], ["share", "0.500"]]

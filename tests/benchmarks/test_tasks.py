@@ -2,6 +2,9 @@
 
 import contextlib
 import csv
+import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tasks
+from benchmarks.report import Record
 from benchmarks.task_cases.task import Score, Task, read_table, right_answers, served_labels, write_table
 
 RECORD = {"task": "one", "commands": 4, "minutes": 1.0, "points": 97.0, "baseline_points": 98.0}
@@ -58,6 +62,27 @@ def test_the_commands_of_a_task_run_in_order_in_the_folder_of_its_files(monkeypa
     assert seen == [("one",), ("two", "three")]
     assert (record["points"], record["baseline_points"], record["n"]) == (50.0, 50.0, 2)
     assert record["passed"]
+
+
+def test_a_full_run_measures_what_an_interrupted_one_left_and_removes_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, measured, certified = tmp_path / "full.jsonl", [], []
+    done, *left = tasks.TASKS
+    progress.write_text(json.dumps(tasks.judged({**RECORD, "task": done, "n": 1})) + "\n", encoding="utf-8")
+
+    def measure(name: str, task: Task) -> Record:
+        measured.append(name)
+        return tasks.judged({**RECORD, "task": name, "n": 1})
+
+    monkeypatch.setattr(tasks, "measure", measure)
+    monkeypatch.setattr(tasks, "progress_file", lambda *_: progress)
+    monkeypatch.setattr(tasks, "certify", lambda area, result, *, full: certified.append((area, result["n"], full)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["tasks", "--json"])
+    tasks.main()
+    assert (measured, certified) == (left, [("tasks", len(tasks.TASKS), True)])
+    assert not progress.exists()
 
 
 def test_a_failed_command_is_shown_with_its_output(tmp_path: Path) -> None:
