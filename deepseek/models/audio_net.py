@@ -115,9 +115,14 @@ def band_statistics(bands_BMS: Tensor) -> Tensor:
     """Returns the mean and the standard deviation of each mel band over time, [B, 2 M].
 
     Such pooled statistics recognise voices (x-vectors, Snyder et al. 2018, doi:10.1109/ICASSP.2018.8461375). Silent
-    frames are ignored, because short sounds are padded with silence. The statistics of silence alone are about 0.
+    frames are ignored, because short sounds are padded with silence. The mean is that of the excess over the smallest
+    power, so the statistics of silence alone are about 0, and those of a faint sound are close to it.
+
+    Args:
+        bands_BMS: Output of `LogMel`.
     """
-    is_heard_B1S = (bands_BMS.amax(1, keepdim=True) > math.log(_SMALLEST_POWER) + 1e-3).to(bands_BMS.dtype)
+    bands_BMS = bands_BMS - math.log(_SMALLEST_POWER)
+    is_heard_B1S = (bands_BMS.amax(1, keepdim=True) > 1e-3).to(bands_BMS.dtype)
     weights_B1S = is_heard_B1S / is_heard_B1S.sum(2, keepdim=True).clamp(min=1)
     mean_BM1 = (bands_BMS * weights_B1S).sum(2, keepdim=True)
     variance_BM = ((bands_BMS - mean_BM1).square() * weights_B1S).sum(2)

@@ -21,7 +21,8 @@ class EarlyStopping:
 
     Attributes:
         patience: Number of consecutive evaluations without improvement after which the run ends; at least 1.
-        min_delta: Minimum change of the figure that counts as an improvement; at least 0.
+        min_delta: An evaluation is an improvement if its figure is better by more than this than that of the last
+            improvement; at least 0. With 0, every new best epoch is an improvement, even if only its loss is lower.
     """
 
     patience: int

@@ -23,6 +23,7 @@ from common.artifacts import Artifact
 from common.errors import FailedPrecondition
 from deepseek.components import LOSSES, METRICS
 from deepseek.data.datasets import TARGET, EncodedDataset
+from deepseek.data.manifest import Shard
 from deepseek.models.datatypes import DATATYPES
 from deepseek.models.manifest import (
     MEDIA_TYPE,
@@ -42,6 +43,7 @@ from deepseek.processor import instruction_set
 from deepseek.training import checkpoint
 from deepseek.training.losses import count_targets
 from deepseek.trainjob import onnx_files
+from deepseek.trainjob.held_out import held_out_indices
 from deepseek.trainjob.jobfile import JobFile, report
 from deepseek.trainjob.pipeline import (
     FittedMappings,
@@ -58,8 +60,8 @@ from deepseek.trainjob.tracing import Outputs
 CALIBRATION_SAMPLES = 256
 BATCH_SIZE = 32
 PROBES_FILE = "probes.npz"
-HELD_OUT = "validation"
-"""Name of the split in the figures of samples that were held out of the training split."""
+HELD_OUT = "held_out"
+"""Replaces the name of a split in the names of figures on samples that were held out of the training split."""
 
 
 class ComparisonMetric:
@@ -138,7 +140,7 @@ def export(path: Path) -> Artifact:
     if options["int8"]:
         _progress(job, 0.5, "quantizing")
         files["int8"] = directory / "model.int8.onnx"
-        calibration = _calibration_split(job, mappings)
+        calibration = calibration_split(job, mappings)
         check_lengths(calibration, fixed)
         onnx_files.quantize(files["fp32"], list(_calibration(calibration)), files["int8"])
 
@@ -241,16 +243,20 @@ def _progress(job: JobFile, progress: float, message: str) -> None:
     report(job.directory, "progress", progress=progress, message=message)
 
 
-def _calibration_split(job: JobFile, mappings: FittedMappings) -> EncodedDataset:
-    """Returns training samples for calibration, from as few shards as possible."""
-    shards, num_samples = [], 0
-    for shard in job.manifest.shards(job.spec.train_split):
+def calibration_split(job: JobFile, mappings: FittedMappings) -> EncodedDataset:
+    """Returns training samples for calibration, from as few shards as possible; none of them is held out."""
+    split = job.spec.train_split
+    held_out = set(held_out_indices(job.spec, job.manifest.num_samples(split)))
+    shards: list[Shard] = []
+    chosen: list[int] = []
+    for shard in job.manifest.shards(split):
+        first = sum(one.num_samples for one in shards)
         shards.append(shard)
-        num_samples += shard.num_samples
-        if num_samples >= CALIBRATION_SAMPLES:
+        chosen += [index for index in range(first, first + shard.num_samples) if index not in held_out]
+        if len(chosen) >= CALIBRATION_SAMPLES:
             break
-    few = replace(job, manifest=replace(job.manifest, splits={job.spec.train_split: tuple(shards)}))
-    return open_split(few, job.spec.train_split, mappings)
+    few = replace(job, manifest=replace(job.manifest, splits={split: tuple(shards)}))
+    return open_split(few, split, mappings).part(chosen)
 
 
 def _calibration(dataset: EncodedDataset) -> Iterator[Mapping[str, npt.NDArray[Any]]]:

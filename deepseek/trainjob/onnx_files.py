@@ -28,7 +28,7 @@ from deepseek.models.runtime_errors import LOAD_ERRORS, load_message
 from deepseek.models.runtime_options import session_options
 from deepseek.training import modules
 from deepseek.trainjob.onnx_operators import explanation
-from deepseek.trainjob.tracing import Outputs, trace, unsupported
+from deepseek.trainjob.tracing import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, Outputs, trace, unsupported
 
 Batch = Mapping[str, npt.NDArray[Any]]
 """Encoded inputs by name; the first axis is the batch."""
@@ -38,8 +38,6 @@ _QUANTIzED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool")
 more operators would reduce accuracy. For example, an attention mask of -3e38 would take up the whole range of the
 attention scores, which would leave no bits for the scores themselves.
 """
-ABSOLUTE_TOLERANCE = 1e-3
-RELATIVE_TOLERANCE = 1e-3
 
 
 def export_onnx(model: nn.Module, example: Mapping[str, Tensor], repeated: Sequence[str], path: Path) -> Outputs:
@@ -89,7 +87,10 @@ def convert(
     assert written is not None
     proto = written.model_proto
     _strip(proto)
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise unsupported(f"its graph is not valid: {error}") from error
     path.write_bytes(proto.SerializeToString(deterministic=True))
     _check_against(model, example, path)
 

@@ -36,7 +36,7 @@ view.default where.ScalarOther where.ScalarSelf where.self zeros.default zeros_l
 CONVERTIBLE = frozenset(_NAMES.split())
 """Operators of torch.ops.aten that ONNX expresses and that ONNX Runtime has for the types below."""
 _DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
-_OPERATOR = re.compile(r"OpOverload\(op='(\w+\.\w+)'")
+_OPERATOR = re.compile(r"OpOverload\(op='(\w+\.\w+)', overload='(\w+)'")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n +(.+)')
 
 
@@ -54,11 +54,28 @@ def explanation(error: BaseException, program: torch.export.ExportedProgram) -> 
     """
     if not (missing := _OPERATOR.search(str(error))):
         return str(error)
-    # Before the conversion, an operator may be replaced by others, so the missing one need not occur in the graph.
-    nodes = doubtful(program)
-    node = next((node for node in nodes if str(node.target).startswith(missing[1])), next(iter(nodes), None))
+    node = _responsible(f"{missing[1]}.{missing[2]}", program)
     operator = missing[1] if node is None else str(node.target).removesuffix(".default")
     return f"ONNX lacks the operator {operator}{_place(node)}. Compute its result with other operators"
+
+
+def _responsible(operator: str, program: torch.export.ExportedProgram) -> fx.Node | None:
+    """Returns the operation of a graph that becomes an operator that ONNX lacks; None if it is not certain."""
+    nodes = {node.name: node for node in doubtful(program)}
+    # Before the conversion, the exporter replaces operators by others, so the missing one need not occur in the graph.
+    table = {**torch.export.default_decompositions(), **torch._decomp.decomposition_table}
+    for node in (*nodes.values(), *program.run_decompositions(table).graph.nodes):
+        if str(node.target) == operator and (origin := nodes.get(_origin(node))):
+            return origin
+    return next(iter(nodes.values())) if len(nodes) == 1 else None
+
+
+def _origin(node: fx.Node) -> str:
+    """Returns the name of the operation from which an operation of a decomposed graph comes."""
+    name, sources = node.name, node.meta.get("from_node")
+    while sources:
+        name, sources = sources[-1].name, sources[-1].from_node
+    return name
 
 
 def _is_convertible(node: fx.Node) -> bool:

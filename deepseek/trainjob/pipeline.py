@@ -21,6 +21,7 @@ from deepseek.components import AUGMENTATIONS, MODELS
 from deepseek.data import encoders
 from deepseek.data.datasets import TARGET, EncodedDataset, InputMapping, fit_encoders
 from deepseek.training import checkpoint, modules
+from deepseek.trainjob.held_out import divide
 from deepseek.trainjob.jobfile import JobFile
 from deepseek.trainjob.onnx_operators import doubtful
 from deepseek.trainjob.runspec import RunSpec
@@ -80,7 +81,7 @@ def open_splits(job: JobFile, mappings: FittedMappings) -> tuple[EncodedDataset,
     """Reads and encodes the samples that a run trains on and, if there are any, those that it is evaluated on."""
     training = open_split(job, job.spec.train_split, mappings, augment=True)
     if job.spec.eval_share:
-        return _held_out(job.spec, training)
+        return divide(job.spec, training)
     return training, open_evaluation(job, mappings)
 
 
@@ -88,7 +89,7 @@ def open_evaluation(job: JobFile, mappings: FittedMappings) -> EncodedDataset | 
     """Reads and encodes the samples that a run is evaluated on; None if there are none."""
     spec = job.spec
     if spec.eval_share:
-        return _held_out(spec, open_split(job, spec.train_split, mappings))[1]
+        return divide(spec, open_split(job, spec.train_split, mappings))[1]
     return open_split(job, spec.eval_split, mappings) if job.manifest.splits.get(spec.eval_split) else None
 
 
@@ -285,13 +286,6 @@ def example_batch(dataset: EncodedDataset, repeated: Sequence[str]) -> dict[str,
 def sample_batch(dataset: EncodedDataset, num_samples: int) -> Mapping[str, Tensor]:
     """Returns the first samples of a data set as a batch. If the data set is too small, its samples are repeated."""
     return dataset.collate([dataset[i % len(dataset)] for i in range(num_samples)])
-
-
-def _held_out(spec: RunSpec, training: EncodedDataset) -> tuple[EncodedDataset, EncodedDataset]:
-    """Divides the training split into the samples to train on and those to evaluate on."""
-    order = np.random.default_rng(spec.seed).permutation(len(training)).tolist()
-    num = min(max(1, round(spec.eval_share * len(order))), len(order) - 1)
-    return training.part(sorted(order[num:])), training.part(sorted(order[:num]), augment=False)
 
 
 def _build(mapping: FieldMapping, where: str) -> InputMapping:

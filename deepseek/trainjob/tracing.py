@@ -22,6 +22,10 @@ from common.errors import FailedPrecondition
 from deepseek.models.datatypes import DTYPES
 from deepseek.training import modules
 
+ABSOLUTE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-3
+"""An element x of a graph's output may differ from the model's by `ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * |x|`."""
+
 _TORCH = str(Path(torch.__file__).parent)
 # Errors that torch raises while it traces a model, and errors that the model's forward may raise itself.
 _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
@@ -128,10 +132,17 @@ def check_single(model: nn.Module, program: torch.export.ExportedProgram, exampl
             found = program.module()(*first.values())
     except _UNTRACEABLE as error:
         raise unsupported(f"it fails on a batch of 1 sample: {error}") from error
+    advice = "its forward must not test the size of the first axis, or draw random numbers"
     for number, (wanted, given) in enumerate(zip(expected, found, strict=True)):
         if wanted.shape != given.shape:
             text = f"for 1 sample, output {number} has shape {list(wanted.shape)}, but {list(given.shape)} in the graph"
-            raise unsupported(f"{text}; its forward must not test the size of the first axis")
+            raise unsupported(f"{text}; {advice}")
+        ours, theirs = given.double(), wanted.double()
+        # Outputs of an untrained model may be NaN or infinite.
+        is_equal = torch.isclose(ours, theirs, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
+        if not is_equal.all():
+            gap = (ours - theirs)[~is_equal].abs().max().item()
+            raise unsupported(f"for 1 sample, output {number} differs from the graph's by up to {gap:.2g}; {advice}")
 
 
 def unsupported(reason: str) -> FailedPrecondition:

@@ -22,7 +22,7 @@ from deepseek.trainjob.spec_parts import Component
 
 _TRAINING_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxscript")
-_EXPORT_SOURCES = ("export_main.py", "export.py", "probing.py", "onnx_files.py")
+_EXPORT_SOURCES = ("export_main.py", "export.py", "probing.py", "onnx_files.py", "onnx_operators.py", "tracing.py")
 _IMPORT_SOURCES = ("import_main.py", "onnx_import.py", "onnx_bundle.py", "onnx_trial.py")
 _PARTS = ("components", "data", "models", "optim", "training", "trainjob")
 

@@ -1,6 +1,7 @@
 """What is special to each of the small built-in models. tests/deepseek/trainjob/test_built_in_models.py trains them."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -151,14 +152,21 @@ def test_mel_filters_overlap_and_none_is_empty() -> None:
 
 def test_silence_around_a_sound_hardly_changes_its_statistics() -> None:
     front_end, sound = LogMel(8000, 40), torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)) * 0.1
-    found = band_statistics(front_end(sound))
+    found, floor = band_statistics(front_end(sound)), math.log(1e-6)
     padded = front_end(torch.nn.functional.pad(sound, (800, 12_000)))
     # Two more frames hold an edge of the sound. Counting the silence would move the means by more than 5.
     torch.testing.assert_close(band_statistics(padded)[:, :40], found[:, :40], atol=0.2, rtol=0)
-    assert (padded.mean(2) - found[:, :40]).abs().max() > 5
-    bands = front_end(sound)
+    assert (padded.mean(2) - floor - found[:, :40]).abs().max() > 5
+    bands = front_end(sound) - floor
     torch.testing.assert_close(found, torch.cat([bands.mean(2), bands.std(2, correction=0)], 1), atol=1e-3, rtol=0)
-    assert band_statistics(front_end(torch.zeros(1, 800)))[:, :40].eq(0).all()
+
+
+def test_the_statistics_of_a_faint_sound_are_close_to_those_of_silence() -> None:
+    front_end, sound = LogMel(8000, 40), torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    assert band_statistics(front_end(torch.zeros(1, 800))).abs().max() < 0.01
+    faint = front_end(sound * 0.004)
+    assert faint.max() > math.log(1e-6) + 1e-3
+    assert band_statistics(faint)[:, :40].abs().max() < 1
 
 
 @pytest.mark.parametrize("length", [1, 10, 1000])

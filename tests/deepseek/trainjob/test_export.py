@@ -22,9 +22,9 @@ from deepseek.models.probes import Probes
 from deepseek.processor import instruction_set
 from deepseek.training import checkpoint
 from deepseek.trainjob import onnx_files
-from deepseek.trainjob.export import ComparisonMetric, export
+from deepseek.trainjob.export import ComparisonMetric, calibration_split, export
 from deepseek.trainjob.jobfile import JobFile
-from deepseek.trainjob.pipeline import build_model, fit_mappings, load_initial_weights, open_split
+from deepseek.trainjob.pipeline import build_model, fit_mappings, load_initial_weights, open_split, open_splits
 from tests.deepseek.trainjob.jobs import events, write_job
 
 
@@ -175,6 +175,19 @@ def test_the_figures_of_a_version_are_those_of_one_file(exported: tuple[JobFile,
     assert int8.loss == fp32.value - int8.value
     assert (fp32.loss, manifest.accepted_loss) == (0.0, 0.5)
     assert {one.instruction_set for one in manifest.measurements} == {instruction_set()}
+
+
+def test_neither_calibration_nor_training_sees_what_is_held_out(tmp_path: Path) -> None:
+    path = write_export(tmp_path, "held-out", spec={"eval_share": 0.5}, int8=True)
+    job = JobFile.open(path)
+    mappings = fit_mappings(job)
+    training, held_out = open_splits(job, mappings)
+    assert held_out is not None
+    calibration = calibration_split(job, mappings)
+    assert set(calibration.keys) == set(training.keys)
+    assert not set(calibration.keys) & set(held_out.keys)
+    export(path)
+    assert set(events(path)[-1]["metrics"]) == {"held_out/loss", "held_out/next_token_accuracy"}
 
 
 def test_a_version_carries_probes_that_its_files_answer_as_recorded(exported: tuple[JobFile, ModelManifest]) -> None:

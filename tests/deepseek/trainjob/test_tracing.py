@@ -150,3 +150,11 @@ def test_a_graph_is_compared_with_its_model_for_a_single_sample() -> None:
     model = Returning(lambda y, x: y if x.shape[0] > 1 else y[0]).eval()
     with pytest.raises(FailedPrecondition, match=r"for 1 sample, output 0 has shape \[2\], but \[1, 2\] in the graph"):
         check_single(model, trace(model, example, [])[0], example)
+    model = Returning(lambda y, x: y if x.shape[0] > 1 else y + 0.5).eval()
+    with pytest.raises(FailedPrecondition, match=r"for 1 sample, output 0 differs from the graph's by up to 0\.5; its"):
+        check_single(model, trace(model, example, [])[0], example)
+    for undefined in (float("nan"), float("inf")):
+        model = Returning(lambda y, x, undefined=undefined: y.sum(1) > 0 if undefined is None else y * undefined).eval()
+        check_single(model, trace(model, example, [])[0], example)
+    model = Returning(lambda y, x: [y > 0, y.argmax(1)]).eval()
+    check_single(model, trace(model, example, [])[0], example)

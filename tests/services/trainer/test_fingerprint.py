@@ -78,6 +78,8 @@ def test_a_component_whose_module_cannot_be_found_is_refused(tmp_path: Path, mon
         ("training/step.py", True, True),
         ("trainjob/pipeline.py", True, True),
         ("trainjob/export.py", False, True),
+        ("trainjob/onnx_operators.py", False, True),
+        ("trainjob/tracing.py", False, True),
         ("trainjob/onnx_import.py", False, False),
     ],
 )
