@@ -305,10 +305,10 @@ def left_out(task: str, spec: Mapping[str, Any], fields: Sequence[Field]) -> lis
     used = {mapping["field"] for mapping in (*spec["inputs"], spec["target"])}
     notes = []
     for field in fields:
-        kind = f"list of {field.type}" if field.repeated else field.type
         if field.name not in used and task != "tabular":
-            notes.append(f"the spec does not use the field {field.name} ({kind})")
+            notes.append(f"the spec does not use the field {field}")
         elif field.name not in used:
-            how = f"; to use it, import the data again with --schema '{field.name}:label'" if kind == "text" else ""
-            notes.append(f"the column {field.name} is left out, because its type is {kind}{how}")
+            is_text = field.type == "text" and not field.repeated
+            how = f"; to use it, import the data again with --schema '{field.name}:label'" if is_text else ""
+            notes.append(f"the column {field} is left out, because of its type{how}")
     return notes

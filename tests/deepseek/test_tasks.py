@@ -142,8 +142,8 @@ def test_columns_that_a_task_does_not_use_are_named() -> None:
     fields.append(Field("side", "label", labels=("a", "b")))
     spec = {"inputs": [{"field": "x"}], "target": {"field": "side"}}
     assert left_out("tabular", spec, fields) == [
-        "the column id is left out, because its type is text; to use it, import the data again with "
+        "the column id (text) is left out, because of its type; to use it, import the data again with "
         "--schema 'id:label'",
-        "the column tags is left out, because its type is list of text",
+        "the column tags (list of text) is left out, because of its type",
     ]
     assert left_out("text-classification", spec, fields)[0] == "the spec does not use the field id (text)"

@@ -66,7 +66,7 @@ def test_a_table_becomes_a_served_model(run: Run) -> None:
     assert result["metrics"]["accuracy"] > 0.9
     assert "wrote points.tabular.json" in trained.stderr
     assert "10% of the split train is held out to choose the best epoch" in " ".join(trained.stderr.split())
-    assert "note: the column name is left out, because its type is text" in trained.stderr
+    assert "note: the column name (text) is left out, because of its type" in trained.stderr
     again = json.loads(run("train", "points.tabular.json", "--model", "points", "--json").stdout)
     assert (again["run"], again["model_version"]) == (result["run"], result["model_version"])
     run("model", "load", "points")
