@@ -12,30 +12,61 @@ from torch import Tensor, fx
 
 from deepseek.trainjob.tracing import is_in_torch, place
 
-_NAMES = """
-__and__.Tensor __or__.Tensor __xor__.Tensor _assert_tensor_metadata.default abs.default adaptive_avg_pool1d.default
-adaptive_avg_pool2d.default add.Tensor add_.Tensor amax.default amin.default arange.default arange.start_step
-argmax.default argmin.default avg_pool1d.default avg_pool2d.default batch_norm.default bitwise_not.default
-bmm.default cat.default chunk.default clamp.default clone.default contiguous.default conv1d.default conv2d.default
-cos.default cumsum.default detach.default detach_.default div.Tensor div_.Tensor dropout.default elu.default
-embedding.default eq.Scalar erf.default exp.default expand.default feature_dropout.default flatten.using_ints
-full_like.default gather.default ge.Tensor gelu.default glu.default group_norm.default gt.Scalar hardsigmoid.default
-hardswish.default hardswish_.default hardtanh.default layer_norm.default le.Scalar le.Tensor leaky_relu.default
-leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default log.default log_softmax.int
-logical_and.default logical_not.default logsumexp.default lt.Scalar masked_fill.Scalar matmul.default max.default
-max.dim max_pool1d.default max_pool2d.default maximum.default mean.default mean.dim min.default min.dim
-minimum.default mish.default mul.Tensor mul_.Tensor ne.Scalar neg.default new_zeros.default one_hot.default
-ones.default ones_like.default pad.default permute.default pow.Scalar pow.Tensor_Scalar prelu.default
-reciprocal.default relu.default relu6.default relu_.default repeat.default reshape.default rms_norm.default
-rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int selu.default sigmoid.default silu.default
-silu_.default sin.default slice.Tensor softmax.int softplus.default split.Tensor sqrt.default square.default
-squeeze.dim stack.default std.dim sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default
-tanh.default to.dtype transpose.int tril.default triu.default unbind.int unflatten.int unsqueeze.default var.dim
-view.default where.ScalarOther where.ScalarSelf where.self zeros.default zeros_like.default
+_FLOATS = """
+_assert_tensor_metadata.default abs.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default add.Tensor
+add_.Tensor amax.default amin.default arange.default arange.start_step avg_pool1d.default avg_pool2d.default
+batch_norm.default bmm.default cat.default chunk.default clamp.default clone.default contiguous.default conv1d.default
+conv2d.default cos.default cumsum.default detach.default detach_.default div.Tensor div_.Tensor dropout.default
+elu.default erf.default exp.default expand.default feature_dropout.default flatten.using_ints full_like.default
+gelu.default glu.default group_norm.default hardsigmoid.default hardswish.default hardswish_.default hardtanh.default
+layer_norm.default leaky_relu.default leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default
+linear.default log.default log_softmax.int logsumexp.default matmul.default max.default max_pool1d.default
+max_pool2d.default maximum.default mean.default mean.dim min.default minimum.default mish.default mul.Tensor
+mul_.Tensor neg.default new_zeros.default ones.default ones_like.default pad.default permute.default pow.Scalar
+pow.Tensor_Scalar prelu.default reciprocal.default relu.default relu6.default relu_.default repeat.default
+reshape.default rms_norm.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int selu.default
+sigmoid.default silu.default silu_.default sin.default slice.Tensor softmax.int softplus.default split.Tensor
+sqrt.default square.default squeeze.dim stack.default std.dim sub.Tensor sub_.Tensor sum.default sum.dim_IntList
+t.default tanh.default to.dtype transpose.int tril.default triu.default unbind.int unflatten.int unsqueeze.default
+var.dim view.default zeros.default zeros_like.default
 """
-CONVERTIBLE = frozenset(_NAMES.split())
-"""Operators of torch.ops.aten that ONNX expresses and that ONNX Runtime has for the types below."""
-_DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
+_MIXED = """
+add.Tensor argmax.default argmin.default div.Tensor embedding.default eq.Scalar gather.default ge.Tensor gt.Scalar
+le.Scalar le.Tensor lt.Scalar masked_fill.Scalar max.dim maximum.default min.dim mul.Tensor ne.Scalar sub.Tensor
+to.dtype where.ScalarOther where.ScalarSelf where.self
+"""
+_INTEGERS = """
+_assert_tensor_metadata.default abs.default add.Tensor amax.default amin.default arange.default arange.start_step
+argmax.default cat.default clone.default contiguous.default cumsum.default detach_.default eq.Scalar expand.default
+flatten.using_ints gather.default ge.Tensor gt.Scalar le.Scalar le.Tensor lift_fresh_copy.default lt.Scalar
+masked_fill.Scalar max.default max.dim min.default min.dim mul.Tensor ne.Scalar neg.default one_hot.default
+permute.default repeat.default reshape.default rsub.Scalar select.int slice.Tensor squeeze.dim stack.default sub.Tensor
+sum.default sum.dim_IntList to.dtype transpose.int tril.default triu.default unflatten.int unsqueeze.default
+view.default where.ScalarOther where.ScalarSelf where.self zeros_like.default
+"""
+_BYTES = """
+_assert_tensor_metadata.default cat.default contiguous.default expand.default flatten.using_ints permute.default
+repeat.default reshape.default select.int slice.Tensor squeeze.dim to.dtype transpose.int unflatten.int
+unsqueeze.default view.default
+"""
+_BOOLS = """
+__and__.Tensor __or__.Tensor __xor__.Tensor _assert_tensor_metadata.default bitwise_not.default cat.default
+contiguous.default expand.default flatten.using_ints logical_and.default logical_not.default permute.default
+repeat.default reshape.default select.int slice.Tensor squeeze.dim transpose.int tril.default triu.default
+unflatten.int unsqueeze.default view.default
+"""
+CONVERTIBLE = {
+    "floats": frozenset(_FLOATS.split()),
+    "mixed": frozenset(_MIXED.split()),
+    "integers": frozenset(_INTEGERS.split()),
+    "bytes": frozenset(_BYTES.split()),
+    "bools": frozenset(_BOOLS.split()),
+}
+"""Operators of torch.ops.aten that ONNX expresses and that ONNX Runtime has, by the kind of their tensors: see `kind`.
+
+ONNX Runtime has an operator for some types only, e.g. no `Where` that chooses between booleans.
+"""
+_INTEGER_TYPES = {torch.int64, torch.int32, torch.bool}
 _OPERATOR = re.compile(r"OpOverload\(op='(\w+\.\w+)', overload='(\w+)'")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n +(.+)')
 
@@ -43,6 +74,31 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n +(.+)')
 def doubtful(program: torch.export.ExportedProgram) -> list[fx.Node]:
     """Returns the operations of a graph that are not known to be convertible to ONNX."""
     return [node for node in program.graph.nodes if not _is_convertible(node)]
+
+
+def kind(node: fx.Node) -> str:
+    """Returns the kind of the tensors that an operation takes and returns.
+
+    Returns:
+        `floats` if all are float32, or there are none; `bools` if all are bool; `bytes` if any is uint8; `integers` if
+        all are int64, int32 or bool; `mixed` for float32 together with int64, int32 or bool; empty for other types.
+    """
+    found = [value for one in (node, *node.all_input_nodes) for value in _values(one)]
+    types = {value.dtype for value in found if isinstance(value, Tensor)}
+    if not types <= {*_INTEGER_TYPES, torch.float32, torch.uint8}:
+        return ""
+    if torch.uint8 in types:
+        return "bytes"
+    if types <= {torch.float32}:
+        return "floats"
+    if types == {torch.bool}:
+        return "bools"
+    return "integers" if types <= _INTEGER_TYPES else "mixed"
+
+
+def _values(node: fx.Node) -> list[object]:
+    found = node.meta.get("val")
+    return list(found) if isinstance(found, (tuple, list)) else [found]
 
 
 def explanation(error: BaseException, program: torch.export.ExportedProgram) -> str:
@@ -79,17 +135,14 @@ def _origin(node: fx.Node) -> str:
 
 
 def _is_convertible(node: fx.Node) -> bool:
-    if node.op == "output":
-        return True
-    found = node.meta.get("val")
-    values = found if isinstance(found, (tuple, list)) else [found]
-    if any(value.dtype not in _DTYPES for value in values if isinstance(value, Tensor)):
-        return False
+    if node.op == "output" or isinstance(node.meta.get("val"), torch.SymInt):
+        return True  # sizes and their arithmetic can always be converted
     if node.op == "placeholder":
-        return True
+        return kind(node) != ""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        return target.namespace == "aten" and str(target).removeprefix("aten.") in CONVERTIBLE
+        names = CONVERTIBLE.get(kind(node), ())
+        return target.namespace == "aten" and str(target).removeprefix("aten.") in names
     return getattr(target, "__module__", "") == "_operator"  # arithmetic of sizes
 
 

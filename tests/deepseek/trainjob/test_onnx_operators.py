@@ -1,5 +1,6 @@
 """Which operators are known to convert to ONNX, and the errors for those that do not."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from common.errors import FailedPrecondition
 from deepseek.trainjob.onnx_files import convert
-from deepseek.trainjob.onnx_operators import CONVERTIBLE, doubtful
+from deepseek.trainjob.onnx_operators import CONVERTIBLE, doubtful, kind
 from deepseek.trainjob.tracing import trace
 
 
@@ -32,12 +33,17 @@ class Everything(nn.Module):
         return [
             self.signal(x.unsqueeze(1).repeat(1, 2, 3)),
             self.image(x.unflatten(1, (1, 2, 2)).expand(-1, 2, -1, -1).repeat(1, 1, 6, 6)),
-            self.row(x) + self.table(x.long().clamp(0, 7)).mean(1),
+            self.row(x) + self.table((x > 0).long()).mean(1),
             *self.activations(x),
             *self.arithmetic(x),
             *self.reductions(x),
             *self.shapes(x),
             *self.choices(x),
+            *self.mixtures(x, x.long()),
+            *self.integers(x.long()),
+            *self.integers(x.int()),
+            *self.positions(x.to(torch.uint8)),
+            *self.masks(x > 0, x < 1),
         ]
 
     def activations(self, x: Tensor) -> list[Tensor]:
@@ -57,17 +63,20 @@ class Everything(nn.Module):
             x.abs().exp().log().sqrt() + (x.abs() + 1).rsqrt() + x.sin() + x.cos() + x.erf() + x.reciprocal(),
             -x * x - x / (x.abs() + 1) + (3 - x) + x.square() + x**2 + 2**x,
             x.clamp(-1, 1) + torch.minimum(x, -x) + torch.maximum(x, -x),
-            (x.long() + 1) * 2 - (-x.long()).abs() + x.int() + x.to(torch.uint8) + x.bool().to(torch.int64),
             x + torch.zeros_like(x) + torch.ones_like(x) + torch.full_like(x, 2) + x.new_zeros(x.shape),
-            x + torch.zeros(4) + torch.ones(4) + torch.arange(4) + torch.arange(0, 8, 2) + x.detach().clone(),
+            x
+            + torch.zeros(4)
+            + torch.ones(4)
+            + torch.arange(4.0)
+            + torch.arange(0.0, 8.0, 2.0)
+            + torch.tensor([1.0, 2.0, 3.0, 4.0])
+            + x.detach().clone().to(x.dtype),
         ]
 
     def reductions(self, x: Tensor) -> list[Tensor]:
-        integers = x.long()
         return [
-            x.sum(1) + x.mean(1) + x.amax(1) + x.amin(1) + x.max(1)[0] + x.min(1)[0] + x.var(1) + x.std(1),
+            x.sum(1) + x.mean(1) + x.amax(1) + x.amin(1) + x.var(1) + x.std(1),
             x + x.sum() + x.mean() + x.max() + x.min() + x.cumsum(1) + torch.linalg.vector_norm(x, dim=1, keepdim=True),
-            x.argmax(1) + x.argmin(1) + integers.sum(1) + integers.amax(1) + (x > 0).sum(1),
         ]
 
     def shapes(self, x: Tensor) -> list[Tensor]:
@@ -86,15 +95,52 @@ class Everything(nn.Module):
         return [
             torch.where(either, x, 0.0) + torch.where(both, x, -x) + torch.where(x > 1, 1.0, x),
             x.masked_fill(x == 0, 1.0) + x.gather(1, x.argmax(1, keepdim=True)),
-            F.one_hot(x.argmax(1), 4) + torch.where(x > 0, x.long(), 1) + torch.tensor([1, 2, 3, 4]),
         ]
+
+    def mixtures(self, x: Tensor, n: Tensor) -> list[Tensor]:
+        return [
+            x.max(1)[0] + x.min(1)[0] + x.argmax(1) + x.argmin(1),
+            (x + n) * (x > 0)
+            - n / (x.abs() + 1)
+            + torch.maximum(x, x - n)
+            + torch.maximum(n, x)
+            + torch.where(x > 0, x, n),
+        ]
+
+    def integers(self, n: Tensor) -> list[Tensor]:
+        several = (n == 1) | (n != 2) & (n > 0) ^ (n < 3) & (n <= 2)
+        largest, smallest = n.max(1), n.min(1)
+        return [
+            (n + 1) * 2 - (-n).abs() + (3 - n) + torch.tensor([1, 2, 3, 4]),
+            n + torch.arange(4) + torch.arange(0, 8, 2) + n.max() + n.min() + n.sum() + torch.zeros_like(n),
+            n.amax(1) + n.amin(1) + n.argmax(1) + n.sum(1) + largest[0] + smallest[1] + (n > 0).sum(1),
+            n.cumsum(1) + n.gather(1, n.argmax(1, keepdim=True)) + n.masked_fill(several, 0) + n.clone(),
+            torch.where(several, n, 1) + torch.where(several, 2, n) + torch.where(n >= n[:, :1], n, -n),
+            torch.stack([n, n], 1).tril() + (n[:, None] * n[:, :, None]).triu()[:, :2],
+            (n <= n[:, 1:2]).long() + F.one_hot(n.argmax(1), 4),
+            *self.positions(n),
+        ]
+
+    def masks(self, one: Tensor, other: Tensor) -> list[Tensor]:
+        both = torch.logical_and(one, torch.logical_not(other)) | one & other ^ ~one
+        square = both[:, None] & both[:, :, None]
+        return [both, square.tril(), square.triu(), *self.positions(one)]
+
+    def positions(self, x: Tensor) -> list[Tensor]:
+        """Uses the operators that only move values, of any type."""
+        wide = x.unflatten(1, (2, 2)).transpose(1, 2).contiguous().permute(0, 2, 1).reshape(x.shape[0], 4)
+        tall = x.view(-1, 2, 2).flatten(1).unsqueeze(1).expand(-1, 2, -1).repeat(1, 2, 1)[:, 0]
+        return [torch.cat([wide, tall[:, 1:3]], 1).float(), x[:, :1].squeeze(1).float()]
 
 
 def test_the_operators_that_are_known_to_convert_do(tmp_path: Path) -> None:
     model, example = Everything().eval(), {"x": torch.rand(3, 4) * 4 - 1}
     program, outputs = trace(model, example, [])
-    found = {str(node.target) for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
-    assert {name.removeprefix("aten.") for name in found} == CONVERTIBLE
+    found: dict[str, set[str]] = defaultdict(set)
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and not isinstance(node.meta["val"], torch.SymInt):
+            found[kind(node)].add(str(node.target).removeprefix("aten."))
+    assert found == CONVERTIBLE
     assert doubtful(program) == []
     convert(model, program, outputs, example, tmp_path / "model.onnx")
 
@@ -122,6 +168,17 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         r"ONNX lacks the operator aten\.special_gammaincc; test_onnx_operators\.py:\d+",
     ),
     "bfloat16": (lambda x: (x.bfloat16() * 2).float(), r"ONNX Runtime cannot run it: .*Mul\(14\)"),
+    "bool where": (lambda x: torch.where(x > 0.5, x > 0.7, x < 0.3), r"ONNX Runtime cannot run it: .*Where\(\d+\)"),
+    "bool masked_fill": (lambda x: (x > 0).masked_fill(x < 0.3, False), r"ONNX Runtime cannot run it: .*Where\(\d+\)"),
+    "uint8 neg": (lambda x: -x.to(torch.uint8), r"its graph is not valid: .*Neg.*uint8"),
+    "uint8 power": (lambda x: x.to(torch.uint8) ** 2, r"its graph is not valid: .*Pow.*uint8"),
+    "uint8 tril": (
+        lambda x: x[:, None].expand(-1, 4, -1).to(torch.uint8).tril(),
+        r"ONNX Runtime cannot run it: .*Trilu\(14\)",
+    ),
+    "int64 relu": (lambda x: x.long().relu(), r"ONNX Runtime cannot run it: .*Relu\(14\)"),
+    "int64 linear": (lambda x: F.linear(x.long(), torch.ones(2, 4).long()), r"ONNX Runtime cannot run it: .*Gemm"),
+    "mixed stack": (lambda x: torch.stack([x, x.long()]), r"its graph is not valid: .*Concat"),
     "float64": (lambda x: x.double().erf(), r"ONNX Runtime cannot run it: .*Erf\(13\)"),
 }
 
