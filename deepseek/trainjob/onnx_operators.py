@@ -140,6 +140,10 @@ def _is_convertible(node: fx.Node) -> bool:
     if node.op == "placeholder":
         return kind(node) != ""
     target = node.target
+    if target is torch.ops.aten.clamp.default:
+        # The exporter gives the bounds of two clamps of one tensor the same name, which makes the graph invalid.
+        num_clamps = sum(user.target is target for user in node.all_input_nodes[0].users)
+        return num_clamps == 1 and kind(node) == "floats"
     if isinstance(target, torch._ops.OpOverload):
         names = CONVERTIBLE.get(kind(node), ())
         return target.namespace == "aten" and str(target).removeprefix("aten.") in names

@@ -170,6 +170,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "bfloat16": (lambda x: (x.bfloat16() * 2).float(), r"ONNX Runtime cannot run it: .*Mul\(14\)"),
     "bool where": (lambda x: torch.where(x > 0.5, x > 0.7, x < 0.3), r"ONNX Runtime cannot run it: .*Where\(\d+\)"),
     "bool masked_fill": (lambda x: (x > 0).masked_fill(x < 0.3, False), r"ONNX Runtime cannot run it: .*Where\(\d+\)"),
+    "two clamps": (lambda x: x.clamp(0, 1) + x.clamp(0, 2), r"its graph is not valid: .*_min_1"),
     "uint8 neg": (lambda x: -x.to(torch.uint8), r"its graph is not valid: .*Neg.*uint8"),
     "uint8 power": (lambda x: x.to(torch.uint8) ** 2, r"its graph is not valid: .*Pow.*uint8"),
     "uint8 tril": (
