@@ -57,6 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setattr(tempfile, "tempdir", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the longest folder to the front, so that no worker runs it alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
+
+
 def pytest_report_header() -> list[str]:
     """Reports the folder of temporary files and the processors."""
     return [f"temporary files: {tempfile.gettempdir()}", f"processors: {covered()}"]
