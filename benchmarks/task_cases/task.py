@@ -54,6 +54,7 @@ class Task:
         write: Writes the raw files into an empty folder.
         score: Maps this folder and the JSON documents that the commands printed to the score of the served model.
         baseline_score: Maps this folder to the score of the baseline.
+        repeats: The task with other divisions of its samples into splits, if a single test split would be too small.
     """
 
     baseline: str
@@ -61,6 +62,7 @@ class Task:
     write: Callable[[Path], None]
     score: Callable[[Path, Sequence[Any]], Score]
     baseline_score: Callable[[Path], Score]
+    repeats: Sequence["Task"] = ()
 
 
 @cache
@@ -83,18 +85,15 @@ def install(*requirements: str) -> Path:
     return folder
 
 
-def divided(samples: Sequence[Any], classes: Sequence[Any]) -> dict[str, list[Any]]:
-    """Divides samples into the splits of `SHARES`, with the same balance of classes.
-
-    The division is random, but the same in every call.
-    """
+def divided(samples: Sequence[Any], classes: Sequence[Any], seed: int = 0) -> dict[str, list[Any]]:
+    """Divides samples into the splits of `SHARES` at random, with the same balance of classes."""
     from sklearn.model_selection import train_test_split
 
     known, test, known_classes, _ = train_test_split(
-        samples, classes, test_size=SHARES["test"], random_state=0, stratify=classes
+        samples, classes, test_size=SHARES["test"], random_state=seed, stratify=classes
     )
     share = SHARES["validation"] / (1 - SHARES["test"])
-    train, validation = train_test_split(known, test_size=share, random_state=0, stratify=known_classes)
+    train, validation = train_test_split(known, test_size=share, random_state=seed, stratify=known_classes)
     return {"train": train, "validation": validation, "test": test}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ def test_the_commands_of_a_task_run_in_order_in_the_folder_of_its_files(monkeypa
     assert seen == [("one",), ("two", "three")]
     assert (record["points"], record["baseline_points"], record["n"]) == (50.0, 50.0, 2)
     assert record["passed"]
+    repeated = tasks.measure("guess", replace(TASK, repeats=[replace(TASK, baseline_score=lambda _: Score(90.0, 2))]))
+    assert (repeated["points"], repeated["baseline_points"], repeated["n"]) == (50.0, 70.0, 4)
+    assert seen == [("one",), ("two", "three")] * 3
 
 
 def test_a_full_run_measures_what_an_interrupted_one_left_and_removes_its_progress(
