@@ -136,10 +136,10 @@ class WatermarkServiceServicer:
         or WebP format, or has more EXIF or XMP data than fits into one JPEG segment of 64 KiB)
         - FAILED_PRECONDITION: MARK_TOO_WEAK (the mark cannot be read back from the marked file; the error's field is
         `encoding_quality` if a higher encoding quality may help, `min_psnr_db` if a lower minimum may help, and `image`
-        if the image has too little texture to carry a mark), ALREADY_MARKED (an earlier mark of the same key hides the new
-        one; mark the original image instead), NO_ACTIVE_KEY (no key is active, or the key was revoked
-        during the call; if the error's field is `request_id`, the first call with this request id used a key that has
-        since been revoked, so use a new request id)
+        if the image has too little texture to carry a mark), ALREADY_MARKED (an earlier mark of the same key hides the
+        new one; mark the original image instead), NO_ACTIVE_KEY (no key is active, or the key was revoked during the
+        call; if the error's field is `request_id`, the first call with this request id used a key that has since been
+        revoked, so use a new request id)
         - NOT_FOUND: MODEL_VERSION_NOT_FOUND
         - ALREADY_EXISTS: REQUEST_ID_REUSED (the request id was used in a different request)
         - RESOURCE_EXHAUSTED: TOO_MANY_CALLS (too many calls are queued; retry after the retry delay)
