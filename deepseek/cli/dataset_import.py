@@ -12,7 +12,16 @@ import typer
 from common.environment import home
 from common.errors import FailedPrecondition
 from deepseek.cli.completion import DATASET
-from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar, writing
+from deepseek.cli.output import (
+    AsJson,
+    console,
+    error_console,
+    make_folder,
+    print_json,
+    print_table,
+    progress_bar,
+    writing,
+)
 from deepseek.cli.uploading import committing
 from deepseek.client import connect, names
 
@@ -34,6 +43,13 @@ Place = Annotated[
 Passage = Annotated[
     int | None, typer.Option(help="Cut a text file into samples of this many characters, instead of lines.")
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder outside which no file is read. [default: the folder of SOURCE]", file_okay=False),
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links inside the root.")]
+AccessKeyFile = Annotated[Path | None, typer.Option(help="File with the access key of the S3 server.")]
+SecretKeyFile = Annotated[Path | None, typer.Option(help="File with the secret key of the S3 server.")]
 
 
 def import_data(
@@ -49,19 +65,19 @@ def import_data(
     test_share: Annotated[float, typer.Option(help="Share of samples that becomes the split test, e.g. 0.2.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed for --test-share.")] = 0,
     passage: Passage = None,
-    fill: Annotated[list[str] | None, typer.Option(help="Value for missing cells: COLUMN=VALUE; repeatable.")] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder outside which no file is read. [default: the folder of SOURCE]", file_okay=False),
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(help="Value for missing cells: COLUMN=VALUE, or =mean or =median for numbers; repeatable."),
     ] = None,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links inside the root.")] = False,
+    root: Root = None,
+    follow_links: FollowLinks = False,
     rejected: Annotated[
         Path | None, typer.Option(help="New JSONL file for invalid samples. [default: in the home directory]")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first invalid sample.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the samples, but do not upload them.")] = False,
-    access_key_file: Annotated[Path | None, typer.Option(help="File with the access key of the S3 server.")] = None,
-    secret_key_file: Annotated[Path | None, typer.Option(help="File with the secret key of the S3 server.")] = None,
+    access_key_file: AccessKeyFile = None,
+    secret_key_file: SecretKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Import files as a new version of a data set.
@@ -192,7 +208,15 @@ def _show_report(name: str, found: "Import", aside: Path | None) -> None:
         f"\n{names.short_name(name)} ({name})" if name else "\nnothing was uploaded (--dry-run)", highlight=False
     )
     print_table(["found", "number", "details"], _report_rows(report, aside))
-    _show_notes(report.statistics.unbalanced_splits())
+    _show_notes(found.notes())
+    if warning := _warning(name, found, aside):
+        error_console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
+
+
+def _warning(name: str, found: "Import", aside: Path | None) -> str:
+    """Returns the warning about many invalid samples, with the next step; empty if there are few."""
+    step = f"list them with `deepseek dataset quarantine {names.short_name(name)}`" if name else f"{aside} lists them"
+    return f"{warning}; {step}" if (warning := found.warning()) else ""
 
 
 def _report_rows(report: "Report", aside: Path | None) -> Iterator[tuple[str, int, str]]:
@@ -223,5 +247,6 @@ def _document(name: str, sha256: str, found: "Import", aside: Path | None) -> di
         "schema": fields_to_json(found.fields),
         **found.report.to_json(),
         "rejected_file": str(aside) if aside else "",
-        "notes": [*found.plan.notices, *found.report.statistics.unbalanced_splits()],
+        "notes": [*found.plan.notices, *found.notes()],
+        "warning": _warning(name, found, aside),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import InvalidArgument
 from deepseek.data.canonical_json import is_unicode
+from deepseek.data.statistics import FieldStatistics
 from deepseek.interchange.joined import file_kind
 from deepseek.interchange.kinds import kind_of_content, kind_of_name
 from deepseek.interchange.source import Blob
@@ -81,21 +82,25 @@ class Column:
         num_present: Number of rows that have a value.
         kinds: Number of values of each kind: `integer`, `number`, `text`, `bool`, `image`, `audio`, `bytes`, and
             `missing` for texts in MISSING.
+        num_empty: Number of rows whose text is empty or blank.
         num_lists: Number of rows that have a list of values.
         num_paths: Number of texts that end like an image or audio file, by field type.
         labels: Distinct values as labels; None if there are more than MAX_LABELS.
         missing_labels: Distinct texts of the kind `missing` as labels.
         categories: Distinct values, as labels; None if there are too many or if one is not a short text.
+        numbers: Statistics of the numbers; None if they are not needed.
     """
 
     is_typed: bool = True
     num_present: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    num_empty: int = 0
     num_lists: int = 0
     num_paths: Counter[str] = field(default_factory=Counter)
     labels: set[str] | None = field(default_factory=set)
     missing_labels: set[str] = field(default_factory=set)
     categories: set[str] | None = field(default_factory=set)
+    numbers: FieldStatistics | None = None
 
     def add(self, value: Any, *, counts_labels: bool) -> None:
         """Adds the value of a row.
@@ -107,11 +112,14 @@ class Column:
         if value is None:
             return
         self.num_present += 1
+        self.num_empty += isinstance(value, str) and not value.strip()
         if isinstance(value, list):
             self.num_lists += 1
         for one in value if isinstance(value, list) else (value,):
             kind = self._kind(one)
             self.kinds[kind] += 1
+            if self.numbers and kind in ("integer", "number"):
+                self.numbers.add_number(float(one))
             if counts_labels and kind in ("integer", "number", "text", "bool", "missing"):
                 self._add_label(label_text(one), kind)
             if kind != "missing":

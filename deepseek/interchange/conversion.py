@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,6 @@ class Converter:
         self._source, self._plan, self._splitter = source, plan, splitter
         self._key = wishes.key
         self._skipped = {plan.names.find(name) for name, one in wishes.overrides.items() if one.type == SKIP}
-        self._fills = {plan.names.find(name): value for name, value in wishes.fills.items()}
         self.missing: Counter[str] = Counter()
 
     def convert(self, row: Row) -> Sample:
@@ -63,8 +63,7 @@ class Converter:
         try:
             values = {self._plan.names.of(name): value for name, value in row.values.items()}
             key, split = self.key(row), self._split(row)
-            found = {one.name: self._field(values.get(one.name), one) for one in self._plan.fields}
-            return Sample(key, split, found, row.place)
+            return Sample(key, split, self._fields(values), row.place)
         except InvalidArgument as error:
             message = error.message if error.message.startswith(row.place) else f"{row.place}: {error.message}"
             raise InvalidArgument(error.reason, message, field=error.field) from error
@@ -140,6 +139,18 @@ class Converter:
             message = f"the sample has {size} bytes; at most {MAX_FILE_BYTES} fit into a message"
             raise InvalidArgument("TOO_LARGE", message)
 
+    def _fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values of all fields. Those after an invalid one are read, too, to count all missing values."""
+        found, problem = dict[str, Any](), None
+        for one in self._plan.fields:
+            try:
+                found[one.name] = self._field(values.get(one.name), one)
+            except InvalidArgument as error:
+                problem = problem or error
+        if problem:
+            raise problem
+        return found
+
     def _field(self, value: Any, one: Field) -> Any:
         if one.repeated:
             items = value if isinstance(value, list) else _json_list(value)
@@ -153,10 +164,13 @@ class Converter:
     def _item(self, value: Any, one: Field) -> Any:
         if _is_missing(value, one, indexes=one.name in self._plan.class_names):
             self.missing[one.name] += 1
-            if one.name in self._fills:
-                value = self._fills[one.name]
+            if one.name in self._plan.fills:
+                value = self._plan.fills[one.name]
             elif one.type == "text":
                 value = ""
+            elif one.type in ("image", "audio", "bytes"):
+                message = f"{one.name} is missing; add a file for it, or remove this sample"
+                raise InvalidArgument("MISSING_FIELD", message)
             else:
                 message = f"{one.name} is missing; --fill {one.name}=VALUE sets a value for missing cells"
                 raise InvalidArgument("MISSING_FIELD", message)

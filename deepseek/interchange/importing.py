@@ -18,6 +18,7 @@ from deepseek.data.rejected import Rejected
 from deepseek.data.sample import Sample
 from deepseek.data.statistics import Statistics, content_digest, summary_of
 from deepseek.interchange.conversion import Converter
+from deepseek.interchange.fills import fill_hints
 from deepseek.interchange.inference import Plan, infer
 from deepseek.interchange.schema import Wishes
 from deepseek.interchange.source import Row, Source
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from deepseek.client.datasets import Datasets
     from protos.job.v1 import job_pb2
     from protos.registry.v1 import registry_pb2
+
+LARGE_SHARE = 0.1
+"""If more than this share of the rows is invalid, the schema or the source may be wrong, so the user is warned."""
 
 MAX_SPLITS = 256
 """Maximum number of splits of a data set."""
@@ -99,12 +103,27 @@ class Import(Iterable[Sample]):
         self._is_strict, self._on_rejected = is_strict, on_rejected
         self.plan: Plan = infer(source, self._wishes, split_column=self._splitter.column, on_row=on_read)
         self.report = self._new_report(Counter())
-        self._first_problem = ""
+        self._problems = dict[str, str]()
 
     @property
     def fields(self) -> tuple[Field, ...]:
         """Schema of the samples."""
         return self.plan.fields
+
+    def warning(self) -> str:
+        """Returns a sentence about the most frequent reason if many rows are invalid; otherwise an empty text."""
+        num_rejected = self.report.rejected.total()
+        num_rows = self.report.statistics.num_samples + num_rejected
+        if num_rejected <= LARGE_SHARE * num_rows:
+            return ""
+        ((reason, count),) = self.report.rejected.most_common(1)
+        share = f"{num_rejected} of {num_rows} samples ({num_rejected / num_rows:.0%}) are kept aside"
+        return f"{share}, {count} of them with the reason {reason}, e.g. {self._problems[reason]}"
+
+    def notes(self) -> list[str]:
+        """Returns sentences about missing values that keep samples aside, and about labels that `train` lacks."""
+        missing = fill_hints(self.fields, self.report.missing, self.plan.fills)
+        return [*missing, *self.report.statistics.unbalanced_splits()]
 
     def upload(
         self,
@@ -187,7 +206,8 @@ class Import(Iterable[Sample]):
     def _check_not_empty(self) -> None:
         if not self.report.statistics.num_samples:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.report.rejected.most_common(3))
-            message = f"none of the rows is a valid sample ({reasons}); the first problem: {self._first_problem}"
+            first = next(iter(self._problems.values()), "")
+            message = f"none of the rows is a valid sample ({reasons}); the first problem: {first}"
             raise InvalidArgument("NO_VALID_SAMPLES", message, field="source")
 
     def _new_report(self, missing: Counter[str]) -> Report:
@@ -198,7 +218,8 @@ class Import(Iterable[Sample]):
             message = f"{rejected.message} (without --strict, such samples are kept aside)"
             raise InvalidArgument(rejected.reason, message, field="source")
         if not self.report.rejected:
-            self._first_problem = rejected.message
+            self._problems = {}
+        self._problems.setdefault(rejected.reason, rejected.message)
         self._on_rejected(self.report.rejected.total(), rejected)
         self.report.rejected[rejected.reason] += 1
 

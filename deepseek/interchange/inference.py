@@ -1,20 +1,26 @@
 """Derives the schema of a source from its rows, its declarations and the user's wishes."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from common.errors import InvalidArgument
 from deepseek.data.manifest import Field, check_schema
 from deepseek.data.rejected import Rejected
+from deepseek.data.statistics import FieldStatistics
 from deepseek.interchange.columns import Column, in_label_order
 from deepseek.interchange.field_names import FieldNames, field_name
+from deepseek.interchange.fills import AVERAGES, average, check_stated, is_average
+from deepseek.interchange.joined import LABEL
 from deepseek.interchange.schema import SKIP, Override, Wishes
-from deepseek.interchange.source import Hint, Source
+from deepseek.interchange.source import Blob, Hint, Row, Source
 
 MAX_INTEGER_CLASSES = 100
 """A target of integers becomes a label if it has at most this many distinct values, otherwise it stays a number."""
 
 _MAX_MISSING_SHARE = 0.5
+_Wish = TypeVar("_Wish")
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,17 @@ class Plan:
         fields: Schema.
         names: Names of the fields by column.
         class_names: Fields whose integers are indexes into the labels.
+        fills: Values for missing cells by field.
         notices: Sentences about decisions that the user may want to change.
-        num_rows: Number of rows that were read; None if the rows were not read because the schema was given.
+        num_rows: Number of rows that were read, with those that cannot be read; None if the schema was given, so the
+            rows were not read.
         is_export: Whether the schema is the one that an export of a data set version recorded.
     """
 
     fields: tuple[Field, ...]
     names: FieldNames
     class_names: frozenset[str] = frozenset()
+    fills: Mapping[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
     num_rows: int | None = None
     is_export: bool = False
@@ -59,7 +68,10 @@ def infer(
     if fields := wishes.fields or recorded:
         check_schema(fields)
         indexed = frozenset(map(field_name, hints)) & {one.name for one in fields if one.type == "label"}
-        return Plan(fields, FieldNames(), indexed, declared.notices, is_export=not wishes.fields)
+        names = FieldNames()
+        fills = {names.find(name): value for name, value in wishes.fills.items()}
+        check_stated(fields, fills)
+        return Plan(fields, names, indexed, fills, declared.notices, is_export=not wishes.fields)
     scan = _Scan(wishes, declared.hints, notices=list(declared.notices))
     scan.read(source, on_row)
     scan.check_names({split_column, wishes.key} - {""})
@@ -68,14 +80,23 @@ def infer(
 
 @dataclass
 class _Scan:
-    """The columns of a source, with what the user and the source say about them."""
+    """The columns of a source, with what the user and the source say about them.
+
+    Attributes:
+        num_rows: Number of rows that can be read.
+        lone: Number of rows that consist of a single file, by column.
+        first_lone: Place of the first of these rows, by column.
+    """
 
     wishes: Wishes
     hints: Mapping[str, Hint]
     names: FieldNames = field(default_factory=FieldNames)
     columns: dict[str, Column] = field(default_factory=dict)
     num_rows: int = 0
+    num_rejected: int = 0
     rejected: Rejected | None = None
+    lone: Counter[str] = field(default_factory=Counter)
+    first_lone: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     categorical: list[str] = field(default_factory=list)
 
@@ -84,15 +105,24 @@ class _Scan:
             on_row(number)
             if isinstance(row, Rejected):
                 self.rejected = self.rejected or row
+                self.num_rejected += 1
                 continue
             self.num_rows += 1
+            self._add_lone(row)
             for name, value in row.values.items():
                 if name not in self.columns:
-                    self.columns[name] = Column(source.is_typed)
+                    numbers = FieldStatistics() if self._wish(self.wishes.fills, name) in AVERAGES else None
+                    self.columns[name] = Column(source.is_typed, numbers=numbers)
                 self.columns[name].add(value, counts_labels=self._is_label(name))
         if not self.num_rows:
             first = f"; the first problem: {self.rejected.message}" if self.rejected else ""
             raise InvalidArgument("EMPTY_SOURCE", f"the source has no rows that can be read{first}", field="source")
+
+    def _add_lone(self, row: Row) -> None:
+        own = row.values.keys() - {LABEL}
+        if len(own) == 1 and isinstance(row.values[name := own.pop()], Blob):
+            self.lone[name] += 1
+            self.first_lone.setdefault(name, row.place)
 
     def check_names(self, others: set[str]) -> None:
         """Checks that each column that the user names exists."""
@@ -116,6 +146,8 @@ class _Scan:
             if found := self._field(name, column):
                 fields.append(found)
         self._check(fields)
+        self._note_names(fields)
+        self._note_lone_files(fields)
         target = self.names.find(self.wishes.target) if self.wishes.target else ""
         if self.categorical:
             message = f"text with few distinct values becomes a label: {', '.join(self.categorical)}"
@@ -125,9 +157,40 @@ class _Scan:
             tuple(sorted(fields, key=lambda one: 2 if one.name == target else one.type == "label")),
             self.names,
             frozenset(indexed & {one.name for one in fields if one.type == "label"}),
+            self._fills(fields),
             self.notices,
-            self.num_rows,
+            self.num_rows + self.num_rejected,
         )
+
+    def _note_names(self, fields: Sequence[Field]) -> None:
+        """Notes which columns are stored under another name."""
+        used = {one.name for one in fields}
+        renamed = {name: own for name in self.columns if (own := self.names.of(name)) != name and own in used}
+        if len(renamed) == 1:
+            ((name, own),) = renamed.items()
+            self.notices.append(f"column {name!r} is stored as the field {own!r}")
+        elif renamed:
+            pairs = ", ".join(f"{name!r} as {own!r}" for name, own in renamed.items())
+            self.notices.append(f"{len(renamed)} columns are stored as fields of other names: {pairs}")
+
+    def _note_lone_files(self, fields: Sequence[Field]) -> None:
+        """Notes files that are no samples, because they lack the file that the other samples have."""
+        expected = {one.type for one in fields} & {"image", "audio"}
+        for name, count in self.lone.items():
+            if expected and self.names.of(name) not in {one.name for one in fields}:
+                kinds = " or ".join({"image": "images", "audio": "sounds"}[one] for one in sorted(expected))
+                more = f" and {count - 1} more" if count > 1 else ""
+                self.notices.append(f"files that are not {kinds} are kept aside: {self.first_lone[name]}{more}")
+
+    def _fills(self, fields: Sequence[Field]) -> dict[str, Any]:
+        """Returns the values for missing cells by field, and notes those that are computed."""
+        found: dict[str, Any] = {self.names.find(name): value for name, value in self.wishes.fills.items()}
+        numbers = {self.names.of(name): column.numbers for name, column in self.columns.items() if column.numbers}
+        for one in fields:
+            if is_average(word := found.get(one.name, ""), one):
+                found[one.name] = average(word, numbers[one.name], one)
+                self.notices.append(f"missing values of {one.name} are set to the {word}, {found[one.name]}")
+        return found
 
     def _check(self, fields: Sequence[Field]) -> None:
         if not fields:
@@ -173,11 +236,14 @@ class _Scan:
         return "text"
 
     def _is_sparse(self, name: str, column: Column, kind: str) -> bool:
-        present = column.num_present - (column.kinds["missing"] if kind in ("integer", "number") else 0)
+        empty = column.kinds["missing"] if kind in ("integer", "number") else column.num_empty
+        present = column.num_present - empty
         if self.num_rows - present <= _MAX_MISSING_SHARE * self.num_rows:
             return False
-        share = f"{present} of {self.num_rows} rows"
-        self.notices.append(f"{name} has a value in only {share} and is left out; --fill '{name}=VALUE' keeps it")
+        if present > self.lone[name]:
+            keeps = f"--schema '{name}:text'" if kind == "text" else f"--fill '{name}=VALUE'"
+            share = f"{present} of {self.num_rows} rows"
+            self.notices.append(f"{name} has a value in only {share} and is left out; {keeps} keeps it")
         return True
 
     def _is_regression(self, name: str, column: Column, hint: Hint) -> bool:
@@ -204,8 +270,12 @@ class _Scan:
         return in_label_order(classes)
 
     def _override(self, name: str) -> Override | None:
+        return self._wish(self.wishes.overrides, name)
+
+    def _wish(self, wishes: Mapping[str, _Wish], name: str) -> _Wish | None:
+        """Returns what the user has said about a column, by its own name or by that of its field."""
         own = self.names.of(name)
-        return self.wishes.overrides.get(name) or (self.wishes.overrides.get(own) if own not in self.columns else None)
+        return wishes.get(name) or (wishes.get(own) if own not in self.columns else None)
 
     def _is_target(self, name: str) -> bool:
         return bool(self.wishes.target) and self.names.find(self.wishes.target) == self.names.of(name)

@@ -203,3 +203,20 @@ def test_an_exported_version_is_imported_as_the_same_version(home: Path, tmp_pat
     again = json.loads(deepseek(home, "dataset", "import", name, str(out), "--json").stdout)
     assert (again["version"], again["sha256"]) == (first["version"], first["sha256"])
     assert_refused(deepseek(home, "dataset", "export", name, str(out)), "FAILED_PRECONDITION: OUTPUT_EXISTS", "folder")
+
+
+def test_many_invalid_rows_are_a_warning_with_the_most_frequent_reason(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "n.csv"
+    path.write_text("n,m\n" + "1,2\n" * 90 + "3\r4\n" * 4 + ",5\n" * 3)
+    shown = deepseek(home, "dataset", "import", "mangled", str(path))
+    assert shown.returncode == 0, shown.stderr
+    assert "importing 101 of 101" in shown.stderr
+    warning = "11 of 101 samples (11%) are kept aside, 8 of them with the reason RAGGED_ROW, e.g. n.csv:92 has 1 cells"
+    assert f"warning: {warning}" in shown.stderr
+    assert "list them with `deepseek dataset quarantine mangled:1`" in shown.stderr
+    assert "note: rows without a value of n are kept aside: 3; --fill n=VALUE or --fill n=median" in shown.stdout
+    tried = json.loads(deepseek(home, "dataset", "import", "mangled", str(path), "--dry-run", "--json").stdout)
+    assert tried["warning"].startswith(warning)
+    assert tried["warning"].endswith("mangled.jsonl lists them")
+    path.write_text("n,m\n" + "1,2\n" * 90 + ",5\n" * 10)
+    assert "warning" not in deepseek(home, "dataset", "import", "mangled", str(path)).stderr

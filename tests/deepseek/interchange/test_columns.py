@@ -79,3 +79,29 @@ def test_lines_may_end_with_a_carriage_return_alone(tmp_path: Path) -> None:
         {"size": 2, "name": "b"},
         {"size": 3, "name": "c"},
     ]
+
+
+@pytest.mark.parametrize(
+    "names", [("Wine Class", "Alcohol %", "Sample No.", "Part"), ("wine_class", "alcohol", "sample_no", "part")]
+)
+def test_options_accept_the_name_of_the_column_and_that_of_the_field(tmp_path: Path, names: tuple[str, ...]) -> None:
+    kind, alcohol, number, part = names
+    path = tmp_path / "wine.csv"
+    rows = "".join(f"{i % 3},{i / 4 if i else ''},s{i},{'test' if i % 2 else 'train'},{i}\n" for i in range(30))
+    path.write_text("Wine Class,Alcohol %,Sample No.,Part,ash\n" + rows)
+    arguments = {"target": kind, "key": number, "fills": {alcohol: "median"}}
+    found, samples, rejected = imported(path, splitter=Splitter(column=part), **arguments)  # type: ignore[arg-type]
+    assert {one.name: one.type for one in found.fields} == {
+        "alcohol": "number",
+        "ash": "integer",
+        "wine_class": "label",
+    }
+    assert (samples[0].key, samples[0].values["alcohol"], samples[1].split, rejected) == ("s0", 3.75, "test", [])
+    assert found.plan.notices == [
+        "2 columns are stored as fields of other names: 'Wine Class' as 'wine_class', 'Alcohol %' as 'alcohol'",
+        "missing values of alcohol are set to the median, 3.75",
+    ]
+    overrides = read_schema(f"{kind}:skip,{alcohol}:text,{number}:skip,{part}:skip")[1]
+    found, _, _ = imported(path, overrides=overrides)
+    assert {one.name: one.type for one in found.fields} == {"alcohol": "text", "ash": "integer"}
+    assert found.plan.notices == ["column 'Alcohol %' is stored as the field 'alcohol'"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.deepseek.interchange.imports import imported
+from tests.deepseek.interchange.sources import sound_file
 from tests.harness.images import image_file
 
 
@@ -27,3 +28,37 @@ def test_a_folder_called_like_a_split_may_be_a_class(
         (tmp_path / folder / "1.png").write_bytes(image_file())
     _, samples, _ = imported(tmp_path)
     assert {(one.split, one.values.get("label", "")) for one in samples} == found
+
+
+def test_a_stray_file_in_a_folder_of_images_is_kept_aside_with_one_note(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            (tmp_path / label / f"{i}.png").write_bytes(image_file(i))
+    (tmp_path / "cat" / "notes.txt").write_text("to do")
+    found, samples, rejected = imported(tmp_path)
+    assert (len(samples), [one.name for one in found.fields]) == (10, ["image", "label"])
+    assert found.plan.notices == ["files that are not images are kept aside: cat/notes.txt"]
+    assert [(one.reason, one.message) for one in rejected] == [
+        ("MISSING_FIELD", "cat/notes.txt: image is missing; add a file for it, or remove this sample")
+    ]
+    assert found.notes() == []
+    (tmp_path / "cat" / "0.txt").write_text("a caption")
+    (tmp_path / "dog" / "a.wav").write_bytes(b"RIFF")
+    (tmp_path / "dog" / "b.wav").write_bytes(b"RIFF")
+    assert imported(tmp_path)[0].plan.notices == [
+        "text has a value in only 2 of 13 rows and is left out; --schema 'text:text' keeps it",
+        "files that are not images are kept aside: cat/notes.txt",
+        "files that are not images are kept aside: dog/a.wav and 1 more",
+    ]
+
+
+def test_a_picture_among_sounds_is_kept_aside_with_one_note(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.wav").write_bytes(sound_file())
+    (tmp_path / "cover.png").write_bytes(image_file())
+    found, _, rejected = imported(tmp_path)
+    assert found.plan.notices == ["files that are not sounds are kept aside: cover.png"]
+    assert [one.message for one in rejected] == [
+        "cover.png: audio is missing; add a file for it, or remove this sample"
+    ]
