@@ -104,6 +104,7 @@ def repair(
     wishes: Wishes | None = None,
     *,
     on_key_taken: Callable[[Sequence[Rejected]], None] = lambda rejected: None,
+    on_repeated: Callable[[Sequence[Rejected]], None] = lambda rejected: None,
     on_quarantine: Callable[[Iterator[Rejected]], None] = lambda rejected: None,
     on_sample: Callable[[int], None] | None = None,
     on_change: "Callable[[job_pb2.Job], None] | None" = None,
@@ -118,6 +119,7 @@ def repair(
         source: See `Repair`.
         wishes: See `Repair`.
         on_key_taken: Called with `Repair.key_taken`.
+        on_repeated: Called with `Repair.repeated`.
         on_quarantine: Called with the samples that are still invalid, without values.
         on_sample: Called for each sample, with the number of samples sent so far.
         on_change: Called with each update of the commit job.
@@ -140,6 +142,7 @@ def repair(
     def settle(rejected: Iterator[Rejected]) -> None:
         repaired.check()
         on_key_taken(repaired.key_taken)
+        on_repeated(repaired.repeated)
         on_quarantine(rejected)
 
     return mesh.datasets.upload(
@@ -170,6 +173,8 @@ class Repair(Iterable[Sample | Rejected]):
         num_repaired: Number of repaired samples that the last iteration has yielded.
         key_taken: Repaired rows that the last iteration has left in quarantine because another sample has their key,
             without values.
+        repeated: Valid rows that the last iteration has ignored because an earlier row had repaired the same sample,
+            without values.
 
     Raises:
         FailedPrecondition: NOTHING_REPAIRED if no row of the source is a valid sample that belongs to the quarantine.
@@ -193,6 +198,7 @@ class Repair(Iterable[Sample | Rejected]):
                 self._by_key.setdefault(name, one)
         self.num_repaired = 0
         self.key_taken: Sequence[Rejected] = ()
+        self.repeated: Sequence[Rejected] = ()
         self._problem = "no new row has the key or place of a quarantined sample"
         if next(self._repaired(), None) is None:
             self.check()
@@ -204,22 +210,23 @@ class Repair(Iterable[Sample | Rejected]):
 
     def __iter__(self) -> Iterator[Sample | Rejected]:
         """Yields the samples of the version, the repaired ones, and the samples that are still invalid."""
-        repaired, taken = set[int](), dict[int, Rejected]()
+        repaired, taken, repeated = dict[int, str](), dict[int, Rejected](), list[Rejected]()
         with KeySet() as keys:
             for sample in self._samples():
                 keys.add(sample.key)
                 yield sample
             for position, sample in self._repaired():
-                if position in repaired:
-                    continue
-                if keys.add(sample.key):
-                    repaired.add(position)
+                if earlier := repaired.get(position):
+                    message = f"{sample.place}: {earlier} repairs the same sample; keep one row per sample"
+                    repeated.append(Rejected(sample.key, sample.place, "DUPLICATE_KEY", message))
+                elif keys.add(sample.key):
+                    repaired[position] = sample.place
                     taken.pop(position, None)
                     yield sample
                 else:
                     self._problem = f"{sample.place}: another sample has the key {sample.key!r}; change this key"
                     taken[position] = Rejected(sample.key, sample.place, "DUPLICATE_KEY", self._problem)
-        self.num_repaired, self.key_taken = len(repaired), list(taken.values())
+        self.num_repaired, self.key_taken, self.repeated = len(repaired), list(taken.values()), repeated
         yield from (one for one in self._rejected(values=True) if one.position not in repaired)
 
     def _repaired(self) -> Iterator[tuple[int, Sample]]:

@@ -220,3 +220,33 @@ def test_many_invalid_rows_are_a_warning_with_the_most_frequent_reason(home: Pat
     assert tried["warning"].endswith("mangled.jsonl lists them")
     path.write_text("n,m\n" + "1,2\n" * 90 + ",5\n" * 10)
     assert "warning" not in deepseek(home, "dataset", "import", "mangled", str(path)).stderr
+
+
+def test_a_repair_follows_links_and_names_rows_that_repair_a_sample_again(home: Path, tmp_path: Path) -> None:
+    data, blobs, links = tmp_path / "data", tmp_path / "repaired", tmp_path / "links"
+    FORMATS["class folders"](data, PICTURES)
+    (data / "train" / "cat" / "9.png").write_bytes(b"")
+    assert deepseek(home, "dataset", "import", "linked", str(data)).returncode == 0
+    for folder in (blobs, links / "train" / "cat"):
+        folder.mkdir(parents=True)
+    (blobs / "blob").write_bytes(image_file(9))
+    (links / "train" / "cat" / "9.png").symlink_to(blobs / "blob")
+    (links / "train" / "cat" / "9.txt").write_text("no. 9")
+    arguments = ["dataset", "repair", "linked:1", str(links)]
+    assert deepseek(home, *arguments).returncode == 1
+    repaired = deepseek(home, *arguments, "--follow-links", "--root", str(tmp_path))
+    assert "7 samples, 1 repaired, 0 still in quarantine" in repaired.stdout, repaired.stderr
+
+    path, out = tmp_path / "n.csv", tmp_path / "aside"
+    path.write_text("id,n\na,1\nb,x\n")
+    imported = deepseek(home, "dataset", "import", "again", str(path), "--key", "id", "--schema", "n:integer")
+    assert imported.returncode == 0, imported.stderr
+    assert deepseek(home, "dataset", "quarantine", "again", "--out", str(out)).returncode == 0
+    table = out / "samples.jsonl"
+    table.write_text(2 * table.read_text().replace('"x"', "3"))
+    shown = deepseek(home, "dataset", "repair", "again:1", str(out)).stdout
+    assert "rows ignored because an earlier row repairs the same sample: 1 (samples.jsonl:2: b)" in shown
+    table.write_text(table.read_text().replace("3", "4"))
+    found = json.loads(deepseek(home, "dataset", "repair", "again:1", str(out), "--json").stdout)
+    assert [(one["key"], one["place"]) for one in found["repeated"]] == [("b", "samples.jsonl:2")]
+    assert found["key_taken"] == []
