@@ -11,7 +11,7 @@ from common.errors import InvalidArgument
 from deepseek.cli.completion import DATASET_VERSION
 from deepseek.cli.dataset_import import counts, schema_rows
 from deepseek.cli.interrupts import when_interrupted
-from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar, writing
+from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar, size_text, writing
 from deepseek.client import connect, names
 
 if TYPE_CHECKING:
@@ -173,8 +173,11 @@ def _print(version: "registry_pb2.DatasetVersion", found: "Description", reasons
 def _range(kind: str, one: "FieldStatistics") -> str:
     if not one.reservoir:
         return ""
-    what = "" if kind.startswith(("integer", "number")) else "length "
-    return f"{what}{one.minimum:g} to {one.maximum:g}, mean {one.mean:.4g}, sd {one.deviation:.4g}"
+    if kind.startswith(("image", "audio", "bytes")):
+        least, most, mean, deviation = map(size_text, (one.minimum, one.maximum, one.mean, one.deviation))
+        return f"{least} to {most}, mean {mean}, sd {deviation}"
+    unit = " characters" if kind.startswith("text") else ""
+    return f"{one.minimum:g} to {one.maximum:g}{unit}, mean {one.mean:.4g}, sd {one.deviation:.4g}"
 
 
 def _balance(

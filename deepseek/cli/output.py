@@ -83,6 +83,15 @@ def as_json_value(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+def size_text(num_bytes: float) -> str:
+    """Returns a number of bytes with a unit, e.g. `4.2 KiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
 def bold(text: str) -> Text:
     """Returns a text in bold, as a part of a line."""
     return Text(visible(text), style="bold")

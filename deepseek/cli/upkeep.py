@@ -10,7 +10,7 @@ import typer
 
 from common.errors import InvalidArgument
 from deepseek.cli.interrupts import when_interrupted
-from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
+from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar, size_text
 from deepseek.client import connect
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -51,7 +51,7 @@ def gc(
         return
 
     def shown(amount: BlobTotals) -> str:
-        return f"{amount.num_blobs} ({_size(amount.num_bytes)})"
+        return f"{amount.num_blobs} ({size_text(amount.num_bytes)})"
 
     rows = [(one.tenant, shown(one.reachable), shown(one.young), shown(one.removed)) for one in collection.tenants]
     print_table(["tenant", "reachable", f"kept for {grace}", "would be deleted" if dry_run else "deleted"], rows)
@@ -83,7 +83,9 @@ def backup(
         figures = {"num_blobs": contents.num_blobs, "num_bytes": contents.num_bytes}
         print_json({"services": sorted(contents.states), **figures, "lost": _lists(contents.lost)})
         return
-    console.print(f"{folder}: {', '.join(contents.states)}; {contents.num_blobs} blobs, {_size(contents.num_bytes)}")
+    console.print(
+        f"{folder}: {', '.join(contents.states)}; {contents.num_blobs} blobs, {size_text(contents.num_bytes)}"
+    )
     _warn_of("lost", contents.lost)
 
 
@@ -103,7 +105,7 @@ def restore(
         print_json({"num_rows": num_rows, "num_blobs": contents.num_blobs, "lost": _lists(contents.lost)})
         return
     print_table(["service", "rows"], num_rows.items())
-    console.print(f"{contents.num_blobs} blobs, {_size(contents.num_bytes)}")
+    console.print(f"{contents.num_blobs} blobs, {size_text(contents.num_bytes)}")
     _warn_of("lost", contents.lost)
 
 
@@ -120,14 +122,6 @@ def _seconds(text: str) -> float:
         message = f"{text!r} is not a duration; use e.g. 90s, 30m, 24h or 7d"
         raise InvalidArgument("BAD_VALUE", message, field="--grace")
     return int(match[1]) * _SECONDS[match[2]]
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
 
 
 def _lists(lost: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
