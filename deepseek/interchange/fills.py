@@ -50,19 +50,22 @@ def check_stated(fields: Iterable[Field], fills: Mapping[str, str]) -> None:
             raise InvalidArgument("BAD_VALUE", f"{message}; use --fill {one.name}=VALUE", field="fill")
 
 
-def fill_hints(fields: Sequence[Field], missing: Mapping[str, int], fills: Mapping[str, object]) -> list[str]:
+def fill_hints(
+    fields: Sequence[Field], missing: Mapping[str, int], fills: Mapping[str, object], *, averages: bool
+) -> list[str]:
     """Returns a sentence about each field whose missing values keep samples aside and can be filled.
 
     Args:
         fields: The schema.
         missing: Number of missing values by field.
         fills: Values for missing cells by field.
+        averages: Whether an average can be computed, see `check_stated`.
     """
     found = []
     for one in fields:
         if one.type not in ("label", "integer", "number") or one.name in fills or not missing.get(one.name):
             continue
-        median = f" or --fill {one.name}=median" if one.type != "label" else ""
+        median = f" or --fill {one.name}=median" if averages and one.type != "label" else ""
         problem = f"rows without a value of {one.name} are kept aside: {missing[one.name]}"
         found.append(f"{problem}; --fill {one.name}=VALUE{median} keeps them")
     return found

@@ -122,7 +122,8 @@ class Import(Iterable[Sample]):
 
     def notes(self) -> list[str]:
         """Returns sentences about missing values that keep samples aside, and about labels that `train` lacks."""
-        missing = fill_hints(self.fields, self.report.missing, self.plan.fills)
+        averages = self.plan.num_rows is not None
+        missing = fill_hints(self.fields, self.report.missing, self.plan.fills, averages=averages)
         return [*missing, *self.report.statistics.unbalanced_splits()]
 
     def upload(

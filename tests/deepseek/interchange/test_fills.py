@@ -51,8 +51,10 @@ def test_all_missing_values_of_a_row_are_counted_and_each_field_gets_a_hint(tmp_
 
 
 def test_a_mean_is_refused_if_no_pass_over_the_rows_computes_it(tmp_path: Path) -> None:
-    path, schema = _table(tmp_path, "ash", ["1", ""]), tmp_path / "schema.json"
+    path, schema = _table(tmp_path, "ash,n", ["1,1", ",2"]), tmp_path / "schema.json"
     schema.write_text('[{"name": "ash", "type": "number"}]')
+    found, _, _ = imported(path, fields=read_schema(str(schema))[0])
+    assert found.notes() == ["rows without a value of ash are kept aside: 1; --fill ash=VALUE keeps them"]
     with pytest.raises(InvalidArgument, match="only if the schema is inferred; use --fill ash=VALUE"):
         imported(path, fields=read_schema(str(schema))[0], fills={"ash": "mean"})
     with pytest.raises(InvalidArgument, match="ash has no numbers, so it has no median"):
