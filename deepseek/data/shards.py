@@ -113,7 +113,7 @@ def check_sample(sample: Sample, fields: Sequence[Field], *, decodes: bool = Tru
     """
     check_key(sample.key, sample.split)
     path = f"samples[{sample.key}]"
-    if unknown := sorted(set(sample.values) - {field.name for field in fields}):
+    if unknown := sorted(sample.values.keys() - {field.name for field in fields}):
         known = ", ".join(field.name for field in fields)
         message = f"{path} has the field {unknown[0][:80]!r}; the schema has only the fields: {known}"
         raise InvalidArgument("UNKNOWN_FIELD", message, field=f"{path}.{unknown[0][:80]}")

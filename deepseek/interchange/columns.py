@@ -79,6 +79,7 @@ class Column:
 
     Attributes:
         is_typed: Whether text is text, see `Source.is_typed`.
+        counts_labels: Whether the distinct values are needed.
         num_present: Number of rows that have a value.
         kinds: Number of values of each kind: `integer`, `number`, `text`, `bool`, `image`, `audio`, `bytes`, and
             `missing` for texts in MISSING.
@@ -92,6 +93,7 @@ class Column:
     """
 
     is_typed: bool = True
+    counts_labels: bool = False
     num_present: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     num_empty: int = 0
@@ -102,13 +104,8 @@ class Column:
     categories: set[str] | None = field(default_factory=set)
     numbers: FieldStatistics | None = None
 
-    def add(self, value: Any, *, counts_labels: bool) -> None:
-        """Adds the value of a row.
-
-        Args:
-            value: Value of a `Row`.
-            counts_labels: Whether the distinct values of this column are needed.
-        """
+    def add(self, value: Any) -> None:
+        """Adds the value of a row."""
         if value is None:
             return
         self.num_present += 1
@@ -120,7 +117,7 @@ class Column:
             self.kinds[kind] += 1
             if self.numbers and kind in ("integer", "number"):
                 self.numbers.add_number(float(one))
-            if counts_labels and kind in ("integer", "number", "text", "bool", "missing"):
+            if self.counts_labels and kind in ("integer", "number", "text", "bool", "missing"):
                 self._add_label(label_text(one), kind)
             if kind != "missing":
                 self._add_category(value)

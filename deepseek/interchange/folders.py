@@ -80,35 +80,36 @@ class FolderSource(Source):
     ) -> Iterator[Row | Rejected]:
         yield from (replace(one, split=split) for one in rejected)
         for group in _samples(files):
-            key = group[0].name
+            key = group[0][1].name
             try:
-                values = columns((extension(blob.name), blob) for blob in group)
+                values = columns(group)
             except InvalidArgument as error:
-                yield Row(key, key, split, {extension(blob.name): blob for blob in group}).rejected(error)
+                yield Row(key, key, split, dict(group)).rejected(error)
                 continue
             yield Row(key, key, split, {**values, LABEL: label} if label else values)
 
 
-def _samples(files: Sequence[Blob]) -> Iterator[list[Blob]]:
-    """Groups the files of one folder by stem. Two files of the same type are never one sample."""
-    groups: dict[str, list[Blob]] = {}
+def _samples(files: Sequence[Blob]) -> Iterator[list[tuple[str, Blob]]]:
+    """Groups the files of one folder by stem, each with its extension. Two of the same type are never one sample."""
+    groups: dict[str, list[tuple[str, Blob]]] = {}
     for blob in files:
         ending = extension(blob.name)
-        groups.setdefault(blob.name[: -len(ending) - 1] if ending else blob.name, []).append(blob)
+        stem = blob.name[: -len(ending) - 1] if ending else blob.name
+        groups.setdefault(stem, []).append((ending, blob))
     for group in groups.values():
         if len(group) == 1:
             yield group
             continue
-        kinds = [_rank(blob) for blob in group]
+        kinds = [_rank(ending, blob) for ending, blob in group]
         if len(set(kinds)) == len(kinds):
-            yield [blob for _, blob in sorted(zip(kinds, group, strict=True), key=lambda pair: pair[0])]
+            yield [file for _, file in sorted(zip(kinds, group, strict=True), key=lambda pair: pair[0])]
         else:
-            yield from ([blob] for blob in group)
+            yield from ([file] for file in group)
 
 
-def _rank(blob: Blob) -> str:
+def _rank(ending: str, blob: Blob) -> str:
     """Returns a string that sorts images first, then audio, then text, and other files by extension."""
-    if (ending := extension(blob.name)) in ("json", "cls"):
+    if ending in ("json", "cls"):
         return f"3{ending}"
     try:
         return {"image": "0", "audio": "1", "text": "2"}[file_kind(blob)]

@@ -271,8 +271,10 @@ class Import(Iterable[Sample]):
             outcome = converter.placed(row) if isinstance(row, Rejected) else _converted(converter, row)
             batch.append(outcome)
             for value in outcome.values.values():
-                items = value if isinstance(value, list) else (value,)
-                size += sum(len(item) for item in items if isinstance(item, bytes))
+                if isinstance(value, bytes):
+                    size += len(value)
+                elif isinstance(value, list):
+                    size += sum(len(item) for item in value if isinstance(item, bytes))
             if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0

@@ -112,8 +112,8 @@ class _Scan:
             for name, value in row.values.items():
                 if name not in self.columns:
                     numbers = FieldStatistics() if self._wish(self.wishes.fills, name) in AVERAGES else None
-                    self.columns[name] = Column(source.is_typed, numbers=numbers)
-                self.columns[name].add(value, counts_labels=self._is_label(name))
+                    self.columns[name] = Column(source.is_typed, self._is_label(name), numbers=numbers)
+                self.columns[name].add(value)
         if not self.num_rows:
             first = f"; the first problem: {self.rejected.message}" if self.rejected else ""
             raise InvalidArgument("EMPTY_SOURCE", f"the source has no rows that can be read{first}", field="source")

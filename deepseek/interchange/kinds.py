@@ -64,7 +64,7 @@ def check_extension(name: str, data: bytes) -> None:
         raise InvalidArgument("WRONG_EXTENSION", message)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)  # a folder of files asks several times for each, but only after listing all of them
 def extension(name: str) -> str:
     """Returns the part of a file name after its last dot, in lower case; empty if the name has none."""
     stem, dot, last = name.rpartition("/")[2].rpartition(".")

@@ -6,8 +6,9 @@ No file outside the stated root is ever read: names with `..` and links that lea
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,7 +107,7 @@ class LocalTree(Tree):
                 folders.append(path)
             else:
                 size = entry.stat().st_size
-                files.append(Blob(path, size, self._reader(path, size)))
+                files.append(Blob(path, size, partial(_read, self._prefix + path, size)))
         return Listing(folders, files, rejected)
 
     def _above(self, folder: str) -> frozenset[str]:
@@ -142,13 +143,10 @@ class LocalTree(Tree):
         prefix = os.path.relpath(self._top.resolve(), self._root)
         path = self._files.file(name if prefix == "." else f"{prefix}/{name}")
         size = path.stat().st_size
-        return Blob(name, size, _limited(lambda: path.open("rb"), size))
+        return Blob(name, size, partial(_read, path, size))
 
     def open(self, path: str) -> BinaryIO:
         return (self._top / path).open("rb")
-
-    def _reader(self, path: str, size: int) -> Callable[[], bytes]:
-        return _limited(lambda: open(self._prefix + path, "rb"), size)
 
 
 def is_hidden(name: str) -> bool:
@@ -156,22 +154,21 @@ def is_hidden(name: str) -> bool:
     return name.startswith("._") or name in ("__MACOSX", "Thumbs.db") or (name[0] == "." and not kind_of_name(name))
 
 
-def _limited(opened: Callable[[], BinaryIO], size: int) -> Callable[[], bytes]:
-    """Returns a function that reads a file, which may have grown beyond the limit since it was listed.
+def _read(path: str | Path, size: int) -> bytes:
+    """Reads a file, which may have grown beyond the limit since it was listed. A file object would double the time.
 
     Args:
-        opened: Function that opens the file.
+        path: Path of the file.
         size: Size of the file in bytes when it was listed. It determines the buffer: allocating a buffer of the maximum
             size would take longer than reading the file.
     """
-
-    def read() -> bytes:
-        with opened() as file:
-            data = file.read(size + 1)
-            if len(data) > size:
-                data += file.read(MAX_FILE_BYTES + 1 - len(data))
-        if len(data) > MAX_FILE_BYTES:
-            raise InvalidArgument("TOO_LARGE", f"the file has more than {MAX_FILE_BYTES} bytes")
-        return data
-
-    return read
+    file = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(file, size + 1)
+        while len(data) != size and (more := os.read(file, MAX_FILE_BYTES + 1 - len(data))):
+            data += more
+    finally:
+        os.close(file)
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidArgument("TOO_LARGE", f"the file has more than {MAX_FILE_BYTES} bytes")
+    return data

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deepseek.interchange.tree import LocalTree
 from tests.deepseek.interchange.imports import imported
 from tests.deepseek.interchange.sources import sound_file
 from tests.harness.images import image_file
@@ -62,3 +63,12 @@ def test_a_picture_among_sounds_is_kept_aside_with_one_note(tmp_path: Path) -> N
     assert [one.message for one in rejected] == [
         "cover.png: audio is missing; add a file for it, or remove this sample"
     ]
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"abcde", b"x" * 100_000])
+def test_a_file_that_changes_after_it_was_listed_is_read_to_its_end(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abcd")
+    tree = LocalTree(tmp_path)
+    blobs = [tree.list().files[0], tree.file("a.txt")]
+    (tmp_path / "a.txt").write_bytes(content)
+    assert [blob.read() for blob in blobs] == [content, content]
