@@ -175,10 +175,12 @@ class _Scan:
 
     def _note_lone_files(self, fields: Sequence[Field]) -> None:
         """Notes files that are no samples, because they lack the file that the other samples have."""
-        expected = {one.type for one in fields} & {"image", "audio"}
+        filled = set(map(self.names.find, self.wishes.fills))
+        required = {one.name: one.type for one in fields if not one.repeated and one.name not in filled}
         for name, count in self.lone.items():
-            if expected and self.names.of(name) not in {one.name for one in fields}:
-                kinds = " or ".join({"image": "images", "audio": "sounds"}[one] for one in sorted(expected))
+            lacking = {kind for own, kind in required.items() if own != self.names.of(name)} & {"image", "audio"}
+            if lacking:
+                kinds = " or ".join({"image": "images", "audio": "sounds"}[kind] for kind in sorted(lacking))
                 more = f" and {count - 1} more" if count > 1 else ""
                 self.notices.append(f"files that are not {kinds} are kept aside: {self.first_lone[name]}{more}")
 

@@ -44,6 +44,16 @@ def test_a_stray_file_in_a_folder_of_images_is_kept_aside_with_one_note(tmp_path
         ("MISSING_FIELD", "cat/notes.txt: image is missing; add a file for it, or remove this sample")
     ]
     assert found.notes() == []
+    found, samples, _ = imported(tmp_path, fills={"image": "cat/0.png"})
+    assert (len(samples), found.plan.notices) == (11, [])
+    for label in ("cat", "dog"):
+        for i in range(5):
+            (tmp_path / label / f"{i}.txt").write_text(f"no. {i}")
+    found, _, _ = imported(tmp_path)
+    assert [one.name for one in found.fields] == ["image", "text", "label"]
+    assert found.plan.notices == ["files that are not images are kept aside: cat/notes.txt"]
+    for path in tmp_path.rglob("?.txt"):
+        path.unlink()
     (tmp_path / "cat" / "0.txt").write_text("a caption")
     (tmp_path / "dog" / "a.wav").write_bytes(b"RIFF")
     (tmp_path / "dog" / "b.wav").write_bytes(b"RIFF")
