@@ -93,7 +93,34 @@ def task_spec(
         spec["eval_split"] = evaluated
     else:
         spec["eval_share"] = EVAL_SHARE
+    spec["batch_size"] = even_batch_size(_num_trained(sniffed.num_train, spec), spec["batch_size"])
     return spec
+
+
+def even_batch_size(num_samples: int, largest: int) -> int:
+    """Returns a batch size whose last batch in an epoch is well filled, so that no step trains on only a few samples.
+
+    The statistics of batch normalization are useless in a batch of two samples, and such a step disturbs training. With
+    several ranks, every batch is divided among them, the last one as evenly as the others.
+
+    Args:
+        num_samples: Number of samples per epoch; 0 if unknown.
+        largest: Largest batch size. The result is the largest size from half of it that fills the last batch to at
+            least three quarters; if there is none, the size that fills it best.
+
+    >>> even_batch_size(898, 64), 898 % 64, 898 % 60
+    (60, 2, 58)
+    """
+    if num_samples <= largest:
+        return largest
+    sizes = range(largest, largest // 2 - 1, -1)
+    return max(sizes, key=lambda size: min(0.75, ((num_samples - 1) % size + 1) / size))
+
+
+def _num_trained(num_samples: int, spec: Mapping[str, Any]) -> int:
+    """Returns how many samples of the training split are not held out; see `deepseek.trainjob.held_out`."""
+    share = spec.get("eval_share", 0)
+    return num_samples - max(1, round(share * num_samples)) if share and num_samples > 1 else num_samples
 
 
 def training_split(splits: Collection[str], chosen: str = "") -> str:

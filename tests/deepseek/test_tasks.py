@@ -6,7 +6,8 @@ import pytest
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.data.manifest import Field
-from deepseek.tasks import EVAL_SHARE, TASKS, Sniffed, left_out, task_spec, training_split
+from deepseek.tasks import EVAL_SHARE, TASKS, Sniffed, even_batch_size, left_out, task_spec, training_split
+from deepseek.trainjob.held_out import held_out_indices
 from deepseek.trainjob.runspec import RunSpec
 from tests.deepseek.data.samples import sound_file
 from tests.harness.images import image_file
@@ -50,6 +51,25 @@ def test_encoders_fit_the_samples() -> None:
     assert encoder(spec_of("text-classification", TEXTS))["length"] == 48
     assert encoder(spec_of("language-model", TEXTS))["length"] % 16 == 0
     assert encoder(spec_of("audio-classification", SOUNDS)) == {"sample_rate": 8000, "seconds": 1.0}
+
+
+@pytest.mark.parametrize("largest", [16, 32, 64])
+def test_no_batch_of_an_epoch_is_nearly_empty(largest: int) -> None:
+    for num_samples in range(1, 20_000, 7):
+        size = even_batch_size(num_samples, largest)
+        last = num_samples % size or size
+        assert largest / 2 <= size <= largest
+        assert last >= min(num_samples, 0.4 * size), (num_samples, size)
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "validation")])
+def test_the_batch_size_of_every_task_suits_the_samples_that_are_trained(splits: tuple[str, ...]) -> None:
+    for task, data in DATA.items():
+        target = "kind" if task == "tabular" else ""
+        few = spec_of(task, Sniffed(data.fields, data.samples, num_train=10), splits=splits, target=target)
+        spec = spec_of(task, Sniffed(data.fields, data.samples, num_train=998), splits=splits, target=target)
+        num_trained = 998 - len(held_out_indices(RunSpec.from_json(spec), 998))
+        assert spec["batch_size"] == even_batch_size(num_trained, few["batch_size"]), task
 
 
 def test_long_texts_are_classified_by_their_words_alone_and_few_texts_are_seen_more_often() -> None:
