@@ -204,8 +204,17 @@ def _print_worst(found: "Evaluation") -> None:
         "regression": ["predicted", "true", "error"],
         "language-model": ["loss per token"],
     }[found.task]
-    console.print("\nworst predictions", style="bold", highlight=False)
     shown = found.worst[:_MAX_SHOWN]
+    if found.task == "classification":
+        mistakes = found.num_rows - sum(found.outcomes.right)
+        title = f"{len(shown)} of {mistakes} mistakes, the most confident first" if shown else "no mistakes"
+    elif found.task == "regression":
+        title = f"{len(shown)} of {found.num_rows} predictions, the largest error first"
+    else:
+        title = f"{len(shown)} of {found.num_rows} texts, the highest loss first"
+    console.print(f"\n{title}", style="bold", highlight=False)
+    if not shown:
+        return
     _print_rows(columns, [(one, _judged(one, found.task)) for one in shown], found)
 
 

@@ -48,7 +48,7 @@ def evaluate(
         split: Split of the data set; empty means `test` or, if there is none, the split on which the run was evaluated.
         target: Name of the field that the model predicts; empty means the one on which the version was trained.
         limit: Number of samples, spread evenly over the split; None means all.
-        num_worst: Number of the worst predictions to keep.
+        num_worst: Number of the worst predictions to keep; with labels, only mistakes.
         on_sample: Called after each sample with the number of samples so far and the number of all samples.
 
     Raises:
@@ -176,7 +176,7 @@ class _Judge:
     def add(self, score: Score) -> Judged:
         """Adds a row to the figures."""
         self.scorer.add(score)
-        self._worst.add(score.judged.loss, score.judged)
+        self._worst.add(score.judged.severity, score.judged)
         return score.judged
 
     def skip(self, row: Row, error: MeshError) -> None:

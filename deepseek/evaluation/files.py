@@ -13,12 +13,13 @@ _FIGURES = {"classification": "confusion-matrix.png", "regression": "predictions
 
 
 def save(found: Evaluation | Comparison, folder: Path) -> list[Path]:
-    """Writes a result, and returns the files: the figures as JSON, a picture, a contact sheet if there are images and,
-    for an evaluation, `predictions.csv` with the worst prediction first.
+    """Writes a result, and returns the files: the figures as JSON, a picture, a contact sheet of the mistakes or the
+    disagreements if there are any and they have images, and, for an evaluation, `predictions.csv` with the prediction
+    of the highest loss first.
 
     Args:
         found: The result.
-        folder: An existing folder. Files of the same names are replaced.
+        folder: An existing folder. Files of the same names are replaced, and an earlier contact sheet is removed.
     """
     if isinstance(found, Comparison):
         name, figure_name, sheet_name = "comparison.json", "comparison.png", "disagreements.png"
@@ -29,6 +30,7 @@ def save(found: Evaluation | Comparison, folder: Path) -> list[Path]:
     files = [folder / name, folder / figure_name]
     files[0].write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     figure.savefig(files[1])
+    (folder / sheet_name).unlink(missing_ok=True)  # without mistakes, that of an earlier result would be wrong
     if sheet:
         files.append(folder / sheet_name)
         sheet.save(files[-1], optimize=True)

@@ -1,7 +1,7 @@
 """Pictures of evaluations, drawn with matplotlib: confusion matrices, predicted numbers, and losses of texts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,13 +16,15 @@ _MAX_LABEL_CHARACTERS = 24
 _MAX_COUNTED = 30
 _CHARACTER_IN = 0.085
 _DPI = 150
+_LAYOUT: Final = "compressed"
+"""The layout "constrained" ignores that the cells are squares, and cuts off the title of the left axis."""
 _BLUE, _GREY, _RED = "#08519c", "#666666", "#b3261e"
 
 
 def evaluation_figure(one: Evaluation) -> Figure:
     """Returns the picture of an evaluation."""
     size = _size(one)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DPI, layout=_LAYOUT)
     _draw(figure, figure.subplots(), one)
     figure.suptitle(_title(one), fontsize=11, fontweight="bold")
     return figure
@@ -31,7 +33,7 @@ def evaluation_figure(one: Evaluation) -> Figure:
 def comparison_figure(comparison: Comparison) -> Figure:
     """Returns the pictures of both versions, side by side."""
     width, height = _size(comparison.first)
-    figure = Figure(figsize=(2 * width, height + 0.3), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(2 * width, height + 0.3), dpi=_DPI, layout=_LAYOUT)
     axes = figure.subplots(1, 2)
     shown = _shown_labels(comparison.first, comparison.second)
     limits = _limits(comparison.first, comparison.second)

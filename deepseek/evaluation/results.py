@@ -48,6 +48,11 @@ class Judged:
     right: bool | None = None
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def severity(self) -> float | None:
+        """How bad the prediction is: the probability of a wrong label; without labels, the loss. None if right."""
+        return self.loss if self.right is None else None if self.right else self.probability
+
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object, without media."""
         shown = {name: value for name, value in vars(self).items() if name != "values"}
@@ -126,7 +131,7 @@ class Evaluation:
         labels: Labels, in the order of `confusion`; empty unless the task is `classification`.
         confusion: Number of rows for each target (first axis) and prediction (second axis); None without labels.
         classes: Figures of each label.
-        worst: Rows with the highest losses, the highest first.
+        worst: Rows with the highest severity, the highest first; with labels, only mistakes.
         outcomes: Outcome of every row.
     """
 

@@ -58,7 +58,7 @@ _DAMAGED = "are not finite; the row, or the model itself, is damaged"
 
 
 class Worst:
-    """Keeps the rows with the highest losses.
+    """Keeps the rows with the highest severity.
 
     Args:
         size: Number of rows to keep.
@@ -69,15 +69,22 @@ class Worst:
         self._heap: list[tuple[float, int, Any]] = []
         self._count = 0
 
-    def add(self, loss: float, item: Any) -> None:
-        """Adds a row if its loss is among the highest. If losses are equal, the earlier row is kept."""
+    def add(self, severity: float | None, item: Any) -> None:
+        """Adds a row if its severity is among the highest. If severities are equal, the earlier row is kept.
+
+        Args:
+            severity: How bad the row is; None leaves the row out.
+            item: The row.
+        """
+        if severity is None:
+            return
         self._count += 1
-        heapq.heappush(self._heap, (loss, -self._count, item))
+        heapq.heappush(self._heap, (severity, -self._count, item))
         if len(self._heap) > self._size:
             heapq.heappop(self._heap)
 
     def items(self) -> list[Any]:
-        """Returns the rows, the one with the highest loss first."""
+        """Returns the rows, the one with the highest severity first."""
         return [item for _, _, item in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
 
 

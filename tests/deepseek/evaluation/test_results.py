@@ -16,8 +16,8 @@ from deepseek.client.predictor import label_probabilities
 from deepseek.contact_sheet import COLUMNS, TILE_PX
 from deepseek.evaluation.figures import Array
 from deepseek.evaluation.files import save
-from deepseek.evaluation.pictures import MAX_CLASSES, evaluation_figure
-from deepseek.evaluation.results import Evaluation
+from deepseek.evaluation.pictures import MAX_CLASSES, comparison_figure, evaluation_figure
+from deepseek.evaluation.results import Comparison, Evaluation
 from deepseek.evaluation.scorers import (
     MAX_UNKNOWN_LABELS,
     ClassScorer,
@@ -44,7 +44,7 @@ def evaluation(scorer: Scorer, rows: Sequence[tuple[Row, Array]], inputs: dict[s
     for row, output in rows:
         score = scorer.judge(row, {"y": output}, inputs or {})
         scorer.add(score)
-        worst.add(score.judged.loss, score.judged)
+        worst.add(score.judged.severity, score.judged)
     return Evaluation(
         version="models/m/versions/1",
         dataset_version="datasets/d/versions/2",
@@ -66,6 +66,14 @@ def evaluation(scorer: Scorer, rows: Sequence[tuple[Row, Array]], inputs: dict[s
     )
 
 
+UNSURE = [([0.5, 0.1, 0.4], "dog"), ([0.2, 0.2, 0.6], "dog"), ([0.4, 0.3, 0.3], "cat")]
+"""Scores and targets: the first row has the higher loss, the second one the more confident mistake."""
+
+
+def comparison(first: Evaluation, second: Evaluation) -> Comparison:
+    return Comparison(first, second, "accuracy", 0.0, (0.0, 0.0), {}, None, 0, [])
+
+
 def animals() -> Evaluation:
     shares = [(0.9, 0.1), (0.2, 0.8), (0.6, 0.4), (0.7, 0.3)]
     targets = ["cat", "dog", "dog", "fox"]  # the model does not know foxes
@@ -77,11 +85,17 @@ def animals() -> Evaluation:
     return evaluation(classes(["cat", "dog"]), rows)
 
 
-def test_the_worst_rows_have_the_highest_losses() -> None:
+def test_the_worst_rows_are_mistakes_only_the_most_confident_first(tmp_path: Path) -> None:
     found = animals()
-    assert [row.key for row in found.worst] == ["3.png", "2.png", "1.png"]
+    assert [row.key for row in found.worst] == ["3.png", "2.png"]
     assert (found.worst[1].predicted, found.worst[1].target) == ("cat", "dog")
     assert (found.worst[1].probability, found.worst[1].target_probability) == pytest.approx((0.6, 0.4))
+    rows = [(Row(f"{i}", {}, target), np.array(share)) for i, (share, target) in enumerate(UNSURE)]
+    assert [row.key for row in evaluation(classes(["cat", "dog", "fox"]), rows).worst] == ["1", "0"]
+    save(found, tmp_path)
+    right = evaluation(classes(["cat", "dog"]), [(Row("r.png", {"image": picture()}, "cat"), np.array([0.9, 0.1]))])
+    assert "worst.png" not in [file.name for file in save(right, tmp_path)]
+    assert not (tmp_path / "worst.png").exists()
 
 
 def test_a_label_that_the_model_does_not_know_is_a_mistake() -> None:
@@ -114,6 +128,17 @@ def test_of_many_labels_the_matrix_shows_those_with_most_mistakes(tmp_path: Path
     shown = [text.get_text() for text in drawn.get_yticklabels()]
     assert len(shown) == MAX_CLASSES
     assert {label.replace("$", r"\$") for label in labels[-11:]} <= set(shown)
+
+
+@pytest.mark.parametrize("labels", ["0123456789", "ab", [f"class {i}" for i in range(10)], [f"{i}" for i in range(40)]])
+def test_no_part_of_the_picture_is_cut_off(labels: Sequence[str]) -> None:
+    right = [(Row(label, {}, label), np.eye(len(labels))[i]) for i, label in enumerate(labels)]
+    one = evaluation(classes(labels), right)
+    for figure in (evaluation_figure(one), comparison_figure(comparison(one, one))):
+        figure.savefig(io.BytesIO())
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert 0 <= drawn.x0 < drawn.x1 <= width
+        assert 0 <= drawn.y0 < drawn.y1 <= height
 
 
 def test_numbers_are_judged_by_their_error(tmp_path: Path) -> None:
@@ -175,7 +200,7 @@ def test_a_field_with_too_many_labels_that_the_model_does_not_know_is_refused() 
 
 def test_the_json_of_a_row_has_no_media(tmp_path: Path) -> None:
     values = {"images": [b"1", b"2"], "image": b"3", "names": ["x" * 600], "label": "cat"}
-    found = evaluation(classes(["cat", "dog"]), [(Row("a", values, "cat"), np.array([0.9, 0.1]))])
+    found = evaluation(classes(["cat", "dog"]), [(Row("a", values, "cat"), np.array([0.1, 0.9]))])
     assert found.to_json()["worst"][0]["values"] == {"names": ["x" * 500], "label": "cat"}
     assert save(found, tmp_path)
 
