@@ -124,6 +124,7 @@ def write_files(names: Iterable[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         TASKS[name].write(folder)
+        print(f"wrote the files of {name} into {folder.resolve()}")
 
 
 def judged(record: Mapping[str, Any]) -> Record:

@@ -89,6 +89,15 @@ def test_a_full_run_measures_what_an_interrupted_one_left_and_removes_its_progre
     assert not progress.exists()
 
 
+def test_writing_the_files_of_a_task_says_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tasks", "--task", "language-model", "--files", str(tmp_path / "new")])
+    tasks.main()
+    assert capsys.readouterr().out == f"wrote the files of language-model into {tmp_path / 'new'}\n"
+    assert (tmp_path / "new" / "reference.txt").exists()
+
+
 def test_a_failed_command_is_shown_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(tasks.CommandFailed, match=r"(?s)deepseek model nonsense: status 2.*nonsense"):
         tasks.deepseek(["model", "nonsense"], home=tmp_path, folder=tmp_path)
