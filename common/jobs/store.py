@@ -275,6 +275,13 @@ class JobStore:
         before: dict[str, list[JobRow]] = {kind: [] for kind in waiting}
         for row in session.scalars(held) if waiting else ():
             before[row.kind].append(row)
+        tenants = {row.tenant for row in rows}
+        queued = select(JobRow.tenant, JobRow.kind, JobRow.create_us, JobRow.job_id).where(
+            JobRow.kind.in_(waiting), JobRow.state == JobState.PENDING.value, JobRow.tenant.in_(tenants)
+        )
+        lines: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        for one in session.execute(queued) if any(before.values()) else ():
+            lines.setdefault((one.tenant, one.kind), []).append((one.create_us, one.job_id))
 
         def read(row: JobRow) -> Job:
             ahead = before.get(row.kind, [])
@@ -282,7 +289,10 @@ class JobStore:
                 return row.job()
             # Nothing is revealed about other tenants' jobs, not even their number.
             names = [one.result or f"jobs/{one.job_id}" for one in ahead if one.tenant == row.tenant]
-            return replace(row.job(), message=f"waits for {', '.join(names) or 'its turn'}")
+            line = lines.get((row.tenant, row.kind), [])
+            place = sum(other <= (row.create_us, row.job_id) for other in line)
+            number = f"; number {place} in line" if place > 1 else ""
+            return replace(row.job(), message=f"waits for {', '.join(names) or 'its turn'}{number}")
 
         return [read(row) for row in rows]
 

@@ -85,6 +85,10 @@ def test_a_job_that_waits_says_for_what_and_names_nothing_of_others(database: Da
     assert messages() == [""], "a place is free"
     theirs = claim(store)
     assert messages() == ["waits for runs/first"]
+    behind = submit(database)
+    submit(database, tenant="other")
+    assert sorted(messages()) == ["waits for runs/first", "waits for runs/first; number 2 in line"]
+    store.cancel(TENANT, behind.name)
     mine.complete(lambda session: "")
     last = claim(store)
     assert last.job.name == waiting.name
