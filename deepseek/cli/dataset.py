@@ -11,7 +11,7 @@ from deepseek.cli.dataset_import import NewDataset, import_data
 from deepseek.cli.dataset_quarantine import quarantine, repair
 from deepseek.cli.dataset_show import Version, export, show
 from deepseek.cli.output import AsJson, console, print_json, print_table, progress_bar
-from deepseek.cli.uploading import committing
+from deepseek.cli.uploading import committing, unchanged, version_names
 from deepseek.client import connect
 from deepseek.client.names import deletable_name, series_id, short_name, upload_name, version_name
 
@@ -32,14 +32,15 @@ def list_datasets(as_json: AsJson = False) -> None:
     with connect() as mesh:
         rows = []
         for dataset in mesh.datasets.list():
-            newest = next(mesh.datasets.versions(dataset.name.partition("/")[2]), None)
-            rows.append((dataset.name, newest.name if newest else "", newest.num_samples if newest else 0))
+            # A data set without versions is only a name, e.g. because all its versions were deleted.
+            if newest := next(mesh.datasets.versions(dataset.name.partition("/")[2]), None):
+                rows.append((dataset.name, newest.name, newest.num_samples))
     if as_json:
         print_json([{"dataset": name, "version": version, "num_samples": count} for name, version, count in rows])
     else:
         print_table(
             ["data set", "newest version", "samples"],
-            [(short_name(name), version and short_name(version), count) for name, version, count in rows],
+            [(short_name(name), short_name(version), count) for name, version, count in rows],
             none="there are no data sets; import one with `deepseek dataset import NAME SOURCE`",
         )
 
@@ -66,6 +67,7 @@ def upload(
     files = MultiModalDataset(images, questions)
     with connect() as mesh, progress_bar() as bar:
         task = bar.add_task("uploading", total=files.num_images, note="")
+        earlier = version_names(mesh, dataset)
         with committing(dataset, bar, task) as on_change:
             version = mesh.datasets.upload(
                 dataset,
@@ -75,9 +77,16 @@ def upload(
                 on_change=on_change,
             )
     if as_json:
-        print_json({"version": version.name, "num_samples": version.num_samples, "sha256": version.manifest.sha256})
+        print_json(
+            {
+                "version": version.name,
+                "created": version.name not in earlier,
+                "num_samples": version.num_samples,
+                "sha256": version.manifest.sha256,
+            }
+        )
     else:
-        console.print(f"{version.name}: {version.num_samples} samples")
+        console.print(f"{version.name}: {version.num_samples} samples{unchanged(version.name, earlier)}")
 
 
 @app.command()

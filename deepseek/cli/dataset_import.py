@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -22,7 +22,7 @@ from deepseek.cli.output import (
     progress_bar,
     writing,
 )
-from deepseek.cli.uploading import committing
+from deepseek.cli.uploading import committing, unchanged, version_names
 from deepseek.client import connect, names
 
 if TYPE_CHECKING:
@@ -122,16 +122,19 @@ def import_data(
             for number, _ in enumerate(found, 1):
                 on_sample(number + found.report.rejected.total())
             name, sha256 = "", ""
+            earlier: set[str] = set()
         else:
+            earlier = version_names(mesh, series)
             on_change = owned.enter_context(committing(series, bar, task))
             version = found.upload(mesh.datasets, series, on_sample=on_sample, on_change=on_change)
             name, sha256 = version.name, version.manifest.sha256
         count = found.report.statistics.num_samples + found.report.rejected.total()
         bar.update(task, total=count, completed=count)
     if as_json:
-        print_json(_document(name, sha256, found, aside.path))
+        document = _document(name, sha256, found, aside.path)
+        print_json({**document, "created": bool(name) and name not in earlier})
     else:
-        _show_report(name, found, aside.path)
+        _show_report(name, earlier, found, aside.path)
 
 
 class _RejectedFile:
@@ -202,11 +205,12 @@ def schema_rows(fields: "tuple[Field, ...]") -> Iterator[tuple[str, str, str]]:
         yield one.name, one.type + ("[]" if one.repeated else ""), f"{len(one.labels)}: {shown}" if shown else ""
 
 
-def _show_report(name: str, found: "Import", aside: Path | None) -> None:
+def _show_report(name: str, earlier: Collection[str], found: "Import", aside: Path | None) -> None:
     report = found.report
-    console.print(
-        f"\n{names.short_name(name)} ({name})" if name else "\nnothing was uploaded (--dry-run)", highlight=False
+    made = (
+        f"{names.short_name(name)} ({name}){unchanged(name, earlier)}" if name else "nothing was uploaded (--dry-run)"
     )
+    console.print(f"\n{made}", highlight=False)
     print_table(["found", "number", "details"], _report_rows(report, aside))
     _show_notes(found.notes())
     if warning := _warning(name, found, aside):

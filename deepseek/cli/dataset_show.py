@@ -9,7 +9,7 @@ import typer
 
 from common.errors import InvalidArgument
 from deepseek.cli.completion import DATASET_VERSION
-from deepseek.cli.dataset_import import counts, schema_rows
+from deepseek.cli.dataset_import import counts
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, console, make_folder, print_json, print_table, progress_bar, size_text, writing
 from deepseek.client import connect, names
@@ -145,13 +145,7 @@ def _print(version: "registry_pb2.DatasetVersion", found: "Description", reasons
     statistics = found.statistics
     created = f"{version.create_time.ToDatetime():%Y-%m-%d %H:%M}"
     console.print(f"{names.short_name(version.name)} ({version.name}), created {created} UTC", highlight=False)
-    print_table(
-        ["field", "type", "values", "empty", "range", "labels"],
-        [
-            (name, kind, one.num_values, one.num_empty, _range(kind, one), labels)
-            for (name, kind, labels), one in zip(schema_rows(found.fields), statistics.fields.values(), strict=True)
-        ],
-    )
+    _print_fields(found)
     console.print()
     print_table(
         ["found", "number", "details"],
@@ -170,14 +164,31 @@ def _print(version: "registry_pb2.DatasetVersion", found: "Description", reasons
         console.print(f"note: {note}", highlight=False)
 
 
-def _range(kind: str, one: "FieldStatistics") -> str:
+def _print_fields(found: "Description") -> None:
+    """Prints a row for each field, without the columns that no field uses, so that a table of numbers stays narrow."""
+    columns = ["field", "type", "values", "empty", "measure", "min", "max", "mean", "sd", "labels"]
+    rows = []
+    for field, one in zip(found.fields, found.statistics.fields.values(), strict=True):
+        kind = field.type + ("[]" if field.repeated else "")
+        labels = len(field.labels) or ""  # the balance of the labels names them
+        rows.append((field.name, kind, one.num_values, one.num_empty, *_measured(field.type, one), labels))
+    used = [i for i in range(len(columns)) if any(row[i] not in ("", 0) for row in rows)]
+    print_table([columns[i] for i in used], [[row[i] for i in used] for row in rows])
+
+
+def _measured(kind: str, one: "FieldStatistics") -> tuple[str, str, str, str, str]:
+    """Returns what of a field's values is measured, if not the values, and its minimum, maximum, mean and deviation."""
     if not one.reservoir:
-        return ""
-    if kind.startswith(("image", "audio", "bytes")):
-        least, most, mean, deviation = map(size_text, (one.minimum, one.maximum, one.mean, one.deviation))
-        return f"{least} to {most}, mean {mean}, sd {deviation}"
-    unit = " characters" if kind.startswith("text") else ""
-    return f"{one.minimum:g} to {one.maximum:g}{unit}, mean {one.mean:.4g}, sd {one.deviation:.4g}"
+        return "", "", "", "", ""
+    values = one.minimum, one.maximum, one.mean, one.deviation
+    if kind in ("image", "audio", "bytes"):
+        least, most, mean, deviation = map(size_text, values)
+        return "size", least, most, mean, deviation
+    what = "characters" if kind == "text" else ""
+    least, most, mean, deviation = (
+        f"{value:{form}}" for value, form in zip(values, ("g", "g", ".4g", ".4g"), strict=True)
+    )
+    return what, least, most, mean, deviation
 
 
 def _balance(

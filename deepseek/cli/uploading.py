@@ -1,14 +1,16 @@
 """Code shared by the commands that upload samples: progress of the commit, and the message after Ctrl-C."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress, TaskID
 
+from common.errors import NotFound
 from deepseek.cli.interrupts import when_interrupted
 
 if TYPE_CHECKING:
+    from deepseek.client.mesh import Mesh
     from protos.job.v1 import job_pb2
 
 
@@ -33,3 +35,16 @@ def committing(dataset: str, bar: Progress, task: TaskID) -> "Iterator[Callable[
 
     with when_interrupted(lambda: text):
         yield on_change
+
+
+def version_names(mesh: "Mesh", dataset: str) -> set[str]:
+    """Returns the names of the versions of a data set, which need not exist."""
+    try:
+        return {version.name for version in mesh.datasets.versions(dataset)}
+    except NotFound:
+        return set()
+
+
+def unchanged(version: str, earlier: Collection[str]) -> str:
+    """Returns the end of a line that says whether an upload made a version; equal samples are the same version."""
+    return ": unchanged, no new version" if version in earlier else ""
