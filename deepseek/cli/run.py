@@ -1,6 +1,5 @@
 """`deepseek run`: lists, searches, shows, watches, stops, labels, plots, compares and deletes training runs."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from deepseek.cli.completion import RUN
 from deepseek.cli.output import (
     AsJson,
     console,
+    error_console,
     make_folder,
     print_json,
     print_table,
@@ -21,7 +21,7 @@ from deepseek.cli.output import (
 )
 from deepseek.cli.run_figures import Condition, facts, label, matching, ordered, parameters, read_tag, state
 from deepseek.cli.train import leaving, outcome, show_run, waiting
-from deepseek.client import connect
+from deepseek.client import Mesh, connect
 from deepseek.client.names import run_name
 from protos.trainer.v1 import trainer_pb2
 
@@ -153,7 +153,9 @@ def plot(
     *,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Names or ids of runs; default: the newest run.", autocompletion=RUN),
+        typer.Argument(
+            metavar="[RUN]...", help="Names or ids of runs; default: the newest run with figures.", autocompletion=RUN
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Picture to write: .png, .svg or .pdf.")],
     metric: Annotated[
@@ -163,7 +165,7 @@ def plot(
 ) -> None:
     """Draw the curves of one or several runs in one picture. A star marks the best epoch.
 
-    Without RUN, draw the newest run.
+    Without RUN, draw the newest run that has figures.
     """
     from deepseek.cli import run_plot
 
@@ -171,8 +173,8 @@ def plot(
     run_plot.check_drawable(out)
     make_folder(out.parent, "--out")
     with connect() as mesh:
-        names = names or [run.name for run in itertools.islice(mesh.runs.list(), 1)]
-        histories = [(mesh.runs.get(name), mesh.runs.history(name)) for name in names]
+        histories = [(mesh.runs.get(name), mesh.runs.history(name)) for name in names] if names else _newest(mesh)
+    names = [run.name for run, _ in histories]
     figures = metric or run_plot.figures_of(histories)
     with writing(out, "--out"):
         run_plot.draw(histories, figures, out)
@@ -227,6 +229,21 @@ def delete(runs: RunNames, as_json: AsJson = False) -> None:
             console.print(f"deleted {name}", highlight=False)
     if as_json:
         print_json({"deleted": names})
+
+
+def _newest(mesh: Mesh) -> list[tuple[trainer_pb2.Run, list[trainer_pb2.RunEvent]]]:
+    """Returns the newest run that has figures, with its history; if no run has figures, the newest run, if any."""
+    from deepseek.cli.run_plot import figures_of
+
+    newer: list[tuple[trainer_pb2.Run, list[trainer_pb2.RunEvent]]] = []
+    for run in mesh.runs.list():
+        found = [(run, mesh.runs.history(run.name))]
+        if figures_of(found):
+            for one, _ in newer[:1]:
+                error_console.print(f"{one.name} is {state(one)} and has no figures", highlight=False, soft_wrap=True)
+            return found
+        newer += found
+    return newer[:1]
 
 
 def _distinct(runs: Sequence[str]) -> list[str]:

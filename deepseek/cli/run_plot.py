@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound
-from deepseek.cli.run_figures import label
+from deepseek.cli.run_figures import label, state
 from protos.trainer.v1 import trainer_pb2
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -58,16 +58,18 @@ def draw(runs: Sequence[tuple[trainer_pb2.Run, Events]], names: Sequence[str], p
         path: File to write.
 
     Raises:
-        NotFound: NO_FIGURES if no run has one of the figures.
+        NotFound: NO_FIGURES if the runs have no figures, or none of them has one of the given figures.
     """
     from matplotlib.figure import Figure
 
     known = figures_of(runs)
+    if not known:
+        which = ", ".join(f"{run.name} is {state(run)}" for run, _ in runs) or "there are no runs"
+        message = f"no figures yet: {which}; name a run that has figures: deepseek run plot RUN --out {path}"
+        raise NotFound("NO_FIGURES", message, field="RUN")
     missing = [name for name in names if name not in known]
-    if missing or not names:
-        message = (
-            f"no run has logged {', '.join(map(repr, missing)) or 'any figure'}; known: {', '.join(known) or 'none'}"
-        )
+    if missing:
+        message = f"no run has logged {', '.join(map(repr, missing))}; known: {', '.join(known)}"
         raise NotFound("NO_FIGURES", message, field="--metric")
     figure = Figure(figsize=(8, 1.2 + 2.8 * len(names)), dpi=120, layout="constrained")
     panels = list(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])

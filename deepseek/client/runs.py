@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import Cancelled, FailedPrecondition, InvalidArgument
 from deepseek.client import jobs
 from deepseek.client.connection import Connection
 from deepseek.client.models import Models
@@ -211,7 +211,14 @@ class Runs:
             MeshError: The run FAILED. The exception has the class, reason, message and field of the run's error.
             Cancelled: JOB_CANCELLED if the run was stopped.
         """
-        jobs.wait(self._connection.channel("trainer"), self.get(name).job)
+        run = self.get(name)
+        try:
+            jobs.wait(self._connection.channel("trainer"), run.job)
+        except Cancelled as error:
+            if error.reason != "JOB_CANCELLED" or run.external:
+                raise
+            message = f"{run.name} was stopped; to resume it, repeat the same `deepseek train` or submit its spec again"
+            raise Cancelled("JOB_CANCELLED", message) from error
         return self.get(name)
 
     def stop(self, name: str) -> trainer_pb2.Run:

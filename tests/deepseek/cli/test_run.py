@@ -71,9 +71,17 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         for name in (["pictures:1"], ["pictures", "--all"]):
             status, _, err = deepseek("dataset", "delete", *name)
             assert (status, "VERSION_IN_USE" in err, f"{run} trains on pictures:1" in err) == (1, True, True)
+        wait_until(lambda: json.loads(deepseek("run", "show", run_id, "--json")[1])["progress"] > 0, "the first steps")
+        attached = deepseek.start("train", "long.json")
+        assert attached.stdout is not None
+        assert attached.stdout.readline() == f"{run} already exists\n"
         status, out, _ = deepseek("run", "stop", run_id)
         assert status == 0
         assert run in out
+        _, err = attached.communicate(timeout=60)
+        assert attached.returncode == 1
+        assert f"{run} was stopped; to resume it, repeat the same `deepseek train`" in " ".join(err.split())
+        assert "jobs/" not in err
         out, err = waiting.communicate(timeout=240)
         result = json.loads(out)
         assert set(result["metrics"]) == {"loss", "accuracy"}
@@ -102,3 +110,12 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         status, out, err = deepseek(*train, "2")  # before anything is trained
         assert (status, out) == (2, "")
         assert "--int8-max-loss" in err
+
+        resuming = deepseek.start("train", "long.json")
+        assert resuming.stdout is not None
+        assert resuming.stderr is not None
+        resumed = resuming.stdout.readline().removesuffix(" submitted\n")
+        first = next(line for line in resuming.stderr if line.startswith(("resumed", "precision")))
+        assert first.startswith("resumed at step ")
+        assert deepseek("run", "stop", resumed)[0] == 0
+        resuming.communicate(timeout=60)

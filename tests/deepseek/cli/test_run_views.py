@@ -138,6 +138,21 @@ def test_runs_are_drawn_in_one_picture(home: Path, logged: list[str], tmp_path: 
     )
 
 
+def test_a_plot_without_a_name_draws_the_newest_run_with_figures(
+    home: Path, client: Mesh, logged: list[str], tmp_path: Path
+) -> None:
+    empty = client.runs.log("no figures yet")
+    out = str(tmp_path / "curves.png")
+    done = deepseek(home, "run", "plot", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"{empty.name} is running and has no figures" in done.stderr
+    assert "of runs/" in done.stdout
+    assert empty.name not in done.stdout
+    refused = deepseek(home, "run", "plot", empty.name, "--out", out)
+    assert_refused(refused, "NOT_FOUND: NO_FIGURES", "RUN")
+    assert f"no figures yet: {empty.name} is running; name a run that has figures" in " ".join(refused.stderr.split())
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(FailedPrecondition, match="pip install matplotlib"):
