@@ -64,6 +64,7 @@ def task_spec(
     dataset_version: str,
     target: str = "",
     train_split: str = "",
+    epochs: int | None = None,
 ) -> dict[str, Any]:
     """Returns a run spec for a task, in the JSON form of `deepseek.trainer.v1.RunSpec`.
 
@@ -74,6 +75,7 @@ def task_spec(
         dataset_version: Name of the version to train on.
         target: Name of the field to predict; may be empty if only one field can be the target.
         train_split: Split to train on; empty as in `training_split`.
+        epochs: Number of epochs; None means the number that suits the task.
 
     Raises:
         InvalidArgument: UNKNOWN_TASK; UNKNOWN_FIELD; AMBIGUOUS_TARGET if several fields can be the target; an error of
@@ -85,6 +87,8 @@ def task_spec(
         message = f"there is no task {task[:80]!r}; the tasks are: {', '.join(TASKS)}"
         raise InvalidArgument("UNKNOWN_TASK", message, field="task")
     spec: dict[str, Any] = {"dataset_version": dataset_version, **TASKS[task](sniffed, target)}
+    if epochs:
+        spec |= _duration(epochs)
     split = training_split(splits, train_split)
     if split != "train":
         spec["train_split"] = split
@@ -281,10 +285,13 @@ def _training(*, epochs: int, batch_size: int, lr: float) -> dict[str, Any]:
     return {
         "optimizer": {"name": "adamw", "params": {"lr": lr}},
         "schedule": {"name": "one_cycle"},
-        "epochs": epochs,
         "batch_size": batch_size,
-        "early_stopping": {"patience": max(4, epochs // 4)},
+        **_duration(epochs),
     }
+
+
+def _duration(epochs: int) -> dict[str, Any]:
+    return {"epochs": epochs, "early_stopping": {"patience": max(4, epochs // 4)}}
 
 
 def _most(ascending: Sequence[float]) -> float:

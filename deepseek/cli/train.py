@@ -55,6 +55,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="With --task: file for the spec; default: DATASET.TASK.json.", dir_okay=False)
     ] = None,
+    spec_only: Annotated[
+        bool, typer.Option("--spec-only", help="With --task: write and print the spec, and train nothing.")
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of epochs; overrides the one in the spec.")
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Export the result as a version of this model.", autocompletion=MODEL)
     ] = "",
@@ -83,14 +89,26 @@ def train(
         raise InvalidArgument("MISSING_FIELD", "pass either a spec or --task with --dataset", field="spec")
     if task and not dataset:
         raise InvalidArgument("MISSING_FIELD", "--task needs --dataset, e.g. --dataset colours", field="--dataset")
+    if spec_only and not task:
+        raise InvalidArgument("MISSING_FIELD", "--spec-only writes the spec of a --task; pass --task", field="--task")
     model = series_id(model, "models", field="--model") if model else ""
     tags = dict(read_tag(text, field="--tag") for text in tag or ())
     document = read_spec(spec) if spec else {}
     if dataset:
         document["dataset_version"] = version_name(dataset, "datasets", field="--dataset")
+    if epochs:
+        document["epochs"] = epochs
     with connect() as mesh:
         if task:
-            document = write_task_spec(mesh, task, dataset, target, train_split, out)
+            options = registering(model, int8=int8, int8_max_loss=int8_max_loss)
+            options = options or (["--model", "NAME"] if spec_only else [])
+            document, path = write_task_spec(
+                mesh, task, dataset, target, train_split, out, epochs=epochs, options=options
+            )
+        if spec_only:
+            if as_json:
+                print_json({"file": str(path), "spec": document})
+            return
         run, reused = mesh.runs.submit(document, reuse=not fresh, exportable=bool(model))
         if name or tags or note:
             mesh.runs.update(run.name, display_name=name or None, note=note or None, set_tags=tags)
@@ -126,6 +144,12 @@ def train(
         if model:
             console.print(f"registered {version.name}" if is_new else f"{version.name} already exists")
             _show_files(manifest, result)
+
+
+def registering(model: str, *, int8: bool, int8_max_loss: float) -> list[str]:
+    """Returns the options of `deepseek train` that register the result with these settings; empty without a model."""
+    loss = ["--int8-max-loss", f"{int8_max_loss:g}"] if int8_max_loss != DEFAULT_ACCEPTED_LOSS else []
+    return ["--model", model, *(["--int8", *loss] if int8 else [])] if model else []
 
 
 def _version_names(mesh: Mesh, model: str) -> set[str]:
@@ -234,5 +258,7 @@ def show_run(
         elif event.HasField("precision"):
             error_console.print(f"precision: {event_text(event.precision)}", highlight=False, soft_wrap=True)
         elif event.HasField("attempt") and event.attempt.start_step:
-            bar.update(task, note=f"resumed from step {event.attempt.start_step}")
+            text = f"resumed at step {event.attempt.start_step}"
+            bar.update(task, note=text)
+            error_console.print(text, highlight=False)
     return seen

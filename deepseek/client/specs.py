@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from deepseek.data.manifest import DatasetManifest
 
 
-def derive_spec(mesh: "Mesh", task: str, dataset: str, target: str = "", *, train_split: str = "") -> dict[str, Any]:
+def derive_spec(
+    mesh: "Mesh", task: str, dataset: str, target: str = "", *, train_split: str = "", epochs: int | None = None
+) -> dict[str, Any]:
     """Returns a run spec for a task, as `deepseek train --task` derives it from the schema and a few samples.
 
     Args:
@@ -19,6 +21,7 @@ def derive_spec(mesh: "Mesh", task: str, dataset: str, target: str = "", *, trai
         dataset: The data set version, e.g. `colours` or `colours:3`.
         target: Name of the field to predict; may be empty if only one field can be the target.
         train_split: Split to train on; empty as in `deepseek.tasks.training_split`.
+        epochs: Number of epochs; None means the number that suits the task.
 
     Raises:
         MeshError: Any error of `deepseek.tasks.task_spec`, or an error of the mesh.
@@ -30,7 +33,15 @@ def derive_spec(mesh: "Mesh", task: str, dataset: str, target: str = "", *, trai
     split = training_split(manifest.splits, train_split)
     samples = _sniffed_samples(mesh, version.name, manifest, split)
     sniffed = Sniffed(manifest.fields, samples, manifest.num_samples(split))
-    return task_spec(task, sniffed, manifest.splits, dataset_version=version.name, target=target, train_split=split)
+    return task_spec(
+        task,
+        sniffed,
+        manifest.splits,
+        dataset_version=version.name,
+        target=target,
+        train_split=split,
+        epochs=epochs,
+    )
 
 
 def _sniffed_samples(mesh: "Mesh", version: str, manifest: "DatasetManifest", split: str) -> list[Mapping[str, Any]]:

@@ -64,7 +64,8 @@ def test_a_table_becomes_a_served_model(run: Run) -> None:
     result = json.loads(trained.stdout)
     assert result["model_version"] == "models/points/versions/1"
     assert result["metrics"]["accuracy"] > 0.9
-    assert "wrote points.tabular.json" in trained.stderr
+    expected = "wrote points.tabular.json; edit it and run `deepseek train points.tabular.json --model points`"
+    assert expected in trained.stderr
     assert "10% of the split train is held out to choose the best epoch" in " ".join(trained.stderr.split())
     assert "note: the column name (text) is left out, because of its type" in trained.stderr
     again = json.loads(run("train", "points.tabular.json", "--model", "points", "--json").stdout)
@@ -75,6 +76,20 @@ def test_a_table_becomes_a_served_model(run: Run) -> None:
     refused = run("ask", "points.csv", "what side?", "--model", "points", status=1).stderr
     assert "FAILED_PRECONDITION: UNSUITABLE_MODEL" in refused
     assert "use: deepseek predict points x=VALUE y=VALUE" in " ".join(refused.split())
+
+
+def test_a_spec_can_be_written_without_training(run: Run) -> None:
+    count = len(json.loads(run("run", "list", "--all", "--json").stdout))
+    arguments = ("train", "--task", "tabular", "--dataset", "points", "--out", "few.json", "--epochs", "3")
+    written = json.loads(run(*arguments, "--spec-only", "--model", "few", "--int8", "--json").stdout)
+    assert (written["file"], written["spec"]["epochs"]) == ("few.json", 3)
+    printed = run(*arguments, "--spec-only")
+    assert printed.stdout == ""
+    assert '"epochs": 3' in printed.stderr
+    assert len(json.loads(run("run", "list", "--all", "--json").stdout)) == count
+    trained = json.loads(run("train", "few.json", "--epochs", "2", "--json").stdout)
+    shown = json.loads(run("run", "show", trained["run"], "--json").stdout)
+    assert shown["spec"]["epochs"] == 2
 
 
 def test_a_text_file_becomes_a_model_that_writes(run: Run, tmp_path: Path) -> None:
@@ -101,6 +116,7 @@ def test_a_text_file_becomes_a_model_that_writes(run: Run, tmp_path: Path) -> No
     [
         (("--dataset", "points"), "MISSING_FIELD", "spec"),
         (("--task", "tabular"), "MISSING_FIELD", "--dataset"),
+        (("points.csv", "--spec-only"), "MISSING_FIELD", "--task"),
         (("--task", "segmentation", "--dataset", "points"), "UNKNOWN_TASK", "task"),
         (("--task", "image-classification", "--dataset", "points"), "UNSUITABLE_DATA", "dataset"),
         (("--task", "tabular", "--dataset", "points", "--target", "z"), "UNKNOWN_FIELD", "target"),
