@@ -104,9 +104,19 @@ def test_rows_are_predicted_in_batches_and_bad_ones_get_an_error(mesh: Mesh) -> 
 
 
 def test_a_model_that_is_not_served_is_named_with_the_next_step(mesh: Mesh) -> None:
-    with pytest.raises(NotFound, match="deepseek model load other:3") as caught:
-        Predictor(mesh, "other:3")
-    assert caught.value.field == "model"
+    serve(mesh, "unloaded", with_number=False)
+    mesh.inference.unload("unloaded")
+    with pytest.raises(
+        NotFound, match="'unloaded' is not served; serve it with: deepseek model load unloaded"
+    ) as caught:
+        Predictor(mesh, "unloaded")
+    assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_LOADED", "model")
+    with pytest.raises(NotFound, match="there is no model 'unloadde'; did you mean 'unloaded'") as caught:
+        Predictor(mesh, "unloadde")
+    assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_FOUND", "model")
+    with pytest.raises(NotFound) as caught:
+        Predictor(mesh, "unloaded:9")
+    assert caught.value.reason == "MODEL_VERSION_NOT_FOUND"
 
 
 def test_fields_are_given_as_text_by_path_and_in_a_file(mesh: Mesh, embedded: EmbeddedMesh, tmp_path: Path) -> None:
