@@ -27,7 +27,7 @@ def model_files(path: Path) -> list[tuple[str, Path]]:
     try:
         locations = external_locations(graph)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        message = f"{graph} is not an ONNX file; pass the .onnx file that a converter wrote"
+        message = f"{graph} is not an ONNX file, or is damaged or cut off; pass the .onnx file that a converter wrote"
         raise InvalidArgument("BAD_MODEL", message, field="file") from error
     # Two locations may name the same file, e.g. `x` and `./x`. Files are sent by their shortest names.
     data = {str(PurePosixPath(location)): _beside(graph, location) for location in locations}

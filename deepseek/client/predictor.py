@@ -6,6 +6,7 @@ be encoded, or that the model rejects, gets a separate error; the other rows are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deepseek.client.mesh import Mesh
 
 BATCH_SIZE = 64
+_PLACE = re.compile(r"inputs\[(\d+)\]")
 _MAX_BATCH_BYTES = 32 << 20
 _MAX_TOTAL_ERROR = 1e-3
 
@@ -82,6 +84,7 @@ class Predictor:
             self.version, self.runner = f"models/{name}/versions/{number}", "inference"
         self.manifest = mesh.models.manifest(mesh.models.version(self.version))
         self.inputs = SampleEncoder(self.manifest)
+        self._fixed = self.manifest.fixed_batch_size
         self._run: Callable[[Arrays], Arrays]
         if self.runner == "local":
             self._run = LocalModel(mesh, self.version, self.manifest).infer
@@ -95,13 +98,16 @@ class Predictor:
             rows: Value of each field, by its name in the data set or that of the model's input: the bytes of an image
                 or a recording, text, a number, or an array for an input without an encoder. Other fields are ignored.
             batch_size: Maximum number of rows per request; large rows are sent in smaller batches. A model with a
-                fixed batch size gets one row per request.
+                fixed batch size gets requests of that size, of which the last one is filled with copies of its last
+                row.
 
         Raises:
             MeshError: The service failed, the model is no longer served, or NO_BATCH_AXIS: an output has no row for
                 each sample.
         """
-        if self.manifest.origin and self.manifest.origin.batch_sizes == (1,):
+        if self._fixed:
+            batch_size = self._fixed
+        elif self.manifest.origin and self.manifest.origin.batch_sizes == (1,):
             batch_size = 1
         remaining = iter(rows)
         while batch := list(islice(remaining, batch_size)):
@@ -126,20 +132,27 @@ class Predictor:
         if not samples:
             return []
         size = max(1, _MAX_BATCH_BYTES // max(1, max(map(_num_bytes, samples))))
-        if size < len(samples):
+        if size < len(samples) and not self._fixed:
             starts = range(0, len(samples), size)
             return [answer for start in starts for answer in self._answers(samples[start : start + size])]
-        arrays = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        sent = [*samples, *[samples[-1]] * (self._fixed - len(samples))]
+        arrays = {name: np.stack([sample[name] for sample in sent]) for name in sent[0]}
         try:
             outputs = self._run(arrays)
         except (InvalidArgument, ResourceExhausted) as error:
-            return [Prediction(error=error)] if len(samples) == 1 else self._one_by_one(samples)
-        rows = _by_row(outputs, len(samples))
+            return [Prediction(error=self._named(error))] if len(samples) == 1 else self._one_by_one(samples)
+        rows = _by_row(outputs, len(sent))[: len(samples)]
         return [self._decode(row) for row in rows]
 
     def _one_by_one(self, samples: Sequence[dict[str, npt.NDArray[Any]]]) -> list[Prediction]:
         """Predicts each sample in a separate request, because a request with all of them fails."""
         return [answer for sample in samples for answer in self._answers([sample])]
+
+    def _named(self, error: MeshError) -> MeshError:
+        """Returns an error of the service with the name of a field in place of the place in the request."""
+        if not (place := _PLACE.match(error.field)):
+            return error
+        return type(error)(error.reason, error.message, field=self.inputs.fields[int(place[1])])
 
     def _decode(self, outputs: dict[str, npt.NDArray[Any]]) -> Prediction:
         spec = next((one for one in self.manifest.outputs if one.labels), None)

@@ -179,6 +179,14 @@ class ModelManifest:
         """The file that holds the trained weights; None if the version has none."""
         return next((file for file in self.files if file.name == WEIGHTS_FILE), None)
 
+    @property
+    def fixed_batch_size(self) -> int:
+        """Number of samples that every request must have: the first axis of all inputs and outputs; 0 if any fits."""
+        sizes = {tensor.shape[0] if tensor.shape else -1 for tensor in self.inputs}
+        outputs = {tensor.shape[0] if tensor.shape else 0 for tensor in self.outputs}
+        is_batch = len(sizes) == 1 and outputs <= sizes | {-1} and any(len(one.shape) > 1 for one in self.inputs)
+        return max(0, *sizes) if is_batch else 0
+
     def measurement(self, variant: str) -> Measurement | None:
         """Returns the measurement of a variant; None if the variant was not measured."""
         return next((one for one in self.measurements if one.variant == variant), None)

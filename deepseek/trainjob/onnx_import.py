@@ -61,7 +61,8 @@ def import_model(path: Path) -> None:
     try:
         proto = onnx.ModelProto.FromString(graph.read_bytes())
     except DecodeError as error:
-        raise bad_model(f"{name} is not an ONNX file; send the .onnx file that a converter wrote") from error
+        message = f"{name} is not an ONNX file, or is damaged or cut off; send the .onnx file that a converter wrote"
+        raise bad_model(message) from error
     if not proto.graph.node or not proto.opset_import:
         raise bad_model(f"{name} is not an ONNX model: it has no operators or states no operator set")
     _check_opsets(proto)
@@ -123,8 +124,14 @@ def _labelled(outputs: Sequence[Any], num_labels: int) -> str:
     fitting = fitting or [name for name, size in last.items() if not isinstance(size, int)]
     if len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(f"{name} with {size if isinstance(size, int) else 'any number'}" for name, size in last.items())
-    message = f"there are {num_labels} labels; {len(fitting)} outputs have as many scores. The outputs are: {found}"
+    found = [f"{name!r} has {size if isinstance(size, int) else 'any number of'} scores" for name, size in last.items()]
+    labels = f"the file has {num_labels} {'label' if num_labels == 1 else 'labels'}"
+    if len(fitting) > 1:
+        message = f"{labels}, which fit {len(fitting)} outputs: {', '.join(fitting)}; remove all but one from the model"
+    elif found:
+        message = f"{labels}, but the output {', '.join(found)}; write one label per score, in the order of the scores"
+    else:
+        message = f"{labels}, but no output has scores; import the model without labels"
     raise InvalidArgument("BAD_LABELS", message, field="labels")
 
 

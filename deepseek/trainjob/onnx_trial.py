@@ -56,7 +56,8 @@ def try_requests(session: ort.InferenceSession, example: Path | None) -> tuple[t
             first = first or error
             continue
         if all(axis is None for axis in axes.values()):
-            return (1,), ["the model has a fixed batch size; requests of other sizes are refused"]
+            size = _fixed_size(inputs)
+            return (size,), [f"the model has the fixed batch size {size}; requests of other sizes are refused"]
         if not (error := _run(session, request(OTHER_BATCH_SIZE))):
             return (1, OTHER_BATCH_SIZE), []
         problem = problem or error
@@ -68,6 +69,12 @@ def try_requests(session: ort.InferenceSession, example: Path | None) -> tuple[t
         f"the model does not answer {what}: {first[:500]}. Send one sample that it accepts, with --example FILE.npz"
     )
     raise InvalidArgument("BAD_MODEL", message, field="example" if example else "file")
+
+
+def _fixed_size(inputs: list[Any]) -> int:
+    """Returns the batch size of a model none of whose inputs has a variable one: the common first axis, or else 1."""
+    sizes = {node.shape[0] if node.shape else 1 for node in inputs}
+    return int(sizes.pop()) if len(sizes) == 1 else 1
 
 
 def _batch_axes(inputs: list[Any]) -> list[dict[str, int | None]]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.errors import FailedPrecondition, ResourceExhausted
+from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from deepseek.client import predictor
 from deepseek.client.predictor import Predictor
 from deepseek.models.manifest import ModelFile, ModelManifest, TensorSpec
@@ -17,7 +17,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def serve(
-    monkeypatch: pytest.MonkeyPatch, infer: Callable[[Arrays], Arrays], labels: tuple[str, ...] = ()
+    monkeypatch: pytest.MonkeyPatch, infer: Callable[[Arrays], Arrays], labels: tuple[str, ...] = (), batch: int = -1
 ) -> Predictor:
     manifest = ModelManifest(
         model="onnx",
@@ -25,8 +25,8 @@ def serve(
         dataset_version="",
         files=(ModelFile("model.onnx", "onnx", "ab" * 32, 10),),
         served="model.onnx",
-        inputs=(TensorSpec("x", "FP32", (-1, 2)),),
-        outputs=(TensorSpec("y", "FP32", (-1, 2), labels=labels),),
+        inputs=(TensorSpec("x", "FP32", (batch, 2)),),
+        outputs=(TensorSpec("y", "FP32", (batch, 2), labels=labels),),
     )
     mesh: Any = SimpleNamespace(
         inference=SimpleNamespace(infer=lambda _, arrays, version: infer(arrays)),
@@ -85,3 +85,24 @@ def test_scores_that_are_not_finite_are_an_error_of_their_row(monkeypatch: pytes
 
     found = list(serve(monkeypatch, infer, labels=("a", "b")).predict(ROWS[1:]))
     assert [one.error and one.error.reason for one in found] == [None, "NOT_FINITE", None, None]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_model_with_a_fixed_batch_size_gets_requests_of_that_size(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    sizes: list[int] = []
+
+    def infer(arrays: Arrays) -> Arrays:
+        sizes.append(len(arrays["x"]))
+        return {"y": arrays["x"]}
+
+    found = list(serve(monkeypatch, infer, batch=size).predict(ROWS))
+    assert [one.outputs["y"][0] for one in found] == [0, 1, 2, 3, 4]
+    assert sizes == [size] * len(range(0, len(ROWS), size))
+
+
+def test_an_error_about_an_input_of_the_request_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(arrays: Arrays) -> Arrays:
+        raise InvalidArgument("BAD_INPUT", "a bad shape", field="inputs[0].shape")
+
+    found = list(serve(monkeypatch, infer).predict(ROWS[:1]))
+    assert [one.error and one.error.field for one in found] == ["x"]

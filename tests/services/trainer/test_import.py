@@ -110,16 +110,21 @@ def test_labels_that_fit_no_output_are_refused(client: Mesh, tmp_path: Path) -> 
     path = onnx_models.write(tmp_path / "linear.onnx", onnx_models.linear())
     error = refusal(client, path, labels=["a", "b", "c"])
     assert (error.reason, error.field) == ("BAD_LABELS", "labels")
-    assert error.message == "there are 3 labels; 0 outputs have as many scores. The outputs are: y with 2"
+    assert error.message == (
+        "the file has 3 labels, but the output 'y' has 2 scores; write one label per score, in the order of the scores"
+    )
 
 
 def test_the_batch_may_be_on_another_axis_or_fixed(client: Mesh, tmp_path: Path) -> None:
     state = onnx_models.write(tmp_path / "state.onnx", onnx_models.recurrent())
     fixed = onnx_models.write(tmp_path / "fixed.onnx", onnx_models.linear(batch=1))
-    origins = [client.models.manifest(client.models.import_onnx("batch", path)).origin for path in (state, fixed)]
-    assert [one and one.batch_sizes for one in origins] == [(1, 3), (1,)]
+    pairs = onnx_models.write(tmp_path / "pairs.onnx", onnx_models.linear(batch=2))
+    found = [client.models.manifest(client.models.import_onnx("batch", path)) for path in (state, fixed, pairs)]
+    origins = [one.origin for one in found]
+    assert [one and one.batch_sizes for one in origins] == [(1, 3), (1,), (2,)]
+    assert [one.fixed_batch_size for one in found] == [0, 1, 2]
     assert origins[1]
-    assert origins[1].remarks == ("the model has a fixed batch size; requests of other sizes are refused",)
+    assert origins[1].remarks == ("the model has the fixed batch size 1; requests of other sizes are refused",)
 
 
 def test_an_example_helps_where_generated_requests_fail(client: Mesh, tmp_path: Path) -> None:
