@@ -219,7 +219,8 @@ def load(
     if as_json:
         print_json(found)
     else:
-        console.print(f"{short_name(found['version'])} is served: {found['reason']}", highlight=False, soft_wrap=True)
+        text = f"{short_name(found['version'])} is served from {found['file']} ({found['variant']}): {found['reason']}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -9,9 +9,9 @@ from common.errors import InvalidArgument
 from deepseek.cli.completion import MODEL
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.model_view import description, print_description
-from deepseek.cli.output import AsJson, console, print_json, progress_bar
+from deepseek.cli.output import AsJson, print_json, progress_bar
 from deepseek.client import connect
-from deepseek.client.names import series_id, short_name
+from deepseek.client.names import series_id
 
 if TYPE_CHECKING:
     from protos.job.v1 import job_pb2
@@ -75,7 +75,6 @@ def import_model(
         print_json(found)
         return
     print_description(found)
-    console.print(f"serve it with: deepseek model load {short_name(version.name)}", highlight=False, soft_wrap=True)
 
 
 def _lines(path: Path) -> list[str]:

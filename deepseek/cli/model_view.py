@@ -66,7 +66,7 @@ def print_description(found: dict[str, Any]) -> None:
         _print_line("written by", origin["producer"])
         _print_line("opsets", ", ".join(f"{domain} {version}" for domain, version in origin["opsets"].items()))
         _print_line("operators", ", ".join(f"{name} {count}" for name, count in origin["operators"].items()))
-        _print_line("batch sizes", f"{', '.join(map(str, origin['batch_sizes']))} tried")
+        _print_line("batch sizes", _batch_text(found))
         _print_line("note", origin["note"])
     _print_line("license", found["license"] or ("unknown" if origin else ""))
     _print_line("run", found["run"])
@@ -84,12 +84,21 @@ def print_description(found: dict[str, Any]) -> None:
     rows = [(one["name"], kind, one["datatype"], one["shape"], _meaning(one)) for kind, one in tensors]
     print_table(["tensor", "", "datatype", "shape", "meaning"], rows)
     console.print()
-    print_table(["file", "variant", "bytes", "ms per request", "figure", ""], map(_file_row(found), found["files"]))
+    headings = ["file", "variant", "bytes", "ms per request", "figure", ""]
+    files = list(map(_file_row(found), found["files"]))
+    kept = [i for i in range(len(headings)) if any(row[i] != "" for row in files)]
+    print_table([headings[i] for i in kept], [[row[i] for i in kept] for row in files])
 
 
 def _print_line(name: str, text: str) -> None:
     if text:
         console.print(f"  {name:<14} {text}", highlight=False, soft_wrap=True)
+
+
+def _batch_text(found: dict[str, Any]) -> str:
+    sizes = found["origin"]["batch_sizes"]
+    fixed = all(one["shape"][:1] not in ([], [-1]) for one in found["inputs"])
+    return f"{sizes[0]} only, fixed by the model" if fixed else f"{', '.join(map(str, sizes))} tried"
 
 
 def _served_text(served: dict[str, str] | None, short: str) -> str:

@@ -178,8 +178,10 @@ def _show_files(manifest: ModelManifest, result: Mapping[str, Any]) -> None:
         for one in manifest.measurements
     ]
     print_table(["file", "one request", "on the evaluation split", "processor"], rows)
-    text = f"preferred: {result['preferred']}: {result['preferred_reason']}; inference checks this again where it loads"
-    console.print(f"{text} the version", highlight=False, soft_wrap=True)
+    text = (
+        f"preferred file: {result['preferred']} ({result['preferred_reason']}). The inference service checks this again"
+    )
+    console.print(f"{text} when it loads the version", highlight=False, soft_wrap=True)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -130,7 +130,12 @@ class _Scan:
         named = {*self.wishes.overrides, *self.wishes.fills, *others, *filter(None, [self.wishes.target])}
         if unknown := sorted(named - known):
             message = f"there is no column {unknown[0][:80]!r}; the columns are: {', '.join(self.columns)}"
-            raise InvalidArgument("UNKNOWN_FIELD", message, field="schema")
+            raise InvalidArgument("UNKNOWN_FIELD", message, field=self._option(unknown[0]))
+
+    def _option(self, name: str) -> str:
+        """Returns the user's instruction that names a column."""
+        given = {"target": self.wishes.target, "key": self.wishes.key}
+        return next((option for option, value in given.items() if value == name), "schema")
 
     def plan(self, apart: set[str]) -> Plan:
         """Returns the plan.

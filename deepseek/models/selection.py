@@ -61,7 +61,7 @@ def select(candidates: Sequence[Candidate]) -> tuple[int, str]:
     first, *others = good
     best = min(others, key=lambda index: candidates[index].latency_ms, default=first)
     if best == first:
-        return first, "; ".join(refused) or "it is the only file"
+        return first, "; ".join(refused) or "the version has no other file"
     speedup = candidates[first].latency_ms / candidates[best].latency_ms
     names = f"{speedup:.2f} times as fast as {candidates[first].variant}"
     if speedup < MIN_SPEEDUP:

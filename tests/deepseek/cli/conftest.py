@@ -26,7 +26,8 @@ def home(embedded: tuple[Path, EmbeddedMesh]) -> Path:
     done = deepseek(home, "model", "import", "forest", str(path), "--license", "BSD-3-Clause", "--note", "a test")
     assert done.returncode == 0, done.stderr
     assert "the output 'by_class' is no tensor and was left out" in done.stdout
-    assert "serve it with: deepseek model load forest:1" in done.stdout
+    assert done.stdout.count("serve it with `deepseek model load forest:1`") == 1
+    assert not {"ms per request", "figure"} & set(done.stdout.split("  "))
     assert "forest@champion -> forest:1" in succeeded(home, "model", "alias", "forest", "champion", "1")
-    assert "forest:1 is served" in succeeded(home, "model", "load", "forest@champion")
+    assert "forest:1 is served from model.onnx" in succeeded(home, "model", "load", "forest@champion")
     return home

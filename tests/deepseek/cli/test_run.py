@@ -105,7 +105,7 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         is_faster = fp32["latency_ms"] >= MIN_SPEEDUP * int8["latency_ms"]
         assert version["preferred"] == ("int8" if is_faster else "fp32")
         status, out, _ = deepseek(*train, "1")
-        assert (status, "preferred: " in out, "inference checks this again" in out) == (0, True, True)
+        assert (status, "preferred file: " in out, "checks this again" in out) == (0, True, True)
         assert f"{version['model_version']} already exists" in out
         status, out, err = deepseek(*train, "2")  # before anything is trained
         assert (status, out) == (2, "")

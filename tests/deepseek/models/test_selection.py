@@ -28,7 +28,7 @@ def test_the_fastest_correct_file_is_selected_if_the_gain_is_worth_it(
 
 
 def test_a_single_file_is_selected_with_that_reason() -> None:
-    assert select([Candidate("fp32", 1.0)]) == (0, "it is the only file")
+    assert select([Candidate("fp32", 1.0)]) == (0, "the version has no other file")
 
 
 def test_the_fastest_of_several_forms_wins() -> None:
