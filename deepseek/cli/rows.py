@@ -38,13 +38,14 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InvalidArgument: BAD_FILE if the file cannot be read.
     """
+    suffix = _format(path)
     with _reading(path) as file:
-        if _format(path) in _JSON_LINES:
+        if suffix in _JSON_LINES:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _object(line, f"{path}:{number}")
             return
-        reader = csv.DictReader(file, delimiter=_DELIMITERS[_format(path)], strict=True)
+        reader = csv.DictReader(file, delimiter=_DELIMITERS[suffix], strict=True)
         for row in reader:
             if None in row or None in row.values():
                 names = reader.fieldnames or ()
@@ -56,13 +57,18 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield Row(dict(row))
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is JSON Lines, not a table, going by its name."""
+    return path.suffix.lower() in _JSON_LINES
+
+
 def columns(path: Path) -> list[str]:
     """Returns the columns of a table, or the names of all fields in a JSON Lines file.
 
     Raises:
         InvalidArgument: BAD_FILE if the file cannot be read.
     """
-    if _format(path) in _JSON_LINES:
+    if is_json_lines(path):
         return list(dict.fromkeys(name for row in read_rows(path) for name in row.values))
     with _reading(path) as file:
         return list(csv.DictReader(file, delimiter=_DELIMITERS[_format(path)], strict=True).fieldnames or ())

@@ -57,11 +57,12 @@ class Source:
         """
         known = {field.name for field in self.fields}
         missing = [field for field in predictor.inputs.fields if field not in known]
-        if missing and _joins_columns(predictor):
+        if missing and predictor.inputs.joins_columns:
             predictor.inputs.gathered(dict.fromkeys(self._columns(), ""))
         elif missing:
             model, data = names.short_name(predictor.version), names.short_name(self.version)
-            message = f"{model} needs the field {missing[0]!r}; {data} has {', '.join(map(str, self.fields))}"
+            needed, known_fields = ", ".join(map(repr, missing)), ", ".join(map(str, self.fields))
+            message = f"{model} needs the field {needed}; {data} has {known_fields}"
             raise FailedPrecondition("UNSUITABLE_DATA", message, field="--dataset")
 
     def rows(
@@ -93,7 +94,7 @@ class Source:
 
     def values(self, predictor: Predictor, row: Row) -> Mapping[str, Any]:
         """Returns the values of a row, with the columns of a table joined if the model takes them as one array."""
-        if not _joins_columns(predictor) or predictor.inputs.fields[0] in row.values:
+        if not predictor.inputs.joins_columns or predictor.inputs.fields[0] in row.values:
             return row.values
         joined = predictor.inputs.gathered({name: repr(row.values[name]) for name in self._columns()})
         return {**row.values, **predictor.inputs.from_text(joined, Path())}
@@ -223,11 +224,6 @@ def _rows_of(sample: Sample, fields: Sequence[Field], target: Field) -> Iterator
     for index, value in enumerate(targets):
         own = {name: sample.values[name][index] for name in lists}
         yield Row(f"{sample.key}[{index}]", {**sample.values, **own}, value, sample.key)
-
-
-def _joins_columns(predictor: Predictor) -> bool:
-    inputs = predictor.manifest.inputs
-    return len(inputs) == 1 and not inputs[0].encoder and len(inputs[0].shape) == 2
 
 
 def _binary_probabilities(logit: Array) -> Array:

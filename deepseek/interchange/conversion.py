@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import InvalidArgument
 from deepseek.data.manifest import Field
@@ -16,20 +16,9 @@ from deepseek.interchange.inference import Plan
 from deepseek.interchange.joined import decoded
 from deepseek.interchange.kinds import check_extension
 from deepseek.interchange.schema import SKIP, Wishes
+from deepseek.interchange.sound import check_sound
 from deepseek.interchange.source import MAX_FILE_BYTES, Blob, Row, Source
 from deepseek.interchange.splits import Splitter
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-FULL_SCALE = 0.99
-"""Smallest absolute value at full scale. It is below 127 / 128, the largest value of 8-bit audio."""
-MIN_CLIPPED_RUN = 3
-"""Number of equal values in a row at full scale that count as clipped, as in Audacity's Find Clipping. A single one may
-be the peak of a loud, but undamaged sound."""
-MAX_CLIPPED_SHARE = 0.2
-"""A recording is kept aside if more than this share of its values is clipped."""
 
 _FIELD_OVERHEAD_BYTES = 96
 
@@ -134,7 +123,7 @@ class Converter:
             for item in value if one.repeated else (value,):
                 size += _FIELD_OVERHEAD_BYTES + (len(item) if isinstance(item, bytes | str) else 0)
                 if one.type == "audio" and not self._plan.is_export:
-                    _check_sound(item, one.name)
+                    check_sound(item, one.name)
         if size > MAX_FILE_BYTES:
             message = f"the sample has {size} bytes; at most {MAX_FILE_BYTES} fit into a message"
             raise InvalidArgument("TOO_LARGE", message)
@@ -259,28 +248,3 @@ def _number(value: Any, name: str) -> float:
 def _wrong_type(value: Any, expected: str, name: str) -> InvalidArgument:
     shown = f"{value.name}" if isinstance(value, Blob) else repr(value)[:80]
     return InvalidArgument("WRONG_TYPE", f"{name} is {shown}, which is not {expected}")
-
-
-def _clipped_share(values: "npt.NDArray[np.float32]") -> float:
-    """Returns the share of the values, [frames, channels], that are in a run of equal values at full scale."""
-    import numpy as np
-
-    repeats = (values[1:] == values[:-1]) & (np.abs(values[1:]) >= FULL_SCALE)
-    starts = np.ones((max(0, len(values) - MIN_CLIPPED_RUN + 1), values.shape[1]), bool)
-    for offset in range(MIN_CLIPPED_RUN - 1):
-        starts &= repeats[offset : offset + len(starts)]
-    is_clipped = np.zeros(values.shape, bool)
-    for offset in range(MIN_CLIPPED_RUN):
-        is_clipped[offset : offset + len(starts)] |= starts
-    return float(is_clipped.mean())
-
-
-def _check_sound(data: bytes, name: str) -> None:
-    from deepseek.data.media import decode_audio
-
-    values, _ = decode_audio(data, name=name)
-    if not values.any():
-        raise InvalidArgument("SILENT_AUDIO", f"{name} is silent: all of its values are 0")
-    if (share := _clipped_share(values)) > MAX_CLIPPED_SHARE:
-        message = f"{name} is clipped: {share:.0%} of its values are cut off at full scale; record it at a lower level"
-        raise InvalidArgument("CLIPPED_AUDIO", message)

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Iterable
 from functools import cache
 
 
@@ -16,6 +17,26 @@ def field_name(column: str) -> str:
     plain = unicodedata.normalize("NFKD", column).encode("ascii", "replace").decode().replace("?", "_").lower()
     name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "column"
     return (name if name[0].isalpha() else f"f_{name}")[:63]
+
+
+def columns_of_fields(columns: Iterable[str], fields: Collection[str]) -> dict[str, str]:
+    """Returns the columns that hold given fields of a data set, each with the name of its field.
+
+    A table whose columns are named like all of the fields needs no renaming. Otherwise, its columns are renamed as an
+    import would rename them, so the table from which the fields were imported fits again.
+
+    >>> columns_of_fields(["Alcohol %", "Ash", "id"], ["alcohol", "ash"])
+    {'Alcohol %': 'alcohol', 'Ash': 'ash'}
+    >>> columns_of_fields(["x", "X"], ["x", "x_2"]), columns_of_fields(["X", "x"], ["x", "y"])
+    ({'x': 'x', 'X': 'x_2'}, {'x': 'x'})
+    """
+    columns, names = list(columns), FieldNames()
+    imported = {column: names.of(column) for column in columns}
+    exact = {column: column for column in columns if column in fields}
+    if len(exact) < len(fields) <= len(set(imported.values()).intersection(fields)):
+        exact = {}
+    renamed = {column: name for column, name in imported.items() if name in fields and name not in exact}
+    return exact | {column: name for column, name in renamed.items() if column not in exact}
 
 
 class FieldNames:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import InvalidArgument, MeshError
+from common.errors import InvalidArgument, MeshError, Violation
 from deepseek.arrays import as_array
 from deepseek.data import encoders
 from deepseek.models.datatypes import DTYPES
@@ -50,13 +50,16 @@ class SampleEncoder:
             of the model's input.
 
         Raises:
-            InvalidArgument: MISSING_FIELD if a value is missing; BAD_INPUT if a value for an input without an encoder
+            InvalidArgument: MISSING_FIELD if values are missing; BAD_INPUT if a value for an input without an encoder
                 is not an array of its type; or the error of an encoder, e.g. DAMAGED_IMAGE. The error names the field.
         """
+        pairs = list(zip(self._specs, self.fields, strict=True))
+        if missing := [name for spec, name in pairs if name not in values and spec.name not in values]:
+            message = f"the model needs a value for {', '.join(map(repr, missing))}"
+            others = [Violation(name, "the value is missing") for name in missing[1:]]
+            raise InvalidArgument("MISSING_FIELD", message, field=missing[0], violations=others)
         arrays = {}
-        for spec, name in zip(self._specs, self.fields, strict=True):
-            if name not in values and spec.name not in values:
-                raise InvalidArgument("MISSING_FIELD", f"the model needs a value for {name!r}", field=name)
+        for spec, name in pairs:
             value = values[name] if name in values else values[spec.name]
             try:
                 array = self._encode(spec, value)
@@ -80,6 +83,11 @@ class SampleEncoder:
         specs |= {spec.name: spec for spec in self._specs if spec.name not in specs}
         return {name: _from_text(specs[name], text, folder, name) for name, text in values.items() if name in specs}
 
+    @property
+    def joins_columns(self) -> bool:
+        """Whether the model's only input is one array of numbers per sample, which may come from several columns."""
+        return len(self._specs) == 1 and not self._specs[0].encoder and len(self._specs[0].shape) == 2
+
     def gathered(self, values: Mapping[str, str]) -> Mapping[str, str]:
         """Joins the columns of a table into the only input of a model that takes all of them as one array.
 
@@ -91,10 +99,12 @@ class SampleEncoder:
             InvalidArgument: MISSING_FIELD if the number of columns is not that of the input's last axis.
         """
         spec = self._specs[0]
-        if len(self._specs) > 1 or spec.encoder or spec.name in values or len(spec.shape) != 2 or not values:
+        if not self.joins_columns or spec.name in values or not values:
             return values
         if spec.shape[1] not in (-1, len(values)):
-            message = f"the model takes {spec.shape[1]} numbers, but the row has {len(values)} columns; keep only those"
+            step = "leave out those that it does not take" if len(values) > spec.shape[1] else "add the missing ones"
+            found = f"{len(values)} columns: {', '.join(name or repr(name) for name in values)[:500]}"
+            message = f"the model takes {spec.shape[1]} numbers, but there are {found}; {step}"
             raise InvalidArgument("MISSING_FIELD", message, field=spec.name)
         return {spec.name: f"[{','.join(values.values())}]"}
 

@@ -76,10 +76,16 @@ def test_the_library_reads_the_same_names(home: Path) -> None:
     assert caught.value.field == "name"
 
 
-def test_a_version_that_is_not_served_is_named_with_the_next_step(home: Path) -> None:
-    done = deepseek(home, "predict", "forest:2", f"x={ROW}")
+def test_a_version_that_is_not_served_is_named_with_the_next_step(home: Path, tmp_path: Path) -> None:
+    path = onnx_models.write(tmp_path / "linear.onnx", onnx_models.linear())
+    succeeded(home, "model", "import", "waiting", str(path))
+    done = deepseek(home, "predict", "waiting:1", f"x={ROW}")
     assert_refused(done, "NOT_FOUND: MODEL_NOT_LOADED", "model")
-    assert "serve it with: deepseek model load forest:2" in done.stderr
+    assert "'waiting' is not served; serve it with: deepseek model load waiting:1" in done.stderr
+    done = deepseek(home, "predict", "forst", f"x={ROW}")
+    assert_refused(done, "NOT_FOUND: MODEL_NOT_FOUND", "model")
+    assert "there is no model 'forst'; did you mean 'forest'? Models: " in done.stderr
+    assert "NOT_FOUND: MODEL_VERSION_NOT_FOUND" in deepseek(home, "predict", "forest:9", f"x={ROW}").stderr
     assert_refused(deepseek(home, "predict", "a/b/c", "x=1"), "INVALID_ARGUMENT: BAD_NAME", "MODEL")
 
 
@@ -125,6 +131,7 @@ def test_a_bad_first_row_costs_no_column(home: Path, tmp_path: Path) -> None:
     rows.write_text('{"x": "red"}\n{"x": [1, 0, 0, 0], "id": 7}\n', encoding="utf-8")
     done = deepseek(home, "predict", "forest", "--file", str(rows), "--out", str(out))
     assert "1 of 2 rows were not predicted" in done.stderr
+    assert "out.csv: 1 of 2 rows predicted by forest:1, 1 failed; see the column error" in done.stdout
     heading, bad, good = csv.reader(out.read_text(encoding="utf-8").splitlines())
     assert heading == ["x", "id", "prediction", "probability", "error"]
     assert bad[1:4] == ["", "", ""]

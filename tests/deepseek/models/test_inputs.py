@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,10 @@ def test_integers_out_of_range_are_refused_instead_of_wrapped(datatype: str, val
     with pytest.raises(InvalidArgument) as caught:
         encode_inputs(integers(datatype), {"x": values})
     assert (caught.value.reason, caught.value.field) == ("BAD_INPUT", "x")
+
+
+def test_all_missing_fields_are_named() -> None:
+    inputs = tuple(TensorSpec(name, "FP32", (-1,), EncoderSpec("number"), name) for name in ("a", "b", "c"))
+    with pytest.raises(InvalidArgument, match="a value for 'a', 'c'") as caught:
+        encode_inputs(replace(integers("FP32"), inputs=inputs), {"b": 1.0})
+    assert [one.field for one in caught.value.violations] == ["a", "c"]
