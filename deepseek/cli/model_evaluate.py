@@ -200,7 +200,7 @@ def _confusions(found: "Evaluation") -> list[tuple[str, str, int]]:
 
 def _print_worst(found: "Evaluation") -> None:
     columns = {
-        "classification": ["predicted", "probability", "true", "its probability"],
+        "classification": ["predicted", "probability", "true", "probability of true label"],
         "regression": ["predicted", "true", "error"],
         "language-model": ["loss per token"],
     }[found.task]
