@@ -47,7 +47,10 @@ def _check_exists(mesh: "Mesh", name: str, model: str, field: str) -> None:
     except MeshError:  # e.g. a caller who may send requests, but not list models
         return
     if name in known:
-        mesh.models.version(model)
+        try:
+            mesh.models.version(model)
+        except NotFound as error:
+            raise NotFound(error.reason, error.message, field=field) from error
         return
     alike = get_close_matches(name, known, 1)
     shown = ", ".join(known[:_MAX_SHOWN]) + (f" and {len(known) - _MAX_SHOWN} more" if len(known) > _MAX_SHOWN else "")

@@ -85,7 +85,7 @@ def test_a_version_that_is_not_served_is_named_with_the_next_step(home: Path, tm
     done = deepseek(home, "predict", "forst", f"x={ROW}")
     assert_refused(done, "NOT_FOUND: MODEL_NOT_FOUND", "model")
     assert "there is no model 'forst'; did you mean 'forest'? Models: " in done.stderr
-    assert "NOT_FOUND: MODEL_VERSION_NOT_FOUND" in deepseek(home, "predict", "forest:9", f"x={ROW}").stderr
+    assert_refused(deepseek(home, "predict", "forest:9", f"x={ROW}"), "NOT_FOUND: MODEL_VERSION_NOT_FOUND", "model")
     assert_refused(deepseek(home, "predict", "a/b/c", "x=1"), "INVALID_ARGUMENT: BAD_NAME", "MODEL")
 
 
@@ -106,6 +106,18 @@ def test_rows_of_a_file_are_predicted_and_bad_ones_are_named(home: Path, tmp_pat
     (tmp_path / "rows.jsonl").write_text('{"x": [1, 0, 0, 0]}\n{"x": [0, 1, 0, 0]}\n', encoding="utf-8")
     found = answer(home, "predict", "forest", "--file", str(tmp_path / "rows.jsonl"))
     assert [one["prediction"] for one in found["predictions"]] == ["yes", "no"]
+
+
+def test_a_model_with_a_fixed_batch_size_predicts_any_number_of_rows(home: Path, tmp_path: Path) -> None:
+    path, table = onnx_models.write(tmp_path / "pairs.onnx", onnx_models.linear(batch=2)), tmp_path / "rows.csv"
+    assert "batch sizes    2 only, fixed by the model" in succeeded(home, "model", "import", "pairs", str(path))
+    succeeded(home, "model", "load", "pairs")
+    assert answer(home, "predict", "pairs", f"x={ROW}")["outputs"]["y"] == pytest.approx([0.1, 0.9])
+    table.write_text("id,a,b,c,d\n7,1,0,0,0\n8,0,1,0,0\n9,0,0,1,0\n", encoding="utf-8")
+    found = answer(home, "predict", "pairs", "--file", str(table), "--skip", "id")["predictions"]
+    assert [one["outputs"]["y"][0] for one in found] == pytest.approx([0.1, 0.8, 0.5])
+    done = deepseek(home, "predict", "pairs", "x=[1,2,3]")
+    assert_refused(done, "INVALID_ARGUMENT: BAD_INPUT", "x")
 
 
 def test_the_rows_that_are_predicted_are_never_overwritten(home: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_model_that_is_not_served_is_named_with_the_next_step(mesh: Mesh) -> N
     assert (caught.value.reason, caught.value.field) == ("MODEL_NOT_FOUND", "model")
     with pytest.raises(NotFound) as caught:
         Predictor(mesh, "unloaded:9")
-    assert caught.value.reason == "MODEL_VERSION_NOT_FOUND"
+    assert (caught.value.reason, caught.value.field) == ("MODEL_VERSION_NOT_FOUND", "model")
 
 
 def test_fields_are_given_as_text_by_path_and_in_a_file(mesh: Mesh, embedded: EmbeddedMesh, tmp_path: Path) -> None:
