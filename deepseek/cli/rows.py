@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 from common.errors import InvalidArgument
 from common.files import replacing
 from deepseek.cli.output import writing
+from deepseek.interchange.source import MAX_FILE_BYTES
+from deepseek.interchange.tables import all_numbers, delimiter_of, header_names
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -45,16 +48,14 @@ def read_rows(path: Path) -> Iterator[Row]:
                 if line.strip():
                     yield _object(line, f"{path}:{number}")
             return
-        reader = csv.DictReader(file, delimiter=_DELIMITERS[suffix], strict=True)
-        for row in reader:
-            if None in row or None in row.values():
-                names = reader.fieldnames or ()
-                num_cells = sum(value is not None for name, value in row.items() if name) + len(row.get(None) or ())
-                message = f"{path}:{reader.line_num} has {num_cells} cells; the heading has {len(names)} columns"
-                values = {name: value for name, value in row.items() if name and value is not None}
+        names, first, reader = _table(file, path)
+        for cells in itertools.chain(first, reader):
+            values = dict(zip(names, cells, strict=False))
+            if len(cells) == len(names):
+                yield Row(values)
+            elif cells:
+                message = f"{path}:{reader.line_num} has {len(cells)} cells; the heading has {len(names)} columns"
                 yield Row(values, InvalidArgument("BAD_ROW", message))
-            else:
-                yield Row(dict(row))
 
 
 def is_json_lines(path: Path) -> bool:
@@ -68,10 +69,10 @@ def columns(path: Path) -> list[str]:
     Raises:
         InvalidArgument: BAD_FILE if the file cannot be read.
     """
-    if is_json_lines(path):
+    if _format(path) in _JSON_LINES:
         return list(dict.fromkeys(name for row in read_rows(path) for name in row.values))
     with _reading(path) as file:
-        return list(csv.DictReader(file, delimiter=_DELIMITERS[_format(path)], strict=True).fieldnames or ())
+        return _table(file, path)[0]
 
 
 @contextmanager
@@ -96,6 +97,22 @@ def write_rows(path: Path, columns: Sequence[str]) -> Iterator[Callable[[dict[st
                 yield table.writerow
         finally:
             file.detach()
+
+
+def _table(file: TextIO, path: Path) -> tuple[list[str], list[list[str]], Any]:
+    """Reads the heading of a table by the rules of an import: delimiter, names, and a first row that is no heading.
+
+    Returns:
+        names: Names of the columns.
+        first: The first row, if it consists of numbers and is thus no heading; otherwise, nothing.
+        reader: Reader of the other rows.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))
+    heading = next((line for line in file if line.strip()), "")
+    file.seek(0)
+    reader = csv.reader(file, delimiter=delimiter_of(path.name.lower(), heading), strict=True)
+    cells = next((cells for cells in reader if cells), [])
+    return header_names(cells), [cells] if all_numbers(cells) else [], reader
 
 
 @contextmanager

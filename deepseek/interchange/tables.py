@@ -95,11 +95,11 @@ class CsvSource(_LineSource):
             if not text.strip():
                 continue
             if not names:
-                records.delimiter = _delimiter(self._path, text)
+                records.delimiter = delimiter_of(self._path, text)
                 cells = _cells(text, records.delimiter)
-                names = _header(cells)
+                names = header_names(cells)
                 records.num_cells = len(names)
-                if not _all_numbers(cells):
+                if not all_numbers(cells):
                     continue
             if broken := self._text_problem(number, text):
                 yield broken
@@ -277,24 +277,26 @@ def _cells(text: str, delimiter: str) -> list[str]:
     return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
 
 
-def _delimiter(path: str, header: str) -> str:
+def delimiter_of(path: str, header: str) -> str:
+    """Returns the delimiter of a table, given the first line of its header: a tab, comma, semicolon or bar."""
     if path.removesuffix(".gz").endswith((".tsv", ".tab")):
         return "\t"
     return max(",;\t|", key=header.count)
 
 
-def _header(cells: Sequence[str]) -> list[str]:
+def header_names(cells: Sequence[str]) -> list[str]:
     """Returns names of columns: the cells of the header, made unique, or `column_<n>` for a cell without a name."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
-        name = f"column_{number}" if _all_numbers(cells) or not cell.strip() else cell.strip()
+        name = f"column_{number}" if all_numbers(cells) or not cell.strip() else cell.strip()
         while name in names:
             name += "_"
         names.append(name)
     return names
 
 
-def _all_numbers(cells: Sequence[str]) -> bool:
+def all_numbers(cells: Sequence[str]) -> bool:
+    """Whether a row consists of numbers only, so it is no header."""
     try:
         return bool([float(cell) for cell in cells])
     except ValueError:

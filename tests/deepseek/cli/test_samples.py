@@ -67,6 +67,19 @@ def test_columns_are_renamed_as_an_import_renames_them(tmp_path: Path) -> None:
     assert columns_by_name(wine, ["Alcohol %", "colour"]) == {"Alcohol %": "alcohol"}
 
 
+def test_a_table_is_read_by_the_rules_of_an_import(tmp_path: Path) -> None:
+    wine = encoded("number", "fixed_acidity", "a")
+    table = write(tmp_path / "w.csv", '\ufeff"fixed acidity"; a ;a;\n7.4;1;2;3\n\n7.8;4;5;6\n7;8\n')
+    samples = Samples(wine, table)
+    assert samples.columns == ["fixed acidity", "a", "a_", "column_4"]
+    *good, bad = map(samples.values, samples)
+    assert good == [{"fixed_acidity": 7.4, "a": 1.0}, {"fixed_acidity": 7.8, "a": 4.0}]
+    assert "w.csv:5 has 2 cells; the heading has 4 columns" in str(bad)
+    numbers = write(tmp_path / "n.csv", "1,2,3,4\n5,6,7,8\n")
+    assert [one["x"].tolist() for one in read(model(FOUR), numbers)] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert not read(model(FOUR), write(tmp_path / "e.csv", ""))
+
+
 def test_missing_columns_are_named_before_any_row(tmp_path: Path) -> None:
     error = refusal(encoded("number", "alcohol", "ash", "hue"), write(tmp_path / "w.csv", "id,hue\n1,2\n"))
     assert (error.reason, error.field) == ("MISSING_FIELD", "--file")
