@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import cache
 
 
@@ -19,7 +19,7 @@ def field_name(column: str) -> str:
     return (name if name[0].isalpha() else f"f_{name}")[:63]
 
 
-def columns_of_fields(columns: Iterable[str], fields: Collection[str]) -> dict[str, str]:
+def columns_of_fields(columns: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
     """Returns the columns that hold given fields of a data set, each with the name of its field.
 
     A table whose columns are named like all of the fields needs no renaming. Otherwise, its columns are renamed as an
@@ -30,7 +30,7 @@ def columns_of_fields(columns: Iterable[str], fields: Collection[str]) -> dict[s
     >>> columns_of_fields(["x", "X"], ["x", "x_2"]), columns_of_fields(["X", "x"], ["x", "y"])
     ({'x': 'x', 'X': 'x_2'}, {'x': 'x'})
     """
-    columns, names = list(columns), FieldNames()
+    columns, fields, names = list(columns), set(fields), FieldNames()
     imported = {column: names.of(column) for column in columns}
     exact = {column: column for column in columns if column in fields}
     if len(exact) < len(fields) <= len(set(imported.values()).intersection(fields)):

@@ -233,8 +233,9 @@ def test_the_schema_of_a_table_is_inferred_and_can_be_overridden(tmp_path: Path)
     assert any("Empty" in notice for notice in found.plan.notices)
     found, samples, _ = imported(path, overrides=read_schema("sex:label,zip:skip,column_6:skip,Class:text")[1])
     assert {one.name: one.type for one in found.fields} == {"class": "text", "height_cm": "number", "sex": "label"}
-    with pytest.raises(InvalidArgument, match="there is no column 'colour'"):
+    with pytest.raises(InvalidArgument, match="there is no column 'colour'") as caught:
         imported(path, target="colour")
+    assert caught.value.field == "target"
 
 
 def test_a_seeded_share_of_the_rows_is_the_test_split(tmp_path: Path) -> None:
