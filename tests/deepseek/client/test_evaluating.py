@@ -308,4 +308,6 @@ def test_the_command_line_writes_pictures_and_prints_the_figures(
     assert document["counts"]["only_first"] == 2
     done = deepseek(place, "model", "evaluate", "light:1")
     assert "light:1 on greys:1, split test: 6 samples; model.onnx by the inference service" in done.stdout
+    assert "no mistakes" in done.stdout
+    assert "2 of 2 mistakes, the most confident first" in deepseek(place, "model", "evaluate", "light:2").stdout
     assert_refused(deepseek(place, "model", "compare", "light:1", "light:1"), "INVALID_ARGUMENT: BAD_VALUE", "MODEL")
