@@ -1,9 +1,13 @@
 """Batches of a map-style data set, read ahead by threads or processes, with a state from which any rank can resume."""
 
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +17,8 @@ from common.cores import num_cores
 from common.errors import InvalidArgument, MeshError
 from common.scalars import whole_number
 from deepseek.data.sampler import ResumableSampler
+
+_FOLLOW_S = 1.0
 
 
 class Dataset(Protocol):
@@ -149,6 +155,7 @@ class Loader:
             prefetch_factor=-(-self._num_ahead // self._num_processes),
             multiprocessing_context="fork",  # the processes share the open files of the cache
             collate_fn=_unchanged,
+            worker_init_fn=partial(_follow, os.getpid()),
         )
         for batch in batches:
             if isinstance(batch, MeshError):
@@ -164,6 +171,20 @@ class Loader:
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             message = f"the samples cannot be combined into a batch: {error}; give them one shape, or pass `collate`"
             raise InvalidArgument("WRONG_SHAPE", message, field="collate") from error
+
+
+def _follow(parent: int, _number: int) -> None:
+    """Ends this process when its parent has ended.
+
+    PyTorch's processes check this, too, but go on forever if the parent was killed while they started.
+    """
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(_FOLLOW_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="follow", daemon=True).start()
 
 
 class _Batches:

@@ -1,7 +1,12 @@
 """The loader: every sample once, whatever the threads, ranks and interruptions."""
 
+import contextlib
 import itertools
+import os
 import random
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -88,6 +93,37 @@ def test_an_error_in_a_process_is_the_error_of_the_sample() -> None:
     with pytest.raises(InvalidArgument, match="sample 7 is damaged") as caught:
         got.extend(numbers(batch) for batch in loader)
     assert (caught.value.reason, got, loader.state()["position"]) == ("DAMAGED_IMAGE", [[0, 1, 2, 3, 4]], 5)
+
+
+KILLED_BY_ITS_PROCESS = """
+import os, signal, time
+from torch.utils.data._utils import worker
+from deepseek.data.loader import Loader
+from tests.deepseek.data.test_loader import Numbers
+
+watchdog = worker.ManagerWatchdog
+
+def late():
+    parent = os.getppid()
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    return watchdog()
+
+worker.ManagerWatchdog = late
+next(iter(Loader(Numbers(), 5, num_processes=1)))
+"""
+
+
+def test_a_process_ends_with_a_parent_that_was_killed_before_pytorch_looked_at_it() -> None:
+    command = [sys.executable, "-c", KILLED_BY_ITS_PROCESS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as reader:
+        try:
+            reader.communicate(timeout=60)  # the process has the pipe, too, so this ends when both have ended
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(reader.pid, signal.SIGKILL)
+    assert reader.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("seed", range(5))
