@@ -22,9 +22,9 @@ def test_runs_wait_for_their_turn_and_exports_do_not(mesh: TrainerMesh, trained:
     begun = next(event.attempt for event in mesh.watch(first) if event.HasField("attempt"))
     assert begun.attempt == 1
     second, third = (mesh.submit(picture_spec(mesh.pictures, seed=seed, epochs=1)) for seed in (61, 62))
-    for waiting in (second, third):
+    for waiting, place in ((second, ""), (third, "; number 2 in line")):
         assert waiting.job.state == job_pb2.JOB_STATE_PENDING
-        assert waiting.job.message == f"waits for {first}"
+        assert waiting.job.message == f"waits for {first}{place}"
         assert waiting.num_threads == 0
         assert mesh.jobs.GetJob(job_pb2.GetJobRequest(name=waiting.job.name)).job == waiting.job
 
