@@ -254,7 +254,7 @@ def _language_model(sniffed: Sniffed, target: str) -> dict[str, Any]:
         "target": {"field": text.name, "encoder": encoder},
         "loss": {"name": "next_token_cross_entropy"},
         "metrics": [{"name": "next_token_accuracy"}, {"name": "perplexity"}],
-        **_training(epochs=10, batch_size=16, lr=0.003),
+        **_training(epochs=20, batch_size=16, lr=0.003),
     }
 
 
