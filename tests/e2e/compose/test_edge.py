@@ -45,7 +45,7 @@ def test_a_token_that_somebody_else_signed_is_refused(stack: Stack) -> None:
         call(stack, f"{header}.{payload}.{signature[::-1]}")
 
 
-def test_a_reader_may_look_but_not_write(stack: Stack, tmp_path: Path) -> None:
+def test_a_reader_may_look_but_not_write(stack: Stack, served: str, tmp_path: Path) -> None:
     with connect(stack.invite(tmp_path, "--subject bob", "--role reader")) as mesh:
         list(mesh.models.versions(MODEL))
         with pytest.raises(PermissionDenied):
