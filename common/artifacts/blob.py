@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
-"""Size of the chunks in which content is read, hashed and written. Large blobs need no more memory than small ones."""
+"""Size in bytes of the chunks that are read, hashed and written, so that large blobs need little memory."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ HANGS_S = 2 * PATIENCE_S
 
 
 def run_trial(mesh: BrokenMesh, trial: Trial, workloads: Sequence[Workload]) -> Findings:
-    """Lets clients work, strikes, repairs, kills the service that was struck once more, and checks what is there.
+    """Runs clients, causes and repairs a fault, kills the affected service again, and checks the data.
 
     Args:
         mesh: A healthy mesh; it is healthy again afterwards.
