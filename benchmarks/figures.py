@@ -12,14 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figure_tables import data, mesh, tasks, watermark
+from benchmarks.figure_tables import data, federated, mesh, nas, privacy, tasks, tuning, watermark
 from benchmarks.figure_tables.table import CaseTable, FigureTable
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"<!-- figures:(\w+) -->\n.*?<!-- /figures -->", re.DOTALL)
 
 
-TABLES: dict[str, FigureTable | CaseTable] = {**data.TABLES, **mesh.TABLES, **tasks.TABLES, **watermark.TABLES}
+TABLES: dict[str, FigureTable | CaseTable] = {
+    **data.TABLES,
+    **federated.TABLES,
+    **mesh.TABLES,
+    **nas.TABLES,
+    **privacy.TABLES,
+    **tasks.TABLES,
+    **tuning.TABLES,
+    **watermark.TABLES,
+}
 
 
 def documents() -> list[Path]:

@@ -165,5 +165,8 @@ class Internal(MeshError):
     code = "INTERNAL"
 
 
+UNANSWERED = (Unavailable, DeadlineExceeded, Cancelled)
+"""The errors of a call to another service that may have taken effect, and may succeed if it is repeated."""
+
 ERROR_CLASSES: dict[str, type[MeshError]] = {cls.code: cls for cls in MeshError.__subclasses__()}
 """The error class for each canonical status code."""

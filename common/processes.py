@@ -12,12 +12,13 @@ import ctypes
 import os
 import queue
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,11 @@ from typing import NoReturn, Protocol
 
 PARENT_PID = "DEEPSEEK_PARENT_PID"
 """Environment variable with the pid of the process that the child must not outlive."""
+MAX_LOG_BYTES = 32 << 20
+"""Size of a log at which `bound_log` begins a new one."""
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.2
+_LOG_INTERVAL_S = 60.0
 # Sets PR_SET_PDEATHSIG and executes the given program. The setting survives exec, so this works for any program. The
 # child sets it itself, because it is unsafe to run code between fork and exec if the parent has threads.
 _LAUNCHER = f"""
@@ -90,7 +94,7 @@ def spawn(
     Args:
         argv: Program and arguments. They must not contain secrets, because every user of the machine can read them.
         env: Environment, to which `safe_environment` is applied; None means the environment of this process.
-        log: File to which the output is appended. Only its owner can read it.
+        log: File to which the output is appended, see `bound_log`. Only its owner can read it.
         parent_pid: Id of the process that the program must not outlive; None means this process. If it is another
             process, the program must call `die_with_parent`.
         detach: Whether the program may outlive this process.
@@ -106,6 +110,7 @@ def spawn(
         environment[PARENT_PID] = str(parent)
         if sys.platform == "linux" and parent == os.getpid():
             command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(parent), *argv]
+    bound_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
 
@@ -124,6 +129,43 @@ def spawn(
         return started.result()
     finally:
         os.close(descriptor)
+
+
+def bound_log(log: Path) -> bool:
+    """Moves the content of a log that has grown beyond `MAX_LOG_BYTES` to a file with the suffix `.1`.
+
+    Processes that write to the log, which `spawn` opened for appending, continue at its new start. Lines that they
+    write during the move may be lost.
+
+    Returns:
+        Whether the log was moved.
+    """
+    if not log.exists() or log.stat().st_size <= MAX_LOG_BYTES:
+        return False
+    descriptor = os.open(log.with_name(f"{log.name}.1"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with log.open("rb") as content, os.fdopen(descriptor, "wb") as moved:
+        shutil.copyfileobj(content, moved)
+    os.truncate(log, 0)
+    return True
+
+
+@contextlib.contextmanager
+def bounding_log(log: Path) -> Iterator[None]:
+    """Calls `bound_log` once a minute during a `with` block."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(_LOG_INTERVAL_S):
+            with contextlib.suppress(OSError):  # a full disk
+                bound_log(log)
+
+    thread = threading.Thread(target=run, name="bounding-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def die_with_parent() -> None:

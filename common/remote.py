@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TypeVar
 
-from common.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from common.errors import UNANSWERED, InvalidArgument, NotFound
 from common.jobs.lease import Lease, LeaseLost
 
 RETRY_INTERVAL_S = 1.0
@@ -57,7 +57,7 @@ def until_answered(lease: Lease, call: Callable[[], T], *, callee: str, cancella
     while not lease.lost.is_set():
         try:
             return call()
-        except (Unavailable, DeadlineExceeded, Cancelled) as error:
+        except UNANSWERED as error:
             lease.update(message=f"waiting for the {callee}: {error.message}")
         if lease.stopping.wait(RETRY_INTERVAL_S) or (cancellable and lease.cancelled.is_set()):
             return None

@@ -43,6 +43,12 @@ class Service:
         secrets: Names of the secret files that the stack creates for the service, keyed by the setting that contains
             the path of the file.
         scratch_mib: Size of the service's `/tmp` in the stack, in MiB.
+        entries: Ports of the service in the stack for connections that do not come from clients of the mesh, e.g. from
+            nodes of federations. The edge forwards the bytes, so the service itself terminates TLS and authenticates.
+            Keyed by the first word of two settings: `<word>_listen`, the `host:port` on which the service listens, and
+            `<word>_address`, the `host:port` at which clients reach it.
+        further_contracts: Full names of the other gRPC services that only this service hosts, for subjects that its
+            main contract does not cover.
     """
 
     name: str
@@ -57,13 +63,20 @@ class Service:
     parents: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     scratch_mib: int = 64
+    entries: Mapping[str, int] = field(default_factory=dict)
+    further_contracts: tuple[str, ...] = ()
+
+    @property
+    def own_contracts(self) -> tuple[str, ...]:
+        """Full names of the gRPC services that only this service hosts, its main contract first."""
+        return (self.contract, *self.further_contracts)
 
     @property
     def contracts(self) -> tuple[str, ...]:
         """Full names of the gRPC services that this service hosts, its own first, without health and reflection."""
         shared = {Uses.JOBS: JOB_CONTRACT, Uses.ARTIFACTS: ARTIFACT_CONTRACT}
         return (
-            self.contract,
+            *self.own_contracts,
             *(contract for part, contract in shared.items() if part in self.uses),
             UPKEEP_CONTRACT,
             AUDIT_CONTRACT,
@@ -89,7 +102,7 @@ def declaration_faults(services: Iterable[Service], folders: Iterable[str]) -> l
     found += [f"folder services/{name} has no declaration" for name in sorted(folders - set(names))]
     by_name, taken = catalogue(*services), dict[int, str]()
     for service in by_name.values():
-        for port in (service.port, service.metrics_port):
+        for port in (service.port, service.metrics_port, *service.entries.values()):
             if port in taken:
                 found.append(f"port {port} is declared by both {taken[port]} and {service.name}")
             taken.setdefault(port, service.name)

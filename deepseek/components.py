@@ -1,4 +1,4 @@
-"""Registries of the components of a run: models, losses, optimizers, schedules, metrics, encoders and augmentations.
+"""Registries of the components of a run: models, losses, optimizers, schedules, policies, metrics, encoders, …
 
 Packages add components through entry points in the groups `deepseek.models`, `deepseek.losses` and so on; built-in
 components are declared in the same way. A component is a callable, and its signature is the schema of its parameters.
@@ -113,6 +113,15 @@ class Components:
             message = f"the {self.kind} {name!r} rejects its parameters: {error}"
             raise InvalidArgument("BAD_VALUE", message, field=path) from error
 
+    def module(self, name: str) -> str:
+        """Returns the name of the module of an installed component, without importing it; empty for other components.
+
+        Raises:
+            FailedPrecondition: DUPLICATE_COMPONENT, as for `names`.
+        """
+        entry_point = None if name in self._registered else self._installed().get(name)
+        return entry_point.module if entry_point else ""
+
     def register(self, name: str, part: Callable[..., Any]) -> None:
         """Adds a component in this process only.
 
@@ -218,11 +227,26 @@ MODELS = Components("model", "deepseek.models")
 LOSSES = Components("loss", "deepseek.losses")
 OPTIMIZERS = Components("optimizer", "deepseek.optimizers", given=("params",))
 SCHEDULES = Components("schedule", "deepseek.schedules")
+POLICIES = Components("policy", "deepseek.policies", given=("epoch", "current_lr"))
 METRICS = Components("metric", "deepseek.metrics")
 ENCODERS = Components("encoder", "deepseek.encoders")
 AUGMENTATIONS = Components("augmentation", "deepseek.augmentations")
+ALGORITHMS = Components("algorithm", "deepseek.algorithms", given=("context",))
+PRUNERS = Components("pruner", "deepseek.pruners", given=("context",))
 
 REGISTRIES = {
-    registry.kind: registry for registry in (MODELS, ENCODERS, AUGMENTATIONS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES)
+    registry.kind: registry
+    for registry in (
+        MODELS,
+        ENCODERS,
+        AUGMENTATIONS,
+        LOSSES,
+        METRICS,
+        OPTIMIZERS,
+        SCHEDULES,
+        POLICIES,
+        ALGORITHMS,
+        PRUNERS,
+    )
 }
 """All registries, by kind."""

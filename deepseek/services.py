@@ -8,8 +8,15 @@ REGISTRY = Service(
     contract="deepseek.registry.v1.RegistryService",
     port=7001,
     metrics_port=9001,
-    grants={"ingest": Role.WRITER, "trainer": Role.WRITER, "watermark": Role.WRITER, "inference": Role.READER},
-    parents=("dataset_id", "model_id"),
+    grants={
+        "ingest": Role.WRITER,
+        "trainer": Role.WRITER,
+        "watermark": Role.WRITER,
+        "federated": Role.WRITER,
+        "inference": Role.READER,
+    },
+    parents=("dataset_id", "model_id", "budget_id", "budget"),
+    further_contracts=("deepseek.privacy.v1.PrivacyService",),
 )
 INGEST = Service(
     name="ingest",
@@ -27,9 +34,30 @@ TRAINER = Service(
     port=7003,
     metrics_port=9003,
     calls={"registry": Role.WRITER},
+    grants={"tuner": Role.WRITER},
     uses=frozenset({Uses.STORE, Uses.JOBS}),
     resources=("run",),
     scratch_mib=256,
+)
+TUNER = Service(
+    name="tuner",
+    contract="deepseek.tuner.v1.TunerService",
+    port=7004,
+    metrics_port=9004,
+    calls={"trainer": Role.WRITER},
+    uses=frozenset({Uses.JOBS}),
+    parents=("study_id",),
+)
+FEDERATED = Service(
+    name="federated",
+    contract="deepseek.federated.v1.FederatedService",
+    port=7005,
+    metrics_port=9005,
+    calls={"registry": Role.WRITER},
+    uses=frozenset({Uses.STORE, Uses.JOBS}),
+    parents=("federation_id",),
+    scratch_mib=256,
+    entries={"node": 7015},
 )
 WATERMARK = Service(
     name="watermark",
@@ -52,6 +80,6 @@ INFERENCE = Service(
     resources=("model_name",),
 )
 
-DECLARATIONS = (REGISTRY, INGEST, TRAINER, WATERMARK, INFERENCE)
+DECLARATIONS = (REGISTRY, INGEST, TRAINER, TUNER, FEDERATED, WATERMARK, INFERENCE)
 SERVICES = catalogue(*DECLARATIONS)
 """Every service of the mesh by name, in the order in which they start."""

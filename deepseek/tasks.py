@@ -117,7 +117,7 @@ def even_batch_size(num_samples: int, largest: int) -> int:
     """
     if num_samples <= largest:
         return largest
-    sizes = range(largest, largest // 2 - 1, -1)
+    sizes = range(largest, max(0, largest // 2 - 1), -1)
     return max(sizes, key=lambda size: min(0.75, ((num_samples - 1) % size + 1) / size))
 
 

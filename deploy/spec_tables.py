@@ -19,7 +19,7 @@ from grpc_tools import protoc
 from common.errors import InvalidArgument
 from deepseek.data.manifest import DEFAULT_ENCODERS
 from deepseek.trainjob.runspec import RunSpec
-from deepseek.trainjob.spec_parts import NO_COMPONENT, PRECISIONS, Component, EarlyStopping, FieldMapping
+from deepseek.trainjob.spec_parts import NO_COMPONENT, PRECISIONS, Component, DpSgdSpec, EarlyStopping, FieldMapping
 from protos.trainer.v1 import trainer_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +33,7 @@ _MESSAGES: dict[str, tuple[RunSpec, str, Mapping[str, Any]]] = {
     "RunSpec": (RunSpec(), "spec", vars(RunSpec().with_defaults())),
     "Component": (RunSpec(), "spec.model", vars(Component())),
     "FieldMapping": (RunSpec(inputs=(FieldMapping(),)), "spec.inputs[0]", vars(FieldMapping())),
+    "DpSgd": (RunSpec(privacy=DpSgdSpec()), "spec.privacy", vars(DpSgdSpec())),
     "EarlyStopping": (RunSpec(early_stopping=EarlyStopping()), "spec.early_stopping", vars(EarlyStopping())),
 }
 """For each message: a spec with such a message without any field, its path there, and the defaults of its fields."""
@@ -67,9 +68,17 @@ def _message(name: str, comments: Mapping[str, str]) -> Iterator[str]:
     yield "| field | type | default | meaning |"
     yield "| --- | --- | --- | --- |"
     for field in message.fields:
-        default = "required" if field.name in required else _shown(defaults[field.name])
+        default = _needed(field, required) or _shown(defaults[field.name])
         meaning = _DEFAULT.sub("", comments[f"{name}.{field.name}"]).replace("`RunSpec.", "`")
         yield f"| `{field.name}` | {_type(field)} | {default} | {meaning} |"
+
+
+def _needed(field: FieldDescriptor, required: set[str]) -> str:
+    """Returns that a field, or another member of its oneof, is required; empty if none of them is."""
+    names = [one.name for one in field.containing_oneof.fields] if field.containing_oneof else [field.name]
+    if not required.intersection(names):
+        return ""
+    return ", or ".join(["required", *(f"`{name}`" for name in names if name != field.name)])
 
 
 def _encoders() -> Iterator[str]:

@@ -115,20 +115,27 @@ def _routes(services: Mapping[str, Service]) -> Iterator[Route]:
 
 
 def _contract_faults(services: Iterable[Service]) -> list[str]:
-    """Returns one line for each mismatch between a service's declaration and the contract that it declares."""
+    """Returns one line for each mismatch between a service's declaration and the contracts that it declares."""
     import_contracts()
     found = []
     for service in services:
-        try:
-            messages = find_service(service.contract).file.message_types_by_name.values()
-        except KeyError:
-            found.append(
-                f"service {service.name} declares the contract {service.contract}, which protos/ does not have"
-            )
+        known: set[str] = set()
+        missing = []
+        for contract in service.own_contracts:
+            try:
+                messages = find_service(contract).file.message_types_by_name.values()
+            except KeyError:
+                missing.append(contract)
+                continue
+            known |= {field.name for message in messages for field in message.fields}
+        if missing:
+            found += [
+                f"service {service.name} declares the contract {contract}, which protos/ does not have"
+                for contract in missing
+            ]
             continue
-        known = {field.name for message in messages for field in message.fields}
         found += [
-            f"service {service.name} declares the field {field}, which no message of its contract has"
+            f"service {service.name} declares the field {field}, which no message of its contracts has"
             for field in (*service.resources, *service.parents)
             if field not in known
         ]

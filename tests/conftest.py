@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from deepseek.components import REGISTRIES
 from tests.harness.processors import KINDS, Processor, covered, processor_of
 
 _MEMORY = Path("/dev/shm")
@@ -65,6 +67,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_header() -> list[str]:
     """Reports the folder of temporary files and the processors."""
     return [f"temporary files: {tempfile.gettempdir()}", f"processors: {covered()}"]
+
+
+@pytest.fixture(autouse=True)
+def _registered_components() -> Iterator[None]:
+    """Forgets the components that a test registers; otherwise later tests of its process would find them."""
+    before = {registry: dict(registry._registered) for registry in REGISTRIES.values()}
+    yield
+    for registry, parts in before.items():
+        registry._registered.clear()
+        registry._registered.update(parts)
 
 
 @pytest.fixture(params=KINDS)

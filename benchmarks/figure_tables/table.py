@@ -1,5 +1,6 @@
 """Tables of certified figures, and how they are written in Markdown."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class FigureTable:
     Args:
         area: Name of the result, docs/results/<area>.json.
         cases: Plural noun for the items that the result's `n` counts, such as `trials`.
-        figures: Rows of the table.
+        figures: Rows of the table. Those that an older result does not have are left out.
         spread: Heading of the column that holds the intervals.
     """
 
@@ -57,7 +58,7 @@ class FigureTable:
 
     def values(self, result: Mapping[str, Any]) -> list[str]:
         """Returns the values in the table."""
-        return [figure.value(result) for figure in self.figures]
+        return [figure.value(result) for figure in self._measured(result)]
 
     def render(self, result: Mapping[str, Any]) -> str:
         """Returns the table in Markdown."""
@@ -65,9 +66,12 @@ class FigureTable:
         head = ["measured", "value", *([self.spread] if has_spread else [])]
         rows = [
             [figure.label, figure.value(result), *([figure.spread(result)] if has_spread else [])]
-            for figure in self.figures
+            for figure in self._measured(result)
         ]
         return _markdown([head, *rows], self.cases, result)
+
+    def _measured(self, result: Mapping[str, Any]) -> list[Figure]:
+        return [figure for figure in self.figures if figure.key in result]
 
 
 @dataclass(frozen=True)
@@ -101,5 +105,5 @@ def _markdown(rows: Sequence[Sequence[str]], cases: str, result: Mapping[str, An
     """Returns rows as a table, of which the first is the heading, followed by where the result is from."""
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
     instruction_set = f" ({result['instruction_set']})" if result["instruction_set"] else ""
-    origin = f"n = {result['n']:,} {cases}; processor {result['cpu']}{instruction_set};"
-    return "\n".join([*lines, "", origin, f"commit {result['commit'][:12]}."])
+    origin = f"n = {result['n']:,} {cases}; processor {result['cpu']}{instruction_set}; commit {result['commit'][:12]}."
+    return "\n".join([*lines, "", *textwrap.wrap(origin, 100)])

@@ -1,4 +1,4 @@
-"""Finds the role that each method requires. The method's .proto declares the role as an option."""
+"""Finds the role that each method requires, and which methods are not audited, from options in their .proto files."""
 
 from collections.abc import Iterable, Mapping
 
@@ -29,3 +29,17 @@ def role_of_methods(services: Iterable[str]) -> Mapping[str, Role]:
                 raise ValueError(f"{method.full_name} does not declare the option (deepseek.auth.v1.role)")
             roles[f"/{service}/{method.name}"] = Role(declared)
     return roles
+
+
+def unaudited_methods(services: Iterable[str]) -> frozenset[str]:
+    """Returns the paths of the methods whose successful calls the audit log omits.
+
+    Args:
+        services: Full names of gRPC services.
+    """
+    return frozenset(
+        f"/{service}/{method.name}"
+        for service in services
+        for method in find_service(service).methods
+        if method.GetOptions().Extensions[auth_pb2.unaudited]  # type: ignore[index]
+    )

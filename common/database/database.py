@@ -11,7 +11,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from common.database.base import READ_ONLY, now_us
 from common.database.faults import translate
 from common.database.migration import upgrade
+from common.database.prepared import KeptConnection, PooledConnection, Prepared, Statement
 from common.errors import InvalidArgument, Unavailable
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -61,10 +62,12 @@ class Database:
         # The query part of the URL may contain secrets too, under names that depend on the driver.
         self._name = parsed.set(query={}).render_as_string(hide_password=True)
         self._path: Path | None = None
+        self._kept: KeptConnection | None = None
         if parsed.drivername in ("sqlite", "sqlite+pysqlite") and parsed.database not in (None, "", ":memory:"):
             self._path = Path(str(parsed.database))
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._engine = _sqlite_engine(parsed)
+            self._kept = KeptConnection(self._engine, _LOCK_TIMEOUT_S)
         elif parsed.drivername == "postgresql+psycopg":
             self._schema = schema
             from common.database.postgresql import postgresql_engine
@@ -89,6 +92,34 @@ class Database:
         """
         with self._errors(), Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[Prepared]:
+        """Opens a write transaction for prepared statements. As `transaction`, for calls that must be fast.
+
+        Raises:
+            MeshError: See `transaction`.
+        """
+        with self._errors():
+            if self._kept is not None:
+                with self._kept.transaction() as opened:
+                    yield opened
+            else:
+                with self._engine.begin() as connection:
+                    yield PooledConnection(connection)
+
+    def first(self, statement: Statement, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Returns the first row of a prepared query; None if there is no row. It sees all changes that are stored.
+
+        Raises:
+            MeshError: See `transaction`.
+        """
+        with self._errors():
+            if self._kept is not None:
+                with self._kept.reading() as opened:
+                    return opened.first(statement, values)
+            with self._reader.begin() as connection:
+                return PooledConnection(connection).first(statement, values)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Session]:
@@ -137,6 +168,8 @@ class Database:
 
     def close(self) -> None:
         """Closes all connections."""
+        if self._kept is not None:
+            self._kept.close()
         self._engine.dispose()
 
     @property

@@ -50,6 +50,41 @@ class Request(Base):
     create_us: Mapped[int] = mapped_column(index=True)
 
 
+def earlier(session: Session, tenant: str, call: Repeatable) -> str | None:
+    """Returns what a call returned when it took effect; None if it has not.
+
+    A call whose checks depend on what it changes, e.g. on a budget, is looked up before them: a repetition must not be
+    refused because the first one has succeeded.
+
+    Args:
+        session: Snapshot or transaction.
+        tenant: The caller's tenant.
+        call: The call.
+
+    Raises:
+        AlreadyExists: REQUEST_ID_REUSED (field `request_id`) if the id was used with a different body.
+        InvalidArgument: BAD_VALUE (field `request_id`).
+    """
+    if not call.request_id:
+        return None
+    if not _REQUEST_ID.fullmatch(call.request_id):
+        raise InvalidArgument(
+            "BAD_VALUE",
+            "a request id has up to 128 printable ASCII characters and no spaces",
+            field="request_id",
+        )
+    found = session.get(Request, (tenant, call.method, call.request_id))
+    if found is None or found.create_us < now_us() - KEPT_US:
+        return None
+    if found.body_sha256 != _body_sha256(call):
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED",
+            "this request id was used for a different request; use a new id for each new request",
+            field="request_id",
+        )
+    return found.response
+
+
 def once(session: Session, tenant: str, call: Repeatable, effect: Callable[[], str]) -> str:
     """Runs the effect of a call, unless the same call has already taken effect.
 
@@ -69,29 +104,16 @@ def once(session: Session, tenant: str, call: Repeatable, effect: Callable[[], s
     """
     if not call.request_id:
         return effect()
-    if not _REQUEST_ID.fullmatch(call.request_id):
-        raise InvalidArgument(
-            "BAD_VALUE",
-            "a request id has up to 128 printable ASCII characters and no spaces",
-            field="request_id",
-        )
     now = now_us()
     session.execute(delete(Request).where(Request.create_us < now - KEPT_US))
-    body_sha256 = hashlib.sha256(call.body).hexdigest()
-    earlier = session.get(Request, (tenant, call.method, call.request_id))
-    if earlier is not None:
-        if earlier.body_sha256 != body_sha256:
-            raise AlreadyExists(
-                "REQUEST_ID_REUSED",
-                "this request id was used for a different request; use a new id for each new request",
-                field="request_id",
-            )
-        return earlier.response
+    response = earlier(session, tenant, call)
+    if response is not None:
+        return response
     request = Request(
         tenant=tenant,
         method=call.method,
         request_id=call.request_id,
-        body_sha256=body_sha256,
+        body_sha256=_body_sha256(call),
         response="",
         create_us=now,
     )
@@ -99,3 +121,7 @@ def once(session: Session, tenant: str, call: Repeatable, effect: Callable[[], s
     session.flush()
     request.response = effect()
     return request.response
+
+
+def _body_sha256(call: Repeatable) -> str:
+    return hashlib.sha256(call.body).hexdigest()

@@ -90,6 +90,16 @@ class Lease:
         with self._fenced() as (session, _):
             yield session
 
+    def cancel(self, session: Session) -> None:
+        """Requests the cancellation of the job, in a transaction from `transaction`, and sets `cancelled`.
+
+        Call it last, because `cancelled` stays set even if the transaction fails.
+        """
+        row = session.get_one(JobRow, self.job_id)
+        if row.state == JobState.RUNNING.value:
+            row.state = JobState.CANCELLING.value
+        self.cancelled.set()
+
     def complete(self, effect: Callable[[Session], str]) -> None:
         """Publishes the result and ends the job, atomically.
 

@@ -62,6 +62,7 @@ class JobRunner:
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{new_id()}"
         self._stopping = threading.Event()
         self._ended = threading.Event()
+        self._renewal_due = threading.Event()
         # Held during a claim, so that `stop` can wait for the last one.
         self._claiming = threading.Lock()
         # Guards the active leases and the number of calls to `wake`.
@@ -91,6 +92,10 @@ class JobRunner:
             self._num_wakes += 1
             self._changed.notify_all()
 
+    def refresh(self) -> None:
+        """Renews the leases immediately. Call it after a job was cancelled, so that its handler notices."""
+        self._renewal_due.set()
+
     def stop(self, timeout_s: float) -> None:
         """Stops claiming jobs, asks handlers to return, and releases their jobs. May be called before `start`.
 
@@ -115,6 +120,7 @@ class JobRunner:
             _logger.warning("the handler of %s did not return in %g s; releasing the job", lease.job.name, timeout_s)
             self._settle(lease, lease.release)
         self._ended.set()
+        self._renewal_due.set()
         for thread in filter(threading.Thread.is_alive, self._lease_threads):
             thread.join(self._lease_s)
 
@@ -221,7 +227,11 @@ class JobRunner:
             _logger.warning("%s: cannot store its outcome: %s", lease.job.name, error)
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._lease_s / 4):
+        while True:
+            self._renewal_due.wait(self._lease_s / 4)
+            self._renewal_due.clear()
+            if self._ended.is_set():
+                return
             try:
                 self._store.renew(self._leases(), self._lease_s)
             except MeshError as error:

@@ -24,8 +24,10 @@ from common.telemetry.traces import traceparent
 _QUOTA_DELAY_S = 30.0
 """Retry delay in seconds when a tenant has too many jobs. Jobs take minutes or longer."""
 
+_FIRST_POLL_S = 0.005
 _POLL_INTERVAL_S = 0.2
-"""Interval in seconds at which a watch reads its job."""
+"""First and longest interval, in seconds, at which a watch reads its job. The interval doubles, so that the end of a
+short job is reported at once, and a long job causes few reads."""
 
 
 class JobStore:
@@ -177,15 +179,16 @@ class JobStore:
             InvalidArgument: BAD_NAME.
         """
         stop = stop or threading.Event()
-        last = None
+        last, interval_s = None, _FIRST_POLL_S
         while not stop.is_set():
             job = self.get(tenant, name)
             if job != last:
                 yield job
-                last = job
+                last, interval_s = job, _FIRST_POLL_S
             if job.state.final:
                 return
-            stop.wait(_POLL_INTERVAL_S)
+            stop.wait(interval_s)
+            interval_s = min(2 * interval_s, _POLL_INTERVAL_S)
 
     def claim(self, owner: str, kinds: Collection[str], lease_s: float) -> Lease | None:
         """Claims a pending job, or one whose lease has expired.

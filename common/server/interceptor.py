@@ -10,7 +10,7 @@ checks bypass all of this, because a server must answer them even while it rejec
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
@@ -54,6 +54,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         limits: Rate and stream limits per caller.
         slow_requests: Guard that receives the requests of unary calls.
         observer: Observer of every call.
+        unaudited: Paths of the methods whose successful calls the audit log omits.
         max_streams: Maximum number of open calls with a stream in either direction.
         deadline_s: Default deadline of unary calls, in seconds.
         max_message_bytes: Maximum size of a response.
@@ -67,10 +68,12 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         slow_requests: SlowRequestGuard,
         observer: CallObserver,
         *,
+        unaudited: Collection[str] = (),
         max_streams: int,
         deadline_s: float,
         max_message_bytes: int,
     ) -> None:
+        self._unaudited = unaudited
         self._authenticator = authenticator
         self._roles = roles
         self._limits = limits
@@ -120,7 +123,8 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return grpc.stream_unary_rpc_method_handler(answer, **codec)
 
     def _observe(self, method: str) -> MethodObserver:
-        return self._observer.of_method(method, audited=self._roles.get(method, Role.PREDICTOR) >= Role.WRITER)
+        audited = self._roles.get(method, Role.PREDICTOR) >= Role.WRITER
+        return self._observer.of_method(method, audited=audited, only_failures=method in self._unaudited)
 
     def _admit(
         self, method: str, requests: Iterator[Any], context: grpc.ServicerContext, call: ObservedCall, *, streams: bool

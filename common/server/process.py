@@ -140,13 +140,24 @@ class ServiceProcess(Generic[S]):
         return runner
 
     def grpc_service(self, add: Callable[[Any, grpc.Server], None], servicer: object) -> GrpcService:
-        """Returns the `GrpcService` for the service's own contract.
+        """Returns the `GrpcService` for the service's main contract; `host` adds others.
 
         Args:
             add: Generated function that adds a servicer to a server.
             servicer: The servicer.
         """
         return GrpcService(self._service.contract, add, servicer)
+
+    def host(self, contract: str, add: Callable[[Any, grpc.Server], None], servicer: object) -> None:
+        """Hosts one of the service's `further_contracts`.
+
+        Args:
+            contract: Full name of the gRPC service, e.g. `deepseek.privacy.v1.PrivacyService`.
+            add: Generated function that adds a servicer to a server.
+            servicer: The servicer.
+        """
+        assert contract in self._service.further_contracts, f"{self._service.name} does not declare {contract}"
+        self._hosted.append(GrpcService(contract, add, servicer))
 
     def ready_when(self, check: Callable[[], bool]) -> None:
         """Adds a readiness check to those of the process itself, which cover the database and the store."""

@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.auth.access import role_of_methods
+from common.auth.access import role_of_methods, unaudited_methods
 from common.auth.authenticator import Authenticator, Loopback, MutualTls
 from common.auth.identity import Identity
 from common.auth.limits import CallerLimits
@@ -30,6 +29,7 @@ from common.keepalive import KEEPALIVE, MIN_PING_INTERVAL_MS
 from common.server.interceptor import Interceptor
 from common.server.readiness import Readiness
 from common.server.slow_requests import SlowRequestGuard
+from common.server.stop_signals import StopSignals
 from common.server.telemetry import Telemetry
 from common.service import AUDIT_CONTRACT
 from common.telemetry.calls import CallObserver
@@ -44,7 +44,6 @@ _QUIET_S = 0.3
 """Seconds for which a stopping server rejects calls before it stops listening. Calls that gRPC has not accepted by then
 fail with CANCELLED."""
 
-_SIGNAL_POLL_S = 0.2
 _THREAD_PREFIX = "rpc"
 _logger = logging.getLogger(__name__)
 
@@ -179,6 +178,7 @@ def make_server(
         limits,
         slow_requests,
         observer,
+        unaudited=unaudited_methods(one.name for one in hosted),
         max_streams=settings.max_streams,
         deadline_s=settings.deadline_s,
         max_message_bytes=settings.max_message_bytes,
@@ -254,9 +254,7 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
     Returns:
         The exit status, 0.
     """
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+    signals = StopSignals()
     server.start()
     _logger.info("%s listens on %s", settings.service.name, server.address, extra={"address": server.address})
     file = settings.address_file
@@ -271,10 +269,7 @@ def serve(settings: ServiceSettings, server: MeshServer, *, close: Callable[[], 
         }
         replace_file(file, json.dumps(bound).encode(), mode=0o644, durable=False)
     try:
-        # A single wait without a timeout would not end on a signal that another thread receives, or that arrives just
-        # as the wait begins.
-        while not asked.wait(_SIGNAL_POLL_S):
-            pass
+        signals.wait()
     finally:
         if file:
             file.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.errors import MeshError, Unavailable
 from common.files import disk_error, sync_folder
@@ -100,6 +100,7 @@ class AuditLog:
         subject: str,
         method: str,
         resource: str = "",
+        sha256: str = "",
         code: str = "OK",
         reason: str = "",
         trace_id: str = "",
@@ -111,6 +112,7 @@ class AuditLog:
             subject: Subject of the caller; empty if the caller is not authenticated.
             method: Path of the method, `/<service>/<method>`.
             resource: Name of the resource; empty if the call has none.
+            sha256: Digest of the resource, as the response states it; empty if it states none.
             code: Name of the status code.
             reason: Reason of the error; empty if the call succeeded.
             trace_id: Id of the call's trace.
@@ -120,7 +122,7 @@ class AuditLog:
         """
         with self._exclusive():
             self._catch_up()
-            self._write(tenant, subject, method, resource, code, reason, trace_id)
+            self._write(tenant, subject, method, resource, code, reason, trace_id, sha256)
         self._appended.set()
 
     def close(self) -> None:
@@ -196,9 +198,17 @@ class AuditLog:
         self._head = Head(self._head.sequence, self._head.hash, size_bytes)
 
     def _write(
-        self, tenant: str, subject: str, method: str, resource: str, code: str, reason: str, trace_id: str
+        self,
+        tenant: str,
+        subject: str,
+        method: str,
+        resource: str,
+        code: str,
+        reason: str,
+        trace_id: str,
+        sha256: str = "",
     ) -> None:
-        record = {
+        record: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "who": {"tenant": tenant, "subject": subject},
             "what": method,
@@ -208,6 +218,8 @@ class AuditLog:
             "seq": self._head.sequence + 1,
             "prev": self._head.hash,
         }
+        if sha256:
+            record["sha256"] = sha256
         record["hash"] = record_hash(record)
         line = record_line(record) + b"\n"
         try:

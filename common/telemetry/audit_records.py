@@ -1,7 +1,8 @@
 """Records of the audit log. Each record is one line of canonical JSON.
 
-A record contains the time, the caller (tenant and subject), the method, the resource, the outcome (code and reason),
-the trace, a sequence number, the hash of the previous record, and a hash over all of these fields.
+A record contains the time, the caller (tenant and subject), the method, the resource and its digest if the response
+states one, the outcome (code and reason), the trace, a sequence number, the hash of the previous record, and a hash
+over all of these fields.
 """
 
 import hashlib

@@ -2,7 +2,8 @@
 
 The interceptor starts an observation when a call arrives and ends it before the response is sent, so the audit log
 records a change before the caller learns of the change. The log contains every call to a method that requires the role
-writer or higher, and every call that failed authentication or authorization. It does not contain successful reads.
+writer or higher, and every call that failed authentication or authorization. It contains neither successful reads nor
+successful calls of methods that their contract marks as `unaudited`.
 """
 
 import logging
@@ -64,8 +65,11 @@ class ResourceFields:
         """Returns the name of the resource that a response is or contains."""
         if own := _first(response, self.full):
             return own
-        parts = (value for _, value in response.ListFields()) if hasattr(response, "ListFields") else ()
-        return next((name for part in parts if (name := _first(part, ("name",)))), "")
+        return next((name for part in _parts(response) if (name := _first(part, ("name",)))), "")
+
+    def digest(self, response: Any) -> str:
+        """Returns the digest of the named resource that a response contains; empty if it states none."""
+        return next((_first(part, ("sha256",)) for part in _parts(response) if _first(part, ("name",))), "")
 
 
 class UnauthenticatedRecords:
@@ -117,22 +121,24 @@ class CallObserver:
         self.audit = audit
         self.unauthenticated_records = UnauthenticatedRecords()
 
-    def of_method(self, method: str, *, audited: bool) -> "MethodObserver":
+    def of_method(self, method: str, *, audited: bool, only_failures: bool = False) -> "MethodObserver":
         """Returns the observer of one method.
 
         Args:
             method: Path of the method, `/<service>/<method>`.
             audited: Whether all calls are audited, not only those that failed authentication or authorization.
+            only_failures: Whether successful calls are not audited nevertheless.
         """
-        return MethodObserver(self, method, audited=audited)
+        return MethodObserver(self, method, audited=audited, only_failures=only_failures)
 
 
 class MethodObserver:
     """Observes the calls to one method. Created by `CallObserver.of_method`."""
 
-    def __init__(self, observer: CallObserver, method: str, *, audited: bool) -> None:
+    def __init__(self, observer: CallObserver, method: str, *, audited: bool, only_failures: bool) -> None:
         self.method = method
         self.audited = audited
+        self.only_failures = only_failures
         self.tracer = observer.tracer
         self.audit = observer.audit
         self.fields = observer.fields
@@ -198,7 +204,12 @@ class ObservedCall:
             MeshError: A successful call cannot be recorded; the caller of this method must fail the call.
         """
         method = self._method
-        if method.audit and reason not in UNRECORDED and (method.audited or code in REFUSED):
+        if (
+            method.audit
+            and reason not in UNRECORDED
+            and (method.audited or code in REFUSED)
+            and not (method.only_failures and code == "OK")
+        ):
             self._record(method.audit, code, reason, response)
         self._ended = True
         if code != "OK" and not self._context.is_active():
@@ -226,6 +237,7 @@ class ObservedCall:
                 subject=self.caller.subject if self.caller else "",
                 method=self._method.method,
                 resource=resource,
+                sha256=self._method.fields.digest(response),
                 code=code,
                 reason=reason,
                 trace_id=self._span.context.trace_id,
@@ -258,6 +270,11 @@ class NamedRequests:
             self._started = True
             self.name = self._fields.name(request, None)
         return request
+
+
+def _parts(message: Any) -> list[Any]:
+    """Returns the values of the fields that are set in a message."""
+    return [value for _, value in message.ListFields()] if hasattr(message, "ListFields") else []
 
 
 def _first(message: Any, fields: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ COMMANDS = {
     "ask": "ask:ask",
     "predict": "predict:predict",
     "train": "train:train",
+    "nas": "nas:nas",
     "infer": "infer:infer",
     "components": "components:components",
     "doctor": "doctor:doctor",
@@ -44,6 +45,9 @@ COMMANDS = {
     "dataset": "dataset:app",
     "run": "run:app",
     "model": "model:app",
+    "tune": "tune:app",
+    "federated": "federated:app",
+    "privacy": "privacy:app",
     "watermark": "watermark:app",
 }
 """Commands and groups of commands, in the order of the help, each with its place in this package: `module:name`."""

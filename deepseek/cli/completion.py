@@ -1,4 +1,4 @@
-"""Shell completion of names of data sets, models, aliases, runs, uploads and components.
+"""Shell completion of the names of resources and components, e.g. of models, runs and studies.
 
 The names come from the running mesh. If it does not answer within half a second, or within the number of seconds in
 `DEEPSEEK_COMPLETION_LIMIT_S`, nothing is suggested.
@@ -110,6 +110,30 @@ def _runs(mesh: "Mesh", incomplete: str) -> Iterator[str]:
     return (prefix + run.name.partition("/")[2] for run in mesh.runs.list())
 
 
+def _federations(mesh: "Mesh") -> Iterator[str]:
+    return (one.name.partition("/")[2] for one in mesh.federated.list())
+
+
+def _members(mesh: "Mesh", incomplete: str, collection: str) -> Iterator[str]:
+    """Yields names of federations; after `name/` the names of its nodes or runs."""
+    federation, separator, _ = incomplete.partition("/")
+    if not separator:
+        yield from (f"{name}/" for name in _federations(mesh))
+        return
+    members = mesh.federated.nodes(federation) if collection == "nodes" else mesh.federated.runs(federation)
+    yield from (f"{federation}/{one.name.rpartition('/')[2]}" for one in members)
+
+
+def _budgets(mesh: "Mesh", incomplete: str) -> Iterator[str]:
+    prefix = "budgets/" if incomplete.startswith("budgets/") else ""
+    return (prefix + budget.name.partition("/")[2] for budget in mesh.budgets.list())
+
+
+def _studies(mesh: "Mesh", incomplete: str) -> Iterator[str]:
+    prefix = "studies/" if incomplete.startswith("studies/") else ""
+    return (prefix + study.name.partition("/")[2] for study in mesh.studies.list())
+
+
 def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     from deepseek.components import REGISTRIES
 
@@ -117,6 +141,12 @@ def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     if not kind:
         return list(REGISTRIES)
     return REGISTRIES[kind].names() if kind in REGISTRIES else []
+
+
+def _policies(ctx: typer.Context, incomplete: str) -> list[str]:
+    from deepseek.components import POLICIES
+
+    return [name for name in POLICIES.names() if name.startswith(incomplete)]
 
 
 DATASET = _from_mesh(lambda mesh, ctx, incomplete: _series(mesh, "datasets"))
@@ -129,7 +159,13 @@ REFERENCE_OF_MODEL = _from_mesh(lambda mesh, ctx, incomplete: _references_of_mod
 SERVED = _from_mesh(lambda mesh, ctx, incomplete: _served(mesh, incomplete))
 RUN = _from_mesh(lambda mesh, ctx, incomplete: _runs(mesh, incomplete))
 UPLOAD = _from_mesh(lambda mesh, ctx, incomplete: (upload.name for upload in mesh.datasets.uploads()))
+FEDERATION = _from_mesh(lambda mesh, ctx, incomplete: _federations(mesh))
+NODE = _from_mesh(lambda mesh, ctx, incomplete: _members(mesh, incomplete, "nodes"))
+FEDERATED_RUN = _from_mesh(lambda mesh, ctx, incomplete: _members(mesh, incomplete, "runs"))
+STUDY = _from_mesh(lambda mesh, ctx, incomplete: _studies(mesh, incomplete))
+BUDGET = _from_mesh(lambda mesh, ctx, incomplete: _budgets(mesh, incomplete))
 COMPONENT: Complete = _components
+POLICY: Complete = _policies
 
 
 class _Bash(BashComplete):

@@ -6,13 +6,13 @@ each step.
 """
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-_pressed = threading.Event()
+# A plain flag: a second press that arrives while the handler sets a threading.Event would wait for ever.
+_pressed = False
 _messages: list[str | Callable[[], str]] = ["stopped"]
 
 
@@ -27,7 +27,7 @@ def check_interrupted() -> None:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
-    if _pressed.is_set():
+    if _pressed:
         raise KeyboardInterrupt
 
 
@@ -59,5 +59,6 @@ def interrupt_message() -> str:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    _pressed.set()
+    global _pressed
+    _pressed = True
     raise KeyboardInterrupt

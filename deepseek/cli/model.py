@@ -8,6 +8,7 @@ import typer
 from common.errors import MeshError
 from deepseek.cli import model_alias
 from deepseek.cli.completion import MODEL_VERSION, REFERENCE_OF_MODEL, SERVED
+from deepseek.cli.guarantees import full_guarantee_text, guarantee_json, guarantee_text
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.model_evaluate import compare, evaluate
 from deepseek.cli.model_import import import_model
@@ -45,7 +46,7 @@ Version = Annotated[
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the versions of all models with their aliases and metrics, and which of them are served."""
+    """List the versions of all models with their aliases, metrics and privacy, and which of them are served."""
     with connect() as mesh:
         models = [model.name.partition("/")[2] for model in mesh.models.list()]
         versions = [version for model in models for version in mesh.models.versions(model)]
@@ -58,6 +59,7 @@ def list_models(as_json: AsJson = False) -> None:
                     "version": version.name,
                     "aliases": aliases.get(version.name, []),
                     "metrics": {metric.name: metric.value for metric in version.metrics},
+                    "privacy": guarantee_json(version),
                     "served": served.get(version.name),
                 }
                 for version in versions
@@ -65,13 +67,14 @@ def list_models(as_json: AsJson = False) -> None:
         )
         return
     print_table(
-        ["version", "aliases", "served", "figures", "made from"],
+        ["version", "aliases", "served", "figures", "privacy", "made from"],
         [
             (
                 short_name(version.name),
                 ", ".join(aliases.get(version.name, [])),
                 served.get(version.name, "").partition(":")[0],
                 ", ".join(f"{metric.name} {metric.value:.4f}" for metric in version.metrics),
+                guarantee_text(guarantee_json(version)),
                 ", ".join(version.sources),
             )
             for version in versions
@@ -159,19 +162,29 @@ def lineage(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show the sources and descendants of a version, and the precision of its training."""
+    """Show the sources and descendants of a version, the privacy of each, and the precision of its training."""
     name = resource_name(version, field="NAME")
     with connect() as mesh:
-        edges = [(edge.source, edge.target) for edge in mesh.models.lineage(name)]
+        graph = mesh.models.lineage_graph(name)
+        edges = [(edge.source, edge.target) for edge in graph.edges]
+        guarantees = {one.version: guarantee_json(one) for one in graph.guarantees}
         found = mesh.models.manifest(mesh.models.version(name)).precision if name.startswith("models/") else None
     if as_json:
         precision = vars(found) | {"ratios": dict(found.ratios)} if found else None
-        print_json({"edges": [{"source": a, "target": b} for a, b in edges], "precision": precision})
+        print_json(
+            {
+                "edges": [{"source": a, "target": b} for a, b in edges],
+                "guarantees": guarantees,
+                "precision": precision,
+            }
+        )
         return
     if edges:
         print_table(["source", "target"], edges)
     else:
         console.print(f"{version} was made from nothing in this mesh, and nothing was made from it", highlight=False)
+    for one, guarantee in guarantees.items():
+        console.print(f"{short_name(one)} guarantees {full_guarantee_text(guarantee)}", highlight=False)
     if found:
         text = f"trained in {found.precision} ({found.reason}){ratios_text(found.ratios)} ({found.instruction_set})"
         console.print(text, highlight=False, soft_wrap=True)

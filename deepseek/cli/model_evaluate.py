@@ -39,7 +39,14 @@ Split = Annotated[
 ]
 Target = Annotated[str, typer.Option(help="Field that the model predicts; needed only if it is ambiguous.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many samples, spread evenly over the split.")]
-Worst = Annotated[int, typer.Option(min=1, max=1000, help="Number of samples to show.")]
+Worst = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Number of the worst samples to show. [default: 10, and 20 in the contact sheet and with --json]",
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder for the pictures and files; created if it is missing.")
 ]
@@ -55,7 +62,7 @@ def evaluate(
     split: Split = "",
     target: Target = "",
     limit: Limit = None,
-    worst: Worst = 20,
+    worst: Worst = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +76,14 @@ def evaluate(
 
     with connect() as mesh, _counting() as count:
         found = evaluating.evaluate(
-            mesh, model, dataset=dataset, split=split, target=target, limit=limit, num_worst=worst, on_sample=count
+            mesh,
+            model,
+            dataset=dataset,
+            split=split,
+            target=target,
+            limit=limit,
+            num_worst=worst or evaluating.NUM_WORST,
+            on_sample=count,
         )
     files = _save(found, out)
     if as_json:
@@ -78,7 +92,7 @@ def evaluate(
     _print_head(found)
     print_table(["figure", "value"], [(name, _number(value)) for name, value in found.metrics.items()])
     _print_classes(found)
-    _print_worst(found)
+    _print_worst(found, worst or _MAX_SHOWN)
     _print_end(found, files)
 
 
@@ -94,7 +108,7 @@ def compare(
     split: Split = "",
     target: Target = "",
     limit: Limit = None,
-    worst: Worst = 20,
+    worst: Worst = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,7 +129,7 @@ def compare(
             split=split,
             target=target,
             limit=limit,
-            num_worst=worst,
+            num_worst=worst or evaluating.NUM_WORST,
             on_sample=count,
         )
     files = _save(found, out)
@@ -128,7 +142,7 @@ def compare(
     print_table(["figure", "A", "B", "B - A"], [(name, _number(a), _number(b), f"{b - a:+.4f}") for name, a, b in rows])
     console.print()
     _print_verdict(found)
-    _print_disagreements(found)
+    _print_disagreements(found, worst or _MAX_SHOWN)
     _print_end(found.first, files)
 
 
@@ -198,13 +212,13 @@ def _confusions(found: "Evaluation") -> list[tuple[str, str, int]]:
     return [(found.labels[i], found.labels[j], int(counts[i, j])) for i, j in pairs[:_MAX_CONFUSIONS]]
 
 
-def _print_worst(found: "Evaluation") -> None:
+def _print_worst(found: "Evaluation", num_shown: int) -> None:
     columns = {
         "classification": ["predicted", "probability", "true", "probability of true label"],
         "regression": ["predicted", "true", "error"],
         "language-model": ["loss per token"],
     }[found.task]
-    shown = found.worst[:_MAX_SHOWN]
+    shown = found.worst[:num_shown]
     if found.task == "classification":
         mistakes = found.num_rows - sum(found.outcomes.right)
         title = f"{len(shown)} of {mistakes} mistakes, the most confident first" if shown else "no mistakes"
@@ -253,8 +267,8 @@ def _print_verdict(found: "Comparison") -> None:
     console.print(bold(text), "(at the 5 % level)", highlight=False)
 
 
-def _print_disagreements(found: "Comparison") -> None:
-    shown = found.disagreements[:_MAX_SHOWN]
+def _print_disagreements(found: "Comparison", num_shown: int) -> None:
+    shown = found.disagreements[:num_shown]
     if not shown:
         return
     title = "losses that differ most" if found.first.task == "language-model" else "different predictions"

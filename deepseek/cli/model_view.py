@@ -3,6 +3,7 @@
 from typing import Any
 
 from common.errors import MeshError, NotFound
+from deepseek.cli.guarantees import full_guarantee_text, guarantee_json
 from deepseek.cli.output import console, print_table
 from deepseek.cli.precision import ratios_text
 from deepseek.client import Mesh
@@ -24,6 +25,7 @@ def description(mesh: Mesh, version: registry_pb2.ModelVersion) -> dict[str, Any
         "params": dict(manifest.params),
         "run": manifest.run,
         "sources": list(version.sources),
+        "privacy": guarantee_json(version),
         "aliases": [alias.name for alias in mesh.models.aliases(model) if alias.version == version.name],
         "license": manifest.origin.license if manifest.origin else "",
         "metrics": {metric.name: metric.value for metric in version.metrics},
@@ -75,6 +77,7 @@ def print_description(found: dict[str, Any]) -> None:
         _print_line("trained in", f"{text} on {precision['instruction_set']}")
     _print_line("made from", ", ".join(found["sources"]))
     _print_line("metrics", ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items()))
+    _print_line("privacy", full_guarantee_text(found["privacy"]))
     _print_line("aliases", ", ".join(alias.rpartition("/")[2] for alias in found["aliases"]) or "none")
     _print_line("served", _served_text(found["served"], short))
     for remark in origin["remarks"] if origin else ():
@@ -97,8 +100,7 @@ def _print_line(name: str, text: str) -> None:
 
 def _batch_text(found: dict[str, Any]) -> str:
     sizes = found["origin"]["batch_sizes"]
-    fixed = all(one["shape"][:1] not in ([], [-1]) for one in found["inputs"])
-    return f"{sizes[0]} only, fixed by the model" if fixed else f"{', '.join(map(str, sizes))} tried"
+    return f"{sizes[0]} only" if len(sizes) == 1 else f"{', '.join(map(str, sizes))} tried"
 
 
 def _served_text(served: dict[str, str] | None, short: str) -> str:

@@ -42,6 +42,8 @@ class _Console(Console):
 console = _Console(soft_wrap=True)
 error_console = _Console(stderr=True)
 _UNLIMITED = 100_000
+_METHOD = re.compile(r"/[\w.]+/\w+")
+"""Full name of a gRPC method."""
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\ud800-\udfff]")
 """Characters that `json.dumps` keeps, but that control a terminal or cannot be printed."""
 
@@ -123,7 +125,9 @@ def print_error(error: MeshError | str) -> None:
     if isinstance(error, str):
         error_console.print(error, style="bold red", soft_wrap=True)
         return
-    error_console.print(f"error: {error.message}", style="bold red", soft_wrap=True)
+    # A server names the method that it was asked to execute, which the user of a command has not typed.
+    message = _METHOD.sub("this command", error.message) if error.reason == "ROLE_MISSING" else error.message
+    error_console.print(f"error: {message}", style="bold red", soft_wrap=True)
     error_console.print(f"  {error.code}: {error.reason}")
     for violation in error.violations:
         # The first violation usually repeats the message.

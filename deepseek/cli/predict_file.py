@@ -36,11 +36,13 @@ def predict_file(predictor: "Predictor", samples: Samples, out: Path | None, *, 
     errors: list[str] = []
     empty: Counter[str] = Counter()
     num_rows = 0
-    kept = [name for name in samples.columns if name not in samples.long]
+    new = added(predictor)
+    # Otherwise, a row would keep the prediction or the error that an earlier run has written beside it.
+    kept = [name for name in samples.columns if name not in samples.long and name not in new]
     with contextlib.ExitStack() as resources:
         if out:
             resources.enter_context(when_interrupted(f"stopped; {out} was not written"))
-        write = resources.enter_context(write_rows(out, [*kept, *added(predictor)])) if out else None
+        write = resources.enter_context(write_rows(out, [*kept, *new])) if out else None
         bar = resources.enter_context(progress_bar()) if out or as_json else None
         task = bar.add_task("predicting", total=None, note="rows") if bar else None
         for num_rows, (row, values, found) in enumerate(_results(predictor, samples), 1):
@@ -50,7 +52,7 @@ def predict_file(predictor: "Predictor", samples: Samples, out: Path | None, *, 
                 empty.update(empty_texts(predictor, values))
             forms = shown(found)
             if write:
-                write({name: value for name, value in row.values.items() if name not in samples.long} | forms.columns)
+                write({name: row.values[name] for name in kept if name in row.values} | forms.columns)
             elif as_json:
                 documents.append(forms.document)
             else:
@@ -64,6 +66,8 @@ def predict_file(predictor: "Predictor", samples: Samples, out: Path | None, *, 
         console.print(f"{out}: {_summary(predictor, num_rows, len(errors))}", highlight=False)
     if out and samples.long:
         _note(f"{out} leaves out the long arrays of {', '.join(sorted(samples.long))}")
+    if out and (replaced := [name for name in samples.columns if name in new]):
+        _note(f"{out} has predictions in place of the columns {', '.join(replaced)}; rename those to keep them")
     for name, count in empty.items():
         rows = "1 row" if count == 1 else f"{count} rows"
         _note(f"{name} is empty in {rows}; a prediction without text says little")
@@ -87,7 +91,7 @@ def _note(text: str) -> None:
 
 def _results(predictor: "Predictor", samples: Samples) -> Iterator[tuple[Row, dict[str, Any], "Prediction"]]:
     """Yields each row with its values and its prediction. Rows are read and predicted in batches."""
-    from deepseek.client.predictor import BATCH_SIZE, Prediction
+    from deepseek.client.predictor import Prediction
 
     batch: list[Row] = []
 
@@ -102,7 +106,7 @@ def _results(predictor: "Predictor", samples: Samples) -> Iterator[tuple[Row, di
 
     for row in samples:
         batch.append(row)
-        if len(batch) == BATCH_SIZE:
+        if len(batch) == predictor.portion:
             yield from predicted()
             batch.clear()
     yield from predicted()

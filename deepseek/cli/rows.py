@@ -2,19 +2,18 @@
 
 import csv
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from common.errors import InvalidArgument
 from common.files import replacing
 from deepseek.cli.output import writing
-from deepseek.interchange.source import MAX_FILE_BYTES
-from deepseek.interchange.tables import all_numbers, delimiter_of, header_names
+from deepseek.data.canonical_json import is_unicode
+from deepseek.interchange.tables import MAX_ROW_BYTES, Table
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -41,21 +40,23 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InvalidArgument: BAD_FILE if the file cannot be read.
     """
-    suffix = _format(path)
-    with _reading(path) as file:
-        if suffix in _JSON_LINES:
+    if _format(path) in _JSON_LINES:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _object(line, f"{path}:{number}")
-            return
-        names, first, reader = _table(file, path)
-        for cells in itertools.chain(first, reader):
-            values = dict(zip(names, cells, strict=False))
-            if len(cells) == len(names):
-                yield Row(values)
-            elif cells:
-                message = f"{path}:{reader.line_num} has {len(cells)} cells; the heading has {len(names)} columns"
-                yield Row(values, InvalidArgument("BAD_ROW", message))
+        return
+    with _table(path) as table:
+        for number, text in table:
+            cells, problem = table.cells(text), ""
+            if not is_unicode(text):
+                cells, problem = table.cells(_printable(text)), "is not valid UTF-8; save the file as UTF-8"
+            elif len(text) > MAX_ROW_BYTES:
+                problem = f"has more than {MAX_ROW_BYTES} characters"
+            elif len(cells) != len(table.names):
+                problem = f"has {len(cells)} cells; the heading has {len(table.names)} columns"
+            error = InvalidArgument("BAD_ROW", f"{path}:{number} {problem}") if problem else None
+            yield Row(dict(zip(table.names, cells, strict=False)), error)
 
 
 def is_json_lines(path: Path) -> bool:
@@ -71,8 +72,8 @@ def columns(path: Path) -> list[str]:
     """
     if _format(path) in _JSON_LINES:
         return list(dict.fromkeys(name for row in read_rows(path) for name in row.values))
-    with _reading(path) as file:
-        return _table(file, path)[0]
+    with _table(path) as table:
+        return table.names
 
 
 @contextmanager
@@ -99,29 +100,20 @@ def write_rows(path: Path, columns: Sequence[str]) -> Iterator[Callable[[dict[st
             file.detach()
 
 
-def _table(file: TextIO, path: Path) -> tuple[list[str], list[list[str]], Any]:
-    """Reads the heading of a table by the rules of an import: delimiter, names, and a first row that is no heading.
-
-    Returns:
-        names: Names of the columns.
-        first: The first row, if it consists of numbers and is thus no heading; otherwise, nothing.
-        reader: Reader of the other rows.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))
-    heading = next((line for line in file if line.strip()), "")
-    file.seek(0)
-    reader = csv.reader(file, delimiter=delimiter_of(path.name.lower(), heading), strict=True)
-    cells = next((cells for cells in reader if cells), [])
-    return header_names(cells), [cells] if all_numbers(cells) else [], reader
-
-
 @contextmanager
-def _reading(path: Path) -> Iterator[TextIO]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidArgument("BAD_FILE", f"{path} cannot be read: {error}", field="--file") from error
+def _table(path: Path) -> Iterator[Table]:
+    """Opens a table, which is read by the rules of an import."""
+    with path.open("rb") as file:
+        table = Table(file, path.name.lower())
+        if not all(map(is_unicode, table.names)):
+            message = f"the heading of {path} is not valid UTF-8; save the file as UTF-8"
+            raise InvalidArgument("BAD_FILE", message, field="--file")
+        yield table
+
+
+def _printable(text: str) -> str:
+    """Returns a text without the lone surrogates that stand for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _format(path: Path) -> str:
@@ -133,8 +125,12 @@ def _format(path: Path) -> str:
 
 
 def _object(line: str, where: str) -> Row:
+    if not is_unicode(line):
+        return Row({}, InvalidArgument("BAD_ROW", f"{where} is not valid UTF-8; save the file as UTF-8"))
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return Row({}, InvalidArgument("BAD_ROW", f"{where} is not JSON: {error}"))
+    if "\\u" in line and not is_unicode(json.dumps(row, ensure_ascii=False)):
+        return Row({}, InvalidArgument("BAD_ROW", f"{where} has a \\u escape that is no character; correct it"))
     return Row(row) if isinstance(row, dict) else Row({}, InvalidArgument("BAD_ROW", f"{where} is not a JSON object"))

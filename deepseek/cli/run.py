@@ -1,4 +1,4 @@
-"""`deepseek run`: lists, searches, shows, watches, stops, labels, plots, compares and deletes training runs."""
+"""`deepseek run`: lists, searches, shows, watches, steers, stops, labels, plots, compares and deletes training runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,16 @@ from deepseek.cli.output import (
     writing,
 )
 from deepseek.cli.run_figures import Condition, facts, label, matching, ordered, parameters, read_tag, state
+from deepseek.cli.run_steer import steer
 from deepseek.cli.train import leaving, outcome, show_run, waiting
 from deepseek.client import Mesh, connect
 from deepseek.client.names import run_name
 from protos.trainer.v1 import trainer_pb2
 
 app = typer.Typer(
-    help="List, search, show, watch, stop, label, plot, compare and delete training runs.", no_args_is_help=True
+    help="List, search, show, watch, steer, stop, label, plot, compare and delete training runs.", no_args_is_help=True
 )
+app.command()(steer)
 
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Name or id of a run; see `deepseek run list`.", autocompletion=RUN)
@@ -92,6 +94,8 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     if found.best_epoch:
         console.print(f"the figures are those of epoch {found.best_epoch} (step {found.best_step})", highlight=False)
     console.print(f"trained for {found.train_s:.1f} s", highlight=False)
+    if found.HasField("privacy"):
+        console.print(_privacy(found), highlight=False, soft_wrap=True)
     print(
         json_format.MessageToJson(found.parameters if found.external else found.spec, preserving_proto_field_name=True)
     )
@@ -235,15 +239,16 @@ def _newest(mesh: Mesh) -> list[tuple[trainer_pb2.Run, list[trainer_pb2.RunEvent
     """Returns the newest run that has figures, with its history; if no run has figures, the newest run, if any."""
     from deepseek.cli.run_plot import figures_of
 
-    newer: list[tuple[trainer_pb2.Run, list[trainer_pb2.RunEvent]]] = []
+    newest: list[tuple[trainer_pb2.Run, list[trainer_pb2.RunEvent]]] = []
     for run in mesh.runs.list():
         found = [(run, mesh.runs.history(run.name))]
         if figures_of(found):
-            for one, _ in newer[:1]:
-                error_console.print(f"{one.name} is {state(one)} and has no figures", highlight=False, soft_wrap=True)
+            for one, _ in newest:
+                text = f"{one.name} is {state(one)} and has no figures; drawing {run.name}"
+                error_console.print(text, highlight=False, soft_wrap=True)
             return found
-        newer += found
-    return newer[:1]
+        newest = newest or found
+    return newest
 
 
 def _distinct(runs: Sequence[str]) -> list[str]:
@@ -266,6 +271,13 @@ def _tags(run: trainer_pb2.Run) -> str:
     return ", ".join(f"{tag.key}={tag.value}" for tag in run.tags)
 
 
+def _privacy(run: trainer_pb2.Run) -> str:
+    """Returns how a run is protected, e.g. `privacy: noise multiplier 1.1 for epsilon 3, 2000 steps, budgets/wine`."""
+    release, stated = run.privacy.release, run.spec.privacy
+    aim = f" for epsilon {stated.target_epsilon:g}" if stated.HasField("target_epsilon") else ""
+    return f"privacy: noise multiplier {release.noise_multiplier:g}{aim}, {release.count} steps, {run.privacy.budget}"
+
+
 def _document(run: trainer_pb2.Run) -> dict[str, Any]:
     return {
         "run": run.name,
@@ -285,4 +297,9 @@ def _document(run: trainer_pb2.Run) -> dict[str, Any]:
         "note": run.note,
         "external": run.external,
         "parameters": json_format.MessageToDict(run.parameters),
+        "privacy": (
+            json_format.MessageToDict(run.privacy, preserving_proto_field_name=True)
+            if run.HasField("privacy")
+            else None
+        ),
     }

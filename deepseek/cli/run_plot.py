@@ -64,8 +64,9 @@ def draw(runs: Sequence[tuple[trainer_pb2.Run, Events]], names: Sequence[str], p
 
     known = figures_of(runs)
     if not known:
-        which = ", ".join(f"{run.name} is {state(run)}" for run, _ in runs) or "there are no runs"
+        which = ", ".join(f"{run.name} is {state(run)}" for run, _ in runs)
         message = f"no figures yet: {which}; name a run that has figures: deepseek run plot RUN --out {path}"
+        message = message if runs else "there are no runs; start one with `deepseek train`"
         raise NotFound("NO_FIGURES", message, field="RUN")
     missing = [name for name in names if name not in known]
     if missing:

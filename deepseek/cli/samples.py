@@ -11,9 +11,11 @@ from deepseek.cli.rows import Row, columns, is_json_lines, read_rows
 from deepseek.client.names import short_name
 from deepseek.interchange.field_names import columns_of_fields
 from deepseek.interchange.kinds import kind_of_name
+from deepseek.interchange.tree import is_hidden
 
 if TYPE_CHECKING:
     from deepseek.client.predictor import Predictor
+    from deepseek.models.manifest import TensorSpec
 
 _MEDIA = ("image", "audio")
 _TEXTS = ("words", "characters")
@@ -83,9 +85,9 @@ class Samples:
         if self._joins:
             given = [name for name in self.columns if name not in self._skip]
             try:
-                self._predictor.inputs.gathered(dict.fromkeys(given, ""))
+                self._predictor.inputs.check_columns(given)
             except InvalidArgument as error:
-                hint = " with --skip COLUMN" if "leave out" in error.message else ""
+                hint = " with --skip COLUMN" if error.reason == "UNKNOWN_FIELD" else ""
                 raise InvalidArgument(error.reason, error.message + hint, field="--file") from error
             return
         needed = _names_of_inputs(self._predictor, self.columns)
@@ -99,10 +101,9 @@ class Samples:
         return f"{self._path} has no {names}; it has: {', '.join(name or repr(name) for name in self.columns)[:1000]}"
 
     def _is_long(self, column: str, value: Any) -> bool:
-        inputs = self._predictor.manifest.inputs
         arrays = {
             name
-            for spec, field in zip(inputs, self._predictor.inputs.fields, strict=True)
+            for spec, field in _specs(self._predictor)
             if not spec.encoder and spec.datatype != "BYTES"
             for name in (spec.name, field)
         }
@@ -142,17 +143,23 @@ def empty_texts(predictor: "Predictor", values: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(values[name], str) and not values[name].strip()]
 
 
+def _specs(predictor: "Predictor") -> "Iterator[tuple[TensorSpec, str]]":
+    """Yields each input of a model with the name of its field."""
+    return zip(predictor.manifest.inputs, predictor.inputs.fields, strict=True)
+
+
 def _names_of_inputs(predictor: "Predictor", given: Collection[str]) -> list[str]:
     """Returns the field of each input, or the name of the input if only that is given."""
-    pairs = zip(predictor.manifest.inputs, predictor.inputs.fields, strict=True)
-    return [spec.name if spec.name in given and field not in given else field for spec, field in pairs]
+    return [spec.name if spec.name in given and field not in given else field for spec, field in _specs(predictor)]
 
 
 def _fields_with(predictor: "Predictor", encoders: Collection[str]) -> set[str]:
     """Returns the names of the inputs that have one of the encoders, and of their fields."""
-    pairs = zip(predictor.manifest.inputs, predictor.inputs.fields, strict=True)
     return {
-        name for spec, field in pairs if spec.encoder and spec.encoder.name in encoders for name in (spec.name, field)
+        name
+        for spec, field in _specs(predictor)
+        if spec.encoder and spec.encoder.name in encoders
+        for name in (spec.name, field)
     }
 
 
@@ -160,8 +167,7 @@ def _check_is_table(predictor: "Predictor", path: Path) -> None:
     kind = "" if path.is_dir() else kind_of_name(path.name)
     if kind not in _MEDIA:
         return
-    pairs = zip(predictor.manifest.inputs, predictor.inputs.fields, strict=True)
-    field = next((field for spec, field in pairs if spec.encoder and spec.encoder.name == kind), "FIELD")
+    field = next((name for name in predictor.inputs.fields if name in _fields_with(predictor, (kind,))), "FIELD")
     model = short_name(predictor.version)
     message = f"{path} is not a table; predict one file with: deepseek predict {model} {field}={path}"
     raise InvalidArgument("BAD_FILE", message, field="--file")
@@ -169,20 +175,22 @@ def _check_is_table(predictor: "Predictor", path: Path) -> None:
 
 def _media_field(predictor: "Predictor", folder: Path) -> str:
     """Returns the only field of a model, which must be an image or a recording."""
-    fields = predictor.inputs.fields
-    if len(fields) == 1 and fields[0] in _fields_with(predictor, _MEDIA):
+    fields, media = predictor.inputs.fields, _fields_with(predictor, _MEDIA)
+    if len(fields) == 1 and fields[0] in media:
         return fields[0]
+    paths = ", with paths relative to the file," if media else ""
     message = (
-        f"{folder} is a folder, but {short_name(predictor.version)} needs more than one image or recording per sample: "
-        f"write a .csv file with the heading {','.join(fields)} and one row per sample, with paths relative to the "
-        "file, and pass it with --file"
+        f"{folder} is a folder, but {short_name(predictor.version)} does not take just one image or recording per "
+        f"sample; write a .csv file with the heading {','.join(fields)} and one row per sample{paths} and pass it with "
+        "--file"
     )
     raise InvalidArgument("BAD_FILE", message, field="--file")
 
 
 def _media_files(folder: Path, field: str, predictor: "Predictor") -> list[Path]:
     kind = next(kind for kind in _MEDIA if field in _fields_with(predictor, (kind,)))
-    found = sorted(file for file in folder.rglob("*") if kind_of_name(file.name) == kind and file.is_file())
+    named = sorted(file for file in folder.rglob("*") if kind_of_name(file.name) == kind)
+    found = [file for file in named if not any(map(is_hidden, file.relative_to(folder).parts)) and file.is_file()]
     if not found:
         message = (
             f"the folder {folder} contains no file that is named like {'an image' if kind == 'image' else 'audio'}"

@@ -1,7 +1,5 @@
 """`deepseek train`: submits a run and shows its progress."""
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,17 +9,19 @@ import typer
 from rich.progress import Progress
 
 from common.errors import InvalidArgument, NotFound
-from common.text_files import NotUtf8, read_text
-from deepseek.cli.completion import DATASET_VERSION, MODEL
+from deepseek.cli.completion import BUDGET, DATASET_VERSION, MODEL, POLICY
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, console, error_console, print_json, print_table, progress_bar
 from deepseek.cli.precision import event_text
+from deepseek.cli.privacy_options import PRIVACY_OPTIONS, change_privacy, chosen_privacy, naming_options
 from deepseek.cli.run_figures import read_tag
+from deepseek.cli.spec_files import read_spec
 from deepseek.cli.train_task import write_task_spec
 from deepseek.client import Mesh, connect
 from deepseek.client.names import series_id, version_name
 from deepseek.models.manifest import ModelManifest
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS, exported, select
+from deepseek.steering.policy import policy_name
 from protos.job.v1 import job_pb2
 from protos.trainer.v1 import trainer_pb2
 
@@ -61,6 +61,24 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of epochs; overrides the one in the spec.")
     ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Policy that adjusts the learning rate, e.g. plateau; see `deepseek components policy`.",
+            autocompletion=POLICY,
+        ),
+    ] = "",
+    clip_norm: Annotated[
+        float | None, typer.Option(help="With privacy: bound on the norm of the gradient of one example.")
+    ] = None,
+    noise: Annotated[float | None, typer.Option(help="With privacy: noise multiplier.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="With privacy: epsilon that the run may spend; chooses the noise.")
+    ] = None,
+    example_rate: Annotated[
+        float | None, typer.Option(help="With privacy: probability of an example per training step.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Train with privacy, and debit this budget.", autocompletion=BUDGET)] = "",
     model: Annotated[
         str, typer.Option(help="Export the result as a version of this model.", autocompletion=MODEL)
     ] = "",
@@ -89,27 +107,45 @@ def train(
         raise InvalidArgument("MISSING_FIELD", "pass either a spec or --task with --dataset", field="spec")
     if task and not dataset:
         raise InvalidArgument("MISSING_FIELD", "--task needs --dataset, e.g. --dataset colours", field="--dataset")
-    if spec_only and not task:
-        raise InvalidArgument("MISSING_FIELD", "--spec-only writes the spec of a --task; pass --task", field="--task")
+    of_task = {"--target": target, "--train-split": train_split, "--out": out, "--spec-only": spec_only}
+    _check_needed(of_task, "--task", task)
+    _check_needed({"--int8": int8}, "--model", model)
+    _check_needed({"--int8-max-loss": int8_max_loss != DEFAULT_ACCEPTED_LOSS}, "--int8", int8)
+    for option, value in {"--name": name, "--tag": tag, "--note": note, "--fresh": fresh}.items():
+        if spec_only and value:
+            raise InvalidArgument("BAD_VALUE", f"--spec-only submits no run; omit {option}", field=option)
     model = series_id(model, "models", field="--model") if model else ""
     tags = dict(read_tag(text, field="--tag") for text in tag or ())
+    privacy = chosen_privacy(
+        clip_norm=clip_norm, noise=noise, epsilon=epsilon, example_rate=example_rate, budget=budget
+    )
+    if task and privacy:
+        message = (
+            "--task derives settings from the data without noise, so they would not be private; train a spec whose "
+            "settings do not depend on the data"
+        )
+        raise InvalidArgument("BAD_VALUE", message, field="--task")
     document = read_spec(spec) if spec else {}
+    change_privacy(document, privacy)
     if dataset:
         document["dataset_version"] = version_name(dataset, "datasets", field="--dataset")
     if epochs:
         document["epochs"] = epochs
+    if policy := policy_name(policy):
+        document["policy"] = {"name": policy}
     with connect() as mesh:
         if task:
             options = registering(model, int8=int8, int8_max_loss=int8_max_loss)
             options = options or (["--model", "NAME"] if spec_only else [])
             document, path = write_task_spec(
-                mesh, task, dataset, target, train_split, out, epochs=epochs, options=options
+                mesh, task, dataset, target, train_split, out, epochs=epochs, policy=policy, options=options
             )
         if spec_only:
             if as_json:
                 print_json({"file": str(path), "spec": document})
             return
-        run, reused = mesh.runs.submit(document, reuse=not fresh, exportable=bool(model))
+        with naming_options(PRIVACY_OPTIONS):
+            run, reused = mesh.runs.submit(document, reuse=not fresh, exportable=bool(model))
         if name or tags or note:
             mesh.runs.update(run.name, display_name=name or None, note=note or None, set_tags=tags)
         console.print(f"{run.name} {'already exists' if reused else 'submitted'}")
@@ -136,7 +172,7 @@ def train(
                 )
             manifest = mesh.models.manifest(version)
             is_new = version.name not in earlier
-            result |= {"model_version": version.name, "registered": is_new, **_files(manifest, int8=int8)}
+            result |= {"model_version": version.name, "created": is_new, **_files(manifest, int8=int8)}
     if as_json:
         print_json(result)
     else:
@@ -144,6 +180,13 @@ def train(
         if model:
             console.print(f"registered {version.name}" if is_new else f"{version.name} already exists")
             _show_files(manifest, result)
+
+
+def _check_needed(options: Mapping[str, Any], needed: str, present: Any) -> None:
+    """Checks that no option is given that has no effect without another one."""
+    for option, value in options.items():
+        if value and not present:
+            raise InvalidArgument("MISSING_FIELD", f"{option} needs {needed}; pass it, or omit {option}", field=needed)
 
 
 def registering(model: str, *, int8: bool, int8_max_loss: float) -> list[str]:
@@ -182,26 +225,6 @@ def _show_files(manifest: ModelManifest, result: Mapping[str, Any]) -> None:
         f"preferred file: {result['preferred']} ({result['preferred_reason']}). The inference service checks this again"
     )
     console.print(f"{text} when it loads the version", highlight=False, soft_wrap=True)
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """Reads a run spec from a JSON or TOML file.
-
-    Raises:
-        InvalidArgument: BAD_SPEC_FILE if the file cannot be read, or is not a JSON object or TOML document.
-    """
-    form, parse = ("TOML", tomllib.loads) if path.suffix == ".toml" else ("JSON", json.loads)
-    try:
-        document = parse(read_text(path))
-    except NotUtf8 as error:
-        raise InvalidArgument("BAD_SPEC_FILE", f"{path} {error}", field="spec") from error
-    except (OSError, ValueError) as error:
-        message = f"{path} cannot be read as {form}: {error}"
-        raise InvalidArgument("BAD_SPEC_FILE", message, field="spec") from error
-    if not isinstance(document, dict):
-        message = f"{path} does not contain a JSON object; write the fields of RunSpec as one object"
-        raise InvalidArgument("BAD_SPEC_FILE", message, field="spec")
-    return document
 
 
 def leaving(run: str) -> AbstractContextManager[None]:
@@ -255,6 +278,12 @@ def show_run(
             if event.evaluation.ends_run:
                 text = f"epoch {event.evaluation.epoch}: training ends early, because the model no longer improves"
                 error_console.print(text, highlight=False, soft_wrap=True)
+        elif event.HasField("adjustment"):
+            rate = event.adjustment.new.learning_rate
+            bar.update(task, note=f"{event.adjustment.policy}: learning rate {rate:.3g}")
+        elif event.HasField("directive") and not event.directive.HasField("error"):
+            text = f"step {event.directive.applied_step}: {event.directive.action.replace('_', ' ')}"
+            error_console.print(text, highlight=False)
         elif event.HasField("warning"):
             error_console.print(f"warning: {event.warning.message}", style="bold yellow", soft_wrap=True)
         elif event.HasField("precision"):

@@ -23,6 +23,7 @@ def write_task_spec(
     path: Path | None,
     *,
     epochs: int | None = None,
+    policy: str = "",
     options: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Derives a run spec for a task, writes it to a file, and shows it on standard error.
@@ -35,6 +36,7 @@ def write_task_spec(
         train_split: Split to train on; may be empty.
         path: File for the spec; None means `<data set>.<task>.json` in the current folder.
         epochs: Number of epochs; None means the number that suits the task.
+        policy: Name of a policy; empty for none.
         options: Options of `deepseek train` that register the result, for the command that trains the file.
 
     Returns:
@@ -47,6 +49,8 @@ def write_task_spec(
     from deepseek.tasks import left_out
 
     spec = derive_spec(mesh, task, dataset, target, train_split=train_split, epochs=epochs)
+    if policy:
+        spec["policy"] = {"name": policy}
     path = path or Path(f"{short_name(spec['dataset_version']).partition(':')[0]}.{task}.json")
     fields = mesh.datasets.manifest(mesh.datasets.version(spec["dataset_version"])).fields
     command = shlex.join(["deepseek", "train", str(path), *options])

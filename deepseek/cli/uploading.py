@@ -47,4 +47,4 @@ def version_names(mesh: "Mesh", dataset: str) -> set[str]:
 
 def unchanged(version: str, earlier: Collection[str]) -> str:
     """Returns the end of a line that says whether an upload made a version; equal samples are the same version."""
-    return ": unchanged, no new version" if version in earlier else ""
+    return "; unchanged, no new version" if version in earlier else ""

@@ -60,7 +60,7 @@ def evaluate(
     predictor = _predictor(mesh, model)
     rows = source(mesh, predictor, dataset=dataset, split=split, target=target)
     judge, counter = _Judge(mesh, predictor, rows, num_worst), _Counter(on_sample)
-    for batch in rows.rows(mesh, _checked(limit), counter):
+    for batch in rows.rows(mesh, _checked(limit), counter, portion=predictor.portion):
         for row, score in zip(batch, judge.scores(batch), strict=True):
             if isinstance(score, MeshError):
                 judge.skip(row, score)
@@ -97,7 +97,8 @@ def compare(
         message = f"the versions solve different tasks: {one.scorer.task} and {other.scorer.task}"
         raise FailedPrecondition("UNSUITABLE_DATA", message, field="MODEL")
     apart, counter = Worst(num_worst), _Counter(on_sample)
-    for batch in rows.rows(mesh, _checked(limit), counter):
+    portion = max(predictor.portion for predictor in predictors)
+    for batch in rows.rows(mesh, _checked(limit), counter, portion=portion):
         for row, left, right in zip(batch, one.scores(batch), other.scores(batch), strict=True):
             error = next((each for each in (left, right) if isinstance(each, MeshError)), None)
             if error:  # a pair needs both predictions

@@ -53,12 +53,12 @@ class Source:
 
         Raises:
             FailedPrecondition: UNSUITABLE_DATA.
-            InvalidArgument: MISSING_FIELD if the model takes another number of columns.
+            InvalidArgument: MISSING_FIELD or UNKNOWN_FIELD if the model takes more or fewer columns.
         """
         known = {field.name for field in self.fields}
         missing = [field for field in predictor.inputs.fields if field not in known]
         if missing and predictor.inputs.joins_columns:
-            predictor.inputs.gathered(dict.fromkeys(self._columns(), ""))
+            predictor.inputs.check_columns(self._columns())
         elif missing:
             model, data = names.short_name(predictor.version), names.short_name(self.version)
             needed, known_fields = ", ".join(map(repr, missing)), ", ".join(map(str, self.fields))
@@ -66,18 +66,24 @@ class Source:
             raise FailedPrecondition("UNSUITABLE_DATA", message, field="--dataset")
 
     def rows(
-        self, mesh: Mesh, limit: int | None = None, on_sample: Callable[[int, int], None] | None = None
+        self,
+        mesh: Mesh,
+        limit: int | None = None,
+        on_sample: Callable[[int, int], None] | None = None,
+        *,
+        portion: int = BATCH_SIZE,
     ) -> Iterator[list[Row]]:
-        """Yields the rows in batches.
+        """Yields the rows in portions.
 
         Args:
             mesh: Mesh that has the data set.
             limit: Number of samples, spread evenly over the split; None means all.
             on_sample: Called after each sample with the number of samples read and the number to read.
+            portion: Number of rows per portion; see `Predictor.portion`.
         """
         wanted = min(self.num_samples, limit or self.num_samples)
         remaining = self._rows(mesh, wanted, on_sample)
-        while batch := list(islice(remaining, BATCH_SIZE)):
+        while batch := list(islice(remaining, portion)):
             yield batch
 
     def _rows(self, mesh: Mesh, wanted: int, on_sample: Callable[[int, int], None] | None) -> Iterator[Row]:

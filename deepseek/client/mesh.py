@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from deepseek.client.artifacts import Artifacts
     from deepseek.client.datasets import Datasets
+    from deepseek.client.federated import Federations
     from deepseek.client.inference import Inference
     from deepseek.client.models import Models
+    from deepseek.client.privacy import Budgets
     from deepseek.client.runs import Runs
+    from deepseek.client.studies import Studies
     from deepseek.client.watermarks import Watermarks
     from deepseek.data.stored import StoredDataset
 
@@ -94,6 +97,27 @@ class Mesh(Connection):
         from deepseek.client.models import Models
 
         return Models(self)
+
+    @cached_property
+    def budgets(self) -> "Budgets":
+        """Privacy budgets, which limit how much the results of all runs reveal about a data set."""
+        from deepseek.client.privacy import Budgets
+
+        return Budgets(self)
+
+    @cached_property
+    def federated(self) -> "Federations":
+        """Federations, their nodes, and federated runs."""
+        from deepseek.client.federated import Federations
+
+        return Federations(self)
+
+    @cached_property
+    def studies(self) -> "Studies":
+        """Studies, which search for good values of parameters, and their trials."""
+        from deepseek.client.studies import Studies
+
+        return Studies(self)
 
     @cached_property
     def inference(self) -> "Inference":

@@ -227,8 +227,13 @@ class Models:
         Returns:
             The edges. Each edge points from a source to a resource that was made from it.
         """
+        return tuple(self.lineage_graph(name).edges)
+
+    def lineage_graph(self, name: str) -> registry_pb2.GetLineageResponse:
+        """Returns the edges that `lineage` returns, and the privacy guarantees of the model versions among them."""
         request = registry_pb2.GetLineageRequest(name=names.resource_name(name, field="name"))
-        return tuple(self._stub.GetLineage(request).edges)
+        graph: registry_pb2.GetLineageResponse = self._stub.GetLineage(request)
+        return graph
 
 
 def _model_name(model: str) -> str:

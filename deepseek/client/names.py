@@ -1,4 +1,4 @@
-"""Names of data sets, models and runs as users write them.
+"""Names of data sets, models, runs, studies, budgets and federations as users write them.
 
 `colours` and `colours:latest` are the newest version of the data set `colours`, `colours:3` is version 3, and
 `colours@champion` is the version at which the alias `champion` points. Resource names such as
@@ -162,6 +162,82 @@ def upload_name(text: str, *, field: str = "name") -> str:
     return f"uploads/{_check_id(text.removeprefix('uploads/'), '`2f7c` or `uploads/2f7c`', field)}"
 
 
+def budget_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a privacy budget.
+
+    >>> budget_name("clinics"), budget_name("budgets/clinics")
+    ('budgets/clinics', 'budgets/clinics')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    return f"budgets/{_check_id(text.removeprefix('budgets/'), '`clinics` or `budgets/clinics`', field)}"
+
+
+def study_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a study.
+
+    >>> study_name("digits"), study_name("studies/digits")
+    ('studies/digits', 'studies/digits')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    return f"studies/{_check_id(text.removeprefix('studies/'), '`digits` or `studies/digits`', field)}"
+
+
+def trial_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a trial of a study.
+
+    >>> trial_name("digits/3"), trial_name("studies/digits/trials/3")
+    ('studies/digits/trials/3', 'studies/digits/trials/3')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    examples = "`digits/3` or `studies/digits/trials/3`"
+    found = re.fullmatch(r"studies/([^/]+)/trials/([1-9][0-9]{0,8})|([^/]+)/([1-9][0-9]{0,8})", text)
+    if not found:
+        raise InvalidArgument("BAD_NAME", f"{text[:200]!r} is not a name; write e.g. {examples}", field=field)
+    return f"studies/{_check_id(found[1] or found[3], examples, field)}/trials/{found[2] or found[4]}"
+
+
+def federation_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a federation.
+
+    >>> federation_name("clinics"), federation_name("federations/clinics")
+    ('federations/clinics', 'federations/clinics')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    return f"federations/{_check_id(text.removeprefix('federations/'), '`clinics` or `federations/clinics`', field)}"
+
+
+def node_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a node of a federation.
+
+    >>> node_name("clinics/north"), node_name("federations/clinics/nodes/north")
+    ('federations/clinics/nodes/north', 'federations/clinics/nodes/north')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    return _member_name(text, "nodes", "north", field)
+
+
+def federated_run_name(text: str, *, field: str = "name") -> str:
+    """Returns the resource name of a federated run.
+
+    >>> federated_run_name("clinics/x7"), federated_run_name("federations/clinics/runs/x7")
+    ('federations/clinics/runs/x7', 'federations/clinics/runs/x7')
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    return _member_name(text, "runs", "x7", field)
+
+
 def short_name(name: str) -> str:
     """Returns the short form of the name of a data set, model or version.
 
@@ -170,6 +246,17 @@ def short_name(name: str) -> str:
     """
     _, series, *rest = name.split("/")
     return series + {"versions": ":", "aliases": "@"}[rest[0]] + rest[1] if rest else series
+
+
+def _member_name(text: str, collection: Literal["nodes", "runs"], example: str, field: str) -> str:
+    """Returns the resource name of a member of a federation, e.g. of a node."""
+    examples = f"`clinics/{example}` or `federations/clinics/{collection}/{example}`"
+    found = re.fullmatch(rf"federations/([^/]+)/{collection}/([^/]+)|([^/]+)/([^/]+)", text)
+    if found:
+        federation, member = found[1] or found[3], found[2] or found[4]
+        _check_id(federation, examples, field)
+        return f"federations/{federation}/{collection}/{_check_id(member, examples, field)}"
+    raise InvalidArgument("BAD_NAME", f"{text[:200]!r} is not a name; write e.g. {examples}", field=field)
 
 
 def _match(text: str, collection: Collection, field: str) -> "re.Match[str]":

@@ -91,6 +91,12 @@ class Predictor:
         else:
             self._run = partial(mesh.inference.infer, name, version=number)
 
+    @property
+    def portion(self) -> int:
+        """Number of rows for callers that pass them to `predict` in portions: BATCH_SIZE or, to fill the batches of a
+        model with a fixed batch size, the next multiple of that size."""
+        return -(-BATCH_SIZE // self._fixed) * self._fixed if self._fixed else BATCH_SIZE
+
     def predict(self, rows: Iterable[Mapping[str, Any]], *, batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Yields one prediction per row, in order. Rows are read when they are needed.
 

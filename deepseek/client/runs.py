@@ -19,10 +19,11 @@ from common.errors import Cancelled, FailedPrecondition, InvalidArgument
 from deepseek.client import jobs
 from deepseek.client.connection import Connection
 from deepseek.client.models import Models
-from deepseek.client.names import Collection, run_name, series_id, version_name
+from deepseek.client.names import Collection, budget_name, run_name, series_id, version_name
 from deepseek.client.pages import pages
 from deepseek.client.resume import PATIENCE_S, resumed
 from deepseek.client.run_log import RunLog
+from deepseek.client.steering import Steering
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
 from deepseek.trainjob.json_values import plain
 from deepseek.trainjob.runspec import RunSpec
@@ -31,13 +32,21 @@ from protos.job.v1 import job_pb2
 from protos.registry.v1 import registry_pb2
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
+SUBMIT_PRIVATE_S = 180.0
+"""Deadline of SubmitRun for a private run, in seconds: it may compute how much noise a budget allows."""
+
 _VERSIONS: Mapping[str, Collection] = {"dataset_version": "datasets", "init": "models"}
 
 
-def parse_spec(spec: Mapping[str, Any]) -> trainer_pb2.RunSpec:
+def parse_spec(spec: Mapping[str, Any], *, path: str = "spec") -> trainer_pb2.RunSpec:
     """Converts plain data, such as the parsed content of a JSON or TOML file, to a run spec.
 
-    `dataset_version` and `init` may have any form that `deepseek.client.names` reads, e.g. `colours:3`.
+    `dataset_version`, `init` and the budget of `privacy` may have any form that `deepseek.client.names` reads, e.g.
+    `colours:3`.
+
+    Args:
+        spec: The data.
+        path: Path of the spec, for errors.
 
     Raises:
         InvalidArgument: UNKNOWN_FIELD, BAD_VALUE or BAD_NAME, with the path of the first invalid field. The violations
@@ -47,15 +56,20 @@ def parse_spec(spec: Mapping[str, Any]) -> trainer_pb2.RunSpec:
     for field, collection in _VERSIONS.items():
         if isinstance(given.get(field), str) and given[field]:
             with problems.caught():
-                given[field] = version_name(given[field], collection, field=f"spec.{field}")
+                given[field] = version_name(given[field], collection, field=f"{path}.{field}")
+    privacy = given.get("privacy")
+    if isinstance(privacy, Mapping) and isinstance(privacy.get("budget"), str) and privacy["budget"]:
+        with problems.caught():
+            budget = budget_name(privacy["budget"], field=f"{path}.privacy.budget")
+            given["privacy"] = {**privacy, "budget": budget}
     with problems.caught():
-        read = RunSpec.from_json(given)
+        read = RunSpec.from_json(given, path=path)
     problems.check()
     text = json.dumps(read.to_json())
     try:
         return json_format.Parse(text, trainer_pb2.RunSpec())
     except json_format.ParseError as error:
-        raise InvalidArgument("BAD_VALUE", f"the run spec cannot be sent: {error}", field="spec") from error
+        raise InvalidArgument("BAD_VALUE", f"the run spec cannot be sent: {error}", field=path) from error
 
 
 class Runs:
@@ -87,7 +101,7 @@ class Runs:
         message = spec if isinstance(spec, trainer_pb2.RunSpec) else parse_spec(spec)
         request = trainer_pb2.SubmitRunRequest(spec=message, reuse=reuse, exportable=exportable)
         request.request_id = uuid.uuid4().hex
-        response = self._stub.SubmitRun(request)
+        response = self._stub.SubmitRun(request, timeout=SUBMIT_PRIVATE_S if message.HasField("privacy") else None)
         return response.run, response.reused
 
     def get(self, name: str) -> trainer_pb2.Run:
@@ -120,6 +134,21 @@ class Runs:
         for response in resumed(rest, patience_s=patience_s):
             after_sequence = response.event.sequence
             yield response.event
+
+    def steer(self, name: str, *, after_sequence: int | None = None, patience_s: float = PATIENCE_S) -> Steering:
+        """Opens a stream of directives to a run, as a context manager.
+
+            with mesh.runs.steer("x7") as steering:
+                steering.apply(set_learning_rate=0.001)
+
+        Args:
+            name: Name of the run.
+            after_sequence: Sequence number. `Steering.events` yields only events with a higher number; by default, it
+                yields none, and the stream has only the answers.
+            patience_s: As for `watch`.
+        """
+        run = run_name(name, field="name")
+        return Steering(self._stub, run, after_sequence=after_sequence, patience_s=patience_s)
 
     def history(self, name: str) -> builtins.list[trainer_pb2.RunEvent]:
         """Returns the events of a run so far."""
@@ -217,9 +246,20 @@ class Runs:
         except Cancelled as error:
             if error.reason != "JOB_CANCELLED" or run.external:
                 raise
-            message = f"{run.name} was stopped; to resume it, repeat the same `deepseek train` or submit its spec again"
-            raise Cancelled("JOB_CANCELLED", message) from error
+            raise Cancelled("JOB_CANCELLED", self._how_to_resume(run.name)) from error
         return self.get(name)
+
+    def _how_to_resume(self, name: str) -> str:
+        """Returns what to say about a run that was stopped."""
+        events = self.history(name)
+        if not any(event.HasField("directive") for event in events):
+            return f"{name} was stopped; to resume it, repeat the same `deepseek train` or submit its spec again"
+        message = f"{name} was steered and then stopped, so no new run resumes from its checkpoint"
+        saved = [event.checkpoint.step for event in events if event.HasField("checkpoint")]
+        if not saved:
+            return f"{message}; submit its spec again to start from the beginning"
+        restore = f"--restore {saved[-1]} --restore-from {name.removeprefix('runs/')}"
+        return f"{message}; start a new run, and bring the weights back with `deepseek run steer NEW {restore}`"
 
     def stop(self, name: str) -> trainer_pb2.Run:
         """Asks a run to stop. The run's last checkpoint is kept."""

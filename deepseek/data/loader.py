@@ -176,7 +176,7 @@ class Loader:
 def _follow(parent: int, _number: int) -> None:
     """Ends this process when its parent has ended.
 
-    PyTorch's processes check this, too, but go on forever if the parent was killed while they started.
+    PyTorch's processes check this, too, but run forever if the parent was killed while they started.
     """
 
     def wait() -> None:

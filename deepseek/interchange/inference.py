@@ -1,7 +1,7 @@
 """Derives the schema of a source from its rows, its declarations and the user's wishes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -70,11 +70,14 @@ def infer(
         indexed = frozenset(map(field_name, hints)) & {one.name for one in fields if one.type == "label"}
         names = FieldNames()
         fills = {names.find(name): value for name, value in wishes.fills.items()}
+        if unknown := sorted(fills.keys() - {one.name for one in fields}):
+            message = f"the schema has no field {unknown[0][:80]!r}; its fields are: {', '.join(map(str, fields))}"
+            raise InvalidArgument("UNKNOWN_FIELD", message, field="fill")
         check_stated(fields, fills)
         return Plan(fields, names, indexed, fills, declared.notices, is_export=not wishes.fields)
     scan = _Scan(wishes, declared.hints, notices=list(declared.notices))
     scan.read(source, on_row)
-    scan.check_names({split_column, wishes.key} - {""})
+    scan.check_names(split_column)
     return scan.plan({split_column, wishes.key})
 
 
@@ -124,18 +127,20 @@ class _Scan:
             self.lone[name] += 1
             self.first_lone.setdefault(name, row.place)
 
-    def check_names(self, others: set[str]) -> None:
+    def check_names(self, split_column: str) -> None:
         """Checks that each column that the user names exists."""
-        known = {alias for name in self.columns for alias in (name, self.names.of(name))}
-        named = {*self.wishes.overrides, *self.wishes.fills, *others, *filter(None, [self.wishes.target])}
-        if unknown := sorted(named - known):
-            message = f"there is no column {unknown[0][:80]!r}; the columns are: {', '.join(self.columns)}"
-            raise InvalidArgument("UNKNOWN_FIELD", message, field=self._option(unknown[0]))
-
-    def _option(self, name: str) -> str:
-        """Returns the user's instruction that names a column."""
-        given = {"target": self.wishes.target, "key": self.wishes.key}
-        return next((option for option, value in given.items() if value == name), "schema")
+        known = {"", *(alias for name in self.columns for alias in (name, self.names.of(name)))}
+        named: Mapping[str, Iterable[str]] = {
+            "target": [self.wishes.target],
+            "key": [self.wishes.key],
+            "split_column": [split_column],
+            "fill": self.wishes.fills,
+            "schema": self.wishes.overrides,
+        }
+        for option, names in named.items():
+            if unknown := [name for name in names if name not in known]:
+                message = f"there is no column {unknown[0][:80]!r}; the columns are: {', '.join(self.columns)}"
+                raise InvalidArgument("UNKNOWN_FIELD", message, field=option)
 
     def plan(self, apart: set[str]) -> Plan:
         """Returns the plan.

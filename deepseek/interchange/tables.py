@@ -12,6 +12,7 @@ import zlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 from common.errors import InvalidArgument
@@ -84,35 +85,25 @@ class _LineSource(Source):
 
 
 class CsvSource(_LineSource):
-    """A CSV or TSV file. The first row is a header, unless all of its cells are numbers."""
+    """A CSV or TSV file, see `Table`."""
 
     is_typed = False
 
     def _parsed(self, file: BinaryIO) -> Iterator[Row | Rejected]:
-        names: list[str] = []
-        records = _Records(file)
-        for number, text in records:
-            if not text.strip():
-                continue
-            if not names:
-                records.delimiter = delimiter_of(self._path, text)
-                cells = _cells(text, records.delimiter)
-                names = header_names(cells)
-                records.num_cells = len(names)
-                if not all_numbers(cells):
-                    continue
+        table = Table(file, self._path)
+        for number, text in table:
             if broken := self._text_problem(number, text):
                 yield broken
                 continue
             if len(text) > MAX_ROW_BYTES:
                 yield self._rejected(number, "TOO_LARGE", f"has more than {MAX_ROW_BYTES} characters", text)
                 continue
-            cells = _cells(text, records.delimiter)
-            if len(cells) != len(names):
-                problem = f"has {len(cells)} cells; the header has {len(names)}. Add or remove cells or quotes"
+            cells = table.cells(text)
+            if len(cells) != len(table.names):
+                problem = f"has {len(cells)} cells; the header has {len(table.names)}. Add or remove cells or quotes"
                 yield self._rejected(number, "RAGGED_ROW", problem, text)
                 continue
-            yield row_of(f"{self._path}:{number}", self._split, dict(zip(names, cells, strict=True)))
+            yield row_of(f"{self._path}:{number}", self._split, dict(zip(table.names, cells, strict=True)))
 
 
 class JsonlSource(_LineSource):
@@ -272,31 +263,64 @@ def _is_open(line: str) -> bool:
     return line.count('"') % 2 == 1
 
 
+class Table:
+    """The rows of a CSV or TSV file as text, each with the number of its first line.
+
+    The first row is a header, unless all of its cells are numbers. Iterate once.
+
+    Args:
+        file: The file, from its start.
+        path: Its path, whose extension determines whether tabs separate cells.
+
+    Attributes:
+        names: Names of the columns; empty if the file has no rows.
+    """
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        records = _Records(file)
+        self._rows = ((number, text) for number, text in records if text.strip())
+        self._first = list(islice(self._rows, 1))
+        header = self._first[0][1] if self._first else ""
+        records.delimiter = self._delimiter = _delimiter(path, header)
+        cells = self.cells(header)
+        self.names = _names(cells)
+        records.num_cells = len(self.names)
+        if not _all_numbers(cells):
+            self._first = []
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return chain(self._first, self._rows)
+
+    def cells(self, text: str) -> list[str]:
+        """Returns the cells of a row."""
+        return _cells(text, self._delimiter)
+
+
 def _cells(text: str, delimiter: str) -> list[str]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))
     return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
 
 
-def delimiter_of(path: str, header: str) -> str:
-    """Returns the delimiter of a table, given the first line of its header: a tab, comma, semicolon or bar."""
+def _delimiter(path: str, header: str) -> str:
+    """Returns the delimiter of a table, given its header: a tab, comma, semicolon or bar."""
     if path.removesuffix(".gz").endswith((".tsv", ".tab")):
         return "\t"
     return max(",;\t|", key=header.count)
 
 
-def header_names(cells: Sequence[str]) -> list[str]:
+def _names(cells: Sequence[str]) -> list[str]:
     """Returns names of columns: the cells of the header, made unique, or `column_<n>` for a cell without a name."""
     names: list[str] = []
     for number, cell in enumerate(cells, 1):
-        name = f"column_{number}" if all_numbers(cells) or not cell.strip() else cell.strip()
+        name = f"column_{number}" if _all_numbers(cells) or not cell.strip() else cell.strip()
         while name in names:
             name += "_"
         names.append(name)
     return names
 
 
-def all_numbers(cells: Sequence[str]) -> bool:
-    """Whether a row consists of numbers only, so it is no header."""
+def _all_numbers(cells: Sequence[str]) -> bool:
+    """Returns whether a row consists of numbers only, so it is no header."""
     try:
         return bool([float(cell) for cell in cells])
     except ValueError:

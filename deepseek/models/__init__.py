@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from deepseek.models.convolutional_net import cnn
     from deepseek.models.image_question_net import image_question
     from deepseek.models.resnet import resnet18, resnet50
+    from deepseek.models.searched_conv_net import searched_cnn
+    from deepseek.models.searched_transformer_net import searched_transformer
     from deepseek.models.tabular_net import tabular
     from deepseek.models.text_net import text_classifier
 
@@ -22,6 +24,8 @@ __all__ = [
     "image_question",
     "resnet18",
     "resnet50",
+    "searched_cnn",
+    "searched_transformer",
     "tabular",
     "text_classifier",
     "transformer_lm",
@@ -34,6 +38,8 @@ _HOMES = {
     "image_question": "image_question_net",
     "resnet18": "resnet",
     "resnet50": "resnet",
+    "searched_cnn": "searched_conv_net",
+    "searched_transformer": "searched_transformer_net",
     "tabular": "tabular_net",
     "text_classifier": "text_net",
     "transformer_lm": "character_transformer",

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from common.errors import InvalidArgument
 from deepseek.models.arguments import check_dropout, check_positive
 from deepseek.models.convolutions import trunk
+from deepseek.models.normalization import check_norm
 from deepseek.models.tabular_net import Standardise
 
 _WINDOW_S = 0.025
@@ -61,11 +62,13 @@ class LogMel(nn.Module):
 class AudioNet(nn.Module):
     """Classifier of sounds. Build it with `audio_classifier`."""
 
-    def __init__(self, num_classes: int, sample_rate: int, num_mels: int, width: int, dropout: float) -> None:
+    def __init__(
+        self, num_classes: int, sample_rate: int, num_mels: int, width: int, dropout: float, norm: str = "batch"
+    ) -> None:
         super().__init__()
         self.log_mel = LogMel(sample_rate, num_mels)
-        self.standardise = nn.BatchNorm1d(num_mels)
-        self.trunk = trunk(1, width)
+        self.standardise = nn.BatchNorm1d(num_mels) if norm == "batch" else nn.GroupNorm(1, num_mels)
+        self.trunk = trunk(1, width, norm)
         self.dropout = nn.Dropout(dropout)
         self.standardise_statistics = Standardise(2 * num_mels)
         self.classes = nn.Linear(8 * width + 2 * num_mels, num_classes)
@@ -149,7 +152,12 @@ def _full_precision(device: str) -> AbstractContextManager[None]:
 
 
 def audio_classifier(
-    num_classes: int, sample_rate: int, num_mels: int = 64, width: int = 8, dropout: float = 0.2
+    num_classes: int,
+    sample_rate: int,
+    num_mels: int = 64,
+    width: int = 8,
+    dropout: float = 0.2,
+    norm: str = "batch",
 ) -> AudioNet:
     """Classifier of short sounds: a log-mel spectrogram, its mean and deviation over time, and six convolutions.
 
@@ -162,6 +170,7 @@ def audio_classifier(
         num_mels: Number of mel bands.
         width: Number of channels of the first convolution; the last one has four times as many.
         dropout: Probability that a feature of the last layer is dropped in training; at least 0 and below 1.
+        norm: Normalization of bands and convolutions: `batch`, or `group` for federated rounds and DP-SGD.
 
     Raises:
         InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
@@ -171,4 +180,5 @@ def audio_classifier(
         message = f"sample_rate is {sample_rate}; it must be at least 100 Hz"
         raise InvalidArgument("BAD_VALUE", message, field="sample_rate")
     check_dropout(dropout)
-    return AudioNet(num_classes, sample_rate, num_mels, width, dropout)
+    check_norm(norm)
+    return AudioNet(num_classes, sample_rate, num_mels, width, dropout, norm)

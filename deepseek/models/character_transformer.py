@@ -25,12 +25,10 @@ class CharacterTransformer(nn.Module):
     def __init__(self, vocabulary: int, width: int, depth: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.blocks = nn.ModuleList(_Block(width, num_heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, _EXPANSION, dropout) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
         self.head_features = width // num_heads
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+        initialize(self)
 
     def forward(self, text: Tensor) -> Tensor:
         """Returns the logits of the next token at every position, float [B, L, V].
@@ -41,15 +39,24 @@ class CharacterTransformer(nn.Module):
             text: Token ids, int64 [B, L].
         """
         x_BLD = self.tokens(text)
-        rotation = _rotation(text.shape[1], self.head_features, x_BLD.device)
+        turns = rotation(text.shape[1], self.head_features, x_BLD.device)
         for block in self.blocks:
-            x_BLD = block(x_BLD, rotation)
+            x_BLD = block(x_BLD, turns)
         logits_BLV: Tensor = F.linear(self.norm(x_BLD), self.tokens.weight)
         return logits_BLV
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+class Block(nn.Module):
+    """A layer of a transformer: causal self-attention, then a feed-forward network.
+
+    Args:
+        width: Number of features per position.
+        num_heads: Number of attention heads; `width` must be a multiple of twice this number.
+        expansion: Hidden features of the feed-forward network, as a multiple of `width`.
+        dropout: Probability that a feature is dropped in training.
+    """
+
+    def __init__(self, width: int, num_heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_features = width // num_heads
@@ -57,17 +64,23 @@ class _Block(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
         self.feed_norm = nn.RMSNorm(width)
-        self.feed_in = nn.Linear(width, _EXPANSION * width, bias=False)
-        self.feed_out = nn.Linear(_EXPANSION * width, width, bias=False)
+        self.feed_in = nn.Linear(width, expansion * width, bias=False)
+        self.feed_out = nn.Linear(expansion * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BLD: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """Maps features [B, L, D] to features of the same shape.
+
+        Args:
+            x_BLD: Features.
+            turns: Result of `rotation` for the head features of this block.
+        """
         queries_keys_values = self.query_key_value(self.attention_norm(x_BLD)).chunk(3, dim=-1)
         query, key, value = (
             part.unflatten(-1, (self.num_heads, self.head_features)).transpose(1, 2) for part in queries_keys_values
         )
         attended_BNLK = F.scaled_dot_product_attention(
-            _rotate(query, rotation), _rotate(key, rotation), value, is_causal=True
+            _rotate(query, turns), _rotate(key, turns), value, is_causal=True
         )
         x_BLD = x_BLD + self.dropout(self.attention_out(attended_BNLK.transpose(1, 2).flatten(2)))
         fed_BLD: Tensor = self.feed_out(F.gelu(self.feed_in(self.feed_norm(x_BLD))))
@@ -75,15 +88,22 @@ class _Block(nn.Module):
         return out_BLD
 
 
-def _rotation(length: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def initialize(model: nn.Module) -> None:
+    """Draws the weights of embeddings and products from a normal distribution, as in GPT-2."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.02)
+
+
+def rotation(length: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the cosines and sines of the rotation angles of all positions, each [L, K / 2]."""
     frequencies = _ROTARY_BASE ** (-torch.arange(0, features, 2, device=device, dtype=torch.float32) / features)
     angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
-def _rotate(x_BNLK: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = (part.to(x_BNLK.dtype) for part in rotation)
+def _rotate(x_BNLK: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (part.to(x_BNLK.dtype) for part in turns)
     first, second = x_BNLK.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 

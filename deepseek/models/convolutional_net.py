@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from common.errors import InvalidArgument
 from deepseek.models.arguments import check_dropout, check_positive
 from deepseek.models.convolutions import trunk
+from deepseek.models.normalization import check_norm
 
 
 class ConvolutionalNet(nn.Module):
     """Small image classifier. Build it with `cnn`."""
 
-    def __init__(self, num_classes: int, width: int, dropout: float) -> None:
+    def __init__(self, num_classes: int, width: int, dropout: float, norm: str = "batch") -> None:
         super().__init__()
-        self.trunk = trunk(3, width)
+        self.trunk = trunk(3, width, norm)
         self.dropout = nn.Dropout(dropout)
         self.classes = nn.Linear(4 * width, num_classes)
 
@@ -42,7 +43,7 @@ class ConvolutionalNet(nn.Module):
         return logits
 
 
-def cnn(num_classes: int, width: int = 32, dropout: float = 0.1) -> ConvolutionalNet:
+def cnn(num_classes: int, width: int = 32, dropout: float = 0.1, norm: str = "batch") -> ConvolutionalNet:
     """Small image classifier of six convolutions, with 0.3 million parameters by default.
 
     Its input `image` takes the output of the encoder `image`, in colour or grey. Three of the convolutions have a
@@ -53,10 +54,12 @@ def cnn(num_classes: int, width: int = 32, dropout: float = 0.1) -> Convolutiona
             labels.
         width: Number of channels of the first convolution; the last one has four times as many.
         dropout: Probability that a feature of the last layer is dropped in training; at least 0 and below 1.
+        norm: Normalization of the convolutions: `batch`, or `group` for federated rounds and DP-SGD.
 
     Raises:
         InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
     """
     check_positive({"num_classes": num_classes, "width": width})
     check_dropout(dropout)
-    return ConvolutionalNet(num_classes, width, dropout)
+    check_norm(norm)
+    return ConvolutionalNet(num_classes, width, dropout, norm)

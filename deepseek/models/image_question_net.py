@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import InvalidArgument
+from deepseek.models.normalization import check_norm, norm_2d
 
 PAD = 0
 """Token id that pads short questions."""
@@ -20,15 +21,15 @@ PAD = 0
 class ImageQuestionNet(nn.Module):
     """Network that answers questions about images. Build it with `image_question`."""
 
-    def __init__(self, vocabulary: int, num_classes: int, width: int, features: int) -> None:
+    def __init__(self, vocabulary: int, num_classes: int, width: int, features: int, norm: str = "batch") -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            _convolution(3, width, stride=2),
-            _convolution(width, 2 * width, stride=2),
-            _convolution(2 * width, 2 * width),
-            _convolution(2 * width, 4 * width, stride=2),
-            _convolution(4 * width, 4 * width),
-            _convolution(4 * width, features, stride=2),
+            _convolution(3, width, norm, stride=2),
+            _convolution(width, 2 * width, norm, stride=2),
+            _convolution(2 * width, 2 * width, norm),
+            _convolution(2 * width, 4 * width, norm, stride=2),
+            _convolution(4 * width, 4 * width, norm),
+            _convolution(4 * width, features, norm, stride=2),
         )
         self.words = nn.Embedding(vocabulary, features, padding_idx=PAD)
         self.question = nn.Linear(features, features)
@@ -56,16 +57,16 @@ class ImageQuestionNet(nn.Module):
         return logits_BQC
 
 
-def _convolution(num_in: int, num_out: int, *, stride: int = 1) -> nn.Sequential:
+def _convolution(num_in: int, num_out: int, norm: str, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(num_out),
+        norm_2d(norm, num_out),
         nn.ReLU(inplace=True),
     )
 
 
 def image_question(
-    vocabulary: int = 64, num_classes: int = 13, width: int = 32, features: int = 128
+    vocabulary: int = 64, num_classes: int = 13, width: int = 32, features: int = 128, norm: str = "batch"
 ) -> ImageQuestionNet:
     """Network that answers questions about an image by choosing one of a fixed set of answers.
 
@@ -74,6 +75,7 @@ def image_question(
         num_classes: Number of answers.
         width: Number of channels of the first convolution.
         features: Length of the feature vector of an image, and of a question.
+        norm: Normalization of the convolutions: `batch`, or `group` for federated rounds and DP-SGD.
 
     Raises:
         InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
@@ -85,4 +87,5 @@ def image_question(
         raise InvalidArgument(
             "BAD_VALUE", f"vocabulary is {vocabulary}; it must be at least {PAD + 1}", field="vocabulary"
         )
-    return ImageQuestionNet(vocabulary, num_classes, width, features)
+    check_norm(norm)
+    return ImageQuestionNet(vocabulary, num_classes, width, features, norm)

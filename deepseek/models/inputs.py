@@ -1,7 +1,7 @@
 """Converts raw values to a model's input tensors, using the encoders in the model's manifest. Does not import torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,23 @@ class SampleEncoder:
         """Whether the model's only input is one array of numbers per sample, which may come from several columns."""
         return len(self._specs) == 1 and not self._specs[0].encoder and len(self._specs[0].shape) == 2
 
+    def check_columns(self, names: Collection[str]) -> None:
+        """Checks that `gathered` can join columns of these names.
+
+        Raises:
+            InvalidArgument: UNKNOWN_FIELD if there are more columns than numbers in the input's last axis;
+                MISSING_FIELD if there are fewer.
+        """
+        spec = self._specs[0]
+        if not self._joins(names) or spec.shape[1] in (-1, len(names)):
+            return
+        found = f"{len(names)} columns: {', '.join(name or repr(name) for name in names)[:500]}"
+        message = f"the model takes {spec.shape[1]} numbers, but there are {found}"
+        if len(names) > spec.shape[1]:
+            message += "; leave out those that it does not take"
+            raise InvalidArgument("UNKNOWN_FIELD", message, field=spec.name)
+        raise InvalidArgument("MISSING_FIELD", f"{message}; add the missing ones", field=spec.name)
+
     def gathered(self, values: Mapping[str, str]) -> Mapping[str, str]:
         """Joins the columns of a table into the only input of a model that takes all of them as one array.
 
@@ -96,17 +113,18 @@ class SampleEncoder:
                 after its input.
 
         Raises:
-            InvalidArgument: MISSING_FIELD if the number of columns is not that of the input's last axis.
+            InvalidArgument: An error of `check_columns`, or WRONG_TYPE if a cell is not a number; it names the column.
         """
-        spec = self._specs[0]
-        if not self.joins_columns or spec.name in values or not values:
+        self.check_columns(values)
+        if not self._joins(values):
             return values
-        if spec.shape[1] not in (-1, len(values)):
-            step = "leave out those that it does not take" if len(values) > spec.shape[1] else "add the missing ones"
-            found = f"{len(values)} columns: {', '.join(name or repr(name) for name in values)[:500]}"
-            message = f"the model takes {spec.shape[1]} numbers, but there are {found}; {step}"
-            raise InvalidArgument("MISSING_FIELD", message, field=spec.name)
-        return {spec.name: f"[{','.join(values.values())}]"}
+        spec = self._specs[0]
+        if spec.datatype == "BYTES":
+            return {spec.name: json.dumps([*values.values()])}
+        return {spec.name: f"[{','.join(_number(text, name) for name, text in values.items())}]"}
+
+    def _joins(self, names: Collection[str]) -> bool:
+        return self.joins_columns and bool(names) and self._specs[0].name not in names
 
     def _encode(self, spec: TensorSpec, value: Any) -> npt.NDArray[Any]:
         if spec.name in self._encoders:
@@ -152,7 +170,7 @@ def _from_text(spec: TensorSpec, text: str, folder: Path, field: str) -> Any:
         try:
             return int(text) if name == "integer" else float(text)
         except ValueError as error:
-            raise InvalidArgument("WRONG_TYPE", f"{text[:80]!r} is not a {name}", field=field) from error
+            raise _wrong_type(text, "an integer" if name == "integer" else "a number", field) from error
     if name:
         return _content(folder / text, field) if _is_file(folder / text) else _json(text, text)
     if text.endswith(".npy"):
@@ -172,6 +190,26 @@ def _from_text(spec: TensorSpec, text: str, folder: Path, field: str) -> Any:
         message = f"{text[:80]!r} is neither a number, nor a list of numbers, nor a .npy file"
         raise InvalidArgument("WRONG_TYPE", message, field=field)
     return array
+
+
+def _number(text: str, field: str) -> str:
+    """Returns the number of a cell as JSON, which does not allow all forms of numbers, e.g. `.5`."""
+    if text in ("true", "false"):
+        return text
+    try:
+        return json.dumps(int(text))
+    except ValueError:
+        pass
+    try:
+        return json.dumps(float(text))
+    except ValueError as error:
+        raise _wrong_type(text, "a number", field) from error
+
+
+def _wrong_type(text: str, expected: str, field: str) -> InvalidArgument:
+    if not text.strip():
+        return InvalidArgument("MISSING_FIELD", f"the value is missing; write {expected}", field=field)
+    return InvalidArgument("WRONG_TYPE", f"{text[:80]!r} is not {expected}", field=field)
 
 
 def _json(text: str, otherwise: Any) -> Any:

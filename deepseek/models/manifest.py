@@ -14,6 +14,7 @@ from typing import Any
 from deepseek.data import canonical_json
 from deepseek.data.canonical_json import Node
 from deepseek.data.manifest import SHA256
+from deepseek.models.batch_size import fixed_batch_size
 from deepseek.models.origin import Origin
 
 MEDIA_TYPE = "application/vnd.deepseek.model.v1+json"
@@ -181,11 +182,8 @@ class ModelManifest:
 
     @property
     def fixed_batch_size(self) -> int:
-        """Number of samples that every request must have: the first axis of all inputs and outputs; 0 if any fits."""
-        sizes = {tensor.shape[0] if tensor.shape else -1 for tensor in self.inputs}
-        outputs = {tensor.shape[0] if tensor.shape else 0 for tensor in self.outputs}
-        is_batch = len(sizes) == 1 and outputs <= sizes | {-1} and any(len(one.shape) > 1 for one in self.inputs)
-        return max(0, *sizes) if is_batch else 0
+        """Number of samples that every request must have; 0 if any fits. See `fixed_batch_size`."""
+        return fixed_batch_size([one.shape for one in self.inputs], [one.shape for one in self.outputs])
 
     def measurement(self, variant: str) -> Measurement | None:
         """Returns the measurement of a variant; None if the variant was not measured."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import InvalidArgument
 from deepseek.models.arguments import check_positive
+from deepseek.models.normalization import check_norm, norm_2d
 
 # Mean and standard deviation of ImageNet's pixels; the published weights expect pixels normalized with them.
 _MEAN = (0.485, 0.456, 0.406)
@@ -26,17 +27,23 @@ class ResNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, block: "type[BasicBlock | Bottleneck]", num_blocks: tuple[int, ...], num_classes: int) -> None:
+    def __init__(
+        self,
+        block: "type[BasicBlock | Bottleneck]",
+        num_blocks: tuple[int, ...],
+        num_classes: int,
+        norm: str = "batch",
+    ) -> None:
         super().__init__()
         widths = [64 * block.expansion * 2**stage for stage in range(4)]
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = norm_2d(norm, 64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(block, 64, 64, num_blocks[0], stride=1)
-        self.layer2 = _stage(block, widths[0], 128, num_blocks[1], stride=2)
-        self.layer3 = _stage(block, widths[1], 256, num_blocks[2], stride=2)
-        self.layer4 = _stage(block, widths[2], 512, num_blocks[3], stride=2)
+        self.layer1 = _stage(block, 64, 64, num_blocks[0], stride=1, norm=norm)
+        self.layer2 = _stage(block, widths[0], 128, num_blocks[1], stride=2, norm=norm)
+        self.layer3 = _stage(block, widths[1], 256, num_blocks[2], stride=2, norm=norm)
+        self.layer4 = _stage(block, widths[2], 512, num_blocks[3], stride=2, norm=norm)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
         # Buffers, so that they are part of an exported graph; not persistent, because published weights lack them.
@@ -75,14 +82,14 @@ class BasicBlock(nn.Module):
 
     expansion: ClassVar[int] = 1
 
-    def __init__(self, num_in: int, num_mid: int, stride: int) -> None:
+    def __init__(self, num_in: int, num_mid: int, stride: int, norm: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(num_in, num_mid, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(num_mid)
+        self.bn1 = norm_2d(norm, num_mid)
         self.conv2 = nn.Conv2d(num_mid, num_mid, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(num_mid)
+        self.bn2 = norm_2d(norm, num_mid)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(num_in, num_mid, stride)
+        self.downsample = _shortcut(num_in, num_mid, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, num_in, H, W] to [B, num_mid, H / stride, W / stride]."""
@@ -97,17 +104,17 @@ class Bottleneck(nn.Module):
 
     expansion: ClassVar[int] = 4
 
-    def __init__(self, num_in: int, num_mid: int, stride: int) -> None:
+    def __init__(self, num_in: int, num_mid: int, stride: int, norm: str) -> None:
         super().__init__()
         num_out = num_mid * self.expansion
         self.conv1 = nn.Conv2d(num_in, num_mid, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(num_mid)
+        self.bn1 = norm_2d(norm, num_mid)
         self.conv2 = nn.Conv2d(num_mid, num_mid, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(num_mid)
+        self.bn2 = norm_2d(norm, num_mid)
         self.conv3 = nn.Conv2d(num_mid, num_out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(num_out)
+        self.bn3 = norm_2d(norm, num_out)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(num_in, num_out, stride)
+        self.downsample = _shortcut(num_in, num_out, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, num_in, H, W] to [B, 4 num_mid, H / stride, W / stride]."""
@@ -118,40 +125,44 @@ class Bottleneck(nn.Module):
         return activated
 
 
-def _shortcut(num_in: int, num_out: int, stride: int) -> nn.Module | None:
+def _shortcut(num_in: int, num_out: int, stride: int, norm: str) -> nn.Module | None:
     if stride == 1 and num_in == num_out:
         return None
-    return nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride=stride, bias=False), nn.BatchNorm2d(num_out))
+    return nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride=stride, bias=False), norm_2d(norm, num_out))
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], num_in: int, num_mid: int, num_blocks: int, *, stride: int
+    block: type[BasicBlock | Bottleneck], num_in: int, num_mid: int, num_blocks: int, *, stride: int, norm: str
 ) -> nn.Sequential:
-    first = block(num_in, num_mid, stride)
-    return nn.Sequential(first, *(block(num_mid * block.expansion, num_mid, 1) for _ in range(num_blocks - 1)))
+    first = block(num_in, num_mid, stride, norm)
+    return nn.Sequential(first, *(block(num_mid * block.expansion, num_mid, 1, norm) for _ in range(num_blocks - 1)))
 
 
-def resnet18(num_classes: int = 1000) -> ResNet:
+def resnet18(num_classes: int = 1000, norm: str = "batch") -> ResNet:
     """ResNet-18, an image classifier with 11.7 million parameters for 1000 classes.
 
     Args:
         num_classes: Number of classes.
+        norm: Normalization: `batch`, which published weights need, or `group` for federated rounds and DP-SGD.
 
     Raises:
-        InvalidArgument: BAD_VALUE if num_classes is below 1.
+        InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
     """
     check_positive({"num_classes": num_classes})
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+    check_norm(norm)
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, norm)
 
 
-def resnet50(num_classes: int = 1000) -> ResNet:
+def resnet50(num_classes: int = 1000, norm: str = "batch") -> ResNet:
     """ResNet-50, an image classifier with 25.6 million parameters for 1000 classes.
 
     Args:
         num_classes: Number of classes.
+        norm: Normalization: `batch`, which published weights need, or `group` for federated rounds and DP-SGD.
 
     Raises:
-        InvalidArgument: BAD_VALUE if num_classes is below 1.
+        InvalidArgument: BAD_VALUE, with the name of the invalid argument as the field.
     """
     check_positive({"num_classes": num_classes})
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+    check_norm(norm)
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, norm)

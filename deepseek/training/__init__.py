@@ -9,12 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepseek.training.events import CheckpointEvent, EvaluationEvent, Event, PrecisionEvent, StepEvent
+    from deepseek.training.events import (
+        AdjustmentEvent,
+        CheckpointEvent,
+        DirectiveEvent,
+        EvaluationEvent,
+        Event,
+        PrecisionEvent,
+        StepEvent,
+    )
+    from deepseek.training.fit_result import FitResult
     from deepseek.training.selection import EarlyStopping
-    from deepseek.training.trainer import FitResult, MixedPrecisionTrainer
+    from deepseek.training.trainer import MixedPrecisionTrainer
 
 __all__ = [
+    "AdjustmentEvent",
     "CheckpointEvent",
+    "DirectiveEvent",
     "EarlyStopping",
     "EvaluationEvent",
     "Event",
@@ -24,7 +35,7 @@ __all__ = [
     "StepEvent",
 ]
 
-_MODULES = {"EarlyStopping": "selection", "FitResult": "trainer", "MixedPrecisionTrainer": "trainer"}
+_MODULES = {"EarlyStopping": "selection", "FitResult": "fit_result", "MixedPrecisionTrainer": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ class StepEvent:
         eta_s: Estimated time until the run's final step is complete, in seconds.
         learning_rate: Learning rate of the first parameter group in the most recent step.
         num_skipped_steps: Number of steps skipped so far because a gradient was not finite.
+        gradient_norm: Global norm of the gradients of the most recent step, before clipping.
     """
 
     kind: ClassVar[str] = "step"
@@ -33,6 +34,7 @@ class StepEvent:
     eta_s: float
     learning_rate: float
     num_skipped_steps: int
+    gradient_norm: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the event's attributes and its kind as a JSON object."""
@@ -124,4 +126,69 @@ class PrecisionEvent:
         return {"kind": self.kind, **asdict(self)}
 
 
-Event = PrecisionEvent | StepEvent | EvaluationEvent | CheckpointEvent | WarningEvent
+@dataclass(frozen=True)
+class Values:
+    """The values that can be steered.
+
+    Attributes:
+        learning_rate: Learning rate of the first parameter group.
+        momentum: Momentum, or the first of Adam's betas; None if the optimizer has neither.
+    """
+
+    learning_rate: float
+    momentum: float | None
+
+
+@dataclass(frozen=True)
+class AdjustmentEvent:
+    """Reports that a policy has changed the learning rate or the momentum.
+
+    Attributes:
+        step: First step with the new values, counted from 1.
+        policy: Name of the policy.
+        old: Values of the step before.
+        new: Values from this step on.
+    """
+
+    kind: ClassVar[str] = "adjustment"
+    step: int
+    policy: str
+    old: Values
+    new: Values
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the event's attributes and its kind as a JSON object."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class DirectiveEvent:
+    """The answer to a directive (`deepseek.steering.directive`).
+
+    Attributes:
+        directive_id: Id of the directive.
+        action: What it does, e.g. `set_learning_rate`.
+        applied_step: Step in which it was applied, counted from 1; 0 if it was not.
+        late: Whether it was applied after the step that it names.
+        apply_us: Time at which it was applied or refused, UTC microseconds.
+        old: Values that the step would have used without it; None if it was not applied.
+        new: Values that the step uses; None if it was not applied.
+        error: Why it was not applied: `code`, `reason`, `message` and `field`; None if it was.
+    """
+
+    kind: ClassVar[str] = "directive"
+    directive_id: str
+    action: str
+    applied_step: int
+    late: bool
+    apply_us: int
+    old: Values | None
+    new: Values | None
+    error: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the event's attributes and its kind as a JSON object."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+Event = PrecisionEvent | StepEvent | EvaluationEvent | CheckpointEvent | WarningEvent | AdjustmentEvent | DirectiveEvent

@@ -59,10 +59,10 @@ class Objective:
         """Returns the model's keyword arguments and the target for the given samples."""
         return self._arguments.split(collate(dataset, indices), self._device)
 
-    def forward(self, arguments: Mapping[str, Any]) -> Any:
-        """Returns the model's outputs in float32, computed in `dtype`."""
+    def forward(self, arguments: Mapping[str, Any], model: Callable[..., Any] | None = None) -> Any:
+        """Returns the outputs of the model, or of a function in its place, in float32, computed in `dtype`."""
         with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
-            outputs = self._model(**arguments)
+            outputs = (model or self._model)(**arguments)
         # Losses and metrics run outside autocast, because on a CPU it would keep softmax and sums in low precision.
         return modules.map_tensors(lambda output: output.float() if output.is_floating_point() else output, outputs)
 

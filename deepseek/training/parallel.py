@@ -4,6 +4,7 @@ If `torch.distributed` is not initialized, there is only one rank, and a sum lea
 """
 
 import gc
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,12 +25,13 @@ class Ranks:
         device: Device that holds the tensors the ranks exchange.
 
     Attributes:
+        device: Device that holds the tensors the ranks exchange.
         rank: Number of this process, from 0.
         world_size: Number of ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         initialized = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if initialized else 0
         self.world_size = dist.get_world_size() if initialized else 1
@@ -48,6 +50,28 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Returns the tensors of all ranks, stacked in the order of ranks. Every rank must call this method."""
+        tensors = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.world_size > 1 else [tensor]
+        if self.world_size > 1:
+            dist.all_gather(tensors, tensor)
+        return torch.stack(tensors)
+
+    def share(self, value: Any) -> Any:
+        """Returns rank 0's value on every rank. Every rank must call this method.
+
+        Args:
+            value: A JSON value; ignored on ranks other than 0.
+        """
+        if self.world_size == 1:
+            return value
+        data = json.dumps(value).encode() if self.rank == 0 else b""
+        size = torch.tensor(len(data), device=self.device)
+        dist.broadcast(size, 0)
+        content = torch.tensor(list(data) or [0] * int(size), dtype=torch.uint8, device=self.device)
+        dist.broadcast(content, 0)
+        return json.loads(bytes(content.tolist()))
 
     def begin_sum_(self, tensor: Tensor) -> Callable[[], Any]:
         """Starts to sum a tensor over all ranks in place, and returns a function that waits until the sum is complete.
@@ -90,10 +114,10 @@ class Ranks:
             Aborted: RANK_FAILED on the other ranks if `work` raised an error, which propagates on rank 0.
         """
         if self.rank:
-            if not self.sum_(torch.zeros((), device=self._device)):
+            if not self.sum_(torch.zeros((), device=self.device)):
                 raise Aborted("RANK_FAILED", "rank 0 failed; see its error for the reason")
             return None
-        succeeded = torch.zeros((), device=self._device)
+        succeeded = torch.zeros((), device=self.device)
         try:
             result = work()
             succeeded.fill_(1)

@@ -53,6 +53,32 @@ class Replica:
         return loss.requires_grad
 
 
+class ProximalReplica(Replica):
+    """A replica whose loss has the proximal term mu / 2 |w - w_0|^2 (FedProx, Li et al. 2020, arXiv:1812.06127, eq. 2).
+
+    Here, w_0 are the weights at the time when this object is created. Reported losses do not include the term.
+
+    Args:
+        inner: Replica that computes the gradients.
+        model: The model.
+        mu: Weight of the term, above 0.
+    """
+
+    def __init__(self, inner: Replica, model: nn.Module, mu: float) -> None:
+        super().__init__(model)
+        self._inner = inner
+        self._mu = mu
+        self._starts = [(param, param.detach().clone()) for param in model.parameters() if param.requires_grad]
+
+    def forward(self, compute_loss: Callable[[], Tensor]) -> Tensor:
+        loss = self._inner.forward(compute_loss)
+        distance = torch.stack([(param - start).square().sum() for param, start in self._starts]).sum()
+        return loss + self._mu / 2 * distance
+
+    def backward(self, loss: Tensor, share: float) -> bool:
+        return self._inner.backward(loss, share)
+
+
 class AveragingReplica(Replica):
     """One of several copies of a model. In a step, each rank may use different parts of the model.
 

@@ -1,14 +1,16 @@
 """Executes training steps, and saves and restores the state that they change."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import FailedPrecondition, Internal, InvalidArgument
+from common.errors import Internal, InvalidArgument
 from deepseek.data.sampler import ResumableSampler
 from deepseek.optim.factories import needs_closure
+from deepseek.optim.momentum import momentum_of, set_momentum
 from deepseek.optim.state import OptimizerState
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training import modules
@@ -18,13 +20,14 @@ from deepseek.training.metrics import Metric
 from deepseek.training.objective import Objective
 from deepseek.training.parallel import Ranks
 from deepseek.training.precision import LossScaler
+from deepseek.training.replica import ProximalReplica, Replica
 from deepseek.training.schedules import Schedule
 from deepseek.training.step_times import DTYPES
 from deepseek.training.trees import EXTRA_STATE
 from deepseek.training.update import WeightUpdate
 
 MAX_SKIPPED_IN_A_ROW = 40
-"""Number of consecutive skipped steps after which training fails.
+"""Number of consecutive skipped steps after which training fails (`deepseek.training.rescue`).
 
 By then, a loss scale that started at its default is below 1e-7.
 """
@@ -39,7 +42,10 @@ class TrainingStep:
         step: Number of steps completed, including skipped steps.
         num_steps: Number of steps in the whole run, which is the schedule's length.
         num_skipped_steps: Number of steps skipped so far because a gradient was not finite.
+        num_skipped_in_a_row: Number of them since the last update. At `MAX_SKIPPED_IN_A_ROW`, training cannot continue.
         position: State of the sampler after the most recent step.
+        on_flags: Function called with the combined flags before the weights are updated. With a single rank, it is not
+            needed.
     """
 
     def __init__(
@@ -57,17 +63,23 @@ class TrainingStep:
         device: torch.device,
         seed: int,
         ranks: Ranks,
+        proximal_mu: float = 0.0,
     ) -> None:
         if not 0 <= seed < 1 << 63:
             raise InvalidArgument("BAD_VALUE", f"seed is {seed}; it must be from 0 to 2^63 - 1", field="seed")
+        if not 0 <= proximal_mu < math.inf:
+            message = f"proximal_mu is {proximal_mu}; it must be finite and at least 0"
+            raise InvalidArgument("BAD_VALUE", message, field="proximal_mu")
+        self._proximal_mu = proximal_mu
         self.model = model
         self.optimizer = optimizer
         self.step = 0
         self.num_steps = 0
         self.num_skipped_steps = 0
         self.position = {"seed": seed, "epoch": 0, "position": 0}
+        self.on_flags: Callable[[Sequence[bool]], None] | None = None
         self._num_samples: int | None = None
-        self._num_skipped_in_a_row = 0
+        self.num_skipped_in_a_row = 0
         self._given_scaler = scaler
         self._needs_closure = needs_closure(optimizer)
         self._generators = StepGenerators(seed, device)
@@ -91,6 +103,16 @@ class TrainingStep:
     def learning_rate(self) -> float:
         """Learning rate of the first parameter group in the most recent step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def update(self) -> WeightUpdate:
+        """The part of the step that updates the weights."""
+        return self._update_weights
+
+    @property
+    def next_rate(self) -> float:
+        """Learning rate that the next step will use for the first parameter group."""
+        return self._update_weights.next_rate(self.step - self.num_skipped_steps, self.num_steps)
 
     def set_precision(self, precision: str) -> None:
         """Sets the numeric format of the computation (`fp32`, `bf16` or `fp16`), and resets the loss scale.
@@ -135,11 +157,16 @@ class TrainingStep:
         self._is_checked = not saves
         if not self.model.training:
             self.model.train()
-        self._update_weights.replica = self._ranks.replicate(self.model)
+        self._update_weights.replica = self.make_replica()
+
+    def make_replica(self) -> Replica:
+        """Returns the replica that computes the gradients of this call of `fit`."""
+        replica = self._ranks.replicate(self.model)
+        return ProximalReplica(replica, self.model, self._proximal_mu) if self._proximal_mu else replica
 
     def end(self) -> None:
         """Frees the objects that are needed only during training."""
-        self._update_weights.replica = None
+        self._update_weights.replica = self.on_flags = None
         self._ranks.collect()
 
     def __call__(
@@ -161,7 +188,6 @@ class TrainingStep:
 
         Raises:
             InvalidArgument: The loss or the optimizer rejects its input; BAD_STATE if the state cannot be saved.
-            FailedPrecondition: NOT_FINITE after 40 skipped steps in a row.
             Internal: RANKS_DIVERGED if some ranks skipped the previous step and others did not.
         """
         assert self._update_weights.replica is not None, "begin must be called first"
@@ -173,7 +199,7 @@ class TrainingStep:
         count = self._objective.count(target) if indices else self._tensor(0.0)
         # The ranks sum these values in the background while they compute the loss. Later in the step, they exchange
         # only gradients.
-        shared = torch.cat([count.reshape(1), self._tensor([*flags, self._num_skipped_in_a_row > 0])])
+        shared = torch.cat([count.reshape(1), self._tensor([*flags, self.num_skipped_in_a_row > 0])])
         wait = self._ranks.begin_sum_(shared)
         sums: Tensor | None = None
 
@@ -205,23 +231,20 @@ class TrainingStep:
         total, *answers, num_skipped_before = shared.tolist()
         if num_skipped_before not in (0, self._ranks.world_size):
             raise Internal("RANKS_DIVERGED", f"some ranks skipped step {self.step} and others did not")
+        combined = [answer > 0 for answer in answers]
+        if self.on_flags:
+            self.on_flags(combined)
         # This rank's weight in the mean. If all ranks' targets are ignored, each rank with samples has a weight of 1.
         share = float(count) / total if total else float(bool(indices))
         num_updates = self.step - self.num_skipped_steps
         moved = self._update_weights(compute_loss, loss, share, num_updates=num_updates, num_steps=self.num_steps)
         self.num_skipped_steps += not moved
-        self._num_skipped_in_a_row = 0 if moved else self._num_skipped_in_a_row + 1
+        self.num_skipped_in_a_row = 0 if moved else self.num_skipped_in_a_row + 1
         self.step += 1
-        if self._num_skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            message = (
-                f"the gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row, up to step {self.step}, are not finite; "
-                "look for NaN in the data or the loss, lower the learning rate, or set clip_norm"
-            )
-            raise FailedPrecondition("NOT_FINITE", message)
         if moved and not self._is_checked:
             checkpoints.check(self.state_dict())
             self._is_checked = True
-        return sums if moved else torch.zeros_like(sums), [answer > 0 for answer in answers]
+        return sums if moved else torch.zeros_like(sums), combined
 
     def evaluate(self, dataset: Dataset, sampler: ResumableSampler) -> dict[str, float]:
         """Evaluates the model on this rank's batches. Returns the loss and the metrics over all ranks, by name."""
@@ -259,8 +282,20 @@ class TrainingStep:
             "num_samples": self._num_samples,
             "step": self.step,
             "num_skipped_steps": self.num_skipped_steps,
-            "num_skipped_in_a_row": self._num_skipped_in_a_row,
+            "num_skipped_in_a_row": self.num_skipped_in_a_row,
         }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restores only the weights, the optimizer's state and the loss scale. Momentum and learning rate stay.
+
+        Raises:
+            InvalidArgument: WRONG_MODEL or WRONG_OPTIMIZER if the state is that of another run.
+        """
+        momentum = momentum_of(self.optimizer)
+        self._load(state)
+        self.num_skipped_in_a_row = 0
+        if momentum is not None:
+            set_momentum(self.optimizer, momentum)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state returned by `state_dict`, which may come from an untrusted file.
@@ -283,13 +318,16 @@ class TrainingStep:
                 f"{self._seed}; create the trainer with the run's seed"
             )
             raise InvalidArgument("BAD_STATE", message, field="seed")
+        self._load(state)
+        self.step, self.num_skipped_steps, self.num_skipped_in_a_row = counts[:3]
+        self.position, self._num_samples = sampler, num_samples
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         checkpoints.load_model(self.model, state)
         scaler = self._update_weights.scaler
         if scaler and state.get("scaler") is not None:
             scaler.load_state_dict(state["scaler"])
         self._optimizer_state.load_state_dict(state)
-        self.step, self.num_skipped_steps, self._num_skipped_in_a_row = counts[:3]
-        self.position, self._num_samples = sampler, num_samples
 
     def _tensor(self, values: float | Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self._device)

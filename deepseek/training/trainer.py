@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +21,31 @@ from torch import Tensor, nn
 
 from common.errors import InvalidArgument
 from common.scalars import real_number, whole_number
-from deepseek.components import LOSSES, METRICS, SCHEDULES
+from deepseek.components import LOSSES, METRICS
 from deepseek.data.sampler import ResumableSampler
 from deepseek.optim.factories import make_optimizer
+from deepseek.privacy.releases import Release
 from deepseek.processor import instruction_set
+from deepseek.steering.directive import Directive
+from deepseek.steering.making import make_policy
+from deepseek.steering.policy import Policy
 from deepseek.training import checkpoint as checkpoints
 from deepseek.training import modules
 from deepseek.training import precision as formats
 from deepseek.training.batches import Arguments, Dataset
+from deepseek.training.dp_settings import DpSgd
 from deepseek.training.events import Event, PrecisionEvent
+from deepseek.training.fit_result import FitResult
 from deepseek.training.loop import Loop
 from deepseek.training.metrics import Metric
 from deepseek.training.parallel import Ranks
 from deepseek.training.precision import LossScaler, Reason
 from deepseek.training.progress import ProgressBar
-from deepseek.training.schedules import Schedule, constant
-from deepseek.training.selection import LOSS, EarlyStopping, Epoch, make_selection
-from deepseek.training.step import TrainingStep
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a call to `fit`, identical on all ranks apart from `train_s` and `history`.
-
-    Attributes:
-        metrics: Results of the last evaluation; empty without evaluation data.
-        best: The best epoch of the run, by the trainer's `select_metric`; None without evaluation data.
-        step: Number of steps completed in the whole run, including skipped steps.
-        num_skipped_steps: Number of steps skipped in the whole run because a gradient was not finite.
-        stopped: Whether the function `stop` ended the call.
-        train_s: Duration of the call, in seconds.
-        history: All events of the call; empty on ranks other than 0.
-    """
-
-    metrics: Mapping[str, float]
-    best: Epoch | None
-    step: int
-    num_skipped_steps: int
-    stopped: bool
-    train_s: float
-    history: Sequence[Event] = field(default=(), repr=False)
+from deepseek.training.rates import OpenPolicy, PolicyFunction, make_schedule, read_policy
+from deepseek.training.schedules import Schedule
+from deepseek.training.selection import LOSS, EarlyStopping, make_selection
+from deepseek.training.steering import Steering
+from deepseek.training.step_kinds import kind_of_step, make_sampler
 
 
 class MixedPrecisionTrainer:
@@ -83,6 +68,10 @@ class MixedPrecisionTrainer:
         optimizer_params: Additional keyword arguments of the optimizer.
         schedule: A name, or a callable `(update, num_updates) -> factor`; by default constant.
         schedule_params: Parameters of a schedule given by name.
+        policy: Policy that adjusts learning rate and momentum during training: a name, a `deepseek.steering.Policy`, or
+            a function `(epoch, learning_rate) -> learning_rate`. Until it first changes the learning rate, the schedule
+            applies.
+        policy_params: Parameters of a policy given by name.
         metrics: Metrics to compute besides the loss, as names or `Metric` instances.
         select_metric: Figure that determines the best epoch: `loss`, or the name of one of the metrics.
         early_stopping: When to end training early, because this figure no longer improves; None for never.
@@ -95,6 +84,11 @@ class MixedPrecisionTrainer:
         inputs: For each forward argument, the name of the sample field that supplies it. By default, a field supplies
             the argument of the same name.
         target: Name of the target field; by default `target`, or `answer` if there is no field `target`.
+        proximal_mu: Weight of the term mu / 2 |w - w_0|^2 that FedProx adds to the loss (Li et al. 2020), where w_0 are
+            the weights at the call of `fit`.
+        dp_sgd: Settings of DP-SGD; None means no DP-SGD. The batch size then applies only to evaluation, and an epoch
+            has `steps_per_epoch` steps.
+        open_policy: Function that makes a policy, given its name and parameters; by default, in this process.
 
     Raises:
         InvalidArgument: An argument is invalid, e.g. BAD_VALUE or UNKNOWN_COMPONENT; the error's field names the
@@ -116,6 +110,8 @@ class MixedPrecisionTrainer:
         optimizer_params: Mapping[str, Any] | None = None,
         schedule: str | Schedule | None = None,
         schedule_params: Mapping[str, Any] | None = None,
+        policy: str | Policy | PolicyFunction | None = None,
+        policy_params: Mapping[str, Any] | None = None,
         metrics: Iterable[str | Metric] = (),
         select_metric: str = LOSS,
         early_stopping: EarlyStopping | None = None,
@@ -125,6 +121,9 @@ class MixedPrecisionTrainer:
         seed: int = 0,
         inputs: Mapping[str, str] | None = None,
         target: str | None = None,
+        proximal_mu: float = 0.0,
+        dp_sgd: DpSgd | None = None,
+        open_policy: OpenPolicy = make_policy,
     ) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._seed = seed = whole_number(seed, "seed")
@@ -141,12 +140,13 @@ class MixedPrecisionTrainer:
         built = [METRICS.build(one, {}, field="metrics") if isinstance(one, str) else one for one in metrics]
         self._early_stopping = early_stopping
         self._selection = make_selection(select_metric, built, early_stopping)
-        self._step = TrainingStep(
+        self._dp_sgd = dp_sgd
+        self._step = kind_of_step(dp_sgd, self._ranks)(
             model,
             make_optimizer(optimizer, list(model.parameters()), lr, optimizer_params or {}),
             self._choice.precision,
             loss=LOSSES.build(loss, {}, field="loss") if isinstance(loss, str) else loss,
-            schedule=_make_schedule(schedule, schedule_params),
+            schedule=make_schedule(schedule, schedule_params),
             metrics=built,
             arguments=Arguments(model, inputs, target),
             clip_norm=real_number(clip_norm, "clip_norm"),
@@ -154,7 +154,10 @@ class MixedPrecisionTrainer:
             device=self._device,
             seed=seed,
             ranks=self._ranks,
+            proximal_mu=real_number(proximal_mu, "proximal_mu"),
         )
+        component, open_policy = read_policy(policy, policy_params, open_policy)
+        self._steering = Steering(self._step, self._ranks, open_policy, component, is_private=dp_sgd is not None)
         self._warn_if_slow()
 
     @property
@@ -178,9 +181,19 @@ class MixedPrecisionTrainer:
         return self._choice.ratios
 
     @property
+    def steering(self) -> Steering:
+        """The values and the policy of the training."""
+        return self._steering
+
+    @property
     def step(self) -> int:
         """Number of steps completed, including skipped steps."""
         return self._step.step
+
+    @property
+    def release(self) -> Release | None:
+        """What the completed steps have released; None without DP-SGD, or before the first step."""
+        return replace(self._dp_sgd.release(1), count=self.step) if self._dp_sgd and self.step else None
 
     @property
     def num_skipped_steps(self) -> int:
@@ -199,6 +212,8 @@ class MixedPrecisionTrainer:
         checkpoint_interval_s: float = 10.0,
         keep_best: Callable[[bytes], Any] | None = None,
         stop: Callable[[], bool] | None = None,
+        directives: Callable[[], Sequence[Directive]] = tuple,
+        fetch: Callable[[Any], Path] | None = None,
     ) -> FitResult:
         """Trains until the run has completed `epochs` epochs, including those before a loaded checkpoint.
 
@@ -223,6 +238,9 @@ class MixedPrecisionTrainer:
                 checkpoint event. It is not called for the last epoch, whose weights are in the last checkpoint.
             stop: Function called on every rank in every step. If it returns True on any rank, training ends after that
                 step, with a checkpoint.
+            directives: Function called on rank 0 before every step, which returns new directives without waiting; see
+                `deepseek.training.directives.Directives`.
+            fetch: Function that fetches checkpoints for directives; see there.
 
         Returns:
             The result.
@@ -240,9 +258,7 @@ class MixedPrecisionTrainer:
             message = "early stopping requires evaluation data"
             raise InvalidArgument("MISSING_FIELD", message, field="evaluation")
         ranks = self._ranks
-        sampler = ResumableSampler(
-            len(dataset), batch_size, seed=self._seed, rank=ranks.rank, world_size=ranks.world_size
-        )
+        sampler = make_sampler(len(dataset), batch_size, self._seed, ranks, self._dp_sgd)
         with ExitStack() as stack:
             stack.callback(self._step.end)
             self._step.begin(sampler, len(dataset), saves=checkpoint is not None)
@@ -260,10 +276,16 @@ class MixedPrecisionTrainer:
                 # The additional entry keeps the file distinct from the weights of versions that earlier code exported.
                 dump_weights=lambda: checkpoints.dumps({**checkpoints.model_state(self.model), "best": True}),
                 keep_best=keep_best,
-                checkpoint=(lambda: checkpoint(checkpoints.dumps(self.state_dict()))) if checkpoint else None,
+                dump=lambda: checkpoints.dumps(self.state_dict()),
+                checkpoint=checkpoint,
                 checkpoint_interval_s=checkpoint_interval_s,
                 stop=stop,
+                steering=self._steering,
+                directives=directives,
+                fetch=fetch,
+                is_private=self._dp_sgd is not None,
             )
+            stack.callback(loop.close)
             loop.report(PrecisionEvent(**vars(self._choice), instruction_set=instruction_set()))
             stopped = loop.run(dataset, sampler, epochs)
         seconds = time.monotonic() - started
@@ -314,23 +336,15 @@ class MixedPrecisionTrainer:
             self._step.set_precision(self._choice.precision)
         self._step.load_state_dict(state)
         self._selection.load_state_dict(state.get("selection"))
+        self._steering.load_state_dict(state.get("steering"))
         if self._is_auto:
             self._warn_if_slow()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state that `save` stores: `model`, `optimizer` and the run's progress. Tensors are not copied."""
-        return {**self._step.state_dict(), "selection": self._selection.state_dict()}
+        selection, steering = self._selection.state_dict(), self._steering.state_dict()
+        return {**self._step.state_dict(), "selection": selection, "steering": steering}
 
     def _warn_if_slow(self) -> None:
         if self._choice.warning and self._ranks.rank == 0:
             warnings.warn(self._choice.warning, formats.SlowPrecisionWarning, stacklevel=3)
-
-
-def _make_schedule(schedule: str | Schedule | None, params: Mapping[str, Any] | None) -> Schedule:
-    if isinstance(schedule, str):
-        made: Schedule = SCHEDULES.build(schedule, params or {}, field="schedule")
-        return made
-    if params:
-        message = "schedule_params is given, but schedule is not a name; pass the name of a schedule"
-        raise InvalidArgument("BAD_VALUE", message, field="schedule_params")
-    return schedule or constant()

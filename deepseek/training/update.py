@@ -1,5 +1,6 @@
 """Updates a model's weights: computes, unscales and clips the gradients, then calls the optimizer."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,9 @@ class WeightUpdate:
     Attributes:
         replica: Replica that computes the gradients; None outside training.
         scaler: Loss scaler; None for formats that need none.
+        rate: Learning rate of the first parameter group, in place of the schedule's; None to follow the schedule. The
+            rates of other groups change in proportion.
+        gradient_norm: Global norm of the gradients of the most recent step, before clipping; NaN before the first.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class WeightUpdate:
             raise InvalidArgument("BAD_VALUE", message, field="clip_norm")
         self.replica: Replica | None = None
         self.scaler: LossScaler | None = None
+        self.rate: float | None = None
+        self.gradient_norm: float | Tensor = math.nan
         self._optimizer = optimizer
         self._schedule = schedule
         self._clip_norm = clip_norm
@@ -57,6 +63,15 @@ class WeightUpdate:
         self._generators = generators
         self._needs_closure = needs_closure(optimizer)
         self._base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def next_rate(self, num_updates: int, num_steps: int) -> float:
+        """Returns the learning rate that the next update uses for the first parameter group.
+
+        Args:
+            num_updates: Number of updates so far.
+            num_steps: Number of steps in the whole run.
+        """
+        return self._base_lrs[0] * self._schedule(num_updates, num_steps) if self.rate is None else self.rate
 
     def forward(self, compute_loss: Callable[[], Tensor]) -> Tensor:
         """Computes this rank's loss at the point at which the optimizer needs the gradients."""
@@ -114,6 +129,7 @@ class WeightUpdate:
         # The summed gradients are identical on every rank, and an Inf or NaN on one rank makes the sum Inf or NaN. So
         # every rank computes the same found_inf. The next step checks this.
         found_inf, norm = unscale(gradients, self.scaler.inverse if self.scaler else 1.0)
+        self.gradient_norm = norm
         if found_inf:
             return False
         if self._clip_norm:
@@ -134,9 +150,12 @@ class WeightUpdate:
         self, compute_loss: Callable[[], Tensor], loss: Tensor, share: float, num_updates: int, num_steps: int
     ) -> bool:
         """Calls the optimizer; returns False if a gradient was not finite."""
-        rate = self._schedule(num_updates, num_steps)
+        first = self._base_lrs[0]
+        factor = self._schedule(num_updates, num_steps) if self.rate is None else self.rate / first if first else 0.0
         for group, base_lr in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base_lr * rate
+            group["lr"] = base_lr * factor
+        if self.rate is not None:  # not only nearly this rate
+            self._optimizer.param_groups[0]["lr"] = self.rate
         # An optimizer that draws random numbers must draw the same numbers on every rank. Otherwise, weights would
         # diverge.
         self._generators.seed(ALL_RANKS)

@@ -140,7 +140,8 @@ def export(path: Path) -> Artifact:
     if options["int8"]:
         _progress(job, 0.5, "quantizing")
         files["int8"] = directory / "model.int8.onnx"
-        calibration = calibration_split(job, mappings)
+        # Ranges of activations would reveal private examples.
+        calibration = evaluation if spec.privacy else calibration_split(job, mappings)
         check_lengths(calibration, fixed)
         onnx_files.quantize(files["fp32"], list(_calibration(calibration)), files["int8"])
 

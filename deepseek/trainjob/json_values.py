@@ -51,6 +51,13 @@ def text(value: Any, path: str) -> str:
     return value
 
 
+def boolean(value: Any, path: str) -> bool:
+    """Checks that a value is true or false, and returns it."""
+    if not isinstance(value, bool):
+        raise InvalidArgument("BAD_VALUE", f"expected true or false, found {value!r}", field=path)
+    return value
+
+
 def integer(value: Any, path: str) -> int:
     """Converts an integer, or text that holds a decimal integer, to an int."""
     value = python_value(value)

@@ -204,7 +204,7 @@ def _open(model: Path) -> ort.InferenceSession:
 
 
 def _tensor(node: Any, shapeless: set[str], labels: tuple[str, ...] = ()) -> TensorSpec:
-    dims = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
+    dims = onnx_trial.shape_of(node)
     return TensorSpec(
         node.name, ONNX_DATATYPES[node.type], dims if dims or node.name not in shapeless else (-1,), labels=labels
     )

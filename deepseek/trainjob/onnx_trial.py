@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from common.errors import InvalidArgument
+from deepseek.models.batch_size import fixed_batch_size
 from deepseek.models.datatypes import DTYPES, ONNX_DATATYPES
 from deepseek.models.runtime_errors import LOAD_ERRORS, runtime_message
 
@@ -56,8 +57,9 @@ def try_requests(session: ort.InferenceSession, example: Path | None) -> tuple[t
             first = first or error
             continue
         if all(axis is None for axis in axes.values()):
-            size = _fixed_size(inputs)
-            return (size,), [f"the model has the fixed batch size {size}; requests of other sizes are refused"]
+            if size := fixed_batch_size(*(list(map(shape_of, one)) for one in (inputs, session.get_outputs()))):
+                return (size,), [f"the model has the fixed batch size {size}; requests of other sizes are refused"]
+            return (1,), ["the model's inputs have fixed shapes; requests of other shapes are refused"]
         if not (error := _run(session, request(OTHER_BATCH_SIZE))):
             return (1, OTHER_BATCH_SIZE), []
         problem = problem or error
@@ -71,10 +73,9 @@ def try_requests(session: ort.InferenceSession, example: Path | None) -> tuple[t
     raise InvalidArgument("BAD_MODEL", message, field="example" if example else "file")
 
 
-def _fixed_size(inputs: list[Any]) -> int:
-    """Returns the batch size of a model none of whose inputs has a variable one: the common first axis, or else 1."""
-    sizes = {node.shape[0] if node.shape else 1 for node in inputs}
-    return int(sizes.pop()) if len(sizes) == 1 else 1
+def shape_of(node: Any) -> tuple[int, ...]:
+    """Returns the shape of an input or output of a session; -1 is an axis that varies."""
+    return tuple(-1 if _varies(dim) else dim for dim in node.shape)
 
 
 def _batch_axes(inputs: list[Any]) -> list[dict[str, int | None]]:

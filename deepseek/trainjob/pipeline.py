@@ -25,7 +25,7 @@ from deepseek.trainjob.held_out import divide
 from deepseek.trainjob.jobfile import JobFile
 from deepseek.trainjob.onnx_operators import doubtful
 from deepseek.trainjob.runspec import RunSpec
-from deepseek.trainjob.spec_parts import FieldMapping
+from deepseek.trainjob.spec_parts import FieldMapping, learns_from_private_data
 from deepseek.trainjob.tracing import check_single, trace
 
 
@@ -54,14 +54,17 @@ def fit_mappings(job: JobFile) -> FittedMappings:
     Raises:
         InvalidArgument: An encoder or augmentation does not have a parameter that the spec names, or an encoder does
             not suit its field.
+        FailedPrecondition: NOT_PRIVATE_ENCODER if a private run would fit an encoder.
     """
     spec = job.spec
-    inputs = tuple(_build(mapping, f"spec.inputs[{i}]") for i, mapping in enumerate(spec.inputs))
-    target = _build(spec.target, "spec.target")
+    inputs = tuple(build_mapping(mapping, f"spec.inputs[{i}]") for i, mapping in enumerate(spec.inputs))
+    target = build_mapping(spec.target, "spec.target")
     places = [(mapping, f"spec.inputs[{i}]") for i, mapping in enumerate(inputs)] + [(target, "spec.target")]
     for mapping, where in places:
         state = _initial_state(job, mapping, inputs)
         try:
+            if state is None and spec.privacy and mapping.encoder.learns:
+                raise learns_from_private_data(type(mapping.encoder).__name__, f"{where}.encoder")
             if state is None:
                 fit_encoders(job.store, job.tenant, job.manifest, spec.train_split, [mapping])
             else:
@@ -288,7 +291,8 @@ def sample_batch(dataset: EncodedDataset, num_samples: int) -> Mapping[str, Tens
     return dataset.collate([dataset[i % len(dataset)] for i in range(num_samples)])
 
 
-def _build(mapping: FieldMapping, where: str) -> InputMapping:
+def build_mapping(mapping: FieldMapping, where: str) -> InputMapping:
+    """Builds the encoder, which is not fitted yet, and the augmentations of a mapping of the spec."""
     encoder = encoders.restore(mapping.encoder.name, mapping.encoder.params, field=f"{where}.encoder")
     augmentations = tuple(
         AUGMENTATIONS.build(part.name, part.params, field=f"{where}.augmentations[{i}]")

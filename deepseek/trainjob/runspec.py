@@ -13,10 +13,29 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.errors import InvalidArgument
-from deepseek.components import AUGMENTATIONS, ENCODERS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULES, Components
+from deepseek.components import (
+    AUGMENTATIONS,
+    ENCODERS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    POLICIES,
+    SCHEDULES,
+    Components,
+)
 from deepseek.data.manifest import DEFAULT_ENCODERS, DatasetManifest
 from deepseek.trainjob import json_values, spec_parts
-from deepseek.trainjob.spec_parts import NO_COMPONENT, NO_MAPPING, Component, EarlyStopping, FieldMapping, Problems
+from deepseek.trainjob.spec_parts import (
+    NO_COMPONENT,
+    NO_MAPPING,
+    Component,
+    DpSgdSpec,
+    EarlyStopping,
+    FieldMapping,
+    Problems,
+    learns_from_private_data,
+)
 
 MAX_WORKERS = 64
 DEFAULT_CHECKPOINT_INTERVAL_S = 10.0
@@ -52,6 +71,8 @@ class RunSpec:
     init: str = ""
     freeze: tuple[str, ...] = ()
     eval_share: float = 0.0
+    privacy: DpSgdSpec | None = None
+    policy: Component = NO_COMPONENT
 
     @classmethod
     def from_json(cls, data: Any, *, path: str = "spec") -> "RunSpec":
@@ -82,6 +103,8 @@ class RunSpec:
         """Returns the proto's JSON form, including fields that have their default value."""
         data = asdict(self)
         data["precision"] = f"PRECISION_{self.precision.upper()}"
+        data["privacy"] = self.privacy.to_json() if self.privacy else None
+        data["policy"] = data["policy"] if self.policy.name else None
         return data
 
     def canonical(self) -> str:
@@ -104,21 +127,32 @@ class RunSpec:
             select_metric=self.select_metric or LOSS,
         )
 
-    def resolved(self, dataset_version: str, manifest: DatasetManifest) -> "RunSpec":
+    def with_noise(self, noise_multiplier: float | None) -> "RunSpec":
+        """Returns the spec with the noise of a private run in place of the epsilon to aim at.
+
+        Args:
+            noise_multiplier: The noise multiplier that was chosen; None without `privacy`.
+        """
+        if self.privacy is None:
+            return self
+        return replace(self, privacy=replace(self.privacy, noise_multiplier=noise_multiplier, target_epsilon=None))
+
+    def resolved(self, dataset_version: str, manifest: DatasetManifest, *, path: str = "spec") -> "RunSpec":
         """Checks the field mappings, and returns the complete spec with the given version and all defaults filled in.
 
         Args:
             dataset_version: `datasets/<id>/versions/<n>`.
             manifest: Manifest of that version.
+            path: Path of the spec in the caller's request, for error messages.
 
         Raises:
             InvalidArgument: As for `check_data`, or if an encoder rejects its parameters or its field.
         """
         spec = replace(self.with_defaults(), dataset_version=dataset_version)
-        spec.check_data(manifest)
-        return spec._with_encoders(manifest)
+        spec.check_data(manifest, path=path)
+        return spec._with_encoders(manifest, path)
 
-    def _with_encoders(self, manifest: DatasetManifest) -> "RunSpec":
+    def _with_encoders(self, manifest: DatasetManifest, root: str) -> "RunSpec":
         """Returns the spec with the name and all parameters of every encoder filled in.
 
         Building each encoder checks its parameters and its field. The spec stores all parameters explicitly, so that a
@@ -130,15 +164,17 @@ class RunSpec:
             column = manifest.field(mapping.field)
             name = mapping.encoder.name or DEFAULT_ENCODERS[column.type]
             encoder = ENCODERS.build(name, mapping.encoder.params, field=f"{path}.encoder")
+            if self.privacy and encoder.learns and not self.init:
+                raise learns_from_private_data(name, f"{path}.encoder.name")
             try:
                 encoder.bind(column)
             except InvalidArgument as error:
                 raise InvalidArgument(error.reason, error.message, field=f"{path}.encoder.name") from error
             return replace(mapping, encoder=Component(name, {**mapping.encoder.params, **encoder.params}))
 
-        places = [(mapping, f"spec.inputs[{i}]") for i, mapping in enumerate(self.inputs)]
+        places = [(mapping, f"{root}.inputs[{i}]") for i, mapping in enumerate(self.inputs)]
         mappings = []
-        for mapping, path in [*places, (self.target, "spec.target")]:
+        for mapping, path in [*places, (self.target, f"{root}.target")]:
             with problems.caught():
                 mappings.append(complete(mapping, path))
         problems.check()
@@ -179,6 +215,7 @@ class RunSpec:
         known(LOSSES, self.loss, "loss", optional=True)
         known(OPTIMIZERS, self.optimizer, "optimizer", optional=True)
         known(SCHEDULES, self.schedule, "schedule", optional=True)
+        known(POLICIES, self.policy, "policy", optional=True)
         for i, metric in enumerate(self.metrics):
             known(METRICS, metric, f"metrics[{i}]")
             repeated = metric.name in [other.name for other in self.metrics[:i]]
@@ -221,17 +258,29 @@ class RunSpec:
             bound(early.patience >= 1, "early_stopping.patience", message)
             message = f"min_delta is {early.min_delta}; it must be finite and at least 0"
             bound(math.isfinite(early.min_delta) and early.min_delta >= 0, "early_stopping.min_delta", message)
+        if self.privacy:
+            self._check_privacy(self.privacy, problems, path)
         for i, prefix in enumerate(self.freeze):
             bound(bool(prefix), f"freeze[{i}]", "the prefix is empty, so no parameter would be trained")
         problems.check()
+
+    def _check_privacy(self, privacy: DpSgdSpec, problems: Problems, path: str) -> None:
+        privacy.check(problems, f"{path}.privacy")
+        if self.num_workers > 1:
+            message = f"num_workers is {self.num_workers}; a private run trains in one process"
+            problems.add("BAD_VALUE", message, field=f"{path}.num_workers")
+        if self.eval_share:
+            message = "a private run does not evaluate on samples of its training split; use an evaluation split"
+            problems.add("BAD_VALUE", message, field=f"{path}.eval_share")
 
     def check_data(self, manifest: DatasetManifest, *, path: str = "spec") -> None:
         """Checks the spec's field mappings and splits against the data set.
 
         Raises:
             InvalidArgument: BAD_VALUE for a field or split that the data set does not have, or for a target with only
-                one class; MISSING_FIELD if no encoder is named for a field whose type has no default encoder. The
-                error describes the first problem, and its violations list all problems.
+                one class; MISSING_FIELD if no encoder is named for a field whose type has no default encoder;
+                EVALUATION_NOT_PRIVATE if the splits of a private run share a shard. The error describes the first
+                problem, and its violations list all problems.
         """
         names = [field.name for field in manifest.fields]
         problems = Problems()
@@ -260,13 +309,24 @@ class RunSpec:
         if self.early_stopping and not self.eval_share and not manifest.splits.get(eval_split):
             message = f"early stopping requires an evaluation split, but the data set has no split {eval_split!r}"
             problems.add("BAD_VALUE", f"{message}; it has {splits}", field=f"{path}.eval_split")
+        if self.privacy and not manifest.splits.get(eval_split):
+            message = f"a private run requires an evaluation split, but the data set has no split {eval_split!r}"
+            problems.add("BAD_VALUE", f"{message}; it has {splits}", field=f"{path}.eval_split")
+        if self.privacy and set(manifest.splits.get(train_split, ())) & set(manifest.splits.get(eval_split, ())):
+            message = (
+                f"the evaluation split {eval_split!r} contains examples of the private split {train_split!r}, and its "
+                "figures are published without noise; use an evaluation split of other examples"
+            )
+            problems.add("EVALUATION_NOT_PRIVATE", message, field=f"{path}.eval_split")
         problems.check()
 
 
 def _read(name: str, value: Any, where: str) -> Any:
     """Reads one field of a spec."""
     match name:
-        case "model" | "loss" | "optimizer" | "schedule":
+        case "policy" if value is None:
+            return NO_COMPONENT
+        case "model" | "loss" | "optimizer" | "schedule" | "policy":
             return spec_parts.read_component(value, where)
         case "metrics":
             return spec_parts.read_components(value, where)
@@ -277,6 +337,8 @@ def _read(name: str, value: Any, where: str) -> Any:
             return spec_parts.read_mapping(value, where)
         case "early_stopping":
             return spec_parts.read_early_stopping(value, where)
+        case "privacy":
+            return spec_parts.read_privacy(value, where)
         case "freeze":
             return tuple(json_values.text(item, f"{where}[{i}]") for i, item in json_values.items(value, where))
         case "epochs" | "batch_size" | "num_workers" | "seed":

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from common.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound
+from deepseek.privacy.releases import Release, check_epsilon
+from deepseek.training.dp_settings import DpSgd, steps_per_epoch
 from deepseek.trainjob import json_values
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MISSING_RATE = "example_rate is missing or 0; it must be above 0 and at most 1"
+MISSING_NORM = "clip_norm is missing or 0; it must be finite and above 0"
 
 
 class Problems:
@@ -28,6 +32,11 @@ class Problems:
             yield
         except (InvalidArgument, NotFound, FailedPrecondition) as error:
             self._errors.append(error)
+
+    @property
+    def any(self) -> bool:
+        """Whether a mistake was recorded."""
+        return bool(self._errors)
 
     def check(self) -> None:
         """Raises the first mistake, with the violations of all mistakes.
@@ -82,6 +91,76 @@ class EarlyStopping:
     min_delta: float = 0.0
 
 
+@dataclass(frozen=True)
+class DpSgdSpec:
+    """How a run protects its examples. The proto message `deepseek.trainer.v1.DpSgd` documents the attributes.
+
+    Of `noise_multiplier` and `target_epsilon`, at most one is not None.
+    """
+
+    noise_multiplier: float | None = None
+    target_epsilon: float | None = None
+    clip_norm: float = 0.0
+    example_rate: float = 0.0
+    budget: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the proto's JSON form. A member of a oneof must be absent, not null, if another one is set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def check(self, problems: Problems, path: str) -> None:
+        """Records every mistake: MISSING_FIELD, BAD_NOISE, BAD_EPSILON, BAD_RATE or BAD_VALUE."""
+        valid = DpSgdSpec(noise_multiplier=1.0, clip_norm=1.0, example_rate=1.0)
+        for name in ("noise_multiplier", "clip_norm", "example_rate"):  # one by one, to report every mistake
+            value = getattr(self, name)
+            if name == "example_rate" and not value:
+                problems.add("BAD_RATE", MISSING_RATE, field=f"{path}.{name}")
+            elif name == "clip_norm" and not value:
+                problems.add("BAD_VALUE", MISSING_NORM, field=f"{path}.{name}")
+            elif value is not None:
+                try:
+                    replace(valid, **{name: value}).settings(1)
+                except InvalidArgument as error:
+                    problems.add(error.reason, error.message, field=f"{path}.{name}")
+        if self.target_epsilon is not None:
+            with problems.caught():
+                check_epsilon(self.target_epsilon, f"{path}.target_epsilon")
+        elif self.noise_multiplier is None:
+            message = "set the noise multiplier, or a target epsilon"
+            problems.add("MISSING_FIELD", message, field=f"{path}.noise_multiplier")
+        if not self.budget:
+            problems.add("MISSING_FIELD", "the privacy budget is missing", field=f"{path}.budget")
+
+    def num_steps(self, epochs: int) -> int:
+        """Returns the number of steps of a run, each of which releases a noisy sum of gradients."""
+        return epochs * steps_per_epoch(self.example_rate)
+
+    def release(self, epochs: int) -> Release:
+        """Returns what a run releases: the noisy sums of the gradients of all steps.
+
+        Raises:
+            InvalidArgument: BAD_COUNT at `count` if there are too many steps.
+        """
+        return self.settings(1).release(epochs)  # the batch size only scales the sums
+
+    def settings(self, batch_size: int) -> DpSgd:
+        """Returns the settings of the trainer.
+
+        Raises:
+            InvalidArgument: BAD_NOISE, BAD_RATE or BAD_VALUE; the field is the name of an attribute, or `batch_size`.
+        """
+        assert self.noise_multiplier is not None, "the noise has been chosen"
+        try:
+            return DpSgd(self.noise_multiplier, self.clip_norm, batch_size, self.example_rate)
+        except InvalidArgument as error:
+            field = _OWN_NAMES.get(error.field, error.field)
+            raise InvalidArgument(error.reason, error.message.replace(error.field, field), field=field) from error
+
+
+_OWN_NAMES = {"max_grad_norm": "clip_norm", "sampling_rate": "example_rate", "expected_batch_size": "batch_size"}
+"""Attributes of the spec by the names of the trainer's settings."""
+
+
 def read_component(data: Any, path: str) -> Component:
     """Reads a component."""
     json_values.check_keys(data, Component.__dataclass_fields__, path)
@@ -120,6 +199,30 @@ def read_precision(value: Any, path: str) -> str:
     return name
 
 
+def read_privacy(value: Any, path: str) -> DpSgdSpec | None:
+    """Reads the settings of DP-SGD; null means no DP-SGD."""
+    if value is None:
+        return None
+    json_values.check_keys(value, DpSgdSpec.__dataclass_fields__, path)
+    check_one_noise(value, path)
+    values: dict[str, Any] = {
+        name: (json_values.text if name == "budget" else json_values.number)(one, f"{path}.{name}")
+        for name, one in value.items()
+    }
+    return DpSgdSpec(**values)
+
+
+def check_one_noise(data: Mapping[str, Any], path: str) -> None:
+    """Checks that settings of differential privacy do not choose the noise in two ways.
+
+    Raises:
+        InvalidArgument: BAD_VALUE.
+    """
+    if "noise_multiplier" in data and "target_epsilon" in data:
+        what = "set either the noise multiplier or a target epsilon, not both"
+        raise InvalidArgument("BAD_VALUE", what, field=f"{path}.noise_multiplier")
+
+
 def read_early_stopping(data: Any, path: str) -> EarlyStopping | None:
     """Reads the parameters of early stopping; null disables it."""
     if data is None:
@@ -129,3 +232,12 @@ def read_early_stopping(data: Any, path: str) -> EarlyStopping | None:
         patience=json_values.integer(data.get("patience", 0), f"{path}.patience"),
         min_delta=json_values.number(data.get("min_delta", 0.0), f"{path}.min_delta"),
     )
+
+
+def learns_from_private_data(encoder: str, field: str) -> FailedPrecondition:
+    """Returns the error that an encoder of a private run would learn from the training split."""
+    message = (
+        f"the encoder {encoder} would learn from the private training split, without noise; start from a model version "
+        "whose encoder has learned from public data (init), or use an encoder that learns nothing"
+    )
+    return FailedPrecondition("NOT_PRIVATE_ENCODER", message, field=field)

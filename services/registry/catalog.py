@@ -20,8 +20,10 @@ from common.database import Database, PageRequest, Repeatable, fetch_page, now_u
 from common.errors import AlreadyExists, InvalidArgument
 from common.sources import check_sources
 from services.registry import lineage
+from services.registry.guarantees import check_guarantee, guarantees_of, record_guarantee
 from services.registry.resolve import find_series, find_version
 from services.registry.resources import (
+    Guarantee,
     Kind,
     Metric,
     Series,
@@ -47,13 +49,16 @@ class NewVersion:
     num_samples: int | None = None
     sources: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    privacy: Guarantee | None = None
 
     def check(self) -> None:
         """Rejects values that are invalid regardless of what the registry contains.
 
         Raises:
-            InvalidArgument: BAD_VALUE or TOO_LARGE.
+            InvalidArgument: BAD_VALUE, TOO_LARGE, or a reason of `check_guarantee`.
         """
+        if self.privacy is not None:
+            check_guarantee(self.privacy)
         _check_length(self.metrics, MAX_METRICS, field="metrics")
         check_sources(self.sources)
         if self.num_samples is not None and self.num_samples < 1:
@@ -152,7 +157,7 @@ class Catalog:
             created it.
 
         Raises:
-            InvalidArgument: BAD_NAME, BAD_VALUE or TOO_LARGE.
+            InvalidArgument: BAD_NAME, BAD_VALUE, TOO_LARGE, or a reason of `guarantees`.
             NotFound: A source that belongs to this registry does not exist, or the version that the first call with
                 this request id created was deleted.
             AlreadyExists: REQUEST_ID_REUSED.
@@ -272,6 +277,8 @@ def _add_version(session: Session, tenant: str, kind: Kind, series_id: str, new:
         )
         for position, metric in enumerate(new.metrics)
     )
+    if new.privacy is not None:
+        record_guarantee(session, tenant, kind, series_id, number, new.privacy, new.sources)
     return number, True
 
 
@@ -280,7 +287,7 @@ def _series(row: SeriesRow) -> Series:
 
 
 def _versions(session: Session, rows: Sequence[VersionRow]) -> list[Version]:
-    """Converts rows of one series to versions, and adds the metrics and sources of each."""
+    """Converts rows of one series to versions, and adds the metrics, the sources and the guarantee of each."""
     if not rows:
         return []
     tenant, kind, series_id = rows[0].tenant, Kind(rows[0].kind), rows[0].series_id
@@ -297,6 +304,7 @@ def _versions(session: Session, rows: Sequence[VersionRow]) -> list[Version]:
     ):
         metrics.setdefault(metric.number, []).append(Metric(metric.name, metric.value))
     sources = lineage.sources_of(session, tenant, [version_name(kind, series_id, row.number) for row in rows])
+    guarantees = guarantees_of(session, tenant, kind, series_id, [row.number for row in rows])
     return [
         Version(
             kind=kind,
@@ -307,6 +315,7 @@ def _versions(session: Session, rows: Sequence[VersionRow]) -> list[Version]:
             sources=sources.get(version_name(kind, series_id, row.number), ()),
             metrics=tuple(metrics.get(row.number, ())),
             create_us=row.create_us,
+            privacy=guarantees.get(row.number),
         )
         for row in rows
     ]

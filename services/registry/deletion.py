@@ -22,7 +22,7 @@ from services.registry.resources import (
     series_name,
     version_name,
 )
-from services.registry.tables import AliasMoveRow, AliasRow, LineageRow, MetricRow, VersionRow
+from services.registry.tables import AliasMoveRow, AliasRow, GuaranteeRow, LineageRow, MetricRow, VersionRow
 
 _MAX_NAMED = 5
 _NAMES_PER_QUERY = 500
@@ -123,7 +123,7 @@ def _delete_versions(session: Session, tenant: str, kind: Kind, series_id: str, 
     for start in range(0, len(numbers), _NAMES_PER_QUERY):
         some = list(names)[start : start + _NAMES_PER_QUERY]
         session.execute(delete(LineageRow).where(LineageRow.tenant == tenant, LineageRow.target.in_(some)))
-        for table in (MetricRow, VersionRow):
+        for table in (MetricRow, GuaranteeRow, VersionRow):
             session.execute(
                 delete(table).where(
                     table.tenant == tenant,

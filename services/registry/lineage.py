@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from common.database import Database
 from common.errors import InvalidArgument, NotFound, ResourceExhausted
 from common.sources import check_resource
+from services.registry.guarantees import guarantees_of
 from services.registry.resolve import check_created, find_version
 from services.registry.resources import (
+    Guarantee,
     Kind,
     parse_version,
     parse_version_reference,
@@ -78,6 +80,20 @@ class Lineage:
             if not up and not down and not _in_registry(start):
                 raise NotFound("RESOURCE_NOT_FOUND", f"{name!r} is not a source of any version", field="name")
         return _in_order([*up, *down])
+
+    def guarantees(self, tenant: str, edges: Sequence[Edge]) -> dict[str, Guarantee]:
+        """Returns the privacy guarantee of each model version in a graph that has one, ordered by name."""
+        numbers: dict[str, set[int]] = {}
+        for name in {name for edge in edges for name in (edge.source, edge.target)}:
+            if name.startswith(f"{Kind.MODEL.value}/"):
+                _, series_id, number = parse_version(name, field="name")
+                numbers.setdefault(series_id, set()).add(number)
+        found: dict[str, Guarantee] = {}
+        with self._database.snapshot() as session:
+            for series_id, some in sorted(numbers.items()):
+                of_series = guarantees_of(session, tenant, Kind.MODEL, series_id, sorted(some))
+                found |= {version_name(Kind.MODEL, series_id, number): one for number, one in of_series.items()}
+        return dict(sorted(found.items()))
 
     def _start(self, session: Session, tenant: str, name: str) -> str:
         if not _in_registry(name):

@@ -73,6 +73,27 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Guarantee:
+    """The privacy guarantee of a model version.
+
+    Attributes:
+        epsilon: Upper limit of the privacy loss.
+        delta: Probability with which the limit may not hold.
+        unit: `client` or `example`.
+        adjacency: `add_remove`.
+        sampling: `none` or `poisson`.
+        debit: Name of the last debit that the guarantee includes; empty if no budget was debited.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    adjacency: str
+    sampling: str
+    debit: str = ""
+
+
+@dataclass(frozen=True)
 class Version:
     """An immutable version of a data set or model.
 
@@ -83,6 +104,7 @@ class Version:
         sources: Names of the resources that the version was made from, as stated by the caller.
         metrics: Metrics of a model version, as stated by the caller.
         create_us: Creation time, UTC microseconds.
+        privacy: Privacy guarantee of a model version, as stated by the caller; None if there is none.
     """
 
     kind: Kind
@@ -93,6 +115,7 @@ class Version:
     sources: tuple[str, ...]
     metrics: tuple[Metric, ...]
     create_us: int
+    privacy: Guarantee | None = None
 
     @property
     def name(self) -> str:
@@ -161,7 +184,7 @@ def parse_version(name: str, *, field: str) -> tuple[Kind, str, int]:
     """
     kind = Kind.of(name, field=field)
     series_id, number = names.parse(name, f"{kind.value}/{{}}/versions/{{}}", field=field)
-    return kind, series_id, _parse_number(number, field=field)
+    return kind, series_id, _parse_number(number, "version", field=field)
 
 
 def parse_version_reference(name: str, kind: Kind, *, field: str) -> VersionReference:
@@ -176,7 +199,7 @@ def parse_version_reference(name: str, kind: Kind, *, field: str) -> VersionRefe
     series_id, number = names.parse(name, f"{kind.value}/{{}}/versions/{{}}", field=field)
     if number == LATEST:
         return VersionReference(kind, series_id)
-    return VersionReference(kind, series_id, number=_parse_number(number, field=field))
+    return VersionReference(kind, series_id, number=_parse_number(number, "version", field=field))
 
 
 def parse_alias(name: str, *, field: str) -> tuple[Kind, str, str]:
@@ -220,8 +243,38 @@ def parse_watermark(name: str, *, field: str) -> str:
     return found_id
 
 
-def _parse_number(text: str, *, field: str) -> int:
+def budget_name(budget_id: str) -> str:
+    """Returns the resource name of a privacy budget."""
+    return f"budgets/{budget_id}"
+
+
+def debit_name(budget_id: str, number: int) -> str:
+    """Returns the resource name of a debit."""
+    return f"budgets/{budget_id}/debits/{number}"
+
+
+def parse_budget(name: str, *, field: str) -> str:
+    """Returns the id in the name of a privacy budget.
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    (budget_id,) = names.parse(name, "budgets/{}", field=field)
+    return budget_id
+
+
+def parse_debit(name: str, *, field: str) -> tuple[str, int]:
+    """Returns the id of the budget and the number in the name of a debit.
+
+    Raises:
+        InvalidArgument: BAD_NAME.
+    """
+    budget_id, number = names.parse(name, "budgets/{}/debits/{}", field=field)
+    return budget_id, _parse_number(number, "debit", field=field)
+
+
+def _parse_number(text: str, what: str, *, field: str) -> int:
     if not _NUMBER.fullmatch(text):
-        message = f"{text!r} is not a version number; version numbers are 1, 2, 3, …"
+        message = f"{text!r} is not the number of a {what}; {what}s are numbered 1, 2, 3, …"
         raise InvalidArgument("BAD_NAME", message, field=field)
     return int(text)

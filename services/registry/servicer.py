@@ -13,6 +13,7 @@ from deepseek.data import manifest as data_manifest
 from deepseek.models import manifest as model_manifest
 from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2 as pb
+from services.registry import codec
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog, NewVersion
 from services.registry.deletion import Deletions
@@ -128,6 +129,7 @@ class RegistryServicer(DeletionServicer, WatermarkServicer):
                 _manifest(request.manifest, tenant, Kind.MODEL),
                 sources=tuple(request.sources),
                 metrics=tuple(Metric(metric.name, metric.value) for metric in request.metrics),
+                privacy=codec.from_proto(request.privacy) if request.HasField("privacy") else None,
             ),
             repeatable("CreateModelVersion", request, request.request_id),
         )
@@ -178,8 +180,16 @@ class RegistryServicer(DeletionServicer, WatermarkServicer):
         )
 
     def GetLineage(self, request: pb.GetLineageRequest, context: grpc.ServicerContext) -> pb.GetLineageResponse:
-        edges = self._lineage.walk(caller(context).tenant, request.name, request.depth)
-        return pb.GetLineageResponse(edges=(pb.LineageEdge(source=edge.source, target=edge.target) for edge in edges))
+        tenant = caller(context).tenant
+        edges = self._lineage.walk(tenant, request.name, request.depth)
+        guarantees = self._lineage.guarantees(tenant, edges)
+        return pb.GetLineageResponse(
+            edges=(pb.LineageEdge(source=edge.source, target=edge.target) for edge in edges),
+            guarantees=(
+                pb.VersionGuarantee(version=name, privacy=codec.to_proto(guarantee))
+                for name, guarantee in guarantees.items()
+            ),
+        )
 
 
 def _manifest(message: artifact_pb2.Artifact, tenant: str, kind: Kind) -> Artifact:
@@ -220,6 +230,7 @@ def _model_version(version: Version) -> pb.ModelVersion:
         sources=version.sources,
         metrics=(pb.Metric(name=metric.name, value=metric.value) for metric in version.metrics),
         create_time=timestamp(version.create_us),
+        privacy=codec.to_proto(version.privacy) if version.privacy else None,
     )
 
 

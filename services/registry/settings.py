@@ -6,4 +6,4 @@ from deepseek.services import SERVICES
 
 @settings_for(SERVICES, "registry")
 class RegistrySettings(ServiceSettings):
-    """Keeps names, versions, aliases, lineage and watermarks."""
+    """Keeps names, versions, aliases, lineage, watermarks and privacy budgets."""

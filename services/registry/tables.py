@@ -141,3 +141,67 @@ class LineageRow(Base):
     target: Mapped[str] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[int]
+
+
+class GuaranteeRow(Base):
+    """The privacy guarantee of a model version."""
+
+    __tablename__ = "guarantees"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant", "kind", "series_id", "number"],
+            ["versions.tenant", "versions.kind", "versions.series_id", "versions.number"],
+        ),
+    )
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    series_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    epsilon: Mapped[float] = mapped_column(Double)
+    delta: Mapped[float] = mapped_column(Double)
+    unit: Mapped[str]
+    adjacency: Mapped[str]
+    sampling: Mapped[str]
+    debit: Mapped[str]
+    """`budgets/<id>/debits/<n>`; empty if no budget was debited."""
+
+
+class BudgetRow(Base):
+    """A privacy budget. It repeats the number and the digest of its last debit, so that a missing debit is detected."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (UniqueConstraint("tenant", "dataset", "unit"),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    budget_id: Mapped[str] = mapped_column(primary_key=True)
+    dataset: Mapped[str]
+    unit: Mapped[str]
+    epsilon: Mapped[float] = mapped_column(Double)
+    delta: Mapped[float] = mapped_column(Double)
+    num_debits: Mapped[int]
+    epsilon_spent: Mapped[float] = mapped_column(Double)
+    head_sha256: Mapped[str]
+    create_us: Mapped[int]
+
+
+class DebitRow(Base):
+    """A debit of a privacy budget; `number` numbers the budget's debits 1, 2, 3, …"""
+
+    __tablename__ = "debits"
+    __table_args__ = (ForeignKeyConstraint(["tenant", "budget_id"], ["budgets.tenant", "budgets.budget_id"]),)
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    budget_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    noise_multiplier: Mapped[float] = mapped_column(Double)
+    sampling_rate: Mapped[float] = mapped_column(Double)
+    count: Mapped[int]
+    epsilon_spent: Mapped[float] = mapped_column(Double)
+    """Privacy loss of this debit and all debits before it."""
+    run: Mapped[str]
+    round: Mapped[int]
+    sealed_sha256: Mapped[str]
+    create_us: Mapped[int]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]

@@ -1,29 +1,28 @@
 """Converts the trainer's values between protobuf and the domain."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.artifacts import Artifact
 from common.artifacts.proto import to_proto
-from common.errors import InvalidArgument, Violation
+from common.errors import InvalidArgument
 from common.jobs import JobState
+from common.jobs.history import RunEvent
 from common.jobs.job import JobError
 from common.jobs.proto import error_to_proto, job_to_proto
 from common.paths import without_paths
-from common.proto import timestamp
+from common.proto import plain_json, timestamp
+from deepseek.steering.directive import Directive
 from deepseek.trainjob.runspec import RunSpec
 from protos.job.v1 import job_pb2
+from protos.privacy.v1 import privacy_pb2
 from protos.trainer.v1 import trainer_pb2 as pb
 from services.trainer.external_runs import End, LoggedStep
 from services.trainer.labels import Labels
 from services.trainer.run import Run
-from services.trainer.run_history import RunEvent
 
 MAX_SPEC_BYTES = 32 << 10
 """Maximum size of an encoded run spec. It is small enough that a page of 1000 runs fits in one message."""
@@ -35,28 +34,19 @@ def read_spec(message: pb.RunSpec) -> RunSpec:
     Raises:
         InvalidArgument: UNKNOWN_FIELD if the message has a field that this server does not know; BAD_VALUE; TOO_LARGE.
     """
-    if (num_bytes := message.ByteSize()) > MAX_SPEC_BYTES:
-        raise InvalidArgument(
-            "TOO_LARGE", f"the spec has {num_bytes} bytes; at most {MAX_SPEC_BYTES} are accepted", field="spec"
-        )
-    unknown = list(_unknown_fields(message, "spec"))
-    if unknown:
-        what = "this version of the trainer has no field with this number"
-        raise InvalidArgument("UNKNOWN_FIELD", what, violations=[Violation(path, what) for path in unknown])
-    try:
-        data = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    except json_format.Error as error:  # e.g. an infinite number in the params of a component
-        raise InvalidArgument(
-            "BAD_VALUE", f"the spec contains a value that JSON cannot represent: {error}", field="spec"
-        ) from error
-    return RunSpec.from_json(data)
+    return RunSpec.from_json(plain_json(message, field="spec", max_bytes=MAX_SPEC_BYTES))
+
+
+def spec_to_proto(spec: RunSpec) -> pb.RunSpec:
+    """Returns a run spec as a message."""
+    return json_format.ParseDict(spec.to_json(), pb.RunSpec())
 
 
 def run_to_proto(run: Run) -> pb.Run:
     """Returns a run as a message."""
     return pb.Run(
         name=run.name,
-        spec=None if run.is_external else json_format.ParseDict(run.spec.to_json(), pb.RunSpec()),
+        spec=None if run.is_external else spec_to_proto(run.spec),
         job=job_to_proto(run.job),
         fingerprint=run.fingerprint,
         checkpoint=to_proto(run.checkpoint) if run.checkpoint else None,
@@ -70,6 +60,7 @@ def run_to_proto(run: Run) -> pb.Run:
         tags=[pb.Tag(key=key, value=value) for key, value in run.tags.items()],
         external=run.is_external,
         parameters=json_format.ParseDict(dict(run.parameters), Struct()) if run.parameters else None,
+        privacy=_privacy(run),
     )
 
 
@@ -77,19 +68,9 @@ def read_parameters(message: Struct) -> Mapping[str, Any]:
     """Converts the parameters of an external run.
 
     Raises:
-        InvalidArgument: TOO_LARGE.
+        InvalidArgument: TOO_LARGE or BAD_VALUE.
     """
-    if (num_bytes := message.ByteSize()) > MAX_SPEC_BYTES:
-        raise InvalidArgument(
-            "TOO_LARGE",
-            f"the parameters have {num_bytes} bytes; at most {MAX_SPEC_BYTES} are accepted",
-            field="parameters",
-        )
-    try:
-        return json_format.MessageToDict(message)
-    except json_format.Error as error:  # an infinite number
-        what = f"the parameters contain a value that JSON cannot represent: {error}"
-        raise InvalidArgument("BAD_VALUE", what, field="parameters") from error
+    return plain_json(message, field="parameters", max_bytes=MAX_SPEC_BYTES)
 
 
 def read_labels(message: pb.UpdateRunRequest | pb.CreateExternalRunRequest) -> Labels:
@@ -112,6 +93,39 @@ def read_steps(message: pb.LogRunRequest) -> tuple[list[LoggedStep], End | None]
     if message.end not in job_pb2.JobState.values():
         raise InvalidArgument("BAD_VALUE", f"unknown job state {message.end}", field="end")
     return steps, End(JobState[job_pb2.JobState.Name(message.end).removeprefix("JOB_STATE_")], message.error)
+
+
+def read_directive(message: pb.Directive) -> Directive:
+    """Converts a directive.
+
+    Raises:
+        InvalidArgument: TOO_LARGE, UNKNOWN_FIELD or BAD_VALUE.
+    """
+    action = message.WhichOneof("action") or ""
+    value: Any = None
+    match action:
+        case "set_learning_rate" | "set_momentum":
+            value = getattr(message, action)
+        case "set_policy":
+            given = plain_json(message.set_policy, field="directive.set_policy", max_bytes=MAX_SPEC_BYTES)
+            value = {"name": given.get("name", ""), "params": given.get("params", {})}
+        case "restore":
+            value = {"step": message.restore.step, "run": message.restore.run}
+    return Directive(message.id, action, value, message.apply_at_step, message.expire_after_s)
+
+
+def ack_to_proto(ack: Mapping[str, Any]) -> pb.DirectiveAck:
+    """Returns the answer to a directive as a message."""
+    values = {name: pb.SteeredValues(**ack[name]) for name in ("old", "new") if ack[name]}
+    return pb.DirectiveAck(
+        directive_id=ack["directive_id"],
+        action=ack["action"],
+        applied_step=ack["applied_step"],
+        late=ack["late"],
+        apply_time=timestamp(ack["apply_us"]),
+        error=error_to_proto(JobError(**ack["error"])) if ack["error"] else None,
+        **values,
+    )
 
 
 def event_to_proto(event: RunEvent) -> pb.RunEvent:
@@ -137,11 +151,29 @@ def event_to_proto(event: RunEvent) -> pb.RunEvent:
             message.warning.CopyFrom(pb.WarningEvent(**shown))
         case "precision":
             message.precision.CopyFrom(_precision(values))
+        case "adjustment":
+            old, new = (pb.SteeredValues(**values[name]) for name in ("old", "new"))
+            message.adjustment.CopyFrom(
+                pb.AdjustmentEvent(step=values["step"], policy=values["policy"], old=old, new=new)
+            )
+        case "directive":
+            message.directive.CopyFrom(ack_to_proto(values))
         case "state":
             state = f"JOB_STATE_{values['state']}"
             error = error_to_proto(JobError(**values["error"])) if "error" in values else None
             message.state.CopyFrom(pb.StateEvent(state=state, error=error))
     return message
+
+
+def _privacy(run: Run) -> pb.RunPrivacy | None:
+    if run.spec.privacy is None or run.release is None:
+        return None
+    release = privacy_pb2.Release(
+        noise_multiplier=run.release.noise_multiplier,
+        sampling_rate=run.release.sampling_rate,
+        count=run.release.count,
+    )
+    return pb.RunPrivacy(budget=run.spec.privacy.budget, release=release)
 
 
 def _precision(values: Mapping[str, Any]) -> pb.PrecisionEvent:
@@ -158,26 +190,3 @@ def _precision(values: Mapping[str, Any]) -> pb.PrecisionEvent:
 
 def _metrics(values: Mapping[str, float]) -> list[pb.MetricValue]:
     return [pb.MetricValue(name=name, value=value) for name, value in values.items()]
-
-
-def _unknown_fields(message: Message, path: str) -> Iterator[str]:
-    """Yields the path of each unknown field of a message, at any depth. The path ends with the field number."""
-    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]  # the stubs lack it
-        yield f"{path}.{unknown.field_number}"
-    for field, value in message.ListFields():
-        if field.type != FieldDescriptor.TYPE_MESSAGE:
-            continue
-        for place, part in _parts(field, value):
-            yield from _unknown_fields(part, f"{path}.{place}")
-
-
-def _parts(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Message]]:
-    kind = field.message_type
-    assert kind is not None
-    if kind.GetOptions().map_entry:
-        if kind.fields_by_name["value"].type == FieldDescriptor.TYPE_MESSAGE:
-            yield from ((f"{field.name}.{key}", value[key]) for key in value)
-    elif field.is_repeated:
-        yield from ((f"{field.name}[{i}]", part) for i, part in enumerate(value))
-    else:
-        yield field.name, value

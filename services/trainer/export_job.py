@@ -18,13 +18,14 @@ from common.errors import Internal, NotFound
 from common.files import disk_error
 from common.jobs import Lease
 from common.jobs.child import ChildProcess, attempt_directory
+from common.jobs.following import Crashed, follow
 from common.processes import python
 from common.remote import until_answered
 from deepseek.models.manifest import ModelManifest
 from services.trainer.exports import Export, ExportStore
 from services.trainer.fingerprint import export_fingerprint
-from services.trainer.following import Crashed, follow
 from services.trainer.ports import Registry
+from services.trainer.private_runs import PrivateRuns
 from services.trainer.run import Run
 from services.trainer.runs import RunStore
 
@@ -61,6 +62,7 @@ class ExportHandler:
         runs: Store of the runs.
         exports: Store of finished exports.
         registry: Registry that receives the model versions.
+        private_runs: States the guarantees of private runs.
         directory: Working directory.
         store: Entries to add to the child's job file. They say how to open the artifact store, and where to write trace
             spans.
@@ -73,6 +75,7 @@ class ExportHandler:
         runs: RunStore,
         exports: ExportStore,
         registry: Registry,
+        private_runs: PrivateRuns,
         directory: Path,
         store: Mapping[str, Any],
         *,
@@ -82,6 +85,7 @@ class ExportHandler:
         self._runs = runs
         self._exports = exports
         self._registry = registry
+        self._private_runs = private_runs
         self._directory = directory
         self._store = store
         self._artifacts = artifacts
@@ -128,7 +132,12 @@ class ExportHandler:
         return until_answered(
             lease,
             lambda: self._registry.register_model_version(
-                spec.model, export.manifest, sources=sources, metrics=export.metrics, request_id=request_id
+                spec.model,
+                export.manifest,
+                sources=sources,
+                metrics=export.metrics,
+                request_id=request_id,
+                guarantee=self._private_runs.guarantee(run),
             ),
             callee="registry",
             cancellable=True,
@@ -138,7 +147,7 @@ class ExportHandler:
         """Runs the child process until the export is finished; returns None if the export was stopped first."""
         assert run.trained is not None, "a run that has succeeded has a checkpoint"
         job = {
-            "spec": run.spec.to_json(),
+            "spec": run.executed_spec.to_json(),
             "run": run.name,
             "dataset_manifest_sha256": run.dataset_manifest_sha256,
             "tenant": run.tenant,

@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from common.database import Database, now_us
 from common.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from common.jobs import JobError, JobState, JobStore
+from common.jobs.history import final_state
 from common.jobs.job import UNFINISHED, JobRow
 from common.names import new_id
 from deepseek.trainjob.runspec import RunSpec
 from services.trainer.labels import Labels
 from services.trainer.run import Run
-from services.trainer.run_history import append_events, final_state
 from services.trainer.runs import RunStore
 from services.trainer.tables import RunRow
 
@@ -103,7 +103,7 @@ class ExternalRuns:
         )
         session.add(row)
         session.flush()
-        append_events(session, row, [("state", {"state": JobState.RUNNING.name})])
+        self._runs.append(session, row, [("state", {"state": JobState.RUNNING.name})])
         return f"runs/{run_id}"
 
     def log(self, tenant: str, name: str, steps: Sequence[LoggedStep], end: End | None = None) -> Run:
@@ -135,7 +135,7 @@ class ExternalRuns:
                 job.finish(end.state, now_us())
                 events.append(final_state(end.state, error))
             row.train_s = (now_us() - row.create_us) / 1e6 if events else row.train_s
-            append_events(session, row, events)
+            self._runs.append(session, row, events)
         self._runs.wake()
         return self._runs.get(tenant, name)
 

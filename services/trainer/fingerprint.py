@@ -20,11 +20,11 @@ from deepseek.components import RESTART
 from deepseek.trainjob.runspec import RunSpec
 from deepseek.trainjob.spec_parts import Component
 
-_TRAINING_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors")
+_TRAINING_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors", "opacus")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnxscript")
 _EXPORT_SOURCES = ("export_main.py", "export.py", "probing.py", "onnx_files.py", "onnx_operators.py", "tracing.py")
 _IMPORT_SOURCES = ("import_main.py", "onnx_import.py", "onnx_bundle.py", "onnx_trial.py")
-_PARTS = ("components", "data", "models", "optim", "training", "trainjob")
+_PARTS = ("components", "data", "models", "optim", "privacy", "steering", "training", "trainjob")
 
 
 def run_fingerprint(spec: RunSpec, dataset_manifest_sha256: str, init_manifest_sha256: str | None = None) -> str:
@@ -101,6 +101,7 @@ def _components(spec: RunSpec) -> dict[str, list[Any]]:
         ("deepseek.losses", spec.loss),
         ("deepseek.optimizers", spec.optimizer),
         ("deepseek.schedules", spec.schedule),
+        ("deepseek.policies", spec.policy),
         *(("deepseek.metrics", metric) for metric in spec.metrics),
         *(("deepseek.encoders", mapping.encoder) for mapping in (*spec.inputs, spec.target)),
         *(("deepseek.augmentations", part) for mapping in spec.inputs for part in mapping.augmentations),

@@ -17,10 +17,10 @@ from common.errors import FailedPrecondition
 from common.files import disk_error
 from common.jobs import Lease
 from common.jobs.child import ChildProcess, attempt_directory
+from common.jobs.following import Crashed, follow
 from common.processes import python
 from common.remote import until_answered
 from deepseek.models.manifest import MEDIA_TYPE, ModelManifest
-from services.trainer.following import Crashed, follow
 from services.trainer.ports import Registry
 
 JOB_KIND = "trainer.import"

@@ -1,5 +1,5 @@
-"""Artifacts that the trainer refers to: each run's data set, initial model, last two checkpoints and best weights, and
-the files of exports and imports that have not ended.
+"""Artifacts that the trainer refers to: each run's data set, initial model, last two checkpoints and best weights, the
+checkpoints that an active run restores, and the files of exports and imports that have not ended.
 
 The history of a run also names earlier checkpoints. These are not included, because no run resumes from them. The
 results of finished exports are not included either: the registry refers to those that are in use, and an export that is
@@ -17,6 +17,7 @@ from common.jobs.job import UNFINISHED, JobRow
 from common.upkeep.dump import Reference
 from deepseek.data.manifest import MEDIA_TYPE as DATASET_MEDIA_TYPE
 from deepseek.models.manifest import MEDIA_TYPE as MODEL_MEDIA_TYPE
+from services.trainer.answers import restored
 from services.trainer.export_job import JOB_KIND as EXPORT_KIND
 from services.trainer.import_job import JOB_KIND as IMPORT_KIND
 from services.trainer.import_job import ImportSpec
@@ -34,6 +35,7 @@ def references(session: Session) -> Iterator[Reference]:
         yield Reference(tenant, init_manifest, MODEL_MEDIA_TYPE)
     columns = (RunRow.checkpoint, RunRow.previous_checkpoint, RunRow.best_weights)
     checkpoints = {text for row in session.execute(select(*columns)) for text in row}
+    checkpoints |= set(session.scalars(restored()))
     exported = {json.loads(text)["run_id"] for text in session.scalars(_specs(EXPORT_KIND))}
     exports = select(ExportRow.manifest).where(ExportRow.run_id.in_(exported))
     for text in (*filter(None, checkpoints), *session.scalars(exports)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.artifacts import Artifact
 from common.jobs import Job
+from deepseek.privacy.releases import Release
 from deepseek.trainjob.runspec import RunSpec
 from services.trainer.tables import RunRow
 
@@ -15,7 +16,8 @@ from services.trainer.tables import RunRow
 class Run:
     """A training run. The proto message `deepseek.trainer.v1.Run` documents the attributes.
 
-    `parameters` is None unless the run is external. An external run has an empty spec and no checkpoints.
+    `noise_multiplier` is None unless the run is private. `parameters` is None unless the run is external. An external
+    run has an empty spec and no checkpoints.
     """
 
     tenant: str
@@ -38,11 +40,23 @@ class Run:
     note: str
     tags: Mapping[str, str]
     parameters: Mapping[str, Any] | None
+    noise_multiplier: float | None
 
     @property
     def name(self) -> str:
         """Resource name, `runs/<id>`."""
         return f"runs/{self.run_id}"
+
+    @property
+    def executed_spec(self) -> RunSpec:
+        """The spec that workers execute: with a noise multiplier in place of an epsilon to aim at."""
+        return self.spec.with_noise(self.noise_multiplier)
+
+    @property
+    def release(self) -> Release | None:
+        """What a private run is debited for all of its steps; None without `privacy`."""
+        privacy = self.executed_spec.privacy
+        return privacy.release(self.spec.epochs) if privacy else None
 
     @property
     def trained(self) -> Artifact | None:
@@ -57,10 +71,13 @@ class Run:
 
 def read_run(row: RunRow, job: Job) -> Run:
     """Returns the run of a row, whose job must have been read in the same snapshot."""
+    spec = RunSpec.from_json(json.loads(row.spec))
+    # Rows without the column state the noise in their spec.
+    stated = spec.privacy.noise_multiplier if spec.privacy else None
     return Run(
         tenant=row.tenant,
         run_id=row.run_id,
-        spec=RunSpec.from_json(json.loads(row.spec)),
+        spec=spec,
         dataset_manifest_sha256=row.dataset_manifest_sha256,
         job=job,
         fingerprint=row.fingerprint,
@@ -78,4 +95,5 @@ def read_run(row: RunRow, job: Job) -> Run:
         note=row.note or "",
         tags=json.loads(row.tags or "{}"),
         parameters=json.loads(row.parameters) if row.parameters else None,
+        noise_multiplier=stated if row.noise_multiplier is None else row.noise_multiplier,
     )

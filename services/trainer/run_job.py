@@ -25,9 +25,13 @@ from common.errors import Internal, MeshError, Unavailable
 from common.files import disk_error
 from common.jobs import JobError, JobState, Lease, LeaseLost
 from common.jobs.child import ChildProcess, attempt_directory, reported_error
+from common.jobs.history import final_state
 from common.processes import python
+from common.remote import until_answered
+from services.trainer.directives import DirectiveStore
+from services.trainer.mailboxes import Mailbox, Mailboxes
+from services.trainer.private_runs import PrivateRuns
 from services.trainer.run import Run
-from services.trainer.run_history import final_state
 from services.trainer.runs import RunStore
 
 JOB_KIND = "trainer.run"
@@ -35,7 +39,8 @@ JOB_KIND = "trainer.run"
 _POLL_S = 0.1
 _AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _RETRIED = (*_AWAY, "INTERNAL")
-_PUBLISHED = ("precision", "step", "evaluation", "checkpoint", "warning")
+_RELEASING = ("evaluation", "checkpoint")
+_PUBLISHED = ("precision", "step", "evaluation", "adjustment", "directive", "checkpoint", "warning")
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -66,6 +71,9 @@ class RunHandler:
             trace spans.
         artifacts: Artifact store, from which superseded checkpoints are deleted.
         record: Function that writes to the audit log, such as `AuditLog.append`.
+        private_runs: Debits the budgets of private runs.
+        directives: Store of directives to runs.
+        mailboxes: Passes directives on to the workers.
         max_runs: Maximum number of concurrent runs. Each new run gets an equal share of the cores.
         max_restarts: Number of times that crashed workers are restarted before the run fails.
         stop_grace_s: Time that workers get to write a last checkpoint when they are stopped, in seconds.
@@ -80,6 +88,9 @@ class RunHandler:
         *,
         artifacts: ArtifactStore,
         record: Callable[..., None],
+        private_runs: PrivateRuns,
+        directives: DirectiveStore,
+        mailboxes: Mailboxes,
         max_runs: int = 1,
         max_restarts: int,
         stop_grace_s: float,
@@ -90,6 +101,10 @@ class RunHandler:
         self._store = store
         self._artifacts = artifacts
         self._record = record
+        self._private_runs = private_runs
+        self._directives = directives
+        self._mailboxes = mailboxes
+        self._debited: set[str] = set()
         self._max_runs = max_runs
         self._max_restarts = max_restarts
         self._stop_grace_s = stop_grace_s
@@ -131,8 +146,9 @@ class RunHandler:
             if lease.cancelled.is_set() or lease.stopping.is_set():
                 return
             run = self._runs.get(lease.job.tenant, name)
-            with self._start(lease, run, directory / str(start)) as child:
-                end = self._follow(lease, run, child)
+            child, last_directive = self._start(lease, run, directory / str(start))
+            with child, self._mailboxes.open(run, child.directory, last_directive) as mailbox:
+                end = self._follow(lease, run, child, mailbox)
                 tail = child.log_tail() if end is _End.CRASHED else ""
             if end is _End.DONE:
                 return
@@ -140,7 +156,9 @@ class RunHandler:
                 num_crashes += 1
                 _logger.warning("the workers of %s crashed (%d times in attempt %d)", name, num_crashes, lease.attempt)
                 if num_crashes > self._max_restarts:
-                    message = f"the workers crashed {num_crashes} times; last lines of their log:\n{tail}"
+                    # Messages in the log of a private run may depend on private examples.
+                    shown = "their log is not published" if run.spec.privacy else f"last lines of their log:\n{tail}"
+                    message = f"the workers crashed {num_crashes} times; {shown}"
                     raise Internal("WORKERS_CRASHED", message)
                 continue
             if self._runs.get(lease.job.tenant, name).checkpoint_step > run.checkpoint_step:
@@ -148,7 +166,8 @@ class RunHandler:
             _pause(lease, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _start(self, lease: Lease, run: Run, directory: Path) -> ChildProcess:
+    def _start(self, lease: Lease, run: Run, directory: Path) -> tuple[ChildProcess, int]:
+        """Starts the workers. Returns them, and the number of the last directive that they get in the job file."""
         events: list[tuple[str, Mapping[str, Any]]] = [
             ("attempt", {"attempt": lease.attempt, "start_step": run.checkpoint_step})
         ]
@@ -160,9 +179,10 @@ class RunHandler:
             if self._runs.last_state(session, run) == JobState.PENDING.name:
                 events.insert(0, ("state", {"state": JobState.RUNNING.name}))
             self._runs.publish(session, run, events, num_threads=num_threads)
+            directives, last_directive = self._directives.at_start(session, run)
         self._runs.wake()
         job = {
-            "spec": run.spec.to_json(),
+            "spec": run.executed_spec.to_json(),
             "dataset_manifest_sha256": run.dataset_manifest_sha256,
             "tenant": run.tenant,
             **self._store,
@@ -170,13 +190,15 @@ class RunHandler:
             "attempt": lease.attempt,
             "exportable": run.exportable,
             "init_manifest_sha256": run.init_manifest,
+            "directives": [one.to_json() for one in directives],
         }
         # All workers of a run are on this machine. torch's TCP stores would listen on every network interface and
         # unpickle what they receive, so the workers find each other through a file instead (deepseek.trainjob.train).
         # On Linux, Gloo's connections stay on loopback.
         env = {"OMP_NUM_THREADS": str(num_threads), "DEEPSEEK_HOME": str(self._home)}
         env |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        return ChildProcess(directory, python("deepseek.trainjob.agent", str(num_workers)), job, env=env)
+        child = ChildProcess(directory, python("deepseek.trainjob.agent", str(num_workers)), job, env=env)
+        return child, last_directive
 
     def _num_threads(self, run: Run) -> int:
         """Returns the number of threads per worker.
@@ -190,12 +212,13 @@ class RunHandler:
             return min(run.num_threads, max(1, cores // run.spec.num_workers))
         return max(1, cores // self._max_runs // run.spec.num_workers)
 
-    def _follow(self, lease: Lease, run: Run, child: ChildProcess) -> _End:
-        """Publishes the workers' reports until the workers exit."""
+    def _follow(self, lease: Lease, run: Run, child: ChildProcess, mailbox: Mailbox) -> _End:
+        """Publishes the workers' reports, and passes directives on, until the workers exit."""
         asked_at: float | None = None
         under_way = away = False
         while True:
             ended = child.wait(_POLL_S)
+            mailbox.poll()
             # The reports are read after checking whether the process has ended, so that its last reports are not
             # missed.
             events = child.events()
@@ -233,9 +256,13 @@ class RunHandler:
         news = [event for event in reported if event["kind"] in _PUBLISHED]
         if not news:
             return
+        if run.spec.privacy and any(event["kind"] in _RELEASING for event in news):
+            self._debit(lease, run)
         events = [(event["kind"], _payload(event)) for event in news]
         with lease.transaction() as session:
             self._runs.publish(session, run, events, train_s=run.train_s + news[-1]["train_s"])
+            if any(kind == "directive" and one["action"] == "stop" and not one["error"] for kind, one in events):
+                lease.cancel(session)  # together with the answer, so that no crash can separate them
         self._runs.wake()
         if any(kind == "checkpoint" for kind, _ in events):
             self._drop_superseded(lease, run)
@@ -243,6 +270,14 @@ class RunHandler:
         if steps:
             step, num_steps = steps[-1]["step"], steps[-1]["num_steps"]
             lease.update(progress=step / max(1, num_steps), message=f"step {step} of {num_steps}")
+
+    def _debit(self, lease: Lease, run: Run) -> None:
+        """Debits the budget of a private run before anything that depends on its data is published."""
+        if run.name not in self._debited:
+            debit = until_answered(lease, lambda: self._private_runs.debit(run), callee="registry", cancellable=False)
+            if debit is None:
+                raise LeaseLost("the process is stopping, and the run is not debited yet")
+            self._debited.add(run.name)
 
     def _drop_superseded(self, lease: Lease, run: Run) -> None:
         """Deletes all but the run's last two checkpoints and its best weights. A failure is retried later."""

@@ -13,13 +13,15 @@ from typing import Any
 from sqlalchemy import select
 
 from common.artifacts import ArtifactStore
-from common.database import Database, PageRequest, Repeatable, once
+from common.database import Database, PageRequest, Repeatable, earlier, once
 from common.errors import FailedPrecondition, InvalidArgument
 from common.jobs import Job, JobRunner, JobState, JobStore
+from common.jobs.history import RunEvent
 from common.jobs.job import UNFINISHED, JobRow
 from common.names import check_id, new_id, parse
 from deepseek.data.manifest import DatasetManifest
 from deepseek.models.manifest import ModelManifest
+from deepseek.privacy.ancestry import init_not_private
 from deepseek.trainjob.runspec import RunSpec
 from deepseek.trainjob.spec_parts import Problems
 from services.trainer.export_job import JOB_KIND as EXPORT_KIND
@@ -28,8 +30,8 @@ from services.trainer.external_runs import End, ExternalRuns, LoggedStep
 from services.trainer.fingerprint import run_fingerprint
 from services.trainer.labels import Labels
 from services.trainer.ports import ModelVersion, Registry
+from services.trainer.private_runs import PrivateRuns
 from services.trainer.run import Run
-from services.trainer.run_history import RunEvent
 from services.trainer.run_job import JOB_KIND as RUN_KIND
 from services.trainer.run_job import job_spec
 from services.trainer.runs import RunStore
@@ -47,6 +49,7 @@ class RunService:
         runner: Job runner, which is notified of new jobs.
         store: Store that holds data set manifests.
         registry: Registry that resolves data set versions.
+        private_runs: Chooses the noise of private runs, and checks their budgets.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class RunService:
         runner: JobRunner,
         store: ArtifactStore,
         registry: Registry,
+        private_runs: PrivateRuns,
     ) -> None:
         self._database = database
         self._jobs = jobs
@@ -64,6 +68,7 @@ class RunService:
         self._runner = runner
         self._store = store
         self._registry = registry
+        self._private_runs = private_runs
         self._external = ExternalRuns(database, jobs, runs)
 
     def submit(
@@ -85,33 +90,24 @@ class RunService:
         Raises:
             InvalidArgument: The spec is invalid. The error names the invalid field.
             NotFound: DATASET_VERSION_NOT_FOUND or MODEL_VERSION_NOT_FOUND.
-            FailedPrecondition: NO_WEIGHTS.
+            FailedPrecondition: NO_WEIGHTS; DATASET_HAS_BUDGET for a run without privacy; BUDGET_MISMATCH,
+                BUDGET_EXHAUSTED, NOT_PRIVATE_ENCODER or INIT_NOT_PRIVATE for a private run.
             AlreadyExists: REQUEST_ID_REUSED.
             ResourceExhausted: QUOTA_EXCEEDED.
         """
-        problems = Problems()
-        with problems.caught():
-            spec.check()
-        version = None
-        if spec.dataset_version:
-            with problems.caught():
-                version = self._registry.find_dataset_version(
-                    tenant, spec.dataset_version, field="spec.dataset_version"
-                )
-        # Mistakes in the spec itself, and those that only a comparison with the data shows, are reported together.
-        if version is not None:
-            manifest = DatasetManifest.from_bytes(self._store.read(tenant, version.manifest.sha256))
-            with problems.caught():
-                spec = spec.resolved(version.name, manifest)
-        init = None
-        if spec.init:
-            with problems.caught():
-                init = self._find_init(tenant, spec.init)
-        problems.check()
-        assert version is not None, "a spec without a data set version has been rejected"
-        spec = replace(spec, init=init.name if init else "")
+        with self._database.snapshot() as session:
+            repeated = earlier(session, tenant, call)
+        if repeated is not None:
+            answer = json.loads(repeated)
+            return self._runs.get(tenant, answer["name"]), answer["reused"]
+        spec, manifest_sha256, init = self._complete(tenant, spec)
+        noise = self._private_runs.choose_noise(tenant, spec)
+        warnings = self._private_runs.warnings(tenant, spec)
         init_manifest = init.manifest.sha256 if init else None
-        fingerprint = run_fingerprint(spec, version.manifest.sha256, init_manifest)
+        executed = spec.with_noise(noise)
+        fingerprint = run_fingerprint(executed, manifest_sha256, init_manifest)
+        if not (reuse and self._find_equal(tenant, fingerprint)):  # an equal run has debited the budget already
+            self._private_runs.check_budget(tenant, spec, noise, self._active(tenant, spec))
         with self._database.transaction() as session:
 
             def effect() -> str:
@@ -126,11 +122,13 @@ class RunService:
                         job,
                         run_id,
                         spec,
-                        version.manifest.sha256,
+                        manifest_sha256,
                         fingerprint,
                         adopt=reuse,
                         exportable=exportable,
                         init_manifest=init_manifest,
+                        warnings=warnings,
+                        noise_multiplier=noise,
                     )
                 else:
                     name = equal
@@ -139,6 +137,16 @@ class RunService:
             answer = json.loads(once(session, tenant, call, effect))
         self._runner.wake()
         return self._runs.get(tenant, answer["name"]), answer["reused"]
+
+    def check(self, tenant: str, spec: RunSpec) -> RunSpec:
+        """Checks a spec without starting a run, and returns it with aliases resolved and defaults filled in.
+
+        Raises:
+            MeshError: As for `submit`, except for errors about budgets.
+        """
+        complete, _, _ = self._complete(tenant, spec)
+        self._private_runs.choose_noise(tenant, complete)
+        return complete
 
     def get(self, tenant: str, name: str) -> Run:
         """Returns a run.
@@ -175,6 +183,7 @@ class RunService:
         """
         run = self._runs.get(tenant, name)
         self._jobs.cancel(tenant, run.job.name)
+        self._runner.refresh()
         return self._runs.close_history(tenant, name)
 
     def update(self, tenant: str, name: str, labels: Labels) -> Run:
@@ -259,12 +268,52 @@ class RunService:
         self._runner.wake()
         return self._jobs.get(tenant, name)
 
+    def _complete(self, tenant: str, spec: RunSpec) -> tuple[RunSpec, str, ModelVersion | None]:
+        """Checks a spec, and returns it with aliases resolved and defaults filled in.
+
+        Returns:
+            The spec, the digest of the manifest of its data set version, and the version from which the run starts.
+        """
+        problems = Problems()
+        with problems.caught():
+            spec.check()
+        version = None
+        if spec.dataset_version:
+            with problems.caught():
+                version = self._registry.find_dataset_version(
+                    tenant, spec.dataset_version, field="spec.dataset_version"
+                )
+        # Mistakes in the spec itself, and those that only a comparison with the data shows, are reported together.
+        if version is not None:
+            manifest = DatasetManifest.from_bytes(self._store.read(tenant, version.manifest.sha256))
+            with problems.caught():
+                spec = spec.resolved(version.name, manifest)
+        init = None
+        if spec.init:
+            with problems.caught():
+                init = self._find_init(tenant, spec.init)
+                self._check_init(tenant, spec, init)
+        problems.check()
+        assert version is not None, "a spec without a data set version has been rejected"
+        return replace(spec, init=init.name if init else ""), version.manifest.sha256, init
+
     def _is_exporting(self, run: Run) -> bool:
         with self._database.snapshot() as session:
             query = select(JobRow.spec).where(
                 JobRow.tenant == run.tenant, JobRow.kind == EXPORT_KIND, JobRow.state.in_(UNFINISHED)
             )
             return any(json.loads(spec)["run_id"] == run.run_id for spec in session.scalars(query))
+
+    def _active(self, tenant: str, spec: RunSpec) -> Sequence[Run]:
+        """Returns the runs that share the budget of a spec and have not ended."""
+        if spec.privacy is None:
+            return ()
+        with self._database.snapshot() as session:
+            return self._runs.active(session, tenant, spec.privacy.budget)
+
+    def _find_equal(self, tenant: str, fingerprint: str) -> str | None:
+        with self._database.snapshot() as session:
+            return self._runs.find_equal(session, tenant, fingerprint, _REUSED)
 
     def _find_init(self, tenant: str, name: str) -> ModelVersion:
         """Finds the model version from which a run starts, and checks that it holds weights."""
@@ -277,3 +326,12 @@ class RunService:
             )
             raise FailedPrecondition("NO_WEIGHTS", message, field="spec.init")
         return version
+
+    def _check_init(self, tenant: str, spec: RunSpec, init: ModelVersion) -> None:
+        """Checks that what a private run starts from does not reveal its data: the guarantee would not include that."""
+        if spec.privacy is None:
+            return
+        dataset, budget = spec.dataset_version.partition("/versions/")[0], spec.privacy.budget
+        dataset = dataset.partition("/aliases/")[0]
+        if found := self._registry.unprotected_ancestor(tenant, init.name, dataset=dataset, budget=budget):
+            raise init_not_private(init.name, found, dataset=dataset, budget=budget, field="spec.init")

@@ -8,7 +8,6 @@ state when a caller first reads the run (`close_history`).
 import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, or_, select
@@ -18,33 +17,16 @@ from common.artifacts import Artifact
 from common.database import Database, PageRequest, fetch_page, now_us
 from common.errors import NotFound
 from common.jobs import Job, JobState, JobStore
+from common.jobs.history import History, RunEvent, final_state
 from common.jobs.job import UNFINISHED, JobRow
 from common.names import parse
 from deepseek.trainjob.runspec import RunSpec
+from services.trainer.answers import restored, settled
 from services.trainer.labels import Labels
 from services.trainer.run import Run, read_run
-from services.trainer.run_history import RunEvent, append_events, final_state, last_event, read_events
-from services.trainer.tables import ExportRow, RunEventRow, RunRow
+from services.trainer.superseded import Superseded, replace_best
+from services.trainer.tables import DirectiveRow, ExportRow, RunEventRow, RunRow
 from services.trainer.twins import has_twin
-
-_WATCH_POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Superseded:
-    """A checkpoint, or the weights of an epoch, that are no longer needed by the run that wrote them.
-
-    Attributes:
-        artifact: The checkpoint or the weights.
-        sequence: Sequence number of the checkpoint's event in the history of the run; 0 for weights.
-        next_us: Time at which the run published their successor, UTC microseconds.
-        is_needed: Whether the row of another run still refers to the checkpoint.
-    """
-
-    artifact: Artifact
-    sequence: int
-    next_us: int
-    is_needed: bool
 
 
 class RunStore:
@@ -58,7 +40,7 @@ class RunStore:
     def __init__(self, database: Database, jobs: JobStore) -> None:
         self._database = database
         self._jobs = jobs
-        self._changed = threading.Condition()
+        self._history = History(database, RunEventRow)
 
     def create(
         self,
@@ -72,6 +54,8 @@ class RunStore:
         adopt: bool = False,
         exportable: bool = False,
         init_manifest: str | None = None,
+        warnings: Collection[str] = (),
+        noise_multiplier: float | None = None,
     ) -> str:
         """Stores a new run in the transaction that submits the run's job, and returns the run's name.
 
@@ -85,6 +69,8 @@ class RunStore:
             adopt: Whether to start from the last checkpoint of an equal run that failed or was cancelled.
             exportable: Whether the run fails if its model cannot be exported.
             init_manifest: Digest of the manifest of the model version from which the run starts, if there is one.
+            warnings: Warnings that the run's events contain from the start.
+            noise_multiplier: Noise multiplier of a private run.
         """
         earlier = self._unfinished(session, job.tenant, fingerprint) if adopt else None
         row = RunRow(
@@ -104,19 +90,21 @@ class RunStore:
             exportable=exportable,
             best_weights=earlier.best_weights if earlier else None,
             init_manifest=init_manifest,
+            noise_multiplier=noise_multiplier,
         )
         session.add(row)
         session.flush()
-        append_events(session, row, [("state", {"state": JobState.PENDING.name})])
+        events = [("state", {"state": JobState.PENDING.name}), *(("warning", {"message": one}) for one in warnings)]
+        self.append(session, row, events)
         return f"runs/{run_id}"
 
     def find_equal(self, session: Session, tenant: str, fingerprint: str, states: Collection[JobState]) -> str | None:
-        """Returns the name of the newest run with this fingerprint whose job is in one of these states."""
+        """Returns the name of the newest run with this fingerprint, in one of these states, that got no directives."""
         query = (
             select(RunRow.run_id)
             .join(JobRow, JobRow.job_id == RunRow.job_id)
             .where(RunRow.tenant == tenant, RunRow.fingerprint == fingerprint)
-            .where(JobRow.state.in_([state.value for state in states]))
+            .where(JobRow.state.in_([state.value for state in states]), RunRow.num_directives.is_(None))
             .order_by(RunRow.create_us.desc(), RunRow.run_id.desc())
         )
         run_id = session.scalars(query.limit(1)).first()
@@ -146,6 +134,16 @@ class RunStore:
             rows, token = fetch_page(session, query, (RunRow.create_us, RunRow.run_id), page, descending=True)
             return [self._run(session, row) for row in rows], token
 
+    def active(self, session: Session, tenant: str, budget: str) -> Sequence[Run]:
+        """Returns the runs that share a budget and have not ended."""
+        query = (
+            select(RunRow)
+            .join(JobRow, JobRow.job_id == RunRow.job_id)
+            .where(RunRow.tenant == tenant, RunRow.spec.contains(budget, autoescape=True), JobRow.state.in_(UNFINISHED))
+        )
+        runs = [self._run(session, row) for row in session.scalars(query)]
+        return [run for run in runs if run.spec.privacy and run.spec.privacy.budget == budget]
+
     def publish(
         self,
         session: Session,
@@ -172,7 +170,7 @@ class RunStore:
                 row.previous_checkpoint, row.checkpoint = row.checkpoint, payload["artifact"]
                 row.checkpoint_step = payload["step"]
             if kind == "checkpoint" and payload.get("best_weights"):
-                _replace_best(row, payload["best_weights"])
+                replace_best(row, payload["best_weights"])
         if train_s is not None:
             row.train_s = train_s
         if best is not None:
@@ -182,7 +180,7 @@ class RunStore:
                 row.best_weights = row.checkpoint
         if num_threads is not None:
             row.num_threads = num_threads
-        append_events(session, row, events)
+        self.append(session, row, events)
 
     def superseded(self, run: Run) -> Sequence[Superseded]:
         """Returns the checkpoints, oldest first, that precede the run's last two and have not been dropped yet.
@@ -196,7 +194,8 @@ class RunStore:
             row = self.row(session, run.tenant, run.run_id)
             if has_twin(session, row):
                 return []
-            events = read_events(session, run.tenant, run.run_id, after=row.dropped_to or 0, kind="checkpoint")
+            after = row.dropped_to or 0
+            events = self._history.read(session, run.tenant, run.run_id, after=after, kind="checkpoint")
             texts = [event.payload["artifact"] for event in events]
             stale = json.loads(row.stale_weights or "[]")
             columns = (RunRow.checkpoint, RunRow.previous_checkpoint, RunRow.best_weights)
@@ -204,13 +203,21 @@ class RunStore:
             users = session.execute(
                 select(*columns).where(RunRow.tenant == run.tenant, or_(*(column.in_(wanted) for column in columns)))
             )
-            needed = {text for user in users for text in user}
+            needed = {text for user in users for text in user} | set(session.scalars(restored(run.tenant)))
             kept = (row.checkpoint, row.previous_checkpoint)
             return [
                 Superseded(Artifact.from_json(text), event.sequence, following.time_us, text in needed)
                 for text, event, following in zip(texts, events, events[1:], strict=False)
                 if text not in kept
             ] + [Superseded(Artifact.from_json(text), 0, next_us, text in needed) for text, next_us in stale]
+
+    def kept_checkpoints(self, session: Session, row: RunRow) -> dict[int, str]:
+        """Returns the last two checkpoints of a run by the number of completed steps."""
+        events = self._history.read(session, row.tenant, row.run_id, after=row.dropped_to or 0, kind="checkpoint")
+        found = {event.payload["step"]: event.payload["artifact"] for event in events}
+        if row.checkpoint:
+            found[row.checkpoint_step] = row.checkpoint
+        return {step: text for step, text in found.items() if text in (row.checkpoint, row.previous_checkpoint)}
 
     def drop(self, session: Session, run: Run, superseded: Sequence[Superseded]) -> None:
         """Records, in the lease holder's transaction, that superseded checkpoints and weights have been dropped."""
@@ -238,7 +245,7 @@ class RunStore:
     def delete(self, run: Run) -> None:
         """Deletes the rows of an ended run: the run, its history and its finished exports."""
         with self._database.transaction() as session:
-            for table in (RunEventRow, ExportRow, RunRow):
+            for table in (RunEventRow, DirectiveRow, ExportRow, RunRow):
                 session.execute(delete(table).where(table.tenant == run.tenant, table.run_id == run.run_id))
 
     def close_history(self, tenant: str, name: str) -> Run:
@@ -247,23 +254,20 @@ class RunStore:
         if run.job.state.final:
             with self._database.transaction() as session:
                 row = self.row(session, tenant, run.run_id, lock=True)
-                last = last_event(session, tenant, run.run_id)
-                assert last is not None, "the history of a run begins with its state"
-                if not last.closes:
-                    append_events(session, row, [final_state(run.job.state, run.job.error)])
+                last = self._history.last(session, tenant, run.run_id)
+                if last is not None and not last.closes:
+                    self.append(session, row, [final_state(run.job.state, run.job.error)])
             self.wake()
         return run
 
     def last_state(self, session: Session, run: Run) -> str:
         """Returns the name of the last state in the run's history."""
-        last = last_event(session, run.tenant, run.run_id, kind="state")
-        assert last is not None, "the history of a run begins with its state"
-        return str(last.payload["state"])
+        return self._history.last_state(session, run.tenant, run.run_id)
 
     def precision(self, run: Run) -> Mapping[str, Any] | None:
         """Returns the numeric precision recorded for the run's latest attempt; None if the history records none."""
         with self._database.snapshot() as session:
-            last = last_event(session, run.tenant, run.run_id, kind="precision")
+            last = self._history.last(session, run.tenant, run.run_id, kind="precision")
         return last.payload if last else None
 
     def watch(
@@ -273,26 +277,43 @@ class RunStore:
 
         If `stored_only` is set, only the events that are stored already are yielded.
         """
-        run = self.close_history(tenant, name)
-        while not stop.is_set():
-            events = self._events(tenant, run.run_id, after)
-            for event in events:
-                yield event
-                after = event.sequence
-                if event.closes:
-                    return
-            if not events and stored_only:
-                return
-            if not events:
-                with self._changed:
-                    self._changed.wait(_WATCH_POLL_S)
-                if self.close_history(tenant, name).job.state.final and not self._events(tenant, run.run_id, after):
-                    return  # the caller has already seen the last event
+        run = self.get(tenant, name)
+        return self._history.watch(
+            tenant,
+            run.run_id,
+            after=after,
+            stop=stop,
+            has_ended=lambda: self.close_history(tenant, name).job.state.final,
+            stored_only=stored_only,
+        )
+
+    def stored(self, run: Run, after: int) -> Sequence[RunEvent]:
+        """Returns some stored events after a sequence number, in order; none if there is none."""
+        with self._database.snapshot() as session:
+            return self._history.read(session, run.tenant, run.run_id, after=after)
+
+    def last_sequence(self, run: Run) -> int:
+        """Returns the sequence number of a run's last event."""
+        with self._database.snapshot() as session:
+            return self.row(session, run.tenant, run.run_id).num_events
+
+    def append(self, session: Session, row: RunRow, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Adds events, given as pairs of kind and payload, to a run's history, and answers its directives."""
+        for event in settled(session, row, events):
+            self._history.append(session, row, [event])
 
     def wake(self) -> None:
         """Notifies the watchers in this process of new events. Watchers in other processes poll."""
-        with self._changed:
-            self._changed.notify_all()
+        self._history.wake()
+
+    @property
+    def num_changes(self) -> int:
+        """Number of calls of `wake` so far; see `wait`."""
+        return self._history.num_changes
+
+    def wait(self, num_changes: int) -> None:
+        """Waits until a run may have new events since `num_changes` was read, but at most half a second."""
+        self._history.wait(num_changes)
 
     def row(self, session: Session, tenant: str, run_id: str, *, lock: bool = False, field: str = "name") -> RunRow:
         """Returns the row of a run; raises NotFound (RUN_NOT_FOUND) if there is none. `lock` locks it until the end."""
@@ -310,25 +331,13 @@ class RunStore:
             select(RunRow)
             .join(JobRow, JobRow.job_id == RunRow.job_id)
             .where(RunRow.tenant == tenant, RunRow.fingerprint == fingerprint, RunRow.checkpoint.is_not(None))
-            .where(JobRow.state.in_([state.value for state in states]))
+            .where(JobRow.state.in_([state.value for state in states]), RunRow.num_directives.is_(None))
             .order_by(RunRow.checkpoint_step.desc(), RunRow.create_us.desc())
         )
         return session.scalars(query.limit(1)).first()
-
-    def _events(self, tenant: str, run_id: str, after: int) -> Sequence[RunEvent]:
-        with self._database.snapshot() as session:
-            return read_events(session, tenant, run_id, after=after)
 
     def _run(self, session: Session, row: RunRow) -> Run:
         # Run and job are read in the same snapshot, so a caller that sees SUCCEEDED also sees the metrics.
         job = session.get(JobRow, row.job_id)
         assert job is not None, "a run and its job are created together"
         return read_run(row, self._jobs.read(session, job))
-
-
-def _replace_best(row: RunRow, best_weights: str) -> None:
-    """Replaces the weights of the best epoch, and marks the previous ones for deletion."""
-    if row.best_weights not in (None, best_weights):
-        stale = json.loads(row.stale_weights or "[]")
-        row.stale_weights = json.dumps([*stale, [row.best_weights, now_us()]])
-    row.best_weights = best_weights

@@ -1,12 +1,14 @@
 """Exposes runs and imports as the gRPC service TrainerService, with conversions from and to protobuf."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 
 import grpc
 
 from common.database import PageRequest
 from common.errors import InvalidArgument
+from common.jobs.history import RunEvent
 from common.jobs.proto import job_to_proto
 from common.proto import repeatable
 from common.server import caller, received
@@ -14,9 +16,20 @@ from common.watches import Watches
 from deepseek.models.selection import DEFAULT_ACCEPTED_LOSS
 from protos.trainer.v1 import trainer_pb2 as pb
 from protos.trainer.v1 import trainer_pb2_grpc
-from services.trainer.codec import event_to_proto, read_labels, read_parameters, read_spec, read_steps, run_to_proto
+from services.trainer.codec import (
+    ack_to_proto,
+    event_to_proto,
+    read_directive,
+    read_labels,
+    read_parameters,
+    read_spec,
+    read_steps,
+    run_to_proto,
+    spec_to_proto,
+)
 from services.trainer.imports import ImportService, Piece
 from services.trainer.run_service import RunService
+from services.trainer.steering import SteeringService, SteerRequest
 
 _MAX_PAGE_BYTES = 16 << 20
 """Size of a page of runs above which the page ends early, so that it fits in a message."""
@@ -28,14 +41,19 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     Args:
         runs: Service that executes the requests about runs.
         imports: Service that receives models to import.
+        steering: Service that steers runs.
     """
 
-    def __init__(self, runs: RunService, imports: ImportService) -> None:
+    def __init__(self, runs: RunService, imports: ImportService, steering: SteeringService) -> None:
         self._runs = runs
+        self._steering = steering
         self._imports = imports
         self._watches = Watches()
 
     def SubmitRun(self, request: pb.SubmitRunRequest, context: grpc.ServicerContext) -> pb.SubmitRunResponse:
+        if request.validate_only:
+            spec = self._runs.check(caller(context).tenant, read_spec(request.spec))
+            return pb.SubmitRunResponse(run=pb.Run(spec=spec_to_proto(spec)))
         run, reused = self._runs.submit(
             caller(context).tenant,
             read_spec(request.spec),
@@ -63,6 +81,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def StopRun(self, request: pb.StopRunRequest, context: grpc.ServicerContext) -> pb.StopRunResponse:
         return pb.StopRunResponse(run=run_to_proto(self._runs.stop(caller(context).tenant, request.name)))
+
+    def SteerRun(
+        self, request_iterator: Iterator[pb.SteerRunRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SteerRunResponse]:
+        requests = map(_steer_request, received(request_iterator, field="directive"))
+        with self._watches.open(context) as stop:
+            for found in self._steering.steer(caller(context).tenant, requests, stop=stop):
+                if isinstance(found, RunEvent):
+                    yield pb.SteerRunResponse(event=event_to_proto(found))
+                else:
+                    yield pb.SteerRunResponse(ack=ack_to_proto(found))
+            self._watches.check(stop)
 
     def UpdateRun(self, request: pb.UpdateRunRequest, context: grpc.ServicerContext) -> pb.UpdateRunResponse:
         run = self._runs.update(caller(context).tenant, request.name, read_labels(request))
@@ -136,3 +166,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             request_id=first.request_id,
         )
         return pb.ImportModelResponse(job=job_to_proto(job))
+
+
+def _steer_request(message: pb.SteerRunRequest) -> SteerRequest:
+    directive = partial(read_directive, message.directive) if message.HasField("directive") else None
+    return SteerRequest(message.name, message.after_sequence, message.answers_only, message.directive.id, directive)

@@ -34,7 +34,9 @@ CLOCK = Service(
 DECLARATIONS = (
     replace(REGISTRY, grants={**REGISTRY.grants, "clock": Role.READER}),
     INGEST,
-    replace(TRAINER, grants={"clock": Role.WRITER}),
+    replace(TRAINER, grants={**TRAINER.grants, "clock": Role.WRITER}),
+    TUNER,
+    FEDERATED,
     WATERMARK,
     INFERENCE,
     CLOCK,
@@ -151,7 +153,7 @@ def test_the_stack_has_the_service(checkout: Path) -> None:
         assert line in stack
     assert "match: {path: /deepseek.clock.v1.ClockService/WatchTime}" in envoy
     assert "match: {prefix: /deepseek.clock.v1.ClockService/}" in envoy
-    assert "regex: registry|ingest|trainer|watermark|inference|clock" in envoy
+    assert "regex: registry|ingest|trainer|tuner|federated|watermark|inference|clock" in envoy
     assert "exact: spiffe://deepseek-mesh/service/clock" in envoy
     assert '"clock:9100"' in prometheus
     assert "/volumes/secrets/clock" in image
@@ -197,7 +199,7 @@ def test_the_mesh_starts_the_service_and_passes_it_the_addresses_of_all_that_it_
         (
             "port=7100",
             'resources=("hour",), port=7100',
-            "declares the field hour, which no message of its contract has",
+            "declares the field hour, which no message of its contracts has",
         ),
     ],
 )

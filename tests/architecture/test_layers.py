@@ -13,7 +13,7 @@ FOLDERS = ("common", "deepseek", "services", "kernels", "benchmarks", "tests")
 
 LAYERS = (
     {"contracts", "cores", "deadline", "environment", "errors", "keepalive", "paths", "processes", "text_files"},
-    {"database", "files", "fork_client", "names", "ports", "scalars", "sources", "watches"},
+    {"database", "files", "fork_client", "names", "ports", "scalars", "sources", "unix_sockets", "watches"},
     {"auth", "proto"},
     {"call_context", "service"},
     {"telemetry"},

@@ -9,7 +9,7 @@ from deepseek.services import SERVICES
 from tests.harness.command_line import COMMAND_LINE
 
 SLOW = ("PIL", "alembic", "cryptography", "jwt", "minio", "numpy", "onnxruntime", "prometheus_client", "pyarrow")
-NEEDED = {"inference": {"numpy", "onnxruntime"}, "watermark": {"PIL", "numpy"}}
+NEEDED = {"federated": {"numpy"}, "inference": {"numpy", "onnxruntime"}, "watermark": {"PIL", "numpy"}}
 """Libraries that a service works with in most of its modules."""
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import federated as federated_rounds
 from benchmarks import figures, ingest, resume, tasks
-from benchmarks.figure_tables import data, mesh, watermark
+from benchmarks.figure_tables import data, federated, mesh, nas, privacy, tuning, watermark
 from benchmarks.figure_tables import tasks as task_tables
 from benchmarks.figures import TABLES, certified, documents, prose, rendered
 
@@ -35,7 +36,9 @@ def test_prose_states_no_certified_figure(page: Path) -> None:
 def test_every_result_and_every_table_is_shown() -> None:
     texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert {table.area for table in TABLES.values()} >= set(RESULTS)
-    assert len(TABLES) == sum(len(module.TABLES) for module in (data, mesh, task_tables, watermark))
+    assert len(TABLES) == sum(
+        len(module.TABLES) for module in (data, federated, mesh, nas, privacy, task_tables, tuning, watermark)
+    )
     assert [name for name in TABLES if f"<!-- figures:{name} -->" not in texts] == []
     assert texts.count("<!-- figures:") == texts.count("<!-- /figures -->")
 
@@ -44,7 +47,7 @@ def test_a_table_states_value_unit_interval_and_origin() -> None:
     table = rendered("before\n<!-- figures:faults -->\nanything\n<!-- /figures -->\nafter")
     assert table.startswith("before\n<!-- figures:faults -->\n| measured | value | 95 % interval |\n")
     assert re.search(r"\| Time until ready, 95th percentile \| [\d.]+ s \| [\d.]+ to [\d.]+ \|\n", table)
-    assert re.search(r"\nn = \d+ trials; processor .+;\ncommit [0-9a-f]{12}\.\n<!-- /figures -->\nafter$", table)
+    assert re.search(r"\nn = \d+ trials; processor .+;\scommit [0-9a-f]{12}\.\n<!-- /figures -->\nafter$", table)
 
 
 def test_a_changed_figure_is_replaced() -> None:
@@ -62,6 +65,10 @@ PARTS = (
 )
 TASK = {"commands": 4, "minutes": 1.26, "n": 63, "points": 96.825, "baseline": "a guess", "baseline_points": 98.0}
 
+FIGURES_OF_BLOCK = ("round_s", "first_s", "load_s", "first_load_s")
+BLOCK = {f"{system}_{name}": 0.0025 for system in federated_rounds.SYSTEMS for name in FIGURES_OF_BLOCK}
+BLOCK |= {"part": "block", "round": 0}
+
 
 @pytest.mark.parametrize(
     ("name", "result", "row"),
@@ -71,6 +78,11 @@ TASK = {"commands": 4, "minutes": 1.26, "n": 63, "points": 96.825, "baseline": "
             "ingest",
             {"n": 1, "images": 6000, **ingest.summary([{**part, "round": 0} for part in PARTS])},
             "| Pictures imported per second / written by litdata | 8.00 | 8.00 to 8.00 |",
+        ),
+        (
+            "federated",
+            {"n": 1, **federated_rounds.summary([BLOCK])},
+            "| Loading data of plain Flower, per message after the first round | 2.5 ms |  |",
         ),
         (
             "tasks",
@@ -87,6 +99,12 @@ def test_a_result_is_shown_as_soon_as_it_is_certified(
     assert f"<!-- figures:{name} -->\n<!-- /figures -->" in rendered(page)
     monkeypatch.setattr(figures, "certified", lambda area: result | ORIGIN if area == name else None)
     assert f"\n{row}\n" in rendered(page)
+
+
+def test_every_row_of_a_new_result_is_shown() -> None:
+    result = federated_rounds.summary([BLOCK])
+    assert [figure.key for figure in federated.TABLES["federated"].figures if figure.key not in result] == []
+    assert len(federated.TABLES["federated"].values({"mesh_round_s": 1.0})) == 1
 
 
 def test_an_unknown_table_is_refused() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.processes import safe_environment, spawn, terminate
+from common import processes
+from common.processes import bound_log, bounding_log, safe_environment, spawn, terminate
 from tests.harness.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,3 +189,43 @@ def test_empty_entries_of_the_python_path_are_dropped() -> None:
     expected = {"PYTHONPATH": os.pathsep.join(["/opt/mine", "lib"]), "HOME": "/h", "PYTHONSAFEPATH": "1"}
     assert safe_environment(given) == expected
     assert safe_environment({}) == {"PYTHONSAFEPATH": "1"}
+
+
+def test_a_log_that_has_grown_begins_anew_under_the_process_that_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_LOG_BYTES", 100)
+    log, go = tmp_path / "log", tmp_path / "go"
+    program = f"print('x' * 150, flush=True)\nimport os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(.01)\n"
+    process = spawn([sys.executable, "-c", program + "print('second')"], env=None, log=log)
+    wait_until(lambda: log.stat().st_size > 150, "the first line")
+    bound_log(log)
+    go.touch()
+    process.wait()
+    bound_log(log)
+    assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("second\n", "x" * 150 + "\n")
+    assert (tmp_path / "log.1").stat().st_mode & 0o777 == 0o600
+    log.write_bytes(b"y" * 101)
+    spawn([sys.executable, "-c", "print('third')"], env=None, log=log).wait()
+    assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("third\n", "y" * 101)
+
+
+def test_a_log_is_bounded_while_the_process_that_writes_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_LOG_BYTES", 100)
+    monkeypatch.setattr(processes, "_LOG_INTERVAL_S", 0.01)
+    log, moved = tmp_path / "log", tmp_path / "log.1"
+    program = "import time\nfor number in range(10**6): print('line', number, flush=True); time.sleep(.005)"
+    process = spawn([sys.executable, "-c", program], env=None, log=log)
+    try:
+        with bounding_log(log):
+            wait_until(lambda: moved.exists() and moved.read_text()[:7] not in ("", "line 0\n"), "the second move")
+        wait_until(lambda: log.stat().st_size > 1000, "lines after the end")
+    finally:
+        terminate(process, grace_s=5)
+
+
+def test_a_log_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
+    bound_log(tmp_path / "log")
+    assert list(tmp_path.iterdir()) == []

@@ -66,3 +66,9 @@ def test_a_service_hosts_what_it_uses() -> None:
         "deepseek.upkeep.v1.UpkeepService",
         "deepseek.audit.v1.AuditService",
     )
+    assert SERVICES["registry"].contracts == (
+        "deepseek.registry.v1.RegistryService",
+        "deepseek.privacy.v1.PrivacyService",
+        "deepseek.upkeep.v1.UpkeepService",
+        "deepseek.audit.v1.AuditService",
+    )

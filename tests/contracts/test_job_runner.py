@@ -70,6 +70,22 @@ def test_stopping_a_runner_gives_its_jobs_back_at_once(database: Database, store
     assert (lease.job.name, lease.attempt) == (job.name, 2)
 
 
+def test_refreshing_a_runner_lets_a_handler_notice_at_once_that_its_job_was_cancelled(
+    database: Database, store: JobStore
+) -> None:
+    job, started = submit(database), threading.Event()
+
+    def work(lease: Lease) -> None:
+        started.set()
+        assert lease.cancelled.wait(10)
+
+    with started_runner(store, work, lease_s=ENDLESS_S) as runner:
+        assert started.wait(10)
+        store.cancel(TENANT, job.name)
+        runner.refresh()
+        assert wait_for_end(store, job).state is JobState.CANCELLED
+
+
 def test_a_handler_that_does_not_return_loses_its_job_when_the_runner_stops(
     database: Database, store: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from common.database import Database, Repeatable, now_us, once
+from common.database import Database, Repeatable, earlier, now_us, once
 from common.database.requests import KEPT_US, Request
 from common.errors import AlreadyExists, InvalidArgument, MeshError, NotFound
 from tests.contracts.request_rows import new_request, request_ids
@@ -43,6 +43,24 @@ def test_the_same_id_with_another_body_is_refused(database: Database) -> None:
     assert (caught.value.reason, caught.value.field) == ("REQUEST_ID_REUSED", "request_id")
     assert _made(database) == [first]
     assert _make(database, b"body") == first
+
+
+def test_a_repeated_request_is_found_before_its_effect(database: Database) -> None:
+    def found(body: bytes, request_id: str = "r-1") -> str | None:
+        with database.snapshot() as session:
+            return earlier(session, "t", Repeatable("Make", request_id, body))
+
+    assert found(b"body") is None
+    first = _make(database, b"body")
+    assert found(b"body") == first
+    assert found(b"body", "r-2") is None
+    assert found(b"body", "") is None
+    with pytest.raises(AlreadyExists) as caught:
+        found(b"another")
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(InvalidArgument) as refused:
+        found(b"body", "with spaces")
+    assert (refused.value.reason, refused.value.field) == ("BAD_VALUE", "request_id")
 
 
 def test_ids_of_other_tenants_and_methods_do_not_meet(database: Database) -> None:

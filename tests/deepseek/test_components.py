@@ -15,6 +15,7 @@ from deepseek.components import (
     METRICS,
     MODELS,
     OPTIMIZERS,
+    POLICIES,
     SCHEDULES,
     Components,
 )
@@ -27,6 +28,8 @@ BUILT_IN = {
         "image_question",
         "resnet18",
         "resnet50",
+        "searched_cnn",
+        "searched_transformer",
         "tabular",
         "text_classifier",
         "transformer_lm",
@@ -34,6 +37,7 @@ BUILT_IN = {
     LOSSES: ["binary_cross_entropy", "cross_entropy", "huber", "mae", "mse", "next_token_cross_entropy"],
     OPTIMIZERS: ["adagrad", "adam", "adamw", "lbfgs", "nadam", "radam", "rmsprop", "schedule_free_adamw", "sgd"],
     SCHEDULES: ["constant", "cosine", "exponential", "linear", "one_cycle", "step"],
+    POLICIES: ["cosine", "legacy_threshold", "one_cycle", "plateau"],
     METRICS: [
         "accuracy",
         "auc",

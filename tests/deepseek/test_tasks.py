@@ -53,7 +53,7 @@ def test_encoders_fit_the_samples() -> None:
     assert encoder(spec_of("audio-classification", SOUNDS)) == {"sample_rate": 8000, "seconds": 1.0}
 
 
-@pytest.mark.parametrize("largest", [16, 32, 64])
+@pytest.mark.parametrize("largest", [1, 2, 16, 32, 64])
 def test_no_batch_of_an_epoch_is_nearly_empty(largest: int) -> None:
     for num_samples in range(1, 20_000, 7):
         size = even_batch_size(num_samples, largest)

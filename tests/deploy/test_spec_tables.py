@@ -30,7 +30,13 @@ def test_a_table_marks_what_a_spec_must_contain() -> None:
     assert required == [
         *("dataset_version", "model", "inputs", "target", "epochs", "batch_size"),
         *("name", "field", "patience"),
+        *("clip_norm", "example_rate", "budget"),
     ]
+
+
+def test_a_table_names_the_alternatives_of_a_required_choice() -> None:
+    assert "| `noise_multiplier` | number | required, or `target_epsilon` |" in TEXT
+    assert "| `target_epsilon` | number | required, or `noise_multiplier` |" in TEXT
 
 
 def test_every_field_has_a_meaning() -> None:

@@ -65,32 +65,28 @@ def folder(demo: Demo) -> Path:
     return place
 
 
+@pytest.mark.usefixtures("running_mesh")
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page) or blocks(page, "python")])
 def test_commands_and_programs_run_as_they_stand(page: str, demo: Demo, folder: Path) -> None:
-    lines = [line for line in commands(page) if line not in SET_UP]
-    run("deepseek up", demo, folder)
     try:
-        for line in lines:
-            if line != "deepseek down":
+        for line in commands(page):
+            if line not in SET_UP and line != "deepseek down":
                 run(line, demo, folder)
         for number, program in enumerate(blocks(page, "python")):
             path = folder / f"program{number}.py"
             path.write_text(program, encoding="utf-8")
             run(f"{sys.executable} {path.name}", demo, folder)
     finally:
-        run("deepseek down", demo, folder)
-        # Also those that a page has started elsewhere and did not come to stopping.
+        # Meshes that a page has started elsewhere, and did not come to stopping.
         for mesh_file in folder.glob("*/mesh.json"):
-            stop_mesh(mesh_file.parent)
+            if mesh_file.parent != demo.home.path:
+                stop_mesh(mesh_file.parent)
 
 
+@pytest.mark.usefixtures("running_mesh")
 def test_the_example_programs_run(demo: Demo, folder: Path) -> None:
-    run("deepseek up", demo, folder)
-    try:
-        for program in EXAMPLES:
-            run(f"{sys.executable} {program}", demo, folder)
-    finally:
-        run("deepseek down", demo, folder)
+    for program in EXAMPLES:
+        run(f"{sys.executable} {program}", demo, folder)
 
 
 def test_the_set_up_commands_do_what_the_readme_says() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.channel import from_status
 from common.service import Uses
 from deepseek.services import SERVICES
+from protos.federated.v1 import federated_pb2, federated_pb2_grpc
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from tests.fuzz.mesh import FuzzedMesh, fuzzed_mesh
@@ -53,7 +54,7 @@ def called(mesh: FuzzedMesh, method: Method, requests: list[bytes]) -> grpc.RpcE
     except grpc.RpcError as error:
         return error
     finally:
-        if method.name == "SubmitRun":
+        if method.name in ("SubmitRun", "StartRun"):
             stop_all(mesh)
     return None
 
@@ -111,3 +112,8 @@ def stop_all(mesh: FuzzedMesh) -> None:
     stub = trainer_pb2_grpc.TrainerServiceStub(mesh.channels["trainer"])
     for run in stub.ListRuns(trainer_pb2.ListRunsRequest(page_size=5)).runs:
         stub.StopRun(trainer_pb2.StopRunRequest(name=run.name))
+    federated = federated_pb2_grpc.FederatedServiceStub(mesh.channels["federated"])
+    for federation in federated.ListFederations(federated_pb2.ListFederationsRequest(page_size=1000)).federations:
+        active = federated_pb2.ListRunsRequest(parent=federation.name, active_only=True)
+        for one in federated.ListRuns(active).runs:
+            federated.StopRun(federated_pb2.StopRunRequest(name=one.name))

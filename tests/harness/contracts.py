@@ -19,8 +19,9 @@ from tests.harness.identity import Metadata
 EVERYWHERE = (health.SERVICE_NAME, reflection.SERVICE_NAME)
 """gRPC services that every server hosts besides the declared ones."""
 
-OURS = tuple(import_contracts())
-"""Full names of the gRPC services of all contracts below `protos/`."""
+_ON_A_SOCKET = {"deepseek.federated.v1.RelayService"}
+OURS = tuple(name for name in import_contracts() if name not in _ON_A_SOCKET)
+"""Full names of the gRPC services of all contracts below `protos/`, less those that only a Unix socket offers."""
 
 _FOREIGN = (health_pb2, reflection_pb2)  # imported, so that their descriptors are known
 
@@ -93,6 +94,11 @@ def methods_of(service: str, contract: str) -> Iterator[Method]:
     roles = role_of_methods([contract] if contract in OURS else [])
     for method in find_service(contract).methods:
         yield Method(service, method, roles.get(f"/{contract}/{method.name}", Role.PREDICTOR))
+
+
+def own_methods(service: str) -> list[Method]:
+    """The methods of the gRPC services that only this service hosts."""
+    return [method for contract in SERVICES[service].own_contracts for method in methods_of(service, contract)]
 
 
 def hosted(service: str) -> Sequence[str]:

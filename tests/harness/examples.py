@@ -54,10 +54,10 @@ class Existing:
 
 @dataclass(frozen=True)
 class Examples:
-    """What tests that treat all services alike know of one.
+    """The facts about one service that tests of all services use.
 
     Attributes:
-        requests: Returns an example for each method of the service's own contract.
+        requests: Returns an example for each method of the service's own contracts.
         makers: How to make what requests name, and return the name; by the words with which `Existing` is asked.
         refused: Reasons with which a new mesh refuses examples, by method.
         lists: Methods whose requests need not name anything and whose responses are empty if there is nothing.

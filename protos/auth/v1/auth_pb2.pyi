@@ -21,3 +21,5 @@ ROLE_ADMIN: Role
 ROLE_OPERATOR: Role
 ROLE_FIELD_NUMBER: _ClassVar[int]
 role: _descriptor.FieldDescriptor
+UNAUDITED_FIELD_NUMBER: _ClassVar[int]
+unaudited: _descriptor.FieldDescriptor

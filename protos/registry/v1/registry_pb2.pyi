@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from protos.artifact.v1 import artifact_pb2 as _artifact_pb2
 from protos.auth.v1 import auth_pb2 as _auth_pb2
+from protos.privacy.v1 import privacy_pb2 as _privacy_pb2
 from protos.watermark.v1 import watermark_pb2 as _watermark_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -55,18 +56,20 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("name", "manifest", "sources", "metrics", "create_time")
+    __slots__ = ("name", "manifest", "sources", "metrics", "create_time", "privacy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     name: str
     manifest: _artifact_pb2.Artifact
     sources: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    privacy: _privacy_pb2.Guarantee
+    def __init__(self, name: _Optional[str] = ..., manifest: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., privacy: _Optional[_Union[_privacy_pb2.Guarantee, _Mapping]] = ...) -> None: ...
 
 class Alias(_message.Message):
     __slots__ = ("name", "version", "update_time")
@@ -255,18 +258,20 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CreateModelVersionRequest(_message.Message):
-    __slots__ = ("parent", "manifest", "sources", "metrics", "request_id")
+    __slots__ = ("parent", "manifest", "sources", "metrics", "request_id", "privacy")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     parent: str
     manifest: _artifact_pb2.Artifact
     sources: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
     request_id: str
-    def __init__(self, parent: _Optional[str] = ..., manifest: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    privacy: _privacy_pb2.Guarantee
+    def __init__(self, parent: _Optional[str] = ..., manifest: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., sources: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., request_id: _Optional[str] = ..., privacy: _Optional[_Union[_privacy_pb2.Guarantee, _Mapping]] = ...) -> None: ...
 
 class CreateModelVersionResponse(_message.Message):
     __slots__ = ("model_version", "created")
@@ -380,11 +385,21 @@ class GetLineageRequest(_message.Message):
     depth: int
     def __init__(self, name: _Optional[str] = ..., depth: _Optional[int] = ...) -> None: ...
 
+class VersionGuarantee(_message.Message):
+    __slots__ = ("version", "privacy")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    privacy: _privacy_pb2.Guarantee
+    def __init__(self, version: _Optional[str] = ..., privacy: _Optional[_Union[_privacy_pb2.Guarantee, _Mapping]] = ...) -> None: ...
+
 class GetLineageResponse(_message.Message):
-    __slots__ = ("edges",)
+    __slots__ = ("edges", "guarantees")
     EDGES_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEES_FIELD_NUMBER: _ClassVar[int]
     edges: _containers.RepeatedCompositeFieldContainer[LineageEdge]
-    def __init__(self, edges: _Optional[_Iterable[_Union[LineageEdge, _Mapping]]] = ...) -> None: ...
+    guarantees: _containers.RepeatedCompositeFieldContainer[VersionGuarantee]
+    def __init__(self, edges: _Optional[_Iterable[_Union[LineageEdge, _Mapping]]] = ..., guarantees: _Optional[_Iterable[_Union[VersionGuarantee, _Mapping]]] = ...) -> None: ...
 
 class CreateWatermarkRequest(_message.Message):
     __slots__ = ("modality", "model_version", "key_epoch", "request_id")

@@ -5,6 +5,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from protos.artifact.v1 import artifact_pb2 as _artifact_pb2
 from protos.auth.v1 import auth_pb2 as _auth_pb2
 from protos.job.v1 import job_pb2 as _job_pb2
+from protos.privacy.v1 import privacy_pb2 as _privacy_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -68,8 +69,22 @@ class EarlyStopping(_message.Message):
     min_delta: float
     def __init__(self, patience: _Optional[int] = ..., min_delta: _Optional[float] = ...) -> None: ...
 
+class DpSgd(_message.Message):
+    __slots__ = ("noise_multiplier", "target_epsilon", "clip_norm", "example_rate", "budget")
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    TARGET_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    CLIP_NORM_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    noise_multiplier: float
+    target_epsilon: float
+    clip_norm: float
+    example_rate: float
+    budget: str
+    def __init__(self, noise_multiplier: _Optional[float] = ..., target_epsilon: _Optional[float] = ..., clip_norm: _Optional[float] = ..., example_rate: _Optional[float] = ..., budget: _Optional[str] = ...) -> None: ...
+
 class RunSpec(_message.Message):
-    __slots__ = ("dataset_version", "model", "loss", "optimizer", "schedule", "metrics", "inputs", "target", "train_split", "eval_split", "epochs", "batch_size", "precision", "num_workers", "seed", "clip_norm", "checkpoint_interval_s", "select_metric", "early_stopping", "init", "freeze", "eval_share")
+    __slots__ = ("dataset_version", "model", "loss", "optimizer", "schedule", "metrics", "inputs", "target", "train_split", "eval_split", "epochs", "batch_size", "precision", "num_workers", "seed", "clip_norm", "checkpoint_interval_s", "select_metric", "early_stopping", "init", "freeze", "eval_share", "privacy", "policy")
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +107,8 @@ class RunSpec(_message.Message):
     INIT_FIELD_NUMBER: _ClassVar[int]
     FREEZE_FIELD_NUMBER: _ClassVar[int]
     EVAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     dataset_version: str
     model: Component
     loss: Component
@@ -114,7 +131,9 @@ class RunSpec(_message.Message):
     init: str
     freeze: _containers.RepeatedScalarFieldContainer[str]
     eval_share: float
-    def __init__(self, dataset_version: _Optional[str] = ..., model: _Optional[_Union[Component, _Mapping]] = ..., loss: _Optional[_Union[Component, _Mapping]] = ..., optimizer: _Optional[_Union[Component, _Mapping]] = ..., schedule: _Optional[_Union[Component, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[FieldMapping, _Mapping]]] = ..., target: _Optional[_Union[FieldMapping, _Mapping]] = ..., train_split: _Optional[str] = ..., eval_split: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ..., clip_norm: _Optional[float] = ..., checkpoint_interval_s: _Optional[float] = ..., select_metric: _Optional[str] = ..., early_stopping: _Optional[_Union[EarlyStopping, _Mapping]] = ..., init: _Optional[str] = ..., freeze: _Optional[_Iterable[str]] = ..., eval_share: _Optional[float] = ...) -> None: ...
+    privacy: DpSgd
+    policy: Component
+    def __init__(self, dataset_version: _Optional[str] = ..., model: _Optional[_Union[Component, _Mapping]] = ..., loss: _Optional[_Union[Component, _Mapping]] = ..., optimizer: _Optional[_Union[Component, _Mapping]] = ..., schedule: _Optional[_Union[Component, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[FieldMapping, _Mapping]]] = ..., target: _Optional[_Union[FieldMapping, _Mapping]] = ..., train_split: _Optional[str] = ..., eval_split: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., num_workers: _Optional[int] = ..., seed: _Optional[int] = ..., clip_norm: _Optional[float] = ..., checkpoint_interval_s: _Optional[float] = ..., select_metric: _Optional[str] = ..., early_stopping: _Optional[_Union[EarlyStopping, _Mapping]] = ..., init: _Optional[str] = ..., freeze: _Optional[_Iterable[str]] = ..., eval_share: _Optional[float] = ..., privacy: _Optional[_Union[DpSgd, _Mapping]] = ..., policy: _Optional[_Union[Component, _Mapping]] = ...) -> None: ...
 
 class MetricValue(_message.Message):
     __slots__ = ("name", "value")
@@ -125,7 +144,7 @@ class MetricValue(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class StepEvent(_message.Message):
-    __slots__ = ("step", "num_steps", "epoch", "metrics", "samples_per_second", "eta_s", "learning_rate", "num_skipped_steps")
+    __slots__ = ("step", "num_steps", "epoch", "metrics", "samples_per_second", "eta_s", "learning_rate", "num_skipped_steps", "gradient_norm")
     STEP_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +153,7 @@ class StepEvent(_message.Message):
     ETA_S_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     NUM_SKIPPED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     step: int
     num_steps: int
     epoch: int
@@ -142,7 +162,28 @@ class StepEvent(_message.Message):
     eta_s: float
     learning_rate: float
     num_skipped_steps: int
-    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., samples_per_second: _Optional[float] = ..., eta_s: _Optional[float] = ..., learning_rate: _Optional[float] = ..., num_skipped_steps: _Optional[int] = ...) -> None: ...
+    gradient_norm: float
+    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., epoch: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., samples_per_second: _Optional[float] = ..., eta_s: _Optional[float] = ..., learning_rate: _Optional[float] = ..., num_skipped_steps: _Optional[int] = ..., gradient_norm: _Optional[float] = ...) -> None: ...
+
+class SteeredValues(_message.Message):
+    __slots__ = ("learning_rate", "momentum")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    momentum: float
+    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ...) -> None: ...
+
+class AdjustmentEvent(_message.Message):
+    __slots__ = ("step", "policy", "old", "new")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    OLD_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    policy: str
+    old: SteeredValues
+    new: SteeredValues
+    def __init__(self, step: _Optional[int] = ..., policy: _Optional[str] = ..., old: _Optional[_Union[SteeredValues, _Mapping]] = ..., new: _Optional[_Union[SteeredValues, _Mapping]] = ...) -> None: ...
 
 class EvaluationEvent(_message.Message):
     __slots__ = ("step", "epoch", "metrics", "is_best", "ends_run")
@@ -211,7 +252,7 @@ class StateEvent(_message.Message):
     def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state", "warning", "precision")
+    __slots__ = ("sequence", "time", "step", "evaluation", "checkpoint", "attempt", "state", "warning", "precision", "adjustment", "directive")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +262,8 @@ class RunEvent(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTMENT_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     time: _timestamp_pb2.Timestamp
     step: StepEvent
@@ -230,10 +273,76 @@ class RunEvent(_message.Message):
     state: StateEvent
     warning: WarningEvent
     precision: PrecisionEvent
-    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ..., precision: _Optional[_Union[PrecisionEvent, _Mapping]] = ...) -> None: ...
+    adjustment: AdjustmentEvent
+    directive: DirectiveAck
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[StepEvent, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationEvent, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointEvent, _Mapping]] = ..., attempt: _Optional[_Union[AttemptEvent, _Mapping]] = ..., state: _Optional[_Union[StateEvent, _Mapping]] = ..., warning: _Optional[_Union[WarningEvent, _Mapping]] = ..., precision: _Optional[_Union[PrecisionEvent, _Mapping]] = ..., adjustment: _Optional[_Union[AdjustmentEvent, _Mapping]] = ..., directive: _Optional[_Union[DirectiveAck, _Mapping]] = ...) -> None: ...
+
+class SaveCheckpoint(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RestoreCheckpoint(_message.Message):
+    __slots__ = ("step", "run")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    run: str
+    def __init__(self, step: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+
+class StopTraining(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NoOperation(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Directive(_message.Message):
+    __slots__ = ("id", "apply_at_step", "expire_after_s", "set_learning_rate", "set_momentum", "set_policy", "checkpoint", "restore", "stop", "no_op")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    APPLY_AT_STEP_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    SET_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    SET_MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    SET_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    NO_OP_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    apply_at_step: int
+    expire_after_s: float
+    set_learning_rate: float
+    set_momentum: float
+    set_policy: Component
+    checkpoint: SaveCheckpoint
+    restore: RestoreCheckpoint
+    stop: StopTraining
+    no_op: NoOperation
+    def __init__(self, id: _Optional[str] = ..., apply_at_step: _Optional[int] = ..., expire_after_s: _Optional[float] = ..., set_learning_rate: _Optional[float] = ..., set_momentum: _Optional[float] = ..., set_policy: _Optional[_Union[Component, _Mapping]] = ..., checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., restore: _Optional[_Union[RestoreCheckpoint, _Mapping]] = ..., stop: _Optional[_Union[StopTraining, _Mapping]] = ..., no_op: _Optional[_Union[NoOperation, _Mapping]] = ...) -> None: ...
+
+class DirectiveAck(_message.Message):
+    __slots__ = ("directive_id", "action", "applied_step", "late", "apply_time", "old", "new", "error")
+    DIRECTIVE_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_STEP_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    APPLY_TIME_FIELD_NUMBER: _ClassVar[int]
+    OLD_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    directive_id: str
+    action: str
+    applied_step: int
+    late: bool
+    apply_time: _timestamp_pb2.Timestamp
+    old: SteeredValues
+    new: SteeredValues
+    error: _job_pb2.JobError
+    def __init__(self, directive_id: _Optional[str] = ..., action: _Optional[str] = ..., applied_step: _Optional[int] = ..., late: _Optional[bool] = ..., apply_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., old: _Optional[_Union[SteeredValues, _Mapping]] = ..., new: _Optional[_Union[SteeredValues, _Mapping]] = ..., error: _Optional[_Union[_job_pb2.JobError, _Mapping]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s", "num_threads", "best_step", "best_epoch", "display_name", "note", "tags", "external", "parameters")
+    __slots__ = ("name", "spec", "job", "fingerprint", "checkpoint", "metrics", "train_s", "num_threads", "best_step", "best_epoch", "display_name", "note", "tags", "external", "parameters", "privacy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +358,7 @@ class Run(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: RunSpec
     job: _job_pb2.Job
@@ -264,7 +374,16 @@ class Run(_message.Message):
     tags: _containers.RepeatedCompositeFieldContainer[Tag]
     external: bool
     parameters: _struct_pb2.Struct
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., fingerprint: _Optional[str] = ..., checkpoint: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., train_s: _Optional[float] = ..., num_threads: _Optional[int] = ..., best_step: _Optional[int] = ..., best_epoch: _Optional[int] = ..., display_name: _Optional[str] = ..., note: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[Tag, _Mapping]]] = ..., external: _Optional[bool] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    privacy: RunPrivacy
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ..., fingerprint: _Optional[str] = ..., checkpoint: _Optional[_Union[_artifact_pb2.Artifact, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., train_s: _Optional[float] = ..., num_threads: _Optional[int] = ..., best_step: _Optional[int] = ..., best_epoch: _Optional[int] = ..., display_name: _Optional[str] = ..., note: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[Tag, _Mapping]]] = ..., external: _Optional[bool] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., privacy: _Optional[_Union[RunPrivacy, _Mapping]] = ...) -> None: ...
+
+class RunPrivacy(_message.Message):
+    __slots__ = ("budget", "release")
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    budget: str
+    release: _privacy_pb2.Release
+    def __init__(self, budget: _Optional[str] = ..., release: _Optional[_Union[_privacy_pb2.Release, _Mapping]] = ...) -> None: ...
 
 class Tag(_message.Message):
     __slots__ = ("key", "value")
@@ -275,16 +394,18 @@ class Tag(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("spec", "reuse", "request_id", "exportable")
+    __slots__ = ("spec", "reuse", "request_id", "exportable", "validate_only")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REUSE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EXPORTABLE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     spec: RunSpec
     reuse: bool
     request_id: str
     exportable: bool
-    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., reuse: _Optional[bool] = ..., request_id: _Optional[str] = ..., exportable: _Optional[bool] = ...) -> None: ...
+    validate_only: bool
+    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., reuse: _Optional[bool] = ..., request_id: _Optional[str] = ..., exportable: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class SubmitRunResponse(_message.Message):
     __slots__ = ("run", "reused")
@@ -333,6 +454,26 @@ class StopRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: Run
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class SteerRunRequest(_message.Message):
+    __slots__ = ("name", "after_sequence", "directive", "answers_only")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_sequence: int
+    directive: Directive
+    answers_only: bool
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., answers_only: _Optional[bool] = ...) -> None: ...
+
+class SteerRunResponse(_message.Message):
+    __slots__ = ("event", "ack")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    event: RunEvent
+    ack: DirectiveAck
+    def __init__(self, event: _Optional[_Union[RunEvent, _Mapping]] = ..., ack: _Optional[_Union[DirectiveAck, _Mapping]] = ...) -> None: ...
 
 class UpdateRunRequest(_message.Message):
     __slots__ = ("name", "display_name", "note", "set_tags", "remove_tags")

@@ -62,6 +62,11 @@ class TrainerServiceStub:
                 request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunResponse.FromString,
                 _registered_method=True)
+        self.SteerRun = channel.stream_stream(
+                '/deepseek.trainer.v1.TrainerService/SteerRun',
+                request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunRequest.SerializeToString,
+                response_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunResponse.FromString,
+                _registered_method=True)
         self.UpdateRun = channel.unary_unary(
                 '/deepseek.trainer.v1.TrainerService/UpdateRun',
                 request_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.UpdateRunRequest.SerializeToString,
@@ -115,17 +120,29 @@ class TrainerServiceServicer:
 
         Fails with:
         - INVALID_ARGUMENT, with the path of the field: UNKNOWN_FIELD, MISSING_FIELD, BAD_VALUE, UNKNOWN_COMPONENT (the
-        message lists the known components), TOO_LARGE (the spec exceeds 32 KiB)
-        - NOT_FOUND: DATASET_VERSION_NOT_FOUND, MODEL_VERSION_NOT_FOUND (`RunSpec.init`)
+        message lists the known components), TOO_LARGE (the spec exceeds 32 KiB); for a private run, also BAD_NOISE,
+        BAD_EPSILON (also if no noise is enough), BAD_RATE, BAD_COUNT (more than 10,000,000 steps) and
+        EVALUATION_NOT_PRIVATE (its evaluation split contains examples of its training split)
+        - NOT_FOUND: DATASET_VERSION_NOT_FOUND, MODEL_VERSION_NOT_FOUND (`RunSpec.init`), BUDGET_NOT_FOUND
+        (`DpSgd.budget`)
         - FAILED_PRECONDITION: NO_WEIGHTS (the version that `RunSpec.init` names holds no weights),
-        COMPONENT_NOT_IMPORTABLE (a component's package is installed, but the trainer cannot import it)
+        COMPONENT_NOT_IMPORTABLE (a component's package is installed, but the trainer cannot import it),
+        DATASET_HAS_BUDGET (the data set has a privacy budget for clients, which a run cannot protect, or one for
+        examples, and the run has no `RunSpec.privacy`); for a private run, also BUDGET_MISMATCH, BUDGET_EXHAUSTED (the
+        budget does not suffice for all epochs, besides what runs that have not ended will still debit; nothing is
+        debited), NOT_PRIVATE_ENCODER (an encoder would learn from the training split) and INIT_NOT_PRIVATE (the version
+        that `RunSpec.init` names, or one that it was made from, used the data set without a debit of the budget)
         - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED (the tenant has too many runs and exports that are pending or running)
 
         The run itself fails before its first step with:
         - INVALID_ARGUMENT: the parameters of a component, or the data, do not suit the model
         - FAILED_PRECONDITION: INIT_MISMATCH (the weights of `RunSpec.init` do not fit the model; the message names the
         first parameter that differs), EXPORT_UNSUPPORTED (`SubmitRunRequest.exportable` is set, and the model cannot be
-        exported)
+        exported), NOT_PRIVATE_MODEL, NOT_PRIVATE_OPTIMIZER, NOT_PRIVATE_PRECISION, NOT_PRIVATE_ENCODER (a private run
+        cannot train this model; nothing is debited)
+
+        A private run also fails with FAILED_PRECONDITION (BUDGET_EXHAUSTED) if other runs have spent the budget by the
+        time of its first checkpoint. In that case, the run has reported nothing about its model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +166,42 @@ class TrainerServiceServicer:
     def StopRun(self, request, context):
         """Asks a run to stop after its current training step. The run's last checkpoint is kept. Idempotent. An external run
         becomes CANCELLED at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SteerRun(self, request_iterator, context):
+        """Steers a run: sends directives to it, and streams its events, as in WatchRun.
+
+        The first message names the run; every message may contain a directive. A directive is stored before it is passed
+        on, so neither a lost connection nor a restart of the trainer loses it. Every directive gets exactly one answer, a
+        DirectiveAck: if the directive was stored, the answer is an event of the run (`RunEvent.directive`). A directive
+        that is refused is not stored, and only this stream gets the answer.
+
+        A run never waits for its directives, and continues with its last values if the stream ends. After a crash, the run
+        repeats every directive since its last checkpoint in the step in which it was applied, so that the weights are the
+        same. Other runs are never started from the checkpoints of a run that got a directive, and such a run is never
+        returned in place of a new one (see SubmitRunRequest.reuse).
+
+        The stream ends after the run's last event. If the client closes its side, the stream ends as soon as all its
+        directives are answered. A slow client falls behind, but misses no event.
+
+        Fails with:
+        - INVALID_ARGUMENT: MISSING_FIELD (the first message has no name, or a later one no directive), BAD_VALUE (a later
+        message has one of the other fields)
+        - FAILED_PRECONDITION: EXTERNAL_RUN (a program outside the mesh executes the run)
+
+        The answer to a directive contains one of these errors:
+        - INVALID_ARGUMENT, with the path of the field: MISSING_FIELD, BAD_VALUE, TOO_LARGE (a policy exceeds 32 KiB),
+        UNKNOWN_COMPONENT, UNKNOWN_FIELD
+        - ALREADY_EXISTS: DIRECTIVE_ID_REUSED (the run got another directive with this id)
+        - NOT_FOUND: CHECKPOINT_NOT_FOUND (the run does not keep a checkpoint of this step), RUN_NOT_FOUND
+        - FAILED_PRECONDITION: RUN_ENDED (the run has ended, or ended before the step of the directive), NO_MOMENTUM (the
+        optimizer has no momentum), RUN_MISMATCH (see RestoreCheckpoint), POLICY_FAILED, POLICY_CRASHED, POLICY_TOO_SLOW
+        (the policy cannot be built), CHECKPOINT_FAILED (the checkpoint cannot be stored or read)
+        - DEADLINE_EXCEEDED: EXPIRED
+        - RESOURCE_EXHAUSTED: TOO_MANY_DIRECTIVES (the run has 1000 unanswered directives, or got 100,000)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +328,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.StopRun,
                     request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunRequest.FromString,
                     response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunResponse.SerializeToString,
+            ),
+            'SteerRun': grpc.stream_stream_rpc_method_handler(
+                    servicer.SteerRun,
+                    request_deserializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunRequest.FromString,
+                    response_serializer=protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunResponse.SerializeToString,
             ),
             'UpdateRun': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateRun,
@@ -428,6 +486,33 @@ class TrainerService:
             '/deepseek.trainer.v1.TrainerService/StopRun',
             protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunRequest.SerializeToString,
             protos_dot_trainer_dot_v1_dot_trainer__pb2.StopRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SteerRun(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/deepseek.trainer.v1.TrainerService/SteerRun',
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunRequest.SerializeToString,
+            protos_dot_trainer_dot_v1_dot_trainer__pb2.SteerRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

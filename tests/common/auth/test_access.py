@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.auth import Role
-from common.auth.access import role_of_methods
+from common.auth.access import role_of_methods, unaudited_methods
+from common.contracts import import_contracts
 from protos.job.v1 import job_pb2
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,3 +33,9 @@ def test_a_method_without_a_role_cannot_be_served() -> None:
 
     with pytest.raises(ValueError, match="does not declare"):
         role_of_methods(["grpc.health.v1.Health"])
+
+
+def test_only_the_frequent_calls_of_the_tuner_are_not_audited() -> None:
+    found = {method for contract in import_contracts() for method in unaudited_methods([contract])}
+    assert {method.rpartition("/")[2] for method in found} == {"AddMeasurement", "CheckEarlyStopping"}
+    assert all(method.startswith("/deepseek.tuner.v1.TunerService/") for method in found)

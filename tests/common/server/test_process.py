@@ -49,3 +49,5 @@ def test_a_service_that_is_not_declared_as_a_callee_cannot_be_called(tmp_path: P
             process.channel("ingest")
         with pytest.raises(AssertionError, match="does not declare that it uses jobs"):
             process.open_jobs()
+        with pytest.raises(AssertionError, match=r"registry does not declare deepseek\.job\.v1\.JobService"):
+            process.host("deepseek.job.v1.JobService", lambda servicer, server: None, object())

@@ -1,10 +1,7 @@
 """Completion of names in a shell, over the protocol that the shells use."""
 
-import os
 import re
 import socket
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,34 +9,24 @@ import click
 import pytest
 
 from deepseek.client import MeshFile, ServiceAddress, connect
+from tests.deepseek.cli.commands import completed, suggested
 from tests.deepseek.cli.tree import commands, completion
 
 SLOW = {"numpy", "torch", "pyarrow", "PIL", "pandas", "pydantic", "onnxruntime", "cryptography"}
-NAMES = {"dataset", "model", "first", "second", "version", "model_version", "run", "runs", "alias", "against", "kind"}
-
-
-def completed(home: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Completes the last word as bash does."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("deepseek")],
-        env={
-            **os.environ,
-            "DEEPSEEK_HOME": str(home),
-            "DEEPSEEK_COMPLETION_LIMIT_S": "30",
-            "_DEEPSEEK_COMPLETE": "complete_bash",
-            "COMP_WORDS": "\n".join(("deepseek", *words)),
-            "COMP_CWORD": str(len(words)),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-
-
-def suggested(home: Path, *words: str) -> list[str]:
-    return completed(home, *words).stdout.split()
+NAMES = {
+    "dataset",
+    "model",
+    "first",
+    "second",
+    "version",
+    "model_version",
+    "run",
+    "runs",
+    "alias",
+    "against",
+    "kind",
+    "budget",
+}
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_equal_files_make_no_version_and_a_data_set_without_versions_is_not_list
     arguments = ("dataset", "import", "again", str(tmp_path / "again.csv"))
     assert "again:1 (datasets/again/versions/1)\n" in succeeded(home, *arguments)
     repeated = succeeded(home, *arguments)
-    assert "again:1 (datasets/again/versions/1): unchanged, no new version\n" in repeated
+    assert "again:1 (datasets/again/versions/1); unchanged, no new version\n" in repeated
     assert json.loads(succeeded(home, *arguments, "--json"))["created"] is False
     assert "again:1" in succeeded(home, "dataset", "list")
     succeeded(home, "dataset", "delete", "again:1")

@@ -8,6 +8,9 @@ import pytest
 from deepseek.client import connect
 from tests.deepseek.cli.tree import app, commands
 from tests.harness.images import PNG
+from tests.services.federated.examples import public_key, run_spec
+from tests.services.trainer.tasks import PICTURE_FIELDS, pictures
+from tests.services.tuner.specs import SPEC
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +20,12 @@ ELSEWHERE = {
     "down": "tests/e2e/test_stays.py",
     "ask": "tests/e2e/test_access.py; needs a model that answers questions about images",
     "train": "test_run.py",
+    "nas": "test_nas.py",
     "model evaluate": "tests/deepseek/client/test_evaluating.py",
     "model compare": "tests/deepseek/client/test_evaluating.py",
     "run watch": "test_run.py",
+    "tune run": "test_tune_run.py",
+    "run steer": "test_run_steer.py",
     "run stop": "test_run.py",
     "doctor": "test_cli.py",
     "audit verify": "test_cli.py",
@@ -29,6 +35,9 @@ ELSEWHERE = {
     "token": "test_cli.py",
     "invite": "test_join.py",
     "join": "test_join.py",
+    "federated demo": "tests/e2e/test_federated_demo.py",
+    "federated watch": "test_federated.py",
+    "federated model": "test_federated.py",
     "restore": "tests/e2e/upkeep; needs a mesh that has not been used",
     "watermark write": "docs/watermark.md; needs a language model",
 }
@@ -73,6 +82,33 @@ run tag {run} kind=test
 run plot {run} --out curves.png
 run compare {run} {second}
 run delete {second}
+privacy create patients datasets/wine --unit example --epsilon 3 --delta 1e-5
+privacy list
+privacy show patients
+privacy preview patients --noise 20 --rate 0.1 --count 10
+privacy verify patients
+federated create clinics --description hospitals
+federated keygen north.key
+federated register clinics north north.key.pub --output north.json
+federated nodes clinics
+federated join clinics/north --data wine.csv --key north.key --folder north
+federated join --instructions north.json --data wine.csv --key north.key --folder north
+federated start clinics rounds.json --detach
+federated list
+federated list clinics
+federated show {federated_run}
+federated stop {federated_run}
+federated remove clinics/north
+federated delete old
+tune create digits study.json
+tune list
+tune show digits
+tune trials digits
+tune best digits
+tune watch digits --stored
+tune plot drawn drawn.png
+tune stop digits
+tune delete digits
 watermark keys image
 watermark mark photo.png
 watermark detect photo.marked.png
@@ -118,6 +154,7 @@ def _make_inputs(home: Path) -> dict[str, str]:
     Path("questions.tsv").write_text("a.png\tis it?\tyes\n", encoding="utf-8")
     Path("photo.png").write_bytes(PNG)
     Path("rows.jsonl").write_text('{"x": [1, 0, 0, 0]}\n', encoding="utf-8")
+    Path("study.json").write_text(json.dumps(SPEC), encoding="utf-8")
     np.save("x.npy", np.array([[1, 0, 0, 0]], np.float32))
     runs = []
     with connect() as mesh:
@@ -131,4 +168,11 @@ def _make_inputs(home: Path) -> dict[str, str]:
         stub = ingest_pb2_grpc.IngestServiceStub(mesh.channel("ingest"))
         request = ingest_pb2.CreateUploadRequest(dataset="datasets/open", schema=schema, request_id="open")
         upload = stub.CreateUpload(request).upload.name
-    return {"run": runs[0], "second": runs[1], "upload": upload}
+        spec = run_spec(mesh.datasets.upload("pictures", PICTURE_FIELDS, pictures()).name)
+        Path("rounds.json").write_text(json.dumps(spec), encoding="utf-8")
+        mesh.federated.create("old")
+        mesh.federated.register("old", "north", public_key())
+        federated_run = mesh.federated.stop(mesh.federated.start("old", spec).name).name
+        mesh.studies.create("drawn", SPEC)
+        mesh.studies.complete(mesh.studies.suggest("drawn", "worker")[0].name, loss=0.5)
+    return {"run": runs[0], "second": runs[1], "upload": upload, "federated_run": federated_run}

@@ -96,7 +96,7 @@ def test_rows_of_a_file_are_predicted_and_bad_ones_are_named(home: Path, tmp_pat
     done = deepseek(home, "predict", "forest", "--file", str(table), "--out", str(out), "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["num_rows"] == 103
-    assert "row 3, x: '[red,1,0,0]' is neither a number" in done.stderr
+    assert "row 3, a: 'red' is not a number" in done.stderr
     assert_refused(done, "FAILED_PRECONDITION: BAD_ROWS", "--file")
     lines = out.read_text(encoding="utf-8").splitlines()
     assert not list(out.parent.glob(".tmp-*"))
@@ -110,7 +110,7 @@ def test_rows_of_a_file_are_predicted_and_bad_ones_are_named(home: Path, tmp_pat
 
 def test_a_model_with_a_fixed_batch_size_predicts_any_number_of_rows(home: Path, tmp_path: Path) -> None:
     path, table = onnx_models.write(tmp_path / "pairs.onnx", onnx_models.linear(batch=2)), tmp_path / "rows.csv"
-    assert "batch sizes    2 only, fixed by the model" in succeeded(home, "model", "import", "pairs", str(path))
+    assert "batch sizes    2 only\n" in succeeded(home, "model", "import", "pairs", str(path))
     succeeded(home, "model", "load", "pairs")
     assert answer(home, "predict", "pairs", f"x={ROW}")["outputs"]["y"] == pytest.approx([0.1, 0.9])
     table.write_text("id,a,b,c,d\n7,1,0,0,0\n8,0,1,0,0\n9,0,0,1,0\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def test_the_rows_that_are_predicted_are_never_overwritten(home: Path, tmp_path:
         assert_refused(done, "INVALID_ARGUMENT: BAD_VALUE", "--out")
     assert table.read_text(encoding="utf-8") == "a,b,c,d\n1,0,0,0\n"
     out.write_text("old", encoding="utf-8")
-    table.write_bytes(b"a,b,c,d\n1,0,0,0\n\xff,0,0,0\n")
+    table.write_bytes(b"a,b,c,\xff\n1,0,0,0\n")
     assert_refused(
         deepseek(home, "predict", "forest", "--file", str(table), "--out", str(out)),
         "INVALID_ARGUMENT: BAD_FILE",
@@ -149,6 +149,12 @@ def test_a_bad_first_row_costs_no_column(home: Path, tmp_path: Path) -> None:
     assert bad[1:4] == ["", "", ""]
     assert "'red'" in bad[4]
     assert good[1:3] == ["7", "yes"]
+    again = tmp_path / "again.csv"
+    done = deepseek(home, "predict", "forest", "--file", str(out), "--out", str(again), "--skip", "id")
+    assert "again.csv has predictions in place of the columns prediction, probability, error; rename" in done.stderr
+    out.write_text(out.read_text(encoding="utf-8").replace("red", "0 1 0 0"), encoding="utf-8")
+    deepseek(home, "predict", "forest", "--file", str(out), "--out", str(again))
+    assert [row["error"] for row in csv.DictReader(again.read_text(encoding="utf-8").splitlines())] == ["", ""]
     path = onnx_models.write(tmp_path / "linear.onnx", onnx_models.linear())
     succeeded(home, "model", "import", "unlabelled", str(path))
     succeeded(home, "model", "load", "unlabelled")
@@ -183,12 +189,14 @@ def test_a_broken_row_costs_only_itself(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("rows.txt", "a\n", "rows.txt is not one of .csv, .tsv, .jsonl, .ndjson"),
-        ("open.csv", 'a,b,c,d\n"1,2,3,4', "open.csv cannot be read: unexpected end of data"),
+        ("rows.txt", b"a\n", "rows.txt is not one of .csv, .tsv, .jsonl, .ndjson"),
+        ("latin.csv", b"a,b,c,\xe9\n1,2,3,4", "latin.csv is not valid UTF-8; save the file as UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused(home: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
+def test_a_file_that_cannot_be_read_is_refused(
+    home: Path, tmp_path: Path, name: str, text: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(text)
     done = deepseek(home, "predict", "forest", "--file", str(tmp_path / name))
     assert_refused(done, "INVALID_ARGUMENT: BAD_FILE", "--file")
     assert message in done.stderr.replace("\n", "")

@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from common.errors import PermissionDenied
+from deepseek.cli.output import print_error
+
 PROGRAM = """
 from deepseek.cli.output import print_table
 
@@ -25,6 +30,12 @@ def test_a_narrow_terminal_cuts_no_name() -> None:
     assert "models/easy-vqa/versions/1234567890 " in done.stdout
     assert "datasets/other/versions/3, " in done.stdout
     assert "models/other/versions/3 " in done.stdout
+
+
+def test_a_missing_role_is_reported_without_the_name_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
+    method = "/deepseek.federated.v1.FederatedService/StartRun"
+    print_error(PermissionDenied("ROLE_MISSING", f"ana has the role reader; {method} requires writer"))
+    assert "error: ana has the role reader; this command requires writer\n" in capsys.readouterr().err
 
 
 HOSTILE = """

@@ -99,7 +99,7 @@ def test_a_run_is_left_listed_watched_and_stopped(tmp_path: Path) -> None:
         train = ("train", "short.json", "--model", "short", "--int8", "--int8-max-loss")
         status, out, _ = deepseek(*train, "1", "--json")
         version = json.loads(out)
-        assert (status, version["run"], version["registered"]) == (0, result["run"], True)
+        assert (status, version["run"], version["created"]) == (0, result["run"], True)
         fp32, int8 = version["files"]
         assert (fp32["variant"], int8["variant"], int8["instruction_set"]) == ("fp32", "int8", instruction_set())
         is_faster = fp32["latency_ms"] >= MIN_SPEEDUP * int8["latency_ms"]

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument, NotFound
 from deepseek.cli import run_plot
 from deepseek.client import Mesh, MeshFile, ServiceAddress, StoreAddress, connect
-from tests.deepseek.cli.commands import assert_refused, deepseek
+from deepseek.privacy.accounting import noise_multiplier_for
+from tests.deepseek.cli.commands import assert_refused, deepseek, succeeded
+from tests.deepseek.federated.pictures import CNN, FIELDS, samples
 from tests.services.trainer.conftest import TrainerMesh, start_trainer
-from tests.services.trainer.tasks import picture_spec
+from tests.services.trainer.tasks import add_dataset, picture_spec
+
+LIMITS = ("--epsilon", "8", "--delta", "1e-5")
+PRIVATE = ("--clip-norm", "1", "--example-rate", "0.5", "--budget", "colours")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,19 @@ def logged(client: Mesh) -> list[str]:
                 run.log(step, loss=1 - best * step / 100, accuracy=best * step / 100)
         names.append(run.name)
     return names
+
+
+@pytest.fixture(scope="module")
+def private_spec(processes: TrainerMesh) -> Path:
+    """A spec of pictures that a budget protects, without privacy."""
+    store = processes.home / "store"
+    version = add_dataset(
+        processes.registry.channel(), store, "colours", FIELDS, samples(16, "train", 1) + samples(8, "test", 2)
+    )
+    path = processes.home.parent / "colours.json"
+    path.write_text(json.dumps({**CNN, "dataset_version": version, "epochs": 2, "precision": "fp32"}))
+    succeeded(processes.home, "privacy", "create", "colours", "datasets/colours", "--unit", "example", *LIMITS)
+    return path
 
 
 def documents(home: Path, *arguments: str) -> list[str]:
@@ -153,6 +171,11 @@ def test_a_plot_without_a_name_draws_the_newest_run_with_figures(
     assert f"no figures yet: {empty.name} is running; name a run that has figures" in " ".join(refused.stderr.split())
 
 
+def test_without_runs_the_error_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there are no runs; start one with `deepseek train`"):
+        run_plot.draw([], [], tmp_path / "curves.png")
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(FailedPrecondition, match="pip install matplotlib"):
@@ -200,3 +223,41 @@ def test_a_run_from_which_a_version_was_made_is_kept(home: Path, client: Mesh, p
     again = client.runs.wait(client.runs.submit({**spec, "seed": 9})[0].name)
     client.runs.delete(again.name)
     assert again.name not in [one.name for one in client.runs.list()]
+
+
+def test_a_run_that_aims_at_an_epsilon_shows_its_noise(home: Path, private_spec: Path) -> None:
+    run = json.loads(succeeded(home, "train", str(private_spec), "--epsilon", "3", *PRIVATE, "--json"))["run"]
+    found = json.loads(succeeded(home, "run", "show", run, "--json"))
+    noise = noise_multiplier_for(3.0, 1e-5, 0.5, 4)
+    assert found["privacy"]["budget"] == "budgets/colours"
+    assert found["privacy"]["release"]["noise_multiplier"] == noise
+    assert found["spec"]["privacy"]["target_epsilon"] == 3
+    line = f"privacy: noise multiplier {noise:g} for epsilon 3, 4 steps, budgets/colours"
+    assert line in succeeded(home, "run", "show", run).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "field"),
+    [
+        (("--epsilon", "0", *PRIVATE), "INVALID_ARGUMENT: BAD_EPSILON", "spec.privacy.target_epsilon (--epsilon)"),
+        (("--noise", "0", *PRIVATE), "INVALID_ARGUMENT: BAD_NOISE", "spec.privacy.noise_multiplier (--noise)"),
+        (
+            ("--noise", "1", "--epsilon", "3", *PRIVATE),
+            "INVALID_ARGUMENT: BAD_VALUE",
+            "spec.privacy.noise_multiplier (--noise)",
+        ),
+        (PRIVATE, "INVALID_ARGUMENT: MISSING_FIELD", "spec.privacy.noise_multiplier (--noise)"),
+        (("--epsilon", "3"), "INVALID_ARGUMENT: BAD_VALUE", "spec.privacy.clip_norm (--clip-norm)"),
+        (("--noise", "1", *PRIVATE[:-1], "none"), "NOT_FOUND: BUDGET_NOT_FOUND", "spec.privacy.budget (--budget)"),
+        (("--epsilon", "9", *PRIVATE), "FAILED_PRECONDITION: BUDGET_EXHAUSTED", "spec.privacy.budget (--budget)"),
+    ],
+)
+def test_wrong_options_of_privacy_are_refused(
+    home: Path, private_spec: Path, options: tuple[str, ...], reason: str, field: str
+) -> None:
+    assert_refused(deepseek(home, "train", str(private_spec), *options), reason, field)
+
+
+def test_a_spec_that_is_derived_from_the_data_is_not_private(home: Path) -> None:
+    done = deepseek(home, "train", "--task", "tabular", "--dataset", "colours", "--epsilon", "3", *PRIVATE)
+    assert_refused(done, "INVALID_ARGUMENT: BAD_VALUE", "--task")

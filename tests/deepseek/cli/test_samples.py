@@ -80,6 +80,26 @@ def test_a_table_is_read_by_the_rules_of_an_import(tmp_path: Path) -> None:
     assert not read(model(FOUR), write(tmp_path / "e.csv", ""))
 
 
+def test_a_broken_row_of_a_table_does_not_affect_other_rows(tmp_path: Path) -> None:
+    wine, table = encoded("number", "a", "b"), tmp_path / "w.csv"
+    table.write_bytes(b'a,b,note\n1,2,"big"x\n3,4,"two\nlines"\n5,6,caf\xe9\n7,8,"open\n9,0,\n')
+    samples = Samples(wine, table)
+    rows = list(samples)
+    found = [samples.values(row) for row in rows]
+    assert [one for one in found if isinstance(one, dict)] == [
+        {"a": a, "b": b} for a, b in ((1, 2), (3, 4), (7, 8), (9, 0))
+    ]
+    assert "w.csv:5 is not valid UTF-8; save the file as UTF-8" in str(found[2])
+    assert rows[2].values["note"] == "caf\N{REPLACEMENT CHARACTER}"
+    lines = tmp_path / "w.jsonl"
+    lines.write_bytes(b'{"a": 1, "b": 2}\n{"a": 3, "b": "\xe9"}\n{"a": 5, "b": "\\ud800"}\n')
+    first, *others = read(wine, lines)
+    assert first == {"a": 1, "b": 2}
+    assert [one.reason for one in others] == ["BAD_ROW", "BAD_ROW"]
+    table.write_bytes("a,b\n1,2\n".encode("utf-16"))
+    assert "the heading of" in refusal(wine, table).message
+
+
 def test_missing_columns_are_named_before_any_row(tmp_path: Path) -> None:
     error = refusal(encoded("number", "alcohol", "ash", "hue"), write(tmp_path / "w.csv", "id,hue\n1,2\n"))
     assert (error.reason, error.field) == ("MISSING_FIELD", "--file")
@@ -89,6 +109,7 @@ def test_missing_columns_are_named_before_any_row(tmp_path: Path) -> None:
 def test_columns_that_a_model_of_one_array_does_not_take_are_skipped(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "id,a,b,c,d\n9,1,2,3,4\n")
     error = refusal(model(FOUR), table)
+    assert (error.reason, error.field) == ("UNKNOWN_FIELD", "--file")
     assert "takes 4 numbers, but there are 5 columns: id, a, b, c, d; leave out" in error.message
     assert error.message.endswith("with --skip COLUMN")
     (found,) = read(model(FOUR), table, "id")
@@ -96,6 +117,20 @@ def test_columns_that_a_model_of_one_array_does_not_take_are_skipped(tmp_path: P
     error = refusal(model(FOUR), table, "ID")
     assert (error.reason, error.field) == ("UNKNOWN_FIELD", "--skip")
     assert "has no column 'ID'; it has: id, a" in error.message
+
+
+def test_a_cell_that_is_not_a_number_is_named_by_its_column(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "a;b;c;d\n.5;+1;2;1e3\n1,5;2;3;4\n1;;3;4\n")
+    good, *bad = read(model(FOUR), table)
+    assert good["x"].tolist() == [0.5, 1, 2, 1000]
+    assert [(one.field, one.message) for one in bad] == [
+        ("a", "'1,5' is not a number"),
+        ("b", "the value is missing; write a number"),
+    ]
+    (found,) = read(encoded("integer", "a"), write(tmp_path / "i.csv", "a\n1.5\n"))
+    assert found.message == "'1.5' is not an integer"
+    (found,) = read(model(TensorSpec("x", "BYTES", (-1, 2))), write(tmp_path / "s.csv", 'a,b\n"x,y",z\n'))
+    assert found["x"].tolist() == ["x,y", "z"]
 
 
 def test_long_arrays_are_found_and_long_texts_are_not(tmp_path: Path) -> None:
@@ -108,8 +143,10 @@ def test_long_arrays_are_found_and_long_texts_are_not(tmp_path: Path) -> None:
 
 
 def test_the_media_files_of_a_folder_are_samples(tmp_path: Path) -> None:
-    (tmp_path / "more").mkdir()
-    for name in ("b.png", "a.jpg", "more/c.png", "notes.txt"):
+    hidden = ("._a.jpg", "__MACOSX/a.jpg", ".cache/a.jpg")
+    for folder in ("more", "__MACOSX", ".cache"):
+        (tmp_path / folder).mkdir()
+    for name in ("b.png", "a.jpg", "more/c.png", "notes.txt", *hidden):
         (tmp_path / name).write_bytes(name.encode())
     samples = Samples(encoded("image", "photo"), tmp_path)
     assert [row.values["photo"] for row in samples] == ["a.jpg", "b.png", "more/c.png"]
@@ -117,7 +154,9 @@ def test_the_media_files_of_a_folder_are_samples(tmp_path: Path) -> None:
     error = refusal(encoded("audio", "voice"), tmp_path)
     assert "contains no file that is named like audio" in error.message
     error = refusal(encoded("image", "left", "right"), tmp_path)
-    assert "write a .csv file with the heading left,right" in error.message
+    assert "write a .csv file with the heading left,right and one row per sample, with paths relative" in error.message
+    error = refusal(encoded("number", "alcohol"), tmp_path)
+    assert error.message.endswith("the heading alcohol and one row per sample and pass it with --file")
     error = refusal(encoded("image", "photo"), tmp_path / "b.png")
     assert f"predict one file with: deepseek predict wine:1 photo={tmp_path / 'b.png'}" in error.message
 

@@ -31,7 +31,7 @@ READ = """
 import json, sys
 from pathlib import Path
 from common.errors import InvalidArgument
-from deepseek.cli.train import read_spec
+from deepseek.cli.spec_files import read_spec
 
 for name in sys.argv[1:]:
     try:

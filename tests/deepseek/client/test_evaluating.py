@@ -309,5 +309,7 @@ def test_the_command_line_writes_pictures_and_prints_the_figures(
     done = deepseek(place, "model", "evaluate", "light:1")
     assert "light:1 on greys:1, split test: 6 samples; model.onnx by the inference service" in done.stdout
     assert "no mistakes" in done.stdout
-    assert "2 of 2 mistakes, the most confident first" in deepseek(place, "model", "evaluate", "light:2").stdout
+    for options, title in (((), "2 of 2 mistakes"), (("--worst", "1"), "1 of 2 mistakes")):
+        done = deepseek(place, "model", "evaluate", "light:2", *options)
+        assert f"{title}, the most confident first" in done.stdout
     assert_refused(deepseek(place, "model", "compare", "light:1", "light:1"), "INVALID_ARGUMENT: BAD_VALUE", "MODEL")

@@ -100,6 +100,13 @@ def test_a_model_with_a_fixed_batch_size_gets_requests_of_that_size(monkeypatch:
     assert sizes == [size] * len(range(0, len(ROWS), size))
 
 
+@pytest.mark.parametrize(("batch", "portion"), [(-1, 64), (1, 64), (48, 96), (100, 100)])
+def test_portions_of_rows_fill_the_batches_of_a_model(
+    monkeypatch: pytest.MonkeyPatch, batch: int, portion: int
+) -> None:
+    assert serve(monkeypatch, lambda arrays: {}, batch=batch).portion == portion
+
+
 def test_an_error_about_an_input_of_the_request_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
     def infer(arrays: Arrays) -> Arrays:
         raise InvalidArgument("BAD_INPUT", "a bad shape", field="inputs[0].shape")

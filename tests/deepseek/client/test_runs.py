@@ -14,7 +14,8 @@ def test_a_spec_from_plain_data_is_the_message() -> None:
 
 
 def test_names_of_versions_may_be_short() -> None:
-    spec = parse_spec({"dataset_version": "colours", "init": "shapes@champion"})
+    spec = parse_spec({"dataset_version": "colours", "init": "shapes@champion", "privacy": {"budget": "colours"}})
+    assert spec.privacy.budget == "budgets/colours"
     assert (spec.dataset_version, spec.init) == ("datasets/colours/versions/latest", "models/shapes/aliases/champion")
     with pytest.raises(InvalidArgument) as caught:
         parse_spec({"init": "datasets/shapes", "epochs": "many"})

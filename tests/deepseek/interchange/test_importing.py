@@ -233,9 +233,19 @@ def test_the_schema_of_a_table_is_inferred_and_can_be_overridden(tmp_path: Path)
     assert any("Empty" in notice for notice in found.plan.notices)
     found, samples, _ = imported(path, overrides=read_schema("sex:label,zip:skip,column_6:skip,Class:text")[1])
     assert {one.name: one.type for one in found.fields} == {"class": "text", "height_cm": "number", "sex": "label"}
-    with pytest.raises(InvalidArgument, match="there is no column 'colour'") as caught:
-        imported(path, target="colour")
-    assert caught.value.field == "target"
+    for option, wish in {
+        "target": {"target": "colour"},
+        "key": {"key": "colour"},
+        "fill": {"fills": {"colour": "red"}},
+        "schema": {"overrides": read_schema("colour:text")[1]},
+        "split_column": {"splitter": Splitter(column="colour")},
+    }.items():
+        with pytest.raises(InvalidArgument, match="there is no column 'colour'") as caught:
+            imported(path, **wish)  # type: ignore[arg-type]
+        assert caught.value.field == option
+    with pytest.raises(InvalidArgument, match="the schema has no field 'colour'; its fields are: ") as caught:
+        imported(path, fields=found.fields, fills={"colour": "red"})
+    assert caught.value.field == "fill"
 
 
 def test_a_seeded_share_of_the_rows_is_the_test_split(tmp_path: Path) -> None:

@@ -222,3 +222,20 @@ def test_a_parameter_out_of_range_is_refused(build: Any, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         build()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("build", [models.cnn, models.resnet18, models.resnet50])
+def test_with_group_normalization_a_sample_is_independent_of_its_batch(build: Any) -> None:
+    model = build(num_classes=3, norm="group")
+    model.requires_grad_(False).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    image = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    torch.testing.assert_close(model(image)[:1], model(image[:1]), rtol=1e-4, atol=1e-4)
+    assert all(tensor.is_floating_point() for tensor in model.state_dict().values())
+
+
+def test_an_unknown_normalization_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="norm is 'layer'; it must be one of: batch, group"):
+        models.cnn(3, norm="layer")

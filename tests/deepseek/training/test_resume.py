@@ -48,11 +48,37 @@ def schedule_free() -> MixedPrecisionTrainer:
     return MixedPrecisionTrainer(Classifier(dropout=0.3), "schedule_free_adamw", "bf16", lr=0.05)
 
 
+def plateau() -> MixedPrecisionTrainer:
+    """A policy that watches the loss over the epoch, of which a part was before the stop."""
+    params = {"patience": 1, "cooldown": 0, "threshold": 0.9, "smoothing": 0.5, "anneal": 0.0, "factor": 0.7}
+    model = Classifier(dropout=0.3)
+    return MixedPrecisionTrainer(model, "sgd", "fp32", lr=0.05, policy="plateau", policy_params=params)
+
+
+def by_training_loss() -> MixedPrecisionTrainer:
+    """A rate that is the last bit of the loss."""
+    model = Classifier(dropout=0.3)
+    return MixedPrecisionTrainer(model, "adamw", "fp32", lr=0.05, policy=as_the_loss)
+
+
+def as_the_loss(epoch: int, current_lr: float) -> float:
+    """A tenth of the loss over the previous epoch."""
+    return current_lr if epoch == 0 else 0.1 * train_loss  # type: ignore[name-defined,no-any-return] # noqa: F821
+
+
+def cycle() -> MixedPrecisionTrainer:
+    """A curve of rate and momentum."""
+    return MixedPrecisionTrainer(Classifier(), "adamw", "fp32", lr=0.05, policy="one_cycle")
+
+
 MAKERS: dict[str, Callable[[], MixedPrecisionTrainer]] = {
     "adamw": adamw,
     "own": own,
     "fp16": fp16,
     "schedule_free": schedule_free,
+    "plateau": plateau,
+    "by_training_loss": by_training_loss,
+    "cycle": cycle,
 }
 
 

@@ -87,6 +87,14 @@ def row(rng: np.random.Generator, kind: str) -> dict[str, Any]:
     }
 
 
+_STAGE = {"kernel": 3, "skip": True, "depth": 2}
+_STAGES = [
+    {**_STAGE, "block": "dense", "width": 4, "expansion": 1, "squeeze": False, "pooling": "max"},
+    {**_STAGE, "block": "separable", "width": 8, "expansion": 2, "squeeze": True, "pooling": "average"},
+    {**_STAGE, "block": "dense", "width": 8, "expansion": 2, "squeeze": False, "pooling": "stride"},
+]
+_LAYERS = [{"heads": 2, "mlp_ratio": 1}, {"heads": 1, "mlp_ratio": 4}]
+
 KIND = Field("kind", "label", labels=LABELS)
 _IMAGE = {"name": "image", "params": {"size": 12}}
 _WORDS = {"name": "words", "params": {"length": 8, "vocabulary": 32}}
@@ -108,6 +116,27 @@ TASKS = {
         (Field("picture", "image"), KIND),
         samples(picture),
         classify("resnet18", [{"field": "picture", "input": "image", "encoder": _IMAGE}], num_classes=3),
+    ),
+    "searched_cnn": Task(
+        (Field("picture", "image"), KIND),
+        samples(picture),
+        classify(
+            "searched_cnn",
+            [{"field": "picture", "input": "image", "encoder": _IMAGE}],
+            stem=4,
+            stages=_STAGES,
+            head=16,
+        ),
+    ),
+    "searched_transformer": Task(
+        (Field("passage", "text"), KIND),
+        samples(passage),
+        {
+            "model": {"name": "searched_transformer", "params": {"width": 16, "layers": _LAYERS}},
+            "inputs": [{"field": "passage", "input": "text", "encoder": _WORDS}],
+            "target": {"field": "passage", "encoder": _WORDS},
+            "precision": "fp32",
+        },
     ),
     "audio_classifier": Task(
         (Field("clip", "audio"), KIND),

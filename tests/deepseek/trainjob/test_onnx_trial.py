@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
+from onnx import helper
 
 from common.errors import InvalidArgument
 from deepseek.trainjob.onnx_trial import try_requests
@@ -59,3 +60,16 @@ def test_an_example_that_the_model_refuses_is_named(tmp_path: Path, array: npt.N
     with pytest.raises(InvalidArgument) as caught:
         try_requests(session, tmp_path / "example")
     assert caught.value.field == "example"
+
+
+def test_the_only_axis_of_a_fixed_input_is_no_batch() -> None:
+    vector = onnx_models.model(
+        [helper.make_node("Identity", ["x"], ["y"])], [onnx_models.tensor("x", [5])], [onnx_models.tensor("y", [5])]
+    )
+    for proto, size, remark in (
+        (vector, 1, "the model's inputs have fixed shapes"),
+        (onnx_models.linear(batch=2), 2, "the model has the fixed batch size 2"),
+    ):
+        sizes, remarks = try_requests(ort.InferenceSession(proto.SerializeToString()), None)
+        assert sizes == (size,)
+        assert remarks[0].startswith(remark)

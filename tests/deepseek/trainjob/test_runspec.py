@@ -1,5 +1,7 @@
 """The typed spec: its JSON form is the proto's, and it says what is wrong."""
 
+import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +10,7 @@ from google.protobuf import json_format
 
 from common.errors import InvalidArgument
 from deepseek.data.manifest import DatasetManifest, Field, Shard
+from deepseek.privacy.releases import Release
 from deepseek.trainjob.runspec import RunSpec
 from protos.trainer.v1 import trainer_pb2
 
@@ -133,3 +136,80 @@ def test_a_target_with_one_class_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="the field 'said' has only the class 'no'") as caught:
         RunSpec.from_json(SPEC).resolved("datasets/d/versions/3", manifest)
     assert caught.value.field == "spec.target.field"
+
+
+PRIVACY = {"noise_multiplier": 1.1, "clip_norm": 1.0, "example_rate": 0.03, "budget": "budgets/b"}
+
+
+def test_privacy_is_equal_after_json_and_becomes_settings_of_the_trainer() -> None:
+    spec = RunSpec.from_json({"privacy": PRIVACY, "batch_size": 16})
+    assert RunSpec.from_json(json.loads(spec.canonical())) == spec
+    assert spec.privacy is not None
+    settings = spec.privacy.settings(spec.batch_size)
+    assert (settings.steps_per_epoch, settings.expected_batch_size, settings.max_grad_norm) == (34, 16, 1.0)
+    assert RunSpec.from_json({"privacy": None}).privacy is None
+
+
+def test_a_spec_may_aim_at_an_epsilon_until_the_noise_is_chosen() -> None:
+    aim = {"target_epsilon": 3.0, "clip_norm": 1.0, "example_rate": 0.03, "budget": "budgets/b"}
+    spec = RunSpec.from_json({"privacy": aim, "batch_size": 16, "epochs": 2})
+    assert json.loads(spec.canonical())["privacy"] == {**aim, "target_epsilon": 3, "clip_norm": 1}
+    assert RunSpec.from_json(json.loads(spec.canonical())) == spec
+    chosen = spec.with_noise(1.1)
+    assert chosen == RunSpec.from_json({"privacy": PRIVACY, "batch_size": 16, "epochs": 2})
+    assert chosen.privacy is not None
+    assert chosen.privacy.release(spec.epochs) == Release(1.1, 0.03, 68)
+    assert RunSpec().with_noise(None) == RunSpec()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field", "problem"),
+    [
+        ({}, "MISSING_FIELD", "noise_multiplier", "set the noise multiplier, or a target epsilon"),
+        ({"noise_multiplier": 0}, "BAD_NOISE", "noise_multiplier", "noise_multiplier is 0"),
+        ({"noise_multiplier": -1}, "BAD_NOISE", "noise_multiplier", "noise_multiplier is -1"),
+        ({"target_epsilon": 0}, "BAD_EPSILON", "target_epsilon", "target epsilon is 0.*above 0 and at most 500"),
+        ({"target_epsilon": -3}, "BAD_EPSILON", "target_epsilon", "target epsilon is -3"),
+        ({"target_epsilon": 501}, "BAD_EPSILON", "target_epsilon", "target epsilon is 501"),
+        ({"target_epsilon": math.nan}, "BAD_EPSILON", "target_epsilon", "target epsilon is nan"),
+        ({"target_epsilon": "3"}, "BAD_VALUE", "target_epsilon", "expected a number"),
+        ({"target_epsilon": 3, "noise_multiplier": 1}, "BAD_VALUE", "noise_multiplier", "set either .* not both"),
+        ({"target_epsilon": 3, "example_rate": 0}, "BAD_RATE", "example_rate", "example_rate is missing or 0"),
+        ({"target_epsilon": 3, "clip_norm": 0}, "BAD_VALUE", "clip_norm", "clip_norm is missing or 0"),
+        ({"target_epsilon": 3, "budget": ""}, "MISSING_FIELD", "budget", "the privacy budget is missing"),
+    ],
+)
+def test_a_wrong_choice_of_noise_is_refused(changes: dict[str, Any], reason: str, field: str, problem: str) -> None:
+    privacy = {"clip_norm": 1, "example_rate": 0.5, "budget": "budgets/b", **changes}
+    with pytest.raises(InvalidArgument, match=problem) as caught:
+        RunSpec.from_json({**SPEC, "privacy": privacy}).check()
+    assert (caught.value.reason, caught.value.field) == (reason, f"spec.privacy.{field}")
+
+
+def test_every_mistake_in_the_privacy_of_a_run_is_reported() -> None:
+    spec = RunSpec.from_json({"privacy": {"example_rate": 2}, "num_workers": 2, "batch_size": 2, "eval_share": 0.5})
+    with pytest.raises(InvalidArgument) as caught:
+        spec.check()
+    found = {violation.field for violation in caught.value.violations}
+    private = {f"spec.privacy.{name}" for name in PRIVACY}
+    assert private | {"spec.num_workers", "spec.eval_share"} <= found
+    with pytest.raises(InvalidArgument, match="unknown field 'sigma'"):
+        RunSpec.from_json({"privacy": {"sigma": 1}})
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes"),
+    [
+        ({"train": "ab"}, {"eval_split": "train"}),
+        ({"test": "ab"}, {"train_split": "test"}),
+        ({"train": "ab", "test": "ab"}, {}),
+        ({"train": "ab", "test": "cb"}, {}),
+    ],
+)
+def test_a_private_run_is_not_evaluated_on_private_examples(splits: dict[str, str], changes: dict[str, Any]) -> None:
+    shards = {name: tuple(Shard(letter * 64, 10, 4) for letter in letters) for name, letters in splits.items()}
+    spec = RunSpec.from_json({**SPEC, **changes, "privacy": PRIVACY})
+    with pytest.raises(InvalidArgument, match="use an evaluation split of other examples") as caught:
+        spec.resolved("datasets/d/versions/3", DatasetManifest(MANIFEST.fields, shards))
+    assert (caught.value.reason, caught.value.field) == ("EVALUATION_NOT_PRIVATE", "spec.eval_split")
+    replace(spec, privacy=None).resolved("datasets/d/versions/3", DatasetManifest(MANIFEST.fields, shards))

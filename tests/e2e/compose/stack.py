@@ -102,13 +102,15 @@ class Stack:
 @contextmanager
 def running_stack(home: Path) -> Iterator[Stack]:
     """Builds and starts the stack, with `home` as ana's home; removes it and its volumes after the block."""
-    mesh_port, prometheus_port = map(str, free_ports(2))
+    mesh_port, node_port, prometheus_port = map(str, free_ports(3))
     with docker_engine() as engine, pytest.MonkeyPatch.context() as environment:
         for name, value in {
             **engine.environment,
             "COMPOSE_FILE": "docker-compose.yml:deploy/compose/ci.yml",
             "COMPOSE_PROJECT_NAME": PROJECT,
             "MESH_PORT": mesh_port,
+            "NODE_PORT": node_port,
+            "NODE_ADDRESS": f"127.0.0.1:{node_port}",
             "PROMETHEUS_PORT": prometheus_port,
         }.items():
             environment.setenv(name, value)

@@ -17,17 +17,19 @@ from common.auth import Role
 from common.auth.identity import SERVICE_HEADER, TENANT_HEADER
 from common.channel import open_channel
 from common.errors import MeshError, PermissionDenied, Unauthenticated
-from deepseek.client import MeshFile, connect
+from deepseek.client import Mesh, MeshFile, connect
 from deepseek.services import SERVICES
 from protos.job.v1 import job_pb2, job_pb2_grpc
 from protos.registry.v1 import registry_pb2
 from tests.common.telemetry.spans import read_spans
 from tests.e2e.access import ATTEMPTS, REFUSED, GuardedMesh, of_another_tenant, requests_about
 from tests.e2e.compose.stack import EDGE_S, MODEL, Stack, call, refuses, token_of
+from tests.e2e.small_job import SPEC
 from tests.harness.contracts import EVERYWHERE, OURS, Method, methods_of
 from tests.harness.examples import Existing
 from tests.harness.identity import Authority, Metadata, bearer
 from tests.harness.processes import wait_until
+from tests.services.federated.examples import public_key
 
 pytestmark = [pytest.mark.compose, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -164,6 +166,17 @@ def test_every_method_refuses_through_the_edge(stack: Stack, outside: GuardedMes
     assert not holes
 
 
+def stopped_federated_run(mesh: Mesh, dataset_version: str) -> dict[str, str]:
+    """Starts and stops a federated run, and returns what requests about it name."""
+    federation = mesh.federated.create("clinics").name
+    node = mesh.federated.register(federation, "north", public_key()).name
+    network = {**SPEC["model"], "params": {**SPEC["model"]["params"], "norm": "group"}}
+    model = {**SPEC, "model": network, "dataset_version": dataset_version}
+    run = mesh.federated.start(federation, {"model": model, "num_rounds": 1, "target_model": "models/common"}).name
+    mesh.federated.stop(run)
+    return {"federation": federation, "federated_node": node, "federated_run": run}
+
+
 def test_nothing_of_another_tenant_is_found_through_the_edge_whoever_one_claims_to_be(
     stack: Stack, outside: GuardedMesh, served: str
 ) -> None:
@@ -180,8 +193,10 @@ def test_nothing_of_another_tenant_is_found_through_the_edge_whoever_one_claims_
             if method.outcome(channel, b"", meant_for(method.service, nobody)) in REFUSED
         ]
         with stack.connect() as mesh:
-            data, run = next(iter(mesh.datasets.versions(MODEL))).name, next(iter(mesh.runs.list())).name
-            has = Existing(mesh, dataset_version=data, run=run, model_version=served, served_model=MODEL)
+            data = next(iter(mesh.datasets.versions(MODEL))).name
+            run = next(name for name in mesh.models.version(served).sources if name.startswith("runs/"))
+            known = {"dataset_version": data, "run": run, "model_version": served, "served_model": MODEL}
+            has = Existing(mesh, **known, **stopped_federated_run(mesh, data))
             requests = requests_about(has, hosted)
         for method, request, missing in of_another_tenant(requests):
             answers = [

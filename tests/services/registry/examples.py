@@ -7,6 +7,7 @@ from common.names import new_id
 from common.upkeep.dump import Reference
 from deepseek.data.manifest import MEDIA_TYPE as DATASET_MEDIA_TYPE
 from deepseek.models.manifest import MEDIA_TYPE, ONNX_MEDIA_TYPE, ModelFile, ModelManifest, TensorSpec
+from protos.privacy.v1 import privacy_pb2, privacy_pb2_grpc
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.harness.examples import Example, Examples, Existing
 from tests.services.inference.models import scale_model
@@ -43,11 +44,27 @@ def _other_alias(existing: Existing) -> str:
     return str(_stub(existing).SetAlias(request).alias.name)
 
 
+def create_budget(existing: Existing) -> str:
+    """Creates a budget that many requests can debit."""
+    request = privacy_pb2.CreateBudgetRequest(
+        budget_id="patients", dataset="federations/clinics", unit="UNIT_CLIENT", epsilon=500, delta=1e-6
+    )
+    return str(_privacy(existing).CreateBudget(request).budget.name)
+
+
+def debit(existing: Existing) -> str:
+    """Debits the budget."""
+    release = privacy_pb2.Release(noise_multiplier=2, sampling_rate=0.1, count=1)
+    request = privacy_pb2.DebitRequest(budget=existing["budget"], release=release, run="runs/r")
+    return str(_privacy(existing).Debit(request).debit.name)
+
+
 def requests(existing: Existing) -> dict[str, Example]:
     """An example for each method."""
     model, model_version, alias = existing["model"], existing["model_version"], existing["alias"]
     dataset, data = existing["dataset"], existing["dataset_version"]
     watermark, sha256 = existing["watermark"], existing["watermark_sha256"]
+    budget, release = existing["budget"], {"noise_multiplier": 4, "sampling_rate": 0.01, "count": 2}
     manifest = {
         "uri": existing["manifest_uri"],
         "sha256": existing["manifest_sha256"],
@@ -76,8 +93,16 @@ def requests(existing: Existing) -> dict[str, Example]:
         "CreateModelVersion": {
             "parent": model,
             "manifest": manifest,
-            "sources": [data, existing["run"]],
+            "sources": [data, existing["run"], "runs/r"],
             "metrics": [{"name": "test/accuracy", "value": 0.5}],
+            "privacy": {
+                "epsilon": 500,
+                "delta": 1e-6,
+                "unit": "UNIT_CLIENT",
+                "adjacency": "ADJACENCY_ADD_REMOVE",
+                "sampling": "SAMPLING_POISSON",
+                "debit": existing["debit"],
+            },
         },
         "GetModelVersion": {"name": alias},
         "ListModelVersions": {"parent": model, "page_size": 1},
@@ -94,7 +119,24 @@ def requests(existing: Existing) -> dict[str, Example]:
         },
         "GetWatermark": {"name": watermark},
         "ListWatermarks": {"page_size": 1, "model_version": model_version, "content_sha256": sha256},
+        "CreateBudget": {
+            "budget_id": "examples",
+            "dataset": "datasets/patients",  # runs without privacy train on the other one
+            "unit": "UNIT_EXAMPLE",
+            "epsilon": 1,
+            "delta": 1e-5,
+        },
+        "GetBudget": {"name": budget},
+        "ListBudgets": {"page_size": 1, "datasets": ["federations/clinics"]},
+        "PreviewDebit": {"budget": budget, "release": release},
+        "Debit": {"budget": budget, "release": release, "run": existing["run"], "round": 1, "sealed_sha256": sha256},
+        "ListDebits": {"parent": budget, "page_size": 1},
+        "VerifyBudget": {"name": budget},
     }
+
+
+def _privacy(existing: Existing) -> privacy_pb2_grpc.PrivacyServiceStub:
+    return privacy_pb2_grpc.PrivacyServiceStub(existing.mesh.channel("registry"))
 
 
 def _stub(existing: Existing) -> registry_pb2_grpc.RegistryServiceStub:
@@ -115,6 +157,8 @@ EXAMPLES = Examples(
         "model_version": publish,
         "model": lambda existing: existing["model_version"].partition("/versions/")[0],
         "alias": set_alias,
+        "budget": create_budget,
+        "debit": debit,
         "manifest_uri": lambda existing: _version(existing).manifest.uri,
         "manifest_sha256": lambda existing: _version(existing).manifest.sha256,
         "manifest_size_bytes": lambda existing: str(_version(existing).manifest.size_bytes),
@@ -122,11 +166,12 @@ EXAMPLES = Examples(
     refused=dict.fromkeys(
         ("DeleteDatasetVersion", "DeleteDataset", "DeleteModelVersion", "DeleteModel"), "VERSION_IN_USE"
     ),
-    lists=frozenset({"ListDatasets", "ListModels", "ListWatermarks"}),
+    lists=frozenset({"ListDatasets", "ListModels", "ListWatermarks", "ListBudgets"}),
     names_nothing={
         "CreateDataset": OF_THE_CALLER,
         "CreateDatasetVersion": OF_THE_CALLER,
         "CreateModel": OF_THE_CALLER,
+        "CreateBudget": OF_THE_CALLER,
     },
     unknown={"CreateModelVersion": grpc.StatusCode.INVALID_ARGUMENT},
     words=("latest", "prod"),

@@ -15,7 +15,7 @@ OURS = {
 
 
 def test_the_migrations_make_the_declared_tables(database: Database) -> None:
-    assert len(OURS) == 7
+    assert len(OURS) == 10
     with database.engine.connect() as connection:
         context = MigrationContext.configure(
             connection,

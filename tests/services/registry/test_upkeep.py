@@ -11,6 +11,8 @@ import pytest
 from common.channel import open_channel
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument
 from deepseek.models.manifest import MEDIA_TYPE
+from protos.privacy.v1 import privacy_pb2 as privacy
+from protos.privacy.v1.privacy_pb2_grpc import PrivacyServiceStub
 from protos.registry.v1 import registry_pb2 as registry
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.upkeep.v1 import upkeep_pb2 as pb
@@ -59,11 +61,28 @@ def test_a_state_that_went_out_and_in_answers_the_same(old: grpc.Channel, new: g
     assert _import(new, [whole[start : start + 100] for start in range(0, len(whole), 100)]) == before.num_rows
 
     assert UpkeepServiceStub(new).GetState(pb.GetStateRequest()) == before
-    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_3", "requests_1"])
+    assert (before.service, list(before.revisions)) == ("registry", ["audit_1", "jobs_2", "registry_4", "requests_1"])
     request = registry.ListModelVersionsRequest(parent="models/m")
     versions = [RegistryServiceStub(channel).ListModelVersions(request).model_versions for channel in (old, new)]
     assert len(versions[0]) == 3
     assert versions[0] == versions[1]
+
+
+def test_an_exported_and_imported_ledger_can_be_debited(old: grpc.Channel, new: grpc.Channel) -> None:
+    ledger, debits = PrivacyServiceStub(old), []
+    ledger.CreateBudget(
+        privacy.CreateBudgetRequest(budget_id="b", dataset="datasets/d", unit="UNIT_EXAMPLE", epsilon=3, delta=1e-5)
+    )
+    release = privacy.Release(noise_multiplier=2, sampling_rate=0.1, count=1)
+    for channel, number in ((old, 1), (old, 2), (new, 3)):
+        if channel is new:
+            _import(new, _exported(old))
+        request = privacy.DebitRequest(budget="budgets/b", release=release, run="runs/r", round=number)
+        debits.append(PrivacyServiceStub(channel).Debit(request).debit)
+    assert [debit.name for debit in debits] == [f"budgets/b/debits/{number}" for number in (1, 2, 3)]
+    known = [privacy.KnownDebit(name=debit.name, sha256=debit.sha256) for debit in debits]
+    verified = PrivacyServiceStub(new).VerifyBudget(privacy.VerifyBudgetRequest(name="budgets/b", known_debits=known))
+    assert (verified.budget.num_debits, verified.num_audited_debits) == (3, 1)
 
 
 def test_a_second_import_and_one_that_breaks_off_are_refused(old: grpc.Channel, new: grpc.Channel) -> None:

@@ -58,6 +58,10 @@ def requests(existing: Existing) -> dict[str, Example]:
         "GetRun": {"name": run},
         "WatchRun": {"name": run, "after_sequence": 1},
         "StopRun": {"name": run},
+        "SteerRun": lambda number: [
+            {"name": run, "after_sequence": "1", "directive": {"id": "d0", "set_learning_rate": 0.5}},
+            *({"directive": {"id": f"d{i}", "no_op": {}}} for i in range(1, number)),
+        ],
         "ListRuns": {"page_size": 1},
         "ImportModel": lambda num_requests: [
             {"model": "models/o", "license": "MIT", "file": "m.onnx", "data": base64.b64encode(_MODEL).decode()},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,6 +17,10 @@ from common.jobs import JobStore, Lease, LeaseLost
 from common.names import new_id
 from deepseek.trainjob.runspec import RunSpec
 from services.trainer import run_job
+from services.trainer.clients.ledger import LedgerClient
+from services.trainer.directives import DirectiveStore
+from services.trainer.mailboxes import Mailboxes
+from services.trainer.private_runs import PrivateRuns
 from services.trainer.run import Run
 from services.trainer.run_job import RunHandler
 from services.trainer.runs import RunStore
@@ -39,6 +44,7 @@ class InProcessRun:
         self.database.migrate(Path(services.trainer.__path__[0]) / "migrations")
         self.jobs = JobStore(self.database)
         self.runs = RunStore(self.database, self.jobs)
+        directives = DirectiveStore(self.database, self.runs)
         members = {key: job[key] for key in ("store_url", "store_access_key_file", "store_secret_key_file")}
         self.records: list[dict[str, str]] = []
         self.handler = RunHandler(
@@ -48,6 +54,9 @@ class InProcessRun:
             {**members, **(store or {})},
             artifacts=open_store(job["store_url"]),
             record=lambda **record: self.records.append(record),
+            private_runs=PrivateRuns(LedgerClient(grpc.insecure_channel("127.0.0.1:1"))),  # these runs are not private
+            directives=directives,
+            mailboxes=Mailboxes(directives),
             max_restarts=max_restarts,
             stop_grace_s=5,
         )

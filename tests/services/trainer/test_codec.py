@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from common.jobs.history import RunEvent
 from services.trainer.codec import event_to_proto
-from services.trainer.run_history import RunEvent
 
 
 @pytest.mark.parametrize(

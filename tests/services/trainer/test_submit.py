@@ -123,6 +123,19 @@ def test_defaults_are_filled_in_and_the_fingerprint_is_of_the_content(trained: p
     assert len(trained.fingerprint) == 64
 
 
+def test_a_spec_can_be_checked_without_starting_a_run(mesh: TrainerMesh) -> None:
+    before = [run.name for run in mesh.runs.ListRuns(pb.ListRunsRequest()).runs]
+    spec = mesh.spec(picture_spec(mesh.pictures.replace("/versions/1", "/versions/latest")))
+    checked = mesh.runs.SubmitRun(pb.SubmitRunRequest(spec=spec, validate_only=True)).run
+    assert (checked.spec.dataset_version, checked.spec.loss.name) == (mesh.pictures, "cross_entropy")
+    assert not checked.name
+    wrong = mesh.spec(picture_spec(mesh.pictures, target={"field": "answer"}, epochs=0))
+    with pytest.raises(InvalidArgument) as caught:
+        mesh.runs.SubmitRun(pb.SubmitRunRequest(spec=wrong, validate_only=True))
+    assert [one.field for one in caught.value.violations] == ["spec.epochs", "spec.target.field"]
+    assert [run.name for run in mesh.runs.ListRuns(pb.ListRunsRequest()).runs] == before
+
+
 def test_an_equal_run_is_reused_if_asked_for(trained: pb.Run, mesh: TrainerMesh) -> None:
     named = picture_spec(mesh.pictures, loss={"name": "cross_entropy"}, eval_split="test")  # the defaults, said aloud
     again = mesh.runs.SubmitRun(pb.SubmitRunRequest(spec=mesh.spec(named), reuse=True))

@@ -1,0 +1,1 @@
+"""Federated learning: rounds, the aggregation of updates, and the programs of coordinators and nodes."""

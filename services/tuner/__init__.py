@@ -1,0 +1,1 @@
+"""The tuner: durable studies, whose trials are suggested by `deepseek.search`."""

@@ -1,0 +1,8 @@
+INSERT INTO studies (tenant, study_id, uid, spec, stopped, attributes, sequence, num_trials, num_ended, create_us)
+VALUES ('default', 'digits', 'abcdefghijklmnop', '{"algorithm": {"name": "tpe","params": {}},"max_trials": 10000,"objectives": [{"goal": "GOAL_MINIMIZE","metric": "loss"}],"outcome_constraints": [],"parameter_constraints": [],"parameters": [{"conditions": [],"float_range": {"high": 1,"log": false,"low": 0,"step": 0},"name": "x"}],"pruner": {"name": "none","params": {}},"seed": 7}', FALSE, '{}', 4, 2, 1, 1700000000000000),
+       ('other', 'digits', 'qrstuvwxyz234567', '{"algorithm": {"name": "random","params": {}},"max_trials": 5,"objectives": [{"goal": "GOAL_MAXIMIZE","metric": "accuracy"}],"outcome_constraints": [],"parameter_constraints": [],"parameters": [{"choices": {"values": ["a","b"]},"conditions": [],"name": "kind"}],"pruner": {"name": "none","params": {}},"seed": 9}', TRUE, '{}', 1, 0, 0, 1700000000000001);
+INSERT INTO trials (tenant, study_id, number, state, client_id, parameters, metrics, feasible, failure_reason, failure_message, last_step, last_metrics, attributes, start_us, end_us, start_sequence, end_sequence, sequence)
+VALUES ('default', 'digits', 1, 'succeeded', 'worker', '{"x": 0.5}', '{"loss": 0.25}', TRUE, '', '', 1, '{"loss": 0.5}', '{}', 1700000000000002, 1700000000000005, 1, 3, 3),
+       ('default', 'digits', 2, 'active', 'worker', '{"x": 0.75}', '{}', NULL, '', '', NULL, '{}', '{}', 1700000000000006, NULL, 4, 0, 4);
+INSERT INTO measurements (tenant, study_id, number, step, metrics, create_us)
+VALUES ('default', 'digits', 1, 1, '{"loss": 0.5}', 1700000000000003);
