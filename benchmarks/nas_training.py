@@ -38,7 +38,7 @@ class Recipe:
 
 RECIPES = tuple(
     Recipe(lr, augment, smoothing)
-    for smoothing, augment, lr in product((0.0, 0.1), (False, True), (0.006, 0.003, 0.012))
+    for smoothing, augment, lr in product((0.1, 0.0), (False, True), (0.006, 0.003, 0.012))
 )
 """The recipes among which every network is tuned. The search trains with the first one."""
 
