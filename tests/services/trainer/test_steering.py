@@ -70,8 +70,8 @@ def test_a_directive_is_answered_with_its_step_and_the_values(mesh: TrainerMesh)
         assert ack.apply_time.seconds > 0
         assert steering.apply(set_momentum=0.8).new.momentum == 0.8
         assert steering.apply().action == "no_op"
-        later = steering.apply(set_learning_rate=0.004, at_step=ack.applied_step + 100)
-        assert later.applied_step == ack.applied_step + 100
+        later = steering.apply(set_learning_rate=0.004, at_step=ack.applied_step + 500)
+        assert later.applied_step == ack.applied_step + 500
         assert not later.late
         assert steering.apply(set_learning_rate=0.003, at_step=1).late
     events = watched(mesh, name)
@@ -314,7 +314,7 @@ def test_a_policy_in_the_spec_is_part_of_the_fingerprint_and_may_be_replaced(mes
 
 
 def test_too_many_unanswered_directives_are_refused(mesh: TrainerMesh) -> None:
-    with training(mesh) as (_, steering):
+    with training(mesh, epochs=100_000) as (_, steering):
         ids = [steering.send(at_step=10**6) for _ in range(directives.MAX_UNANSWERED + 1)]
         with pytest.raises(ResourceExhausted) as caught:
             steering.wait(ids[-1])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from google.protobuf import json_format
 
 from deepseek.client.studies import Studies
 from protos.tuner.v1 import tuner_pb2
+from tests.harness.processes import wait_until
 from tests.harness.subprocesses import ServiceSubprocess
 from tests.services.tuner.conftest import studies_at
 from tests.services.tuner.specs import SPEC
@@ -25,7 +26,8 @@ _ROOT = Path(__file__).parents[3]
 
 NUM_WORKERS = 4
 LONGEST_PAUSE_S = 1.0
-"""Longest time between the end of a restart and the next kill."""
+"""Longest time between the end of a restart and the next kill. Before half of the kills, the mesh also answers once, on
+a slow machine, too."""
 
 
 class WorkerProcess:
@@ -143,6 +145,9 @@ def run_kills(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
             owned.callback(worker.close)
             worker.start()
         for _ in range(num_kills):
+            if source.random() < 0.5:
+                answered = _journal_bytes(workers)
+                wait_until(lambda answered=answered: _journal_bytes(workers) > answered, "an answer", timeout_s=120)
             time.sleep(source.uniform(0, LONGEST_PAUSE_S))
             victim = source.choice([tuner, source.choice(workers)])
             victim.kill()
@@ -164,6 +169,10 @@ def run_kills(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
         "lost": len(list(_lost(told, stored))),
         "given_twice": len(list(_given_twice(told, stored))),
     }
+
+
+def _journal_bytes(workers: Sequence[WorkerProcess]) -> int:
+    return sum(worker.journal.stat().st_size for worker in workers if worker.journal.exists())
 
 
 def _give_back(studies: Studies, study: str, worker: WorkerProcess) -> None:

@@ -12,7 +12,7 @@ def test_nothing_acknowledged_is_lost_and_no_suggestion_is_given_twice(tmp_path:
     found = run_kills(tmp_path, num_kills=50, seed=15)
     assert (found["lost"], found["given_twice"]) == (0, 0)
     assert min(found["tuner_kills"], found["worker_kills"]) >= 15
-    assert found["trials_given"] >= found["ended"] > 50
+    assert found["trials_given"] >= found["ended"] > 10
     assert found["measurements"] > found["ended"]
 
 

@@ -13,8 +13,10 @@ from common.database import MAX_PAGE_SIZE
 from common.errors import FailedPrecondition, MeshError, ResourceExhausted
 from common.jobs import JobState
 from deepseek.search.trials import Exploit, Trial
+from services.tuner.population import Population
 from services.tuner.ports import Action, Evaluation, Finished, Restore, SetValue
 from services.tuner.run_trials import set_exploit
+from services.tuner.studies import StudyService
 from services.tuner.study import Measurement
 from tests.harness.processes import wait_until
 from tests.services.tuner.job_runner import STUDY, TENANT, Tuner
@@ -28,6 +30,22 @@ PARAMETERS = [
 FIELDS = [{"parameter": "momentum", "field": "optimizer.params.momentum"}]
 RUN: dict[str, Any] = {"optimizer": {"name": "sgd"}, "schedule": {"name": "constant"}}
 
+_decided: set[tuple[StudyService, int, int]] = set()
+
+
+@pytest.fixture(autouse=True)
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Notes when a population has decided about an epoch, which is after its measurement is visible."""
+    measured = Population.measured
+
+    def note(self: Population, number: int, epoch: int, value: float, num_epochs: int) -> None:
+        measured(self, number, epoch, value, num_epochs)
+        _decided.add((self._studies, number, epoch))
+
+    monkeypatch.setattr(Population, "measured", note)
+    yield
+    _decided.clear()
+
 
 def start(tuner: Tuner, *, run: Mapping[str, Any] = MappingProxyType({}), **params: Any) -> None:
     """Starts a population of four, whose runs all train."""
@@ -39,10 +57,16 @@ def start(tuner: Tuner, *, run: Mapping[str, Any] = MappingProxyType({}), **para
 
 def evaluated(tuner: Tuner, *losses: float) -> None:
     """Trains an epoch of each run, one after the other."""
-    before = tuner.run().num_epochs
     for number, loss in enumerate(losses, start=1):
-        tuner.trainer.evaluate(f"runs/r{number}", loss)
-        wait_until(lambda number=number: tuner.run().num_epochs == before + number, "a measurement")
+        evaluate(tuner, number, loss)
+
+
+def evaluate(tuner: Tuner, number: int, loss: float) -> None:
+    """Trains an epoch of a run, and waits until the population has decided what follows from it."""
+    run = f"runs/r{number}"
+    tuner.trainer.evaluate(run, loss)
+    epoch = len(tuner.trainer.runs[run].evaluations)
+    wait_until(lambda: (tuner.studies, number, epoch) in _decided, "a decision")
 
 
 def exploits(tuner: Tuner) -> dict[int, tuple[Exploit, ...]]:
@@ -205,14 +229,11 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch, trainer: ScriptedTrainer, meth
 
 def test_a_run_that_has_failed_does_not_keep_others_from_copying(tuner: Tuner) -> None:
     start(tuner, interval=1)
-    tuner.trainer.evaluate("runs/r1", 0.99)
-    wait_until(lambda: tuner.run().num_epochs == 1, "a measurement")
+    evaluate(tuner, 1, 0.99)
     tuner.trainer.finish("runs/r1", Finished("FAILED", reason="OUT_OF_MEMORY", message="no memory left"))
     wait_until(lambda: tuner.trials()[0].state.ended, "the end of a trial")
     for number, loss in ((2, 0.1), (3, 0.3), (4, 0.9)) * 2:
-        before = tuner.run().num_epochs
-        tuner.trainer.evaluate(f"runs/r{number}", loss)
-        wait_until(lambda before=before: tuner.run().num_epochs > before, "a measurement")
+        evaluate(tuner, number, loss)
     found = settled(tuner)
     assert {number: [one.source for one in each] for number, each in found.items()} == {4: [2]}
 
