@@ -16,7 +16,7 @@ from optuna.samplers import nsgaii
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.components import ALGORITHMS
 from deepseek.search.context import Context, check_at_most
-from deepseek.search.grid import GridSampler
+from deepseek.search.grid import GridSampler, listed
 from deepseek.search.population import PopulationSettings
 from deepseek.search.space import Choices
 from deepseek.search.tpe import TPESampler
@@ -238,11 +238,8 @@ def grid(context: Context) -> optuna.samplers.BaseSampler:
 
 
 def brute_force(context: Context) -> optuna.samplers.BaseSampler:
-    """Every combination of values once, in random order, found by a tree of all trials. Float ranges need a step."""
-    for parameter in context.space.parameters:
-        if parameter.domain.values() is None:
-            message = f"brute_force needs a step for {parameter.name!r}, and at most 1000 values"
-            raise InvalidArgument("BAD_VALUE", message)
+    """Every combination of values once, in random order, found by a tree of all trials. Limits as for grid."""
+    listed(context.space)
     return optuna.samplers.BruteForceSampler(seed=context.seed)
 
 

@@ -13,7 +13,7 @@ import optuna
 
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.search.context import Context
-from deepseek.search.space import Space, Value
+from deepseek.search.space import MAX_DRAWN_VALUES, Space, Value
 from deepseek.search.study_spec import MAX_TRIALS
 
 
@@ -62,11 +62,24 @@ class GridSampler(optuna.samplers.BaseSampler):
         return self._point[param_name]
 
 
-@lru_cache(maxsize=8)
-def _points(space: Space, seed: int) -> tuple[Mapping[str, Value], ...]:
+def listed(space: Space) -> list[dict[str, Value]]:
+    """Returns all points of a space that is small enough to list them.
+
+    Raises:
+        InvalidArgument: BAD_VALUE if it is not.
+    """
     points = space.points(MAX_TRIALS)
     if points is None:
-        message = f"a grid has at most {MAX_TRIALS} points, and float ranges need a step; use random or qmc"
+        message = (
+            f"the algorithm lists all combinations: at most {MAX_TRIALS:,}, with {MAX_DRAWN_VALUES:,} values in all, "
+            "and float ranges need a step; use random or qmc"
+        )
         raise InvalidArgument("BAD_VALUE", message)
+    return points
+
+
+@lru_cache(maxsize=2)
+def _points(space: Space, seed: int) -> tuple[Mapping[str, Value], ...]:
+    points = listed(space)
     random.Random(seed).shuffle(points)
     return tuple(points)

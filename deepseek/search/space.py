@@ -23,7 +23,8 @@ MAX_NAME = 200
 NUM_DRAWS = 10_000
 """Number of random points after which a space counts as empty."""
 MAX_DRAWN_VALUES = 1_000_000
-"""Number of random values after which a space counts as empty, so that large spaces take no longer."""
+"""Number of random values after which a space counts as empty, so that large spaces take no longer. Also the largest
+number of values in a list of points."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,8 @@ class Space:
     def points(self, limit: int) -> "list[dict[str, Value]] | None":
         """Returns all points that satisfy the constraints; None if there may be more than `limit`.
 
-        A float range without a step counts as having too many values.
+        A float range without a step counts as having too many values, and so do points with more than
+        `MAX_DRAWN_VALUES` values in all.
         """
         points: list[dict[str, Value]] = [{}]
         for parameter in self.parameters:
@@ -275,7 +277,7 @@ class Space:
                     longer += [{**point, parameter.name: value} for value in values]
                 else:
                     longer.append(point)
-                if len(longer) > limit:
+                if len(longer) > limit or len(longer) * len(self.parameters) > MAX_DRAWN_VALUES:
                     return None
             points = longer
         return [point for point in points if self.satisfies(point)]

@@ -10,7 +10,7 @@ import pytest
 from common.errors import FailedPrecondition, InvalidArgument
 from deepseek.components import ALGORITHMS
 from deepseek.search.context import Context
-from deepseek.search.space import LinearConstraint, Space
+from deepseek.search.space import Choices, LinearConstraint, ParameterSpec, Space
 from deepseek.search.study import Study
 from deepseek.search.study_spec import OutcomeConstraint
 from deepseek.search.trials import Outcome, Trial, TrialState
@@ -29,6 +29,8 @@ EVERY = ["brute_force", "cmaes", "gp", "grid", "nsga2", "nsga3", "partial_fixed"
 SPACES = {"brute_force": STEPPED, "grid": STEPPED}
 MULTIPLE = ["gp", "nsga2", "nsga3", "random", "tpe"]
 NUM_TRIALS = {"gp": 6}
+WIDE = Space(tuple(ParameterSpec(f"p{i}", Choices((0, 1) if i < 13 else (0,))) for i in range(987)))
+"""8,192 points with 987 values each."""
 
 
 def test_these_are_all_algorithms_and_all_samplers_of_optuna() -> None:
@@ -201,7 +203,9 @@ def test_with_fixed_parameters_every_other_combination_is_suggested_once(base: s
     ("name", "space", "params", "message"),
     [
         ("grid", NUMBERS, {}, "float ranges need a step"),
-        ("brute_force", NUMBERS, {}, "needs a step for 'rate'"),
+        ("brute_force", NUMBERS, {}, "float ranges need a step"),
+        ("grid", WIDE, {}, "1,000,000 values in all"),
+        ("brute_force", WIDE, {}, "1,000,000 values in all"),
         ("cmaes", Space((STEPPED.parameters[2],)), {}, "needs a parameter with a range"),
         ("nsga2", MIXED, {"crossover": "spx"}, "without choices"),
         ("nsga2", NUMBERS, {"crossover": "kiss"}, "known: uniform"),
