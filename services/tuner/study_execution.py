@@ -12,7 +12,7 @@ from queue import Empty
 from threading import BoundedSemaphore
 from typing import TypeVar
 
-from common.errors import UNANSWERED, FailedPrecondition, InvalidArgument, MeshError, NotFound
+from common.errors import UNANSWERED, FailedPrecondition, Internal, InvalidArgument, MeshError, NotFound
 from common.jobs import Lease, LeaseLost
 from deepseek.search.population import PopulationSettings
 from deepseek.search.trials import Outcome, Trial, TrialState
@@ -202,7 +202,7 @@ class StudyExecution:
         """Stops a run that must be stopped, and completes a trial whose run has ended."""
         if slot.should_stop and not slot.was_stopped:
             try:
-                self._ask(lambda: self._trainer.stop(self._tenant, slot.run))
+                self._ask(lambda: self._trainer.stop(self._tenant, slot.run), repeated=Internal)
             except NotFound:
                 slot.has_ended = True
             slot.was_stopped = True
@@ -223,14 +223,18 @@ class StudyExecution:
         slot.is_new = False
         tags = {"study": self._view.study_id, "trial": str(slot.number)}
         label = f"{self._view.study_id}/{slot.number}"
-        with suppress(NotFound):  # somebody has deleted the run already
+        with suppress(NotFound, Internal):  # e.g. somebody has deleted the run already
             self._ask(lambda: self._trainer.label(self._tenant, run, name=label, tags=tags))
         set_run(self._studies.live, self._tenant, slot.trial, run)
         slot.run = run
         self._watch.start(slot.number, run)
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _ask(self, call: Callable[[], T], *, repeated: tuple[type[MeshError], ...] | type[MeshError] = ()) -> T:
         """Calls the trainer.
+
+        Args:
+            call: The call.
+            repeated: Other errors after which the call should be repeated: a run must not be left behind.
 
         Raises:
             TrainerBusy: The call should be repeated later.
@@ -239,7 +243,7 @@ class StudyExecution:
         try:
             answer = call()
         except MeshError as error:
-            if not is_busy(error):
+            if not is_busy(error) and not isinstance(error, repeated):
                 raise
             raise TrainerBusy(error) from error
         self._waits_for = ""
@@ -288,7 +292,7 @@ class StudyExecution:
     def _complete_run(self, slot: Slot) -> None:
         """Ends a trial whose run has sent its last event."""
         try:
-            end = self._ask(lambda: self._trainer.find_end(self._tenant, slot.run))
+            end = self._ask(lambda: self._trainer.find_end(self._tenant, slot.run), repeated=Internal)
         except NotFound as error:
             end = Finished("FAILED", reason=error.reason, message=error.message)
         if end.state is None:
@@ -309,16 +313,17 @@ class StudyExecution:
         self._complete(slot, Outcome(TrialState.FAILED, reason=reason or "RUN_FAILED", message=message[:MAX_MESSAGE]))
         trials = [trial for trial in self._look() if is_run(trial)]
         last = sorted(trials, key=lambda trial: trial.end_sequence)[-MAX_FAILURES:]
-        failures = [
-            trial
-            for trial in last
-            if trial.state == TrialState.FAILED
-            and trial.failure_reason != "NOT_FINITE"
-            and trial.end_sequence > self._start_sequence
-        ]
-        if len(failures) == MAX_FAILURES and self._error is None:
+        if len(last) == MAX_FAILURES and all(map(self._is_failure, last)) and self._error is None:
             text = f"the runs of {MAX_FAILURES} trials in a row failed; the last one: {reason}: {message}"
             self._error = FailedPrecondition("TRIALS_FAIL", text[:MAX_MESSAGE])
+
+    def _is_failure(self, trial: Trial) -> bool:
+        """Returns whether the run of a trial failed since the job began, other than by diverging."""
+        return (
+            trial.state == TrialState.FAILED
+            and trial.failure_reason != "NOT_FINITE"
+            and trial.end_sequence > self._start_sequence
+        )
 
     def _complete(self, slot: Slot, outcome: Outcome) -> None:
         try:
@@ -346,5 +351,11 @@ class StudyExecution:
         self._studies.wake()
 
     def _end(self, reason: str) -> End:
+        trials = [trial for trial in self._look() if is_run(trial) and trial.end_sequence > self._start_sequence]
+        if trials and all(map(self._is_failure, trials)) and reason != "STUDY_STOPPED" and self._error is None:
+            last = max(trials, key=lambda trial: trial.end_sequence)
+            text = f"the runs of all trials failed; the last one: {last.failure_reason}: {last.failure_message}"
+            self._error = FailedPrecondition("TRIALS_FAIL", text[:MAX_MESSAGE])
+            reason = self._error.reason
         message = f"trials: {self._num_ended} ended; {REASONS.get(reason, reason)}"
         return End(reason, message, self._spending.seconds, self._error)

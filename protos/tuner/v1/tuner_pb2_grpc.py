@@ -152,7 +152,7 @@ class TunerServiceServicer:
         satisfies the constraints: a constraint is impossible, or none of 10,000 random points satisfies all of them),
         TOO_LARGE (the spec exceeds 256 KiB)
         - FAILED_PRECONDITION: MISSING_PACKAGE (the algorithm or pruner needs a package that is not installed),
-        COMPONENT_NOT_IMPORTABLE
+        COMPONENT_NOT_IMPORTABLE, ALGORITHM_FAILED, PRUNER_FAILED (the algorithm or pruner raises an error)
         - ALREADY_EXISTS: STUDY_EXISTS
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -192,7 +192,8 @@ class TunerServiceServicer:
 
         The job ends when the budget is spent, when there are no more suggestions, or after StopStudy. At a limit on
         trials, active runs continue to their end. At a limit on epochs or seconds, they are stopped. The job becomes
-        FAILED with the reason TRIALS_FAIL if the runs of 5 trials in a row fail.
+        FAILED with the reason TRIALS_FAIL if the runs of 5 trials in a row fail, or those of all trials; and with
+        ALGORITHM_FAILED or PRUNER_FAILED if the algorithm or pruner raises an error.
 
         Idempotent: a repetition with the same spec returns the study. After the job has ended, a spec with another budget
         continues the study. The new budget includes earlier spending. A job that FAILED starts again.
@@ -246,7 +247,8 @@ class TunerServiceServicer:
         - INVALID_ARGUMENT: BAD_VALUE (`client_id` is empty, too long or reserved, or `num_trials` is above 100)
         - FAILED_PRECONDITION, if there is no trial to return: STUDY_STOPPED, STUDY_COMPLETE (`StudySpec.max_trials` is
         reached), SPACE_EXHAUSTED (every combination of values has been tried), NO_FEASIBLE_SUGGESTION (neither the
-        algorithm nor random draws found a point that satisfies the constraints on parameters)
+        algorithm nor random draws found a point that satisfies the constraints on parameters), ALGORITHM_FAILED (the
+        algorithm raises an error)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,6 +306,8 @@ class TunerServiceServicer:
         Returns true for a trial that has ended other than SUCCEEDED, and false for one that has SUCCEEDED.
 
         Successful calls are not recorded in the audit log.
+
+        Fails with FAILED_PRECONDITION (PRUNER_FAILED) if the pruner raises an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
