@@ -3,7 +3,9 @@
 A line is written and flushed as soon as its result is known. A line that a crash cut short is dropped.
 """
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +31,8 @@ class Records:
         if path is not None and path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             if lines and not lines[-1].endswith(b"\n"):
-                path.write_bytes(b"".join(lines[:-1]))
                 lines.pop()
+                os.truncate(path, sum(map(len, lines)))  # writing the file again could lose all of it
             for number, line in enumerate(lines, 1):
                 try:
                     record = json.loads(line)
@@ -60,8 +62,15 @@ class Records:
         with self._lock:
             self._known[kind, _text(key)] = value
             if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"kind": kind, "key": key, "value": value}) + "\n")
+                line = json.dumps({"kind": kind, "key": key, "value": value}) + "\n"
+                with self._path.open("ab", buffering=0) as file:
+                    size = file.tell()
+                    try:
+                        if file.write(line.encode()) < len(line.encode()):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                    except OSError:  # e.g. the disk is full; the next record must not continue half a line
+                        file.truncate(size)
+                        raise
 
     def get_or(self, kind: str, key: Any, make: Callable[[], Any]) -> Any:
         """Returns a result; if there is none, computes and stores it."""

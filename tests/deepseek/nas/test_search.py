@@ -5,6 +5,8 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -285,3 +287,29 @@ def test_a_file_that_is_not_of_a_search_is_refused(line: str, tmp_path: Path) ->
     path.write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(FailedPrecondition, match=r"line 1 of .* is not a record"):
         Records(path)
+
+
+def test_a_write_that_fails_leaves_no_part_of_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    program = f"""
+import resource
+from pathlib import Path
+from deepseek.nas.records import Records
+path = Path({str(path)!r})
+records = Records(path)
+records.put("accuracy", 1, 0.5)
+before = path.read_bytes()
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+try:
+    records.put("accuracy", 2, 0.25)
+except OSError:
+    assert path.read_bytes() == before
+else:
+    raise AssertionError("the record was stored")
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+records.put("accuracy", 3, 0.75)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    records = Records(path)
+    assert [records.has("accuracy", key) for key in (1, 2, 3)] == [True, False, True]
