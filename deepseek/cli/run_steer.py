@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 from google.protobuf import json_format
 
-from common.errors import InvalidArgument
+from common.errors import InvalidArgument, MeshError
 from deepseek.cli.completion import POLICY, RUN
-from deepseek.cli.output import AsJson, print_json, print_table
+from deepseek.cli.interrupts import when_interrupted
+from deepseek.cli.output import AsJson, error_console, print_json, print_table
 from deepseek.client import connect
 from deepseek.client.names import run_name
 from protos.trainer.v1 import trainer_pb2
@@ -52,7 +53,7 @@ def steer(
     """Change a run while it trains, and show in which step it took effect.
 
     Several changes are applied in the order of the list below. The command waits until each is applied; the run never
-    waits.
+    waits. If one is refused, the others still take effect, and are shown before the error.
     """
     name = run_name(run)
     params = dict(read_param(text) for text in param or ())
@@ -74,7 +75,9 @@ def steer(
         raise InvalidArgument(
             "MISSING_FIELD", "say what to change, e.g. --learning-rate 0.001", field="--learning-rate"
         )
-    with connect() as mesh, mesh.runs.steer(name) as steering:
+    acks, refused = [], list[MeshError]()
+    leaving = "stopped waiting; changes that were sent are still applied"
+    with connect() as mesh, mesh.runs.steer(name) as steering, when_interrupted(leaving):
         ids = []
         for action, value in chosen.items():
             directive: dict[str, Any] = {action: value, "at_step": at_step, "expire_after_s": expire_after}
@@ -83,12 +86,21 @@ def steer(
             if action == "restore":
                 directive["restore_run"] = restore_from
             ids.append(steering.send(**directive))
-        acks = [steering.wait(one) for one in ids]
-    if as_json:
+        with error_console.status("waiting for the step"):
+            for one in ids:
+                try:
+                    acks.append(steering.wait(one))
+                except MeshError as error:
+                    refused.append(error)
+    if not acks:
+        pass
+    elif as_json:
         print_json([_document(ack) for ack in acks])
-        return
-    rows = [(ack.action, ack.applied_step, _values(ack.old), _values(ack.new)) for ack in acks]
-    print_table(["directive", "applied in step", "before", "after"], rows)
+    else:
+        rows = [(ack.action, ack.applied_step, _values(ack.old), _values(ack.new)) for ack in acks]
+        print_table(["directive", "applied in step", "before", "after"], rows)
+    if refused:
+        raise refused[0]
 
 
 def read_param(text: str) -> tuple[str, Any]:

@@ -14,7 +14,16 @@ from deepseek.cli.output import AsJson, bold, console, print_json, print_table
 from deepseek.cli.spec_files import SUFFIXES, read_spec
 from deepseek.cli.tune_plot import plot
 from deepseek.cli.tune_run import run, watch_study
-from deepseek.cli.tune_table import COLUMNS, goals, rows, run_state, study_document, study_state, trial_document
+from deepseek.cli.tune_table import (
+    COLUMNS,
+    NO_BEST,
+    goals,
+    rows,
+    run_state,
+    study_document,
+    study_state,
+    trial_document,
+)
 from deepseek.client import connect
 from deepseek.client.names import study_name
 
@@ -91,7 +100,7 @@ def show(study: StudyName, as_json: AsJson = False) -> None:
     )
     if found.HasField("run"):
         console.print(f"its run is {run_state(found.run)}: {found.run.message}", highlight=False)
-    print_table(COLUMNS, rows(best), none="no trial has succeeded yet")
+    print_table(COLUMNS, rows(best), none=NO_BEST)
     print(json_format.MessageToJson(found.spec, preserving_proto_field_name=True))
 
 
@@ -114,7 +123,7 @@ def best(study: StudyName, as_json: AsJson = False) -> None:
     if as_json:
         print_json([trial_document(one) for one in found])
         return
-    print_table(COLUMNS, rows(found), none="no trial has succeeded yet")
+    print_table(COLUMNS, rows(found), none=NO_BEST)
 
 
 @app.command()

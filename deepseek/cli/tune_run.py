@@ -13,7 +13,7 @@ from common.errors import ERROR_CLASSES, AlreadyExists, Internal, MeshError, Vio
 from deepseek.cli.interrupts import when_interrupted
 from deepseek.cli.output import AsJson, bold, console, error_console, print_json, print_table
 from deepseek.cli.spec_files import read_spec
-from deepseek.cli.tune_table import COLUMNS, StudyTable, rows, run_state, study_document, trial_document
+from deepseek.cli.tune_table import COLUMNS, NO_BEST, StudyTable, rows, run_state, study_document, trial_document
 from deepseek.client import Mesh, connect
 from deepseek.client.names import study_name
 from deepseek.client.runs import parse_spec
@@ -76,7 +76,7 @@ def run(
     if as_json:
         print_json({**study_document(ended), "best": [trial_document(one) for one in best]})
     else:
-        print_table(COLUMNS, rows(best), none="no trial has succeeded")
+        print_table(COLUMNS, rows(best), none=NO_BEST)
         console.print(f"{ended.name}: {run_state(ended.run)}, {ended.run.message}", highlight=False)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from deepseek.terminal import visible
 from protos.tuner.v1 import tuner_pb2 as pb
 
+NO_BEST = "no trial has succeeded and satisfies the constraints"
 COLUMNS = ("trial", "state", "step", "metrics", "parameters", "run")
 
 _SHOWN_TRIALS = 30
@@ -58,7 +59,9 @@ class StudyTable:
         return Group(table, Text(visible(self._spent()), style="dim"))
 
     def best(self) -> pb.Trial | None:
-        """Returns the best trial so far by the first objective; None before the first one."""
+        """Returns the best trial so far; None before the first one, and with several objectives."""
+        if len(self._study.spec.objectives) > 1:
+            return None
         objective = self._study.spec.objectives[0]
         sign = 1 if objective.goal == pb.GOAL_MINIMIZE else -1
         values = {}

@@ -59,6 +59,9 @@ def test_a_run_is_steered_by_commands(tmp_path: Path) -> None:
         ):
             done = deepseek("run", "steer", run, *wrong)
             assert (done.returncode, reason in " ".join(done.stderr.split())) == (1, True), done.stderr
+        done = deepseek("run", "steer", run, "--restore", "7", "--learning-rate", "0.004", "--json")
+        assert (done.returncode, "no checkpoint of step 7" in " ".join(done.stderr.split())) == (1, True)
+        assert [ack["new"]["learning_rate"] for ack in json.loads(done.stdout)] == [0.004]
         assert deepseek("run", "steer", run, "--stop").returncode == 0
         training.communicate(timeout=60)
         assert deepseek("run", "steer", run, "--learning-rate", "1").returncode == 1

@@ -34,7 +34,7 @@ def test_a_study_is_created_watched_shown_stopped_and_deleted(home: Path) -> Non
     assert "there are no studies" in succeeded(home, "tune", "list")
     created = succeeded(home, "tune", "create", "digits", str(home / "study.json"))
     assert created == "created studies/digits; watch its trials with deepseek tune watch digits\n"
-    assert "no trial has succeeded yet" in succeeded(home, "tune", "best", "digits")
+    assert "no trial has succeeded and satisfies the constraints" in succeeded(home, "tune", "best", "digits")
     with connect(home / "mesh.json") as mesh:
         first, second, third = mesh.studies.suggest("digits", "worker", 3)
         mesh.studies.measure(first.name, 2, loss=0.75)
