@@ -2,12 +2,16 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import UNANSWERED, MeshError
-from deepseek.search.trials import Trial
+from common.errors import UNANSWERED, FailedPrecondition, MeshError
+from deepseek.search.trials import Trial, TrialState
 from deepseek.trainjob.runspec import RunSpec
+from services.tuner.codec import MAX_MESSAGE
 
+MAX_FAILURES = 5
+"""Number of trials whose runs fail one after the other at which the job gives up."""
 CLIENT_PREFIX = "trainer/"
 """Prefix of the client ids under which the job suggests trials to itself; the number of a slot follows."""
 _CLIENT_ID = re.compile(rf"{CLIENT_PREFIX}(\d{{1,2}})")
@@ -73,6 +77,27 @@ def slot_index(trial: Trial) -> int | None:
 def is_run(trial: Trial) -> bool:
     """Returns whether a trial has, or will have, a run."""
     return bool(trial.run) or slot_index(trial) is not None
+
+
+def too_many_failures(trials: Sequence[Trial], *, since: int, is_end: bool = False) -> FailedPrecondition | None:
+    """Returns the error TRIALS_FAIL if the last runs of a study failed, other than by diverging, and None otherwise.
+
+    Args:
+        trials: All trials of the study.
+        since: Sequence number after which a failure counts.
+        is_end: Whether there will be no other runs. Then one run is enough, if all have failed.
+    """
+    ended = sorted(
+        (one for one in trials if is_run(one) and one.end_sequence > since), key=lambda one: one.end_sequence
+    )
+    last = ended if is_end else ended[-MAX_FAILURES:]
+    if len(last) < (1 if is_end else MAX_FAILURES):
+        return None
+    if any(one.state != TrialState.FAILED or one.failure_reason == "NOT_FINITE" for one in last):
+        return None
+    which = "all trials" if is_end else f"{MAX_FAILURES} trials in a row"
+    text = f"the runs of {which} failed; the last one: {last[-1].failure_reason}: {last[-1].failure_message}"
+    return FailedPrecondition("TRIALS_FAIL", text[:MAX_MESSAGE])
 
 
 class TrainerBusy(Exception):

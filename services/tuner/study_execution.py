@@ -16,6 +16,7 @@ from common.errors import UNANSWERED, FailedPrecondition, Internal, InvalidArgum
 from common.jobs import Lease, LeaseLost
 from deepseek.search.population import PopulationSettings
 from deepseek.search.trials import Outcome, Trial, TrialState
+from services.tuner import run_slots
 from services.tuner.codec import MAX_MESSAGE
 from services.tuner.population import Population
 from services.tuner.ports import Evaluation, Finished, Trainer, is_busy
@@ -28,8 +29,6 @@ from services.tuner.run_watch import RunWatch
 from services.tuner.studies import StudyService
 from services.tuner.study import Measurement
 
-MAX_FAILURES = 5
-"""Number of trials whose runs fail one after the other at which the job gives up."""
 _TICK_S = 0.5
 _STORE_S = 1.0
 """Seconds after which the progress is stored again."""
@@ -311,19 +310,7 @@ class StudyExecution:
 
     def _fail(self, slot: Slot, reason: str, message: str) -> None:
         self._complete(slot, Outcome(TrialState.FAILED, reason=reason or "RUN_FAILED", message=message[:MAX_MESSAGE]))
-        trials = [trial for trial in self._look() if is_run(trial)]
-        last = sorted(trials, key=lambda trial: trial.end_sequence)[-MAX_FAILURES:]
-        if len(last) == MAX_FAILURES and all(map(self._is_failure, last)) and self._error is None:
-            text = f"the runs of {MAX_FAILURES} trials in a row failed; the last one: {reason}: {message}"
-            self._error = FailedPrecondition("TRIALS_FAIL", text[:MAX_MESSAGE])
-
-    def _is_failure(self, trial: Trial) -> bool:
-        """Returns whether the run of a trial failed since the job began, other than by diverging."""
-        return (
-            trial.state == TrialState.FAILED
-            and trial.failure_reason != "NOT_FINITE"
-            and trial.end_sequence > self._start_sequence
-        )
+        self._error = self._error or run_slots.too_many_failures(self._look(), since=self._start_sequence)
 
     def _complete(self, slot: Slot, outcome: Outcome) -> None:
         try:
@@ -351,11 +338,8 @@ class StudyExecution:
         self._studies.wake()
 
     def _end(self, reason: str) -> End:
-        trials = [trial for trial in self._look() if is_run(trial) and trial.end_sequence > self._start_sequence]
-        if trials and all(map(self._is_failure, trials)) and reason != "STUDY_STOPPED" and self._error is None:
-            last = max(trials, key=lambda trial: trial.end_sequence)
-            text = f"the runs of all trials failed; the last one: {last.failure_reason}: {last.failure_message}"
-            self._error = FailedPrecondition("TRIALS_FAIL", text[:MAX_MESSAGE])
-            reason = self._error.reason
+        if self._error is None and reason != "STUDY_STOPPED":
+            self._error = run_slots.too_many_failures(self._look(), since=self._start_sequence, is_end=True)
+            reason = self._error.reason if self._error else reason
         message = f"trials: {self._num_ended} ended; {REASONS.get(reason, reason)}"
         return End(reason, message, self._spending.seconds, self._error)
