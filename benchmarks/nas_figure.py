@@ -38,6 +38,8 @@ def write_figure(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
             panel.plot(thousands, percent.mean(), color=f"C{number}", label=label, **marker)
         panel.set(title=_DATA[data], xlabel="parameters in thousands", ylabel="accuracy on test images in %")
         panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(found), frameon=False
+    )
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
