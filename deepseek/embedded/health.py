@@ -8,7 +8,7 @@ from common.errors import MeshError
 from deepseek.client import MeshFile
 from deepseek.services import SERVICES
 
-_DEADLINE_S = 2
+_DEADLINE_S = 5
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_a_child_ends_when_its_parent_is_killed(between: bool, tmp_path: Path) -
     finally:
         parent.kill()
         parent.communicate()
-    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=20)
+    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=60)
     if between:  # it knows nothing of us, so it is still there
         os.kill(started, signal.SIGKILL)
 
@@ -73,7 +73,7 @@ def test_a_process_between_that_is_killed_takes_its_child_along(tmp_path: Path) 
     wait_until(lambda: file.exists() and file.read_text() != "", "the last process")
     pid = int(file.read_text())
     terminate(middle, grace_s=5)
-    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=20)
+    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=60)
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
@@ -125,7 +125,7 @@ def test_a_program_that_knows_nothing_of_us_ends_when_its_parent_is_killed(tmp_p
     finally:
         parent.kill()
         parent.communicate()
-    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=20)
+    wait_until(lambda: not is_alive(pid), "the end of the orphan", timeout_s=60)
 
 
 def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_what_a_dying_leader_started_in_its_group_dies_with_it(tmp_path: Path) -
     followed.kill()
     followed.wait()
     assert process.wait(10) == -signal.SIGKILL
-    wait_until(lambda: not is_alive(int(file.read_text())), "the end of the leader's child", timeout_s=20)
+    wait_until(lambda: not is_alive(int(file.read_text())), "the end of the leader's child", timeout_s=60)
 
 
 def test_a_program_that_is_missing_says_so_in_its_log(tmp_path: Path) -> None:

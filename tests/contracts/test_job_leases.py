@@ -19,7 +19,6 @@ from common.jobs import JobState, JobStore, Lease, LeaseLost
 from tests.contracts.conftest import DatabasePlace
 from tests.contracts.jobs import (
     ENDLESS_S,
-    LEASE_S,
     TENANT,
     claim,
     publish,
@@ -86,7 +85,7 @@ def test_each_job_has_exactly_one_claimer(database_place: DatabasePlace, databas
 
 def test_a_lease_that_ends_is_taken_over_with_a_higher_token(database: Database, store: JobStore) -> None:
     submit(database)
-    first = claim(store, "first", lease_s=0.2)
+    first = claim(store, "first", lease_s=2.0)
     assert store.claim("second", ["work"], 1) is None
 
     wait_until(lambda: store.claim("second", ["work"], ENDLESS_S) is not None, "the end of the lease")
@@ -212,11 +211,13 @@ def test_a_job_of_a_killed_process_is_taken_up_again(
 
 
 def test_a_long_job_keeps_its_lease(database: Database, store: JobStore) -> None:
+    lease_s = 2.0
+
     def work(lease: Lease) -> None:
-        lease.lost.wait(3 * LEASE_S)
+        lease.lost.wait(2.25 * lease_s)
         publish_in_lease(lease)
 
-    with started_runner(store, work), started_runner(store, work):
+    with started_runner(store, work, lease_s=lease_s), started_runner(store, work, lease_s=lease_s):
         job = wait_for_end(store, submit(database))
 
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)

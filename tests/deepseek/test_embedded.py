@@ -18,6 +18,7 @@ from deepseek.client import MeshFile
 from deepseek.data.manifest import Field
 from deepseek.data.sample import Sample
 from deepseek.embedded import MAX_RESTARTS, EmbeddedMesh, Supervisor, start_mesh, status, stop_mesh
+from deepseek.embedded.home import is_service
 from deepseek.services import SERVICES
 from tests.harness.processes import wait_until
 
@@ -84,7 +85,12 @@ def test_what_a_killed_up_has_started_can_be_stopped(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: (home / "mesh.json").exists() and len(pids(home)) == len(SERVICES), "the services to be started")
+
+    def are_running() -> bool:
+        found = pids(home) if (home / "mesh.json").exists() else {}
+        return len(found) == len(SERVICES) and all(is_service(pid, name, home) for name, pid in found.items())
+
+    wait_until(are_running, "the services to run")
     up.kill()
     up.wait()
     started = pids(home)

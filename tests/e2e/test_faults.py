@@ -67,8 +67,14 @@ class RunningDemo:
 
     def kill(self, command: str) -> int:
         """Kills a process as soon as there is one, and returns its id."""
-        self.wait_for(lambda: bool(self.processes(command)), command)
-        pid = min(self.processes(command))
+        found: set[int] = set()
+
+        def is_found() -> bool:
+            found.update(self.processes(command))
+            return bool(found)
+
+        self.wait_for(is_found, command)
+        pid = min(found)
         os.kill(pid, signal.SIGKILL)
         return pid
 
@@ -130,7 +136,7 @@ def test_the_demo_ends_right_whatever_is_killed(home: Home, start: Callable[...,
     pause(draw, 8)
     workers = demo.processes(WORKER)
     demo.kill("-m services.trainer")
-    wait_until(lambda: not workers & demo.processes(WORKER), "the workers to follow their trainer", timeout_s=20)
+    wait_until(lambda: not workers & demo.processes(WORKER), "the workers to follow their trainer", timeout_s=60)
 
     demo.wait_for_step("export")
     demo.kill(EXPORT)
@@ -166,7 +172,7 @@ def test_an_interrupted_demo_goes_on_when_it_is_started_again(home: Home, start:
         exit_status, errors = demo.interrupt()
         assert exit_status == 130, errors
         assert "stopped" in errors
-        wait_until(lambda: processes_of(home.path) == {}, "the end of all processes", timeout_s=20)
+        wait_until(lambda: processes_of(home.path) == {}, "the end of all processes", timeout_s=60)
 
     exit_status, output, errors = start("--keep").end()
     assert exit_status == 0, errors

@@ -15,7 +15,7 @@ from tests.harness.processes import wait_until, workers
 
 CUT_EVERY_S = 0.3
 DELAY_S = 0.03
-_WORKERS_START_S = 30
+_WORKERS_START_S = 120
 
 
 class Strikes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.processes import python
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 180) -> None:
     """Polls until a condition holds.
 
     Raises:

@@ -32,8 +32,8 @@ from common.artifacts import ArtifactStore, open_store
 from common.ports import free_ports
 from deepseek.client import StoreAddress
 
-_START_S = 60
-_STOP_S = 20
+_START_S = 180
+_STOP_S = 60
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class ServiceSubprocess:
             )
         process = self._process
         wait_until(
-            lambda: self._address_file.exists() or process.poll() is not None, f"{self.name} to answer", timeout_s=60
+            lambda: self._address_file.exists() or process.poll() is not None, f"{self.name} to answer", timeout_s=180
         )
         assert process.poll() is None, self.log
         self.address = json.loads(self._address_file.read_text(encoding="utf-8"))["address"]
@@ -106,7 +106,7 @@ class ServiceSubprocess:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(20)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 # Its fault handler then logs the stack of each thread.
                 self._process.send_signal(signal.SIGABRT)

@@ -325,7 +325,7 @@ def test_a_call_without_a_request_is_refused(server: MeshServer, folder: Path, t
 def test_a_stream_ends_with_the_token_that_opened_it(tmp_path: Path, end: str) -> None:
     folder = tmp_path / "authority"
     make_authority(folder, ["registry"])
-    lifetime_s = 4 if end == "expired" else 600
+    lifetime_s = 10 if end == "expired" else 600
     token = issue_token(folder / "signing" / "key.pem", "ana", tenant="lab", role=Role.READER, lifetime_s=lifetime_s)
     replace_file(tmp_path / "token", token.encode())
 

@@ -46,7 +46,7 @@ def test_a_check_that_hangs_counts_as_a_no_until_it_answers(dependency: Dependen
     readiness = Readiness(["example"], dependency.ready, overdue_s=OVERDUE_S)
     readiness.start()
     try:
-        assert is_serving(readiness)
+        wait_until(lambda: is_serving(readiness), "the first check")
         dependency.hangs = True
         assert dependency.asked.wait(10)
         wait_until(lambda: not is_serving(readiness), "the check to be overdue")
@@ -68,9 +68,10 @@ def test_a_check_that_hangs_holds_up_neither_start_nor_stop(dependency: Dependen
 
 def test_an_answer_that_comes_after_the_stop_changes_nothing(dependency: Dependency) -> None:
     dependency.hangs = True
+    before = set(threading.enumerate())
     readiness = Readiness(["example"], dependency.ready, overdue_s=OVERDUE_S)
     readiness.start()
     readiness.stop()
     dependency.let_go.set()
-    wait_until(lambda: not any(one.name == "readiness" for one in threading.enumerate()), "the check to end")
+    wait_until(lambda: not any(one.name == "readiness" for one in {*threading.enumerate()} - before), "its end")
     assert not is_serving(readiness)

@@ -128,7 +128,7 @@ def test_no_worker_outlives_its_trainer_or_its_agent(
     agent, *_ = sorted(below(path))
     assert len(below(path)) == 3
     os.kill(process.pid if victim == "trainer" else agent, signal.SIGKILL)
-    wait_until(lambda: not below(path), "all to be gone", timeout_s=20)
+    wait_until(lambda: not below(path), "all to be gone", timeout_s=60)
 
 
 @pytest.mark.faults
@@ -140,7 +140,7 @@ def test_an_agent_says_which_worker_was_killed_and_ends_the_other(
     wait_until(lambda: bool(events(path)), "training to begin", timeout_s=120)
     _, first, _ = sorted(below(path))
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not below(path), "all to be gone", timeout_s=20)
+    wait_until(lambda: not below(path), "all to be gone", timeout_s=60)
     assert "worker 0 of 2 was ended by SIGKILL" in path.with_name("child.log").read_text()
 
 

@@ -58,8 +58,8 @@ def test_a_run_that_was_killed_in_every_way_ends_with_the_same_weights(
     step = wait_for_checkpoint(mesh, name, start=3)
 
     mesh.trainer.kill()
-    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=20)
-    wait_until(lambda: not workers(mesh.home, agents=True), "their agent to follow", timeout_s=20)
+    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=60)
+    wait_until(lambda: not workers(mesh.home, agents=True), "their agent to follow", timeout_s=60)
     mesh.trainer.start()
 
     events = list(mesh.watch(name))
@@ -107,7 +107,7 @@ def test_a_trainer_that_is_killed_while_its_workers_start_leaves_none(own_mesh: 
     mesh.submit(long_spec(mesh))
     wait_until(lambda: bool(workers(mesh.home, agents=True)), "the agent to start")
     mesh.trainer.kill()
-    wait_until(lambda: not workers(mesh.home, agents=True), "the agent to follow", timeout_s=20)
+    wait_until(lambda: not workers(mesh.home, agents=True), "the agent to follow", timeout_s=60)
     assert not workers(mesh.home)
 
 

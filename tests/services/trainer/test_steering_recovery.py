@@ -81,7 +81,7 @@ def test_a_steered_run_that_was_killed_ends_with_the_same_weights(own_mesh: Trai
     kill(workers(mesh.home)[:1])
     wait_for_step(mesh, name, 240)
     mesh.trainer.kill()
-    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=20)
+    wait_until(lambda: not workers(mesh.home), "the workers to follow their trainer", timeout_s=60)
     mesh.trainer.start()
     mesh.reconnect()
     run = finished(mesh, name)

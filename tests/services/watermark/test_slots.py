@@ -60,7 +60,7 @@ def test_who_waits_comes_before_who_comes_later() -> None:
         while not is_over.is_set():
             with slots.acquire(may_queue_freely=True):
                 order.append("stream")
-                time.sleep(0.01)
+                time.sleep(0.1)
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(stream)
