@@ -92,11 +92,9 @@ def steer(
                     acks.append(steering.wait(one))
                 except MeshError as error:
                     refused.append(error)
-    if not acks:
-        pass
-    elif as_json:
+    if acks and as_json:
         print_json([_document(ack) for ack in acks])
-    else:
+    elif acks:
         rows = [(ack.action, ack.applied_step, _values(ack.old), _values(ack.new)) for ack in acks]
         print_table(["directive", "applied in step", "before", "after"], rows)
     if refused:

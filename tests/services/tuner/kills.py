@@ -26,8 +26,7 @@ _ROOT = Path(__file__).parents[3]
 
 NUM_WORKERS = 4
 LONGEST_PAUSE_S = 1.0
-"""Longest time between the end of a restart and the next kill. Before half of the kills, the mesh also answers once, on
-a slow machine, too."""
+"""Longest pause before a kill. Before half of the kills, a worker gets an answer first, however slow the machine is."""
 
 
 class WorkerProcess:
