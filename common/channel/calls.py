@@ -1,7 +1,10 @@
 """Wrappers of gRPC's methods and calls, which add deadlines, retries beyond gRPC's own, and MeshErrors."""
 
+import contextvars
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,13 +161,15 @@ class Method:
     def future(self, request: Any, timeout: float | None = None, **options: Any) -> Call:
         """Starts a call with one response."""
         requests, options = self._captured(request), self._settings.options(options)
-        call = self._method().future(requests or request, timeout=self._limit(timeout), **options)
+        method, limit_s = self._method(), self._limit(timeout)
+        call = _uninterrupted(lambda: method.future(requests or request, timeout=limit_s, **options))
         return Call(call, self._settings, requests)
 
     def stream(self, request: Any, timeout: float | None = None, **options: Any) -> Call:
         """Starts a call with a stream of responses."""
         requests, options = self._captured(request), self._settings.options(options)
-        call = self._method()(requests or request, timeout=self._limit(timeout), **options)
+        method, limit_s = self._method(), self._limit(timeout)
+        call = _uninterrupted(lambda: method(requests or request, timeout=limit_s, **options))
         return Call(call, self._settings, requests)
 
     def _method(self) -> Any:
@@ -179,6 +184,24 @@ class Method:
 
     def _limit(self, timeout: float | None) -> float | None:
         return deadline.within(self._deadline_s if timeout is None else timeout)
+
+
+def _uninterrupted(start: Callable[[], Any]) -> Any:
+    """Starts a call that gRPC handles in a background thread, without interruption by Ctrl-C.
+
+    If KeyboardInterrupt is raised after gRPC (1.85) has registered the call, but before it has started the thread,
+    closing the channel waits for ever. Only the main thread is interrupted, so another thread starts the call.
+
+    Args:
+        start: Function that starts the call, and returns at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return start()
+    executor = ThreadPoolExecutor(1)
+    try:
+        return executor.submit(contextvars.copy_context().run, start).result()
+    finally:
+        executor.shutdown(wait=False)
 
 
 def _cause(error: grpc.RpcError, settings: CallSettings, requests: Requests | None) -> Exception:

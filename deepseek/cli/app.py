@@ -18,7 +18,7 @@ from typer.core import TyperArgument, TyperGroup
 from typer.utils import get_params_from_function
 
 from common.errors import MeshError
-from deepseek.cli.interrupts import interrupt_message, remember_interrupts
+from deepseek.cli.interrupts import interrupt_message, is_interruption, remember_interrupts
 from deepseek.cli.output import print_error
 from deepseek.cli.statuses import FAILED, INTERRUPTED
 
@@ -141,6 +141,11 @@ def main() -> None:
     except MeshError as error:
         print_error(error)
         sys.exit(FAILED)
+    except Exception as error:
+        if not is_interruption(error):
+            raise
+        print_error(interrupt_message())
+        sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print_error(interrupt_message())

@@ -1,6 +1,7 @@
 """What a caller sees; against servers of ours and against bare ones that know nothing of our errors."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
 from common.auth.certificates import make_authority
 from common.auth.identity import on_behalf_of
@@ -223,6 +225,36 @@ def test_an_error_of_the_callers_own_iterator_is_not_lost(kind: str) -> None:
         with pytest.raises(InvalidArgument) as caught:
             list(method(requests(InvalidArgument("MINE", "my own"))))
     assert caught.value.reason == "MINE"
+
+
+@pytest.mark.parametrize("start", ["stream", "future"])
+def test_ctrl_c_while_a_call_starts_lets_its_channel_close(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spin_thread = cygrpc.ForkManagedThread
+
+    def interrupted(**arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return spin_thread(**arguments)
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return request
+
+    monkeypatch.setattr(cygrpc, "ForkManagedThread", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with bare_server("unary_unary", answer) as address:
+            channel = open_channel(address)
+            calls = {
+                "future": channel.unary_unary("/example/Call").future,
+                "stream": channel.unary_stream("/example/Call"),
+            }
+            with pytest.raises(KeyboardInterrupt):
+                calls[start](b"1")
+            close = threading.Thread(target=channel.close, daemon=True)
+            close.start()
+            close.join(30)
+            assert not close.is_alive()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_closed_channel_is_an_error_and_not_a_crash() -> None:

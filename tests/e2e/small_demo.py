@@ -1,5 +1,6 @@
 """The command line with a demo of an eighth of the images and frequent checkpoints, for tests that interrupt it."""
 
+import faulthandler
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,7 @@ def few_samples() -> Iterator[Sample]:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     easy_vqa.samples = few_samples
     Runs.submit = submit_saved_often  # type: ignore[method-assign]
     main()

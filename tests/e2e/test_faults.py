@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -86,7 +87,11 @@ class RunningDemo:
 
     def end(self) -> tuple[int, str, str]:
         """Waits for its end; exit status, standard output and standard error."""
-        exit_status = self._process.wait(1200)
+        try:
+            exit_status = self._process.wait(600)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # shows where its threads are, see small_demo.py
+            exit_status = self._process.wait()
         for reader in self._readers:
             reader.join()
         for stream in (self._process.stdout, self._process.stderr):

@@ -1,6 +1,9 @@
 """What commands say after Ctrl-C."""
 
-from contextlib import nullcontext
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +12,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from deepseek.cli import dataset_quarantine, interrupts
-from deepseek.cli.interrupts import interrupt_message, when_interrupted
+from deepseek.cli import app, dataset_quarantine, interrupts
+from deepseek.cli.interrupts import check_interrupted, interrupt_message, remember_interrupts, when_interrupted
 from deepseek.cli.uploading import committing
 from deepseek.interchange import quarantine
 from protos.job.v1 import job_pb2
@@ -19,6 +22,55 @@ from protos.job.v1 import job_pb2
 @pytest.fixture(autouse=True)
 def _messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_messages", ["stopped"])
+
+
+@pytest.fixture
+def _handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undoes `remember_interrupts`."""
+    monkeypatch.setattr(interrupts, "_pressed", False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_press_during_a_finalizer_is_raised_after_it() -> None:
+    ended = []
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.1)
+            ended.append(True)
+
+    def work() -> None:
+        Finalized()
+        time.sleep(30)
+
+    remember_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert ended == [True]
+    with pytest.raises(KeyboardInterrupt):
+        check_interrupted()
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_an_error_after_a_press_is_reported_as_the_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with when_interrupted("the run continues"):
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("cannot release un-acquired lock")
+
+    monkeypatch.setattr(app, "app", work)
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert end.value.code == 130
+    assert "the run continues" in capsys.readouterr().err
 
 
 def test_the_message_is_that_of_the_interrupted_work() -> None:
