@@ -58,6 +58,9 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         max_streams: Maximum number of open calls with a stream in either direction.
         deadline_s: Default deadline of unary calls, in seconds.
         max_message_bytes: Maximum size of a response.
+
+    Attributes:
+        num_rejected: Number of calls rejected since `drain`. Approximate, but it changes with each of them.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self._max_streams = max_streams
         self._wrapped: dict[str, Any] = {}
         self._draining = False
+        self.num_rejected = 0
 
     def drain(self) -> None:
         """Rejects new calls from now on. Calls that were already admitted continue."""
@@ -138,6 +142,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             InvalidArgument: BAD_MESSAGE.
         """
         if self._draining:
+            self.num_rejected += 1
             raise Unavailable("SERVER_STOPPING", "the service is stopping; try again", retry_delay_s=1)
         caller = call.caller = self._authenticator.authenticate(context)
         # Counted before the other checks, so that rejected calls count too: they cost as much as other calls.

@@ -40,9 +40,11 @@ from protos.audit.v1 import audit_pb2_grpc
 _MAX_WAITING = 1000
 """Maximum number of calls that wait for a thread. Further calls are rejected with RESOURCE_EXHAUSTED."""
 
-_QUIET_S = 0.3
-"""Seconds for which a stopping server rejects calls before it stops listening. Calls that gRPC has not accepted by then
-fail with CANCELLED."""
+_QUIET_POLL_S = 0.1
+_NUM_QUIET_POLLS = 3
+_MAX_QUIET_POLLS = 30
+"""A stopping server rejects calls until none has arrived during three polls in a row, or for 3 s. Then it stops
+listening. Calls that gRPC has not accepted by then fail with CANCELLED."""
 
 _THREAD_PREFIX = "rpc"
 _logger = logging.getLogger(__name__)
@@ -118,12 +120,21 @@ class MeshServer:
         if grace_s is not None:
             time.sleep(self._lame_duck_s)
             self._interceptor.drain()
-            time.sleep(_QUIET_S)
+            self._wait_for_quiet()
         self._slow_requests.stop()
         for end in self._on_drain:
             end()
         self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False)
+
+    def _wait_for_quiet(self) -> None:
+        num_quiet, num_rejected = 0, self._interceptor.num_rejected
+        for _ in range(_MAX_QUIET_POLLS):
+            time.sleep(_QUIET_POLL_S)
+            before, num_rejected = num_rejected, self._interceptor.num_rejected
+            num_quiet = num_quiet + 1 if num_rejected == before else 0
+            if num_quiet == _NUM_QUIET_POLLS:
+                return
 
     def __enter__(self) -> Self:
         self.start()

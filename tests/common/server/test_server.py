@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -220,3 +221,20 @@ def serve_count(tmp_path: Path, count: Callable[..., bytes], *flags: str) -> Mes
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(COUNTING, handlers)])
 
     return make_server(example_settings(tmp_path, *flags), [GrpcService(COUNTING, add, None)], ready=lambda: True)
+
+
+@pytest.mark.parametrize(("num_arriving", "num_polls"), [(0, 3), (10, 12), (1000, 30)])
+def test_a_stopping_server_rejects_calls_until_none_arrives(
+    num_arriving: int, num_polls: int, server: MeshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = SimpleNamespace(num_rejected=0, drain=lambda: None)
+    polls = []
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        arrivals.num_rejected = min(len(polls), num_arriving)
+
+    monkeypatch.setattr(server, "_interceptor", arrivals)
+    monkeypatch.setattr("common.server.server.time", SimpleNamespace(sleep=sleep))
+    server.stop(0)
+    assert polls == [0, *[pytest.approx(0.1)] * num_polls]
