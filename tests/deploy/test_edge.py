@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 LIST_MODELS = "/deepseek.registry.v1.RegistryService/ListModels"
 HEALTH = "/grpc.health.v1.Health/Check"
-LAME_DUCK_S = 6
+LAME_DUCK_S = 12
 """How long a replica serves after SIGTERM; the edge must have left it by then."""
 
 

@@ -21,7 +21,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.subprocesses import ServiceSubprocess
 
 SOON_S = 15.0
-BRIEF_S = 0.5
+BRIEF_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +152,14 @@ def test_who_waits_for_another_transaction_bears_more_silence(briefly_silent: No
 def test_only_a_migration_may_take_as_long_as_it_needs(briefly_silent: None, database: Database) -> None:
     with database.transaction() as session, postgresql.without_silence_limit(session.connection()):
         sleep(session, 3 * BRIEF_S)
-    with pytest.raises(Unavailable, match=r"sent nothing for 0\.5 s"), database.transaction() as session:
+    with pytest.raises(Unavailable, match="sent nothing for 2 s"), database.transaction() as session:
         sleep(session, 60)
     database.check()
 
 
 def test_an_answer_that_comes_bit_by_bit_is_no_silence(briefly_silent: None, database: Database) -> None:
     with database.snapshot() as session:
-        rows = session.execute(text("SELECT repeat('x', 10000), pg_sleep(0.1) FROM generate_series(1, 12)"))
+        rows = session.execute(text("SELECT repeat('x', 10000), pg_sleep(0.25) FROM generate_series(1, 12)"))
         assert len(rows.all()) == 12
 
 

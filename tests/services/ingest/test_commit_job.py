@@ -118,7 +118,8 @@ def test_a_commit_killed_half_way_is_completed_once(own_mesh: IngestMesh) -> Non
         path.unlink()
     job = client.start_commit(upload)
     for progress in (0.1, 0.5):
-        wait_until(lambda p=progress: job_of(own_mesh.client(), job).progress > p, f"{progress:.0%} of the commit")  # type: ignore[misc]
+        client = own_mesh.client()
+        wait_until(lambda c=client, p=progress: job_of(c, job).progress > p, f"{progress:.0%} of the commit")  # type: ignore[misc]
         own_mesh.ingest.kill()
         own_mesh.ingest.start()
     client = own_mesh.client()

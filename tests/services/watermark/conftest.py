@@ -1,6 +1,7 @@
 """A registry and a watermark service that know their callers, in this process, for all tests of this folder."""
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from protos.artifact.v1 import artifact_pb2
 from protos.registry.v1 import registry_pb2
 from protos.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from protos.watermark.v1.watermark_pb2_grpc import WatermarkServiceStub
+from services.registry import watermarks
+from services.watermark import keys
 from services.watermark.master_key import FILE_NAME
 from tests.harness.identity import Authority, new_authority
 from tests.harness.in_process import service_in_process
@@ -91,6 +94,14 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatermarkMesh]:
 def tenant(request: pytest.FixtureRequest) -> str:
     """A tenant of the test alone, the same in every run: by chance one key in a hundred is not sure of no mark."""
     return f"lab-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]}"
+
+
+@pytest.fixture(autouse=True)
+def _same_marks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the ids and origins of a test's marks the same in every run: by chance a mark in some hundred is weak."""
+    draw = random.Random(request.node.nodeid)
+    monkeypatch.setattr(watermarks.secrets, "randbits", draw.getrandbits)
+    monkeypatch.setattr(keys, "new_id", lambda: f"{draw.getrandbits(64):016x}")
 
 
 @pytest.fixture
