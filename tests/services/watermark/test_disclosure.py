@@ -40,7 +40,7 @@ def test_a_caller_may_ask_so_often_a_minute() -> None:
 
 @pytest.fixture
 def strict(mesh: WatermarkMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatermarkMesh]:
-    """A service that answers four detections. Time stands still for it: a slow machine must not earn another one."""
+    """A service that answers four detections. Its clock is stopped, because a fifth is allowed after 15 seconds."""
     monkeypatch.setattr(DetectionQuota.__init__, "__defaults__", (lambda: 0.0,))
     settings = {"registry": mesh.registry, "identity": mesh.authority.identity("watermark")}
     with service_in_process("watermark", tmp_path, **settings, max_detections_per_minute=4) as server:
